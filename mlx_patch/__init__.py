@@ -1,0 +1,26 @@
+"""Activation patching for mlx_lm models, on Apple's MLX.
+
+`HookedModel` wraps a model of mlx_lm, an `Intervention` says what to do to an activation, a `Metric` says what changed.
+"""
+
+from mlx_patch import errors as errors
+from mlx_patch import interventions as interventions
+from mlx_patch import metrics as metrics
+from mlx_patch._version import __version__ as __version__
+from mlx_patch.cache import ActivationCache as ActivationCache
+from mlx_patch.errors import PatchError as PatchError
+from mlx_patch.files import written_whole as written_whole
+from mlx_patch.interventions import Ablate as Ablate
+from mlx_patch.interventions import Add as Add
+from mlx_patch.interventions import Apply as Apply
+from mlx_patch.interventions import Clamp as Clamp
+from mlx_patch.interventions import Edit as Edit
+from mlx_patch.interventions import Interpolate as Interpolate
+from mlx_patch.interventions import Intervention as Intervention
+from mlx_patch.interventions import Project as Project
+from mlx_patch.interventions import Replace as Replace
+from mlx_patch.interventions import Scale as Scale
+from mlx_patch.metrics import metric as metric
+from mlx_patch.model import HookedModel as HookedModel
+from mlx_patch.sites import SITES as SITES
+from mlx_patch.sites import Site as Site

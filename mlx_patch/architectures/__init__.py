@@ -1,0 +1,9 @@
+"""Architectures as data: one table a family, saying where each site lives in mlx_lm's module tree."""
+
+from mlx_patch.architectures._family import Family as Family
+from mlx_patch.architectures._family import Point as Point
+from mlx_patch.architectures._layout import Layout as Layout
+from mlx_patch.architectures._layout import Place as Place
+from mlx_patch.architectures._layout import layout_of as layout_of
+from mlx_patch.architectures._registry import FAMILIES as FAMILIES
+from mlx_patch.architectures._registry import family_of as family_of

@@ -1,0 +1,189 @@
+"""`ActivationCache`: the activations of one run, by site."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import FileError, MissingSiteError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.files import written_whole
+from mlx_patch.provenance import versions
+from mlx_patch.sites import SITES, Site
+
+_FORMAT = "mlx_patch.ActivationCache/1"
+
+Key = str | Site | tuple[str] | tuple[str, int]
+
+
+class ActivationCache(Mapping[Site, mx.array]):
+    """The activations of one run: a mapping of `Site` to array, read as in TransformerLens.
+
+    `cache["resid_post", 12]`, `cache["resid_post", -1]`, `cache["blocks.12.hook_resid_post"]` and
+    `cache[Site("resid_post", 12)]` are the same array. `HookedModel.run_with_cache` makes it.
+
+    Args:
+        activations: Arrays by site, each with the axes of its site.
+        tokens: The tokens of the run. Shape `(batch, pos)`.
+        positions: The absolute positions that the arrays hold, in order.
+        n_positions: How many positions the whole prompt has.
+        model: What `mlx_patch.provenance.model_identity` says of the model.
+
+    Example:
+        >>> cache = ActivationCache({Site("resid_post", 0): mx.zeros((1, 2, 4))}, mx.array([[5, 6]]), (0, 1), 2)
+        >>> cache
+        ActivationCache(1 site, positions 0 to 1 of 2)
+        >>> cache["resid_post", 0].shape
+        (1, 2, 4)
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[Site, mx.array],
+        tokens: mx.array,
+        positions: Sequence[int],
+        n_positions: int,
+        model: Mapping[str, str] | None = None,
+    ):
+        self._arrays = dict(activations)
+        self.tokens = tokens
+        self.positions = tuple(positions)
+        self.n_positions = n_positions
+        self.model = dict(model or {})
+
+    @override
+    def __getitem__(self, key: Key) -> mx.array:
+        site = self._site(key)
+        if site not in self._arrays:
+            raise MissingSiteError(
+                f"`cache` must hold {site} to give it. Got a cache with {self._said()}. "
+                "Capture it with `run_with_cache(..., sites=...)`."
+            )
+        return self._arrays[site]
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, str | Site | tuple):
+            return False
+        return self._site(key) in self._arrays  # pyright: ignore[reportArgumentType]  # any tuple is tried
+
+    @override
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._arrays)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __copy__(self) -> "ActivationCache":
+        return ActivationCache(self._arrays, self.tokens, self.positions, self.n_positions, self.model)
+
+    def layers(self, name: str) -> tuple[int, ...]:
+        """The layers at which a site is held, in order."""
+        return tuple(sorted(s.layer for s in self._arrays if s.name == name and s.layer is not None))
+
+    def stack(self, name: str, layers: Sequence[int] | None = None) -> mx.array:
+        """One site at several layers, as one array with a new first axis.
+
+        Args:
+            name: A short name, `"resid_post"`.
+            layers: Which, in this order; None is all that are held.
+        Returns:
+            Shape `(layer, *axes of the site)`.
+        Raises:
+            UnknownNameError: There is no such site.
+            MissingSiteError: A layer is not held.
+            ShapeError: The layers differ in shape.
+        """
+        if name not in SITES:
+            raise UnknownNameError(f"`name` must be a site. Got {name!r}. {did_you_mean(name, SITES)}")
+        chosen = self.layers(name) if layers is None else tuple(layers)
+        if not chosen:
+            raise MissingSiteError(f"`cache` must hold {name!r} to stack it. Got a cache with {self._said()}.")
+        arrays = [self[name, layer] for layer in chosen]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise ShapeError(f"`layers` must have one shape to be stacked. Got {sorted(shapes)}. Choose fewer.")
+        return mx.stack(arrays)
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Every array as numpy, by the full name of its site; bfloat16, which numpy lacks, as float32."""
+        return {str(site): _numpy(array) for site, array in self._arrays.items()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file: arrays in their dtypes, sites, tokens, positions, model. Whole or not at all.
+
+        Raises:
+            FileError: `path` cannot be written to, or does not end in `.safetensors`.
+        """
+        if not str(path).endswith(".safetensors"):
+            raise FileError(f"`path` must end in '.safetensors'. Got {path}.")
+        about = {
+            "positions": json.dumps(self.positions),
+            "n_positions": str(self.n_positions),
+            "model": json.dumps(self.model),
+            "versions": json.dumps(versions()),
+        }
+        arrays = {str(site): array for site, array in self._arrays.items()}
+        with written_whole(path) as beside:
+            mx.save_safetensors(str(beside), {**arrays, "tokens": self.tokens}, {"format": _FORMAT, **about})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "ActivationCache":
+        """Read what `save` wrote. Arrays come from the disk when they are first used.
+
+        Raises:
+            FileError: There is no such file, or it is not one that `save` wrote.
+        """
+        arrays, about = _read(path)
+        if about.get("format") != _FORMAT:
+            raise FileError(
+                f"`path` must be a file that ActivationCache.save wrote. Got {path}, which is another kind."
+            )
+        tokens = arrays.pop("tokens")
+        by_site = {Site.parse(name): array for name, array in arrays.items()}
+        ordered = dict(sorted(by_site.items(), key=lambda pair: _order(pair[0])))
+        positions = json.loads(about["positions"])
+        return cls(ordered, tokens, positions, int(about["n_positions"]), json.loads(about["model"]))
+
+    @override
+    def __repr__(self) -> str:
+        return f"ActivationCache({self._said()})"
+
+    def _said(self) -> str:
+        held = f"{len(self)} site{'s' if len(self) != 1 else ''}"
+        p = self.positions
+        run = len(p) > 1 and p == tuple(range(p[0], p[-1] + 1))
+        return f"{held}, {f'positions {p[0]} to {p[-1]}' if run else f'positions {list(p)}'} of {self.n_positions}"
+
+    def _site(self, key: Key) -> Site:
+        if not isinstance(key, tuple):
+            return Site.parse(key)
+        name, layer = (*key, None)[:2]
+        if layer is not None and layer < 0:
+            held = self.layers(name)
+            layer = held[-1] + 1 + layer if held else 0
+        return Site(name, layer)
+
+
+def _order(site: Site) -> tuple[int, int, str]:
+    names = list(SITES)
+    return (
+        (names.index(site.name), -1 if site.layer is None else site.layer, "")
+        if not site.is_raw
+        else (len(names), 0, site.name)
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, Any]]:
+    try:
+        return mx.load(str(path), return_metadata=True)  # pyright: ignore[reportReturnType]  # a pair, with metadata
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}: {error}.") from error
+
+
+def _numpy(array: mx.array) -> np.ndarray:
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)

@@ -1,0 +1,10 @@
+"""The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
+
+from mlx_patch.engine._frame import Frame as Frame
+from mlx_patch.engine._hook import Action as Action
+from mlx_patch.engine._hook import Hook as Hook
+from mlx_patch.engine._hook import Pass as Pass
+from mlx_patch.engine._hook import Phase as Phase
+from mlx_patch.engine._prompt_cache import Restored as Restored
+from mlx_patch.engine._prompt_cache import arrays_of as arrays_of
+from mlx_patch.engine._prompt_cache import offset_of as offset_of

@@ -1,0 +1,83 @@
+"""`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.engine import _tap
+from mlx_patch.engine._hook import Hook, Pass
+from mlx_patch.engine._prompt_cache import offset_of
+from mlx_patch.engine._visit import visit
+from mlx_patch.errors import KindError, SelectionError
+
+
+class Frame(AbstractContextManager):
+    """The hooks of one run of a model, in force inside the `with`.
+
+    Frames nest: at one place the outer frame's edits come first. Code that an edit calls sees no frames, so it may run
+    the model itself.
+    """
+
+    def __init__(self, model: nn.Module, hooks: Iterable[Hook]):
+        self.model = model
+        self.hooks = tuple(hooks)
+        self.at: dict[int, list[Hook]] = {}
+        for hook in self.hooks:
+            self.at.setdefault(id(hook.place.module), []).append(hook)
+        self._modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
+        self._calls: dict[int, int] = {}
+        self._now: Pass | None = None
+
+    def __enter__(self) -> "Frame":
+        _tap.swap_in(self._modules.values(), visit)
+        self._seen = _tap.Seen((*_tap.frames(), self))
+        self._seen.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._seen.__exit__()
+        _tap.swap_out(self._modules.values())
+
+    @property
+    def now(self) -> Pass:
+        """The forward pass under way.
+
+        Raises:
+            KindError: A part of the model runs, and not the model.
+        """
+        if self._now is None:
+            raise KindError(
+                "`model.model` must be called as a whole while edits are in force. "
+                "Got a call of one of its parts, whose positions are not known."
+            )
+        return self._now
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that the model itself is called."""
+        tokens = args[0] if args else next(iter(kwargs.values()))
+        cache = kwargs.get("cache", args[1] if len(args) > 1 else None)
+        self._calls.clear()
+        self._now = Pass(offset_of(cache), mx.array(tokens).shape[1], cached=cache is not None)
+
+    def end(self) -> None:
+        """Note that the model's call is over."""
+        self._now = None
+
+    def count(self, module: nn.Module) -> int:
+        """The number of this call of a module, from 0, in the forward pass under way."""
+        call = self._calls.get(id(module), 0)
+        self._calls[id(module)] = call + 1
+        if call > 0:
+            self._refuse_unnumbered(module, call)
+        return call
+
+    def _refuse_unnumbered(self, module: nn.Module, call: int) -> None:
+        for hook in self.at.get(id(module), ()):
+            if hook.place.point.call is None:
+                raise SelectionError(
+                    f"`{hook.place.site}` must say which call it means. Got a module that runs {call + 1} times or "
+                    f"more in one forward pass. Write {hook.place.site}[0] for the first."
+                )

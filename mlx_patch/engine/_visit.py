@@ -1,0 +1,82 @@
+"""One call of a tapped module: hooks see what it is given, what it computes inside, and what it returns."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.engine._hook import Hook
+from mlx_patch.engine._recipes import stand_in
+from mlx_patch.engine._tap import Seen
+from mlx_patch.errors import KindError
+
+if TYPE_CHECKING:
+    from mlx_patch.engine._frame import Frame
+
+
+def visit(
+    frames: "tuple[Frame, ...]", module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
+) -> Any:
+    """What the module returns, with the hooks of all frames in force."""
+    roots = [frame for frame in frames if frame.model is module]
+    for frame in roots:
+        frame.begin(args, kwargs)
+    try:
+        return _call(Visit(frames, module), forward, args, kwargs)
+    finally:
+        for frame in roots:
+            frame.end()
+
+
+def _call(now: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict) -> Any:
+    if now.wants("input"):
+        args, kwargs = _with_first(now, args, kwargs)
+    if recipe := now.recipe:
+        forward, args, kwargs = stand_in(recipe, forward, now, args, kwargs)
+    out = forward(now.module, *args, **kwargs)
+    return now.emit("output", out) if now.wants("output") else out
+
+
+def _with_first(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
+    if args:
+        return (now.emit("input", args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs))
+    return args, {**kwargs, name: now.emit("input", kwargs[name])}
+
+
+class Visit:
+    """The hooks that this call of a module concerns, over all frames, in the order in which they act."""
+
+    def __init__(self, frames: "tuple[Frame, ...]", module: nn.Module):
+        self.module = module
+        found: list[tuple[Frame, Hook]] = []
+        for frame in frames:
+            if hooks := frame.at.get(id(module)):
+                call = frame.count(module)
+                found += [(frame, hook) for hook in hooks if hook.place.point.call in (None, call)]
+        self._found = sorted(found, key=lambda pair: pair[1].phase)
+        self._events = {hook.event for _, hook in found}
+
+    def wants(self, event: str) -> bool:
+        """Whether a hook waits for an event of this call."""
+        return event in self._events
+
+    @property
+    def recipe(self) -> str | None:
+        """How what the hooks want is found inside the module's call; None if they want nothing inside."""
+        recipes = (hook.place.point.recipe for _, hook in self._found)
+        return next((recipe for recipe in recipes if recipe), None)
+
+    def emit(self, event: str, raw: Any) -> Any:
+        """The array after the hooks that wait for it."""
+        for frame, hook in self._found:
+            if hook.event == event:
+                if not isinstance(raw, mx.array):
+                    raise KindError(
+                        f"`{hook.place.site}` must be an array to be read or edited. Got {type(raw).__name__}. "
+                        "Choose a module that takes and returns one."
+                    )
+                with Seen(()):
+                    raw = hook.on(raw, frame.now)
+        return raw

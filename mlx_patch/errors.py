@@ -1,0 +1,96 @@
+"""Every error that mlx_patch raises on purpose.
+
+* `PatchError`
+    * `UnknownNameError` (`KeyError`): a site, metric or architecture that nobody has heard of
+    * `MissingSiteError` (`KeyError`): a known site that this model, or this cache, does not have
+    * `SelectionError` (`IndexError`): a layer, position, head, neuron or batch row that is not there
+    * `ShapeError` (`ValueError`): an array whose shape does not fit
+    * `ValueRefusedError` (`ValueError`): any other value that cannot be used: NaN, empty, reversed
+    * `KindError` (`TypeError`): an argument or an array of the wrong kind
+    * `EditNotUsedError` (`RuntimeError`): an edit or a watched site that never came to pass in a run
+    * `ArchitectureError` (`TypeError`): a model for which there is no table, or one that cannot be tapped
+    * `TokenError` (`ValueError`): text or tokens that do not resolve as they must
+    * `FileError` (`OSError`): a file or a model that cannot be read, written or fetched
+    * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
+
+Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+from typing_extensions import override
+
+
+class PatchError(Exception):
+    """Base of every error that mlx_patch raises on purpose."""
+
+    @override
+    def __str__(self) -> str:  # KeyError would print the message in quotes
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class UnknownNameError(PatchError, KeyError):
+    """A name that nothing answers to."""
+
+
+class MissingSiteError(PatchError, KeyError):
+    """A known site that this model, or this cache, does not have."""
+
+
+class SelectionError(PatchError, IndexError):
+    """A layer, position, head, neuron or batch row that is not there."""
+
+
+class ShapeError(PatchError, ValueError):
+    """An array whose shape does not fit."""
+
+
+class ValueRefusedError(PatchError, ValueError):
+    """A value that cannot be used."""
+
+
+class KindError(PatchError, TypeError):
+    """An argument or an array of the wrong kind."""
+
+
+class EditNotUsedError(PatchError, RuntimeError):
+    """An edit or a watched site that never came to pass in a run."""
+
+
+class ArchitectureError(PatchError, TypeError):
+    """A model for which there is no table, or one that cannot be tapped."""
+
+
+class TokenError(PatchError, ValueError):
+    """Text or tokens that do not resolve as they must."""
+
+
+class FileError(PatchError, OSError):
+    """A file or a model that cannot be read, written or fetched."""
+
+
+class MissingExtraError(PatchError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names joined by commas, for the end of a message.
+
+    Example:
+        >>> listed(["z", "q"])
+        'z, q'
+    """
+    return ", ".join(str(name) for name in names)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest known names, or with all of them if none is near.
+
+    Example:
+        >>> did_you_mean("resid_pst", ["resid_post", "z"])
+        'Did you mean resid_post?'
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {listed(known)}."

@@ -1,0 +1,164 @@
+"""`Ablate`: take an activation out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed
+from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._masked import BY_KEY, SCORES, refuse_masked
+from mlx_patch.interventions._means import batch_mean, deviation, overall_mean
+from mlx_patch.interventions._numbers import finite, natural
+from mlx_patch.interventions._random import derangement, donors, keys, normal, stream
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, rows_of, said
+from mlx_patch.interventions._where import Where, index_of
+from mlx_patch.sites import Site
+
+_OVER = {"batch_pos": overall_mean, "batch": batch_mean}
+_DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "batch_pos"}
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Ablate(Intervention):
+    """Take an activation out, and put something in that says nothing about this prompt.
+
+    Args:
+        kind: `"zero"`: zeros. `"mean"`: the mean activation. `"resample"`: what another row of a batch has, chosen at
+            random; within the run's own batch no row keeps its own. `"noise"`: the activation plus `scale` standard
+            deviations of Gaussian noise.
+        source: For a mean or a resample, the `ActivationCache` or the array that it is taken of. None is this
+            run's own batch.
+        seed: For a resample or noise. What is drawn depends on it, the site, the row of the batch and the absolute
+            position, and on nothing else.
+        scale: For noise, in standard deviations of the whole activation in this run. Meng et al. take 3, at `embed`.
+        over: For a mean: `"batch_pos"` is one mean over batch and positions, `"batch"` one for each position.
+
+    Raises:
+        UnknownNameError: No such kind or `over`; the message has the nearest.
+        ValueRefusedError: An argument that this kind does not use. When it runs: a batch of one row has no other.
+    Source:
+        Mean: Wang et al. 2022, https://arxiv.org/abs/2211.00593. Resample: Chan et al. 2022, "Causal Scrubbing". Noise:
+        Meng et al. 2022, https://arxiv.org/abs/2202.05262, section 2.1.
+    Example:
+        >>> Ablate("noise", scale=3.0).at("embed", pos=[1, 2])
+        Ablate('noise', scale=3.0).at('embed', pos=(1, 2))
+    """
+
+    kind: str
+    source: Source | None
+    seed: int
+    scale: float
+    over: str
+
+    def __init__(
+        self, kind: str, source: Given | None = None, *, seed: int = 0, scale: float = 1.0, over: str = "batch_pos"
+    ) -> None:
+        _refuse_unknown("kind", kind, _KINDS)
+        _refuse_unknown("over", over, _OVER)
+        given: dict[str, Any] = {
+            "source": None if source is None else as_source("source", source),
+            "seed": natural("seed", seed),
+            "scale": finite("scale", scale),
+            "over": over,
+        }
+        _refuse_unused(kind, given)
+        if given["scale"] <= 0:
+            raise ValueRefusedError(f"`scale` must be more than 0. Got {scale}.")
+        for name, value in {"kind": kind, **given}.items():
+            object.__setattr__(self, name, value)
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        return _KINDS[self.kind].run(self, own, where)
+
+    @override
+    def check(self, sites: Iterable[Site]) -> None:
+        sites = tuple(sites)
+        if self.over != "batch":  # each query position has its own mask, and its own mean keeps it
+            refuse_masked(repr(self), sites, _KINDS[self.kind].unmasks, _KINDS[self.kind].remedy)
+        if self.source is not None:
+            check_source("source", self.source, sites)
+
+    def _key(self) -> tuple[object, ...]:
+        return self.kind, id(self.source), self.seed, self.scale, self.over
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ablate) and self._key() == other._key()
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    @override
+    def __repr__(self) -> str:
+        said_ = [repr(self.kind)] if self.source is None else [repr(self.kind), said(self.source)]
+        for name in ("seed", "scale", "over"):
+            if getattr(self, name) != _DEFAULTS[name]:
+                said_.append(f"{name}={getattr(self, name)!r}")
+        return f"Ablate({', '.join(said_)})"
+
+
+def _zero(_: Ablate, own: mx.array, where: Where) -> mx.array:
+    return mx.zeros_like(own)
+
+
+def _mean(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
+    return _OVER[ablate.over](ablate.source, where)
+
+
+def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
+    start = stream(ablate.seed, where.site)
+    if ablate.source is not None:
+        values = rows_of("source", ablate.source, where)
+        return mx.take(values, mx.array(donors(start, where.rows, values.shape[0])), axis=0)
+    batch = where.whole.shape[0]
+    if batch == 1:
+        raise ValueRefusedError(
+            "`source` must be given where the run has one row: there is no other to take values from. Got None. "
+            "Pass the cache of several prompts, or run several."
+        )
+    order = derangement(start, batch)
+    return mx.take(where.every_row().own(), mx.array([order[row] for row in where.rows]), axis=0)
+
+
+def _noise(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
+    positions = where.positions
+    drawn = normal(keys(stream(ablate.seed, where.site), where.rows, positions), where.whole.shape[2:])
+    picked = drawn[index_of((None, None, *where.picks[2:]), drawn.shape)]
+    return wide(own) + ablate.scale * deviation(where.whole) * picked
+
+
+class _Kind(NamedTuple):
+    """What a kind does, the arguments that it uses, and the sites where it would unmask what is masked."""
+
+    run: Callable[[Ablate, mx.array, Where], mx.array]
+    uses: tuple[str, ...] = ()
+    unmasks: frozenset[str] = frozenset()
+    remedy: str = ""
+
+
+_KINDS = {
+    "zero": _Kind(_zero, (), SCORES, "Ablate 'pattern' or 'z'."),
+    "mean": _Kind(_mean, ("source", "over"), BY_KEY, 'Take the mean of each position: `over="batch"`.'),
+    "resample": _Kind(_resample, ("source", "seed")),
+    "noise": _Kind(_noise, ("seed", "scale"), BY_KEY, "Add the noise at 'q', 'k' or 'z'."),
+}
+
+
+def _refuse_unknown(name: str, given: str, known: Iterable[str]) -> None:
+    if given not in (known := list(known)):
+        near = did_you_mean(str(given), known)
+        raise UnknownNameError(f"`{name}` must be one that `Ablate` knows. Got {given!r}. {near}")
+
+
+def _refuse_unused(kind: str, given: dict[str, object]) -> None:
+    for name, default in _DEFAULTS.items():
+        if name not in _KINDS[kind].uses and given[name] != default:
+            uses = f"It uses {listed(_KINDS[kind].uses)}." if _KINDS[kind].uses else "It uses no other argument."
+            raise ValueRefusedError(
+                f"`{name}` must be left out of a {kind!r} ablation. Got {said(given[name])}. {uses}"
+            )

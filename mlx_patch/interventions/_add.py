@@ -1,0 +1,50 @@
+"""`Add`: steer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._numbers import finite
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._where import Where
+from mlx_patch.sites import Site
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Add(Intervention):
+    """`own + scale * value`: steering.
+
+    Args:
+        value: An array of the whole activation's shape, of the picked part's, or one that broadcasts to it (a vector
+            of the last axis); or an `ActivationCache`, whose activation at the site is added.
+        scale: Any finite number.
+    Source:
+        Turner et al. 2023 (activation addition), https://arxiv.org/abs/2308.10248.
+    Example:
+        >>> Add(mx.ones((8,)), scale=4.0).at("resid_pre", layer=0)
+        Add(array (8,) float32, scale=4.0).at('resid_pre', layer=0)
+    """
+
+    value: Source
+    scale: float
+
+    def __init__(self, value: Given, scale: float = 1.0) -> None:
+        object.__setattr__(self, "value", as_source("value", value))
+        object.__setattr__(self, "scale", finite("scale", scale))
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        own = wide(own)
+        value = values_of("value", self.value, own, where)
+        return own + (value if self.scale == 1.0 else self.scale * value)
+
+    @override
+    def check(self, sites: Iterable[Site]) -> None:
+        check_source("value", self.value, sites)
+
+    @override
+    def __repr__(self) -> str:
+        return f"Add({said(self.value)}{'' if self.scale == 1.0 else f', scale={self.scale}'})"

@@ -1,0 +1,193 @@
+"""`Edit`: an intervention at a place. What `Intervention.at` makes and `HookedModel.run` takes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from operator import index as as_int
+from typing import SupportsIndex, cast
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.errors import SelectionError
+from mlx_patch.interventions._base import Intervention, fitted
+from mlx_patch.interventions._span import Span, refuse_twice
+from mlx_patch.interventions._where import Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.sites import SITES, Site
+
+Choice = int | Sequence[int] | range | None
+PositionChoice = int | Sequence[int] | range | slice | None
+
+_AXES = ("batch", "pos", "head", "neuron")
+
+
+@dataclass(frozen=True, repr=False)
+class Edit:
+    """An intervention and the part of the model's activations that it acts on. Made by `Intervention.at`.
+
+    Attributes:
+        intervention: What to do.
+        site: The short name of a site, or a raw module path with a side.
+        layer: Blocks; None is every block that has the site. Always None for sites without a layer.
+        pos: Absolute positions or a slice of them; None is all.
+        head: Heads; None is all.
+        neuron: Indices along the last axis; None is all.
+        batch: Rows of the batch; None is all.
+    """
+
+    intervention: Intervention
+    site: str
+    layer: tuple[int, ...] | None = None
+    pos: tuple[int, ...] | slice | None = None
+    head: tuple[int, ...] | None = None
+    neuron: tuple[int, ...] | None = None
+    batch: tuple[int, ...] | None = None
+
+    def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
+        """The edited activation, a new array; None where none of the positions is in this pass.
+
+        Args:
+            activation: With the axes of `site`.
+            site: The site that it is.
+            span: The positions of this forward pass.
+        Raises:
+            SelectionError: A position, head, neuron or row that is not there.
+            ShapeError: What the intervention gives does not fit.
+        """
+        picks = self._picks(activation.shape, site, span)
+        if any(pick == () for pick in picks):
+            return None
+        where = Where(site, activation, picks, span)
+        own = where.own()
+        return where.put(fitted(self.intervention(own, where), own, self.intervention))
+
+    def _picks(self, shape: tuple[int, ...], site: Site, span: Span) -> tuple[Pick, ...]:
+        picks: list[Pick] = [None] * len(shape)
+        for what in _AXES:
+            wanted = getattr(self, what)
+            if wanted is None:
+                continue
+            axis = len(shape) - 1 if what == "neuron" else axis_of(site, what)
+            if what == "pos":
+                refuse_no_positions(site, shape, span)
+                picks[axis] = span.local(wanted)
+                continue
+            lowest = 1 if what == "neuron" else 0
+            if not lowest <= axis < len(shape) or picks[axis] is not None:
+                raise SelectionError(f"`{what}` must be None at {site}, whose shape is {shape}. Got {wanted}.")
+            picks[axis] = _inside(what, wanted, shape[axis])
+        return tuple(picks)
+
+    @override
+    def __hash__(self) -> int:  # the one that dataclass makes needs a hashable slice: Python 3.12
+        pos = ("slice", self.pos.start, self.pos.stop, self.pos.step) if isinstance(self.pos, slice) else self.pos
+        return hash((self.intervention, self.site, self.layer, pos, self.head, self.neuron, self.batch))
+
+    @override
+    def __repr__(self) -> str:
+        chosen = ((f.name, getattr(self, f.name)) for f in fields(self)[2:])
+        said = "".join(f", {name}={_plain(value)}" for name, value in chosen if value is not None)
+        whole = repr(self.intervention)
+        return f"{f'({whole})' if ' | ' in whole else whole}.at({self.site!r}{said})"
+
+
+def make_edit(
+    intervention: Intervention,
+    site: str | Site,
+    *,
+    layer: Choice,
+    pos: PositionChoice,
+    head: Choice,
+    neuron: Choice,
+    batch: Choice,
+) -> Edit:
+    """What `Intervention.at` returns: its arguments checked and put in one form."""
+    name, layers = _site_and_layers(site, layer)
+    template = Site(name, 0) if name in SITES and SITES[name].layered else Site(name)
+    chosen = {
+        "pos": as_positions(pos),
+        "head": _numbers("head", head),
+        "neuron": _numbers("neuron", neuron),
+        "batch": _numbers("batch", batch),
+    }
+    for what, wanted in chosen.items():
+        if wanted is not None and axis_of(template, what) < 0:
+            has = " ".join(template.axes or ("batch", "pos", "..."))
+            raise SelectionError(f"`{what}` must be None at {name!r}, whose axes are: {has}. Got {wanted!r}.")
+    return Edit(intervention, name, layers, **chosen)
+
+
+def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, ...] | None]:
+    layers = _numbers("layer", layer)
+    if isinstance(site, str) and site in SITES:
+        if layers is not None and not SITES[site].layered:
+            raise SelectionError(f"`layer` must be None for {site!r}, of which there is one. Got {layer!r}.")
+        return site, layers
+    parsed = Site.parse(site)
+    if layers is not None:
+        raise SelectionError(f"`layer` must be None where the site says it ({site}). Got {layer!r}.")
+    return parsed.name, None if parsed.layer is None else (parsed.layer,)
+
+
+def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | None:
+    """A choice of positions in the form that `Span` takes.
+
+    Raises:
+        SelectionError: It is not an int, a slice or a list of ints, or it is empty, names something twice or goes
+            backwards.
+    """
+    return _slice(pos) if isinstance(pos, slice) else _numbers("pos", pos)
+
+
+def _numbers(what: str, given: Choice | slice) -> tuple[int, ...] | None:
+    """One int, or some, as a tuple."""
+    if given is None:
+        return None
+    try:
+        many = tuple(_int(n) for n in given) if isinstance(given, Iterable) else (_int(given),)
+    except TypeError:
+        raise SelectionError(f"`{what}` must be an int or a list of ints. Got {given!r}.") from None
+    if not many:
+        raise SelectionError(f"`{what}` must choose something. Got {given!r}. Leave it out to choose all.")
+    if len(set(many)) < len(many):
+        raise SelectionError(f"`{what}` must not name anything twice. Got {given!r}.")
+    return many
+
+
+def _int(given: object) -> int:
+    """An int that is not a bool: a mask is not a list of indices."""
+    if isinstance(given, bool):
+        raise TypeError
+    return as_int(cast("SupportsIndex", given))
+
+
+def _slice(pos: slice) -> slice:
+    """A slice of ints that goes forward and can hold something."""
+    try:
+        start, stop, step = (None if n is None else _int(n) for n in (pos.start, pos.stop, pos.step))
+    except TypeError:
+        raise SelectionError(f"`pos` must be a slice of ints. Got {pos!r}.") from None
+    if step is not None and step < 1:
+        raise SelectionError(
+            f"`pos` must be a slice that goes forward. Got {pos!r}. Turn it round: what it holds is a set."
+        )
+    backwards = start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop
+    if backwards or stop == 0:
+        raise SelectionError(f"`pos` must choose something. Got {pos!r}. Leave it out to choose all.")
+    return slice(start, stop, step)
+
+
+def _inside(what: str, wanted: tuple[int, ...], size: int) -> tuple[int, ...]:
+    for n in wanted:
+        if not -size <= n < size:
+            raise SelectionError(f"`{what}` must lie in {-size} to {size - 1}. Got {n}.")
+    absolute = tuple(n % size for n in wanted)
+    refuse_twice(what, wanted, absolute)
+    return absolute
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return repr(value[0]) if len(value) == 1 else repr(value)
+    if isinstance(value, slice):
+        return f"slice({value.start}, {value.stop}, {value.step})"
+    return repr(value)

@@ -1,0 +1,56 @@
+"""`Interpolate`: go part of the way to other values."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._masked import SCORES, refuse_masked
+from mlx_patch.interventions._numbers import finite
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._where import Where
+from mlx_patch.sites import Site
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Interpolate(Intervention):
+    """`(1 - alpha) * own + alpha * source`: part of the way to the source, or beyond it.
+
+    At 0 it is the activation and at 1 the source, bit for bit.
+
+    Args:
+        source: As of `Replace`.
+        alpha: Any finite number; 0 to 1 at `attn_scores`, where the rest would unmask what is masked.
+    Source:
+        Sundararajan et al. 2017 (integrated gradients), https://arxiv.org/abs/1703.01365, section 3: the path.
+    Example:
+        >>> Interpolate(mx.zeros((8,)), 0.25)
+        Interpolate(array (8,) float32, 0.25)
+    """
+
+    source: Source
+    alpha: float
+
+    def __init__(self, source: Given, alpha: float) -> None:
+        object.__setattr__(self, "source", as_source("source", source))
+        object.__setattr__(self, "alpha", finite("alpha", alpha))
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        source = values_of("source", self.source, own, where)
+        if self.alpha in (0.0, 1.0):
+            return source if self.alpha else own
+        return (1.0 - self.alpha) * wide(own) + self.alpha * wide(source)
+
+    @override
+    def check(self, sites: Iterable[Site]) -> None:
+        sites = tuple(sites)
+        if not 0.0 <= self.alpha <= 1.0:
+            refuse_masked(repr(self), sites, SCORES, "Use an `alpha` in 0 to 1.")
+        check_source("source", self.source, sites)
+
+    @override
+    def __repr__(self) -> str:
+        return f"Interpolate({said(self.source)}, {self.alpha})"

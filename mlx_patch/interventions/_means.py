@@ -1,0 +1,59 @@
+"""Statistics of whole activations, in float32."""
+
+import mlx.core as mx
+
+from mlx_patch.errors import ValueRefusedError
+from mlx_patch.interventions._base import wide
+from mlx_patch.interventions._source import Source, rows_of, whole_of
+from mlx_patch.interventions._where import Where, index_of, refuse_no_positions
+
+
+def mean_over(array: mx.array, axes: tuple[int, ...]) -> mx.array:
+    """The mean over some axes, which stay with size 1. Of a half type, in float32.
+
+    One axis after the other: on the CPU a sum of 2**24 ones or more in one go is 2**24.
+
+    Example:
+        >>> mean_over(mx.array([[1.0, 2.0], [3.0, 6.0]]), (0, 1)).item()
+        3.0
+    """
+    array = wide(array)
+    for axis in sorted(axes, reverse=True):
+        array = mx.mean(array, axis=axis, keepdims=True)
+    return array
+
+
+def deviation(array: mx.array) -> mx.array:
+    """The standard deviation of all entries, in float32; every axis stays with size 1."""
+    axes = tuple(range(array.ndim))
+    away = wide(array) - mean_over(array, axes)
+    return mx.sqrt(mean_over(away * away, axes))
+
+
+def batch_mean(source: Source | None, where: Where) -> mx.array:
+    """The mean over the batch, for each position, of the picked part."""
+    if source is not None:
+        return mean_over(rows_of("source", source, where), (0,))
+    _refuse_single(where, "batch", (0,))
+    return mean_over(where.every_row().own(), (0,))
+
+
+def overall_mean(source: Source | None, where: Where) -> mx.array:
+    """The one mean over batch and positions, of the picked heads and neurons."""
+    refuse_no_positions(where.site, where.whole.shape, where.span)
+    axes = (0, where.pos_axis)
+    if source is None:
+        _refuse_single(where, "batch_pos", axes)
+    mean = mean_over(where.whole if source is None else whole_of("source", source, where), axes)
+    picks = tuple(None if axis in axes else pick for axis, pick in enumerate(where.picks))
+    return mean[index_of(picks, mean.shape)]
+
+
+def _refuse_single(where: Where, over: str, axes: tuple[int, ...]) -> None:
+    """Refuse a mean of one thing, which would change nothing."""
+    if all(where.whole.shape[axis] == 1 for axis in axes):
+        one = "one row" if over == "batch" else "one row of one position"
+        raise ValueRefusedError(
+            f"`source` must be given where the run has {one}: its mean over {over!r} would change nothing. Got None. "
+            "Pass the cache of several prompts."
+        )

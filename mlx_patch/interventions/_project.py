@@ -1,0 +1,96 @@
+"""`Project`: take directions out of an activation, or keep nothing else."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._masked import SCORES, refuse_masked
+from mlx_patch.interventions._source import as_source, said
+from mlx_patch.interventions._where import Where
+from mlx_patch.sites import Site
+
+_DEPENDENT = 1e-6  # what is left of a unit vector without the ones before it; float32 rounds at 6e-8
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Project(Intervention):
+    """The activation without its component along some directions of the last axis, or (`onto`) that component alone.
+
+    Args:
+        direction: A vector, or several that are linearly independent. Their length and the angles between them do not
+            matter. Shape `(d_model,)` or `(direction, d_model)`, for whatever the last axis is.
+        onto: Whether to keep the component, and drop the rest.
+    Raises:
+        ShapeError: `direction` has neither one axis nor two. When it runs: the last axis has another size.
+        ValueRefusedError: A direction is zero or not finite, or follows from the others.
+    Source:
+        Arditi et al. 2024 (directional ablation), https://arxiv.org/abs/2406.11717, section 2.4.
+    Example:
+        >>> Project(mx.array([0.0, 2.0])), Project(mx.array([0.0, 2.0]), onto=True)
+        (Project(array (2,) float32), Project(array (2,) float32, onto=True))
+    """
+
+    direction: mx.array
+    onto: bool
+    basis: mx.array
+    """Orthonormal vectors of the same span. Shape `(direction, d_model)`, float32."""
+
+    def __init__(self, direction: mx.array | np.ndarray, onto: bool = False) -> None:
+        array = as_source("direction", direction)
+        if not isinstance(array, mx.array):
+            raise KindError(f"`direction` must be an mx.array or a numpy array. Got {type(direction).__name__}.")
+        if not isinstance(onto, bool):
+            raise KindError(f"`onto` must be True or False. Got {onto!r}.")
+        object.__setattr__(self, "direction", array)
+        object.__setattr__(self, "onto", onto)
+        object.__setattr__(self, "basis", mx.array(_orthonormal(array).astype(np.float32)))
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        if own.shape[-1:] != self.basis.shape[1:]:
+            raise ShapeError(
+                f"`direction` must have the size of the last axis, {own.shape[-1]}. Got {self.basis.shape[1]}."
+            )
+        rest = wide(own)
+        kept = mx.zeros_like(rest)
+        for unit in self.basis:  # not a matrix product: some devices round those to 10 bits
+            part = mx.sum(rest * unit, axis=-1, keepdims=True) * unit
+            rest, kept = rest - part, kept + part
+        return kept if self.onto else rest
+
+    @override
+    def check(self, sites: Iterable[Site]) -> None:
+        refuse_masked(repr(self), sites, SCORES, "Project 'q' or 'k'.")
+
+    @override
+    def __repr__(self) -> str:
+        return f"Project({said(self.direction)}{', onto=True' if self.onto else ''})"
+
+
+def _orthonormal(direction: mx.array) -> np.ndarray:
+    """Orthonormal rows that span the directions. Shape `(direction, d_model)`, float64."""
+    if direction.ndim not in (1, 2) or 0 in direction.shape:
+        raise ShapeError(f"`direction` must have shape (d_model,) or (direction, d_model). Got {direction.shape}.")
+    rows = np.atleast_2d(np.array(direction.astype(mx.float32), dtype=np.float64))
+    if not np.all(np.isfinite(rows)):
+        raise ValueRefusedError(
+            "`direction` must hold finite numbers. Got NaN or infinity. Look at where it came from."
+        )
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.all(lengths):
+        raise ValueRefusedError(
+            f"`direction` must not be zero. Got row {int(np.argmin(lengths))} all zero. Leave it out."
+        )
+    q, r = np.linalg.qr((rows / lengths).T)
+    left = np.abs(np.diagonal(r))
+    if len(rows) > rows.shape[1] or np.any(left < _DEPENDENT):
+        raise ValueRefusedError(
+            f"`direction` must hold linearly independent rows. Got {len(rows)} rows of rank "
+            f"{np.linalg.matrix_rank(rows / lengths, tol=_DEPENDENT)}. Leave out those that follow from the others."
+        )
+    return q.T

@@ -1,0 +1,44 @@
+"""`Replace`: put other values in."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._where import Where
+from mlx_patch.sites import Site
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Replace(Intervention):
+    """Put the source's values in: activation patching proper.
+
+    Args:
+        source: An `ActivationCache` (the same site and positions are taken from it), or an array of the whole
+            activation's shape, of the picked part's, or one that broadcasts to it. A batch of 1 serves every row.
+    Source:
+        Vig et al. 2020, https://arxiv.org/abs/2004.12265; Meng et al. 2022, https://arxiv.org/abs/2202.05262.
+    Example:
+        >>> Replace(mx.zeros((1, 3, 8)))
+        Replace(array (1, 3, 8) float32)
+    """
+
+    source: Source
+
+    def __init__(self, source: Given) -> None:
+        object.__setattr__(self, "source", as_source("source", source))
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        return values_of("source", self.source, own, where)
+
+    @override
+    def check(self, sites: Iterable[Site]) -> None:
+        check_source("source", self.source, sites)
+
+    @override
+    def __repr__(self) -> str:
+        return f"Replace({said(self.source)})"

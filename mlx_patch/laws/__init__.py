@@ -1,0 +1,46 @@
+"""The laws that every wrapped model must obey, checked on the model itself.
+
+A table can lie, a law cannot: `HookedModel.verify()` runs them on a user's own model, the tests on every architecture.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_patch.errors import ShapeError
+from mlx_patch.laws._laws import ALL as ALL
+from mlx_patch.laws._laws import Bench as Bench
+from mlx_patch.laws._laws import Law as Law
+from mlx_patch.laws._report import LAWS as LAWS
+from mlx_patch.laws._report import Finding as Finding
+from mlx_patch.laws._report import Report as Report
+from mlx_patch.tokens import as_tokens
+
+_LENGTH = 8
+
+
+def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> Report:
+    """Check laws on a model.
+
+    Args:
+        model: A `HookedModel`.
+        prompt: A text, messages or token ids, of 4 tokens or more; None is 8 tokens spread over the vocabulary.
+        laws: Which.
+    Returns:
+        Every finding. `report.ok` says whether all laws held.
+    Raises:
+        ShapeError: The prompt is too short.
+    """
+    bench = bench_of(model, prompt)
+    return Report(repr(model), tuple(finding for law in laws for finding in law(bench)))
+
+
+def bench_of(model: Any, prompt: Any = None) -> Bench:
+    """A model with a prompt, and with another one of the same length that differs in every token."""
+    if prompt is None:
+        prompt = mx.array([[(11 + 37 * i) % model.d_vocab for i in range(_LENGTH)]])
+    text_like = isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], dict))
+    tokens = as_tokens(model.tokenize(prompt) if text_like else prompt, model.d_vocab)[:1]
+    if tokens.shape[1] < 4:
+        raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
+    return Bench(model, tokens, (tokens + model.d_vocab // 2) % model.d_vocab)

@@ -1,0 +1,114 @@
+"""What checking the laws gives: a finding for each law and site, and a report of them all."""
+
+from dataclasses import dataclass
+from math import isnan
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.provenance import parameters
+
+ROUNDINGS = 8
+"""How many roundings to nearest of an array's largest entry a deviation may amount to where sums are reordered."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one law fared at one site.
+
+    Attributes:
+        law: The number of the law.
+        what: What was looked at.
+        deviation: The largest difference, as a fraction of the largest entry of what it should be.
+        tolerance: What the deviation may be at most: 0 where the two must be equal bit for bit.
+    """
+
+    law: int
+    what: str
+    deviation: float
+    tolerance: float
+
+    @property
+    def held(self) -> bool:
+        """Whether the deviation is within the tolerance; NaN is not."""
+        return self.deviation <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """The laws on one model.
+
+    Attributes:
+        model: What was checked.
+        findings: One a law and site.
+    """
+
+    model: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every law held."""
+        return not self.broken
+
+    @property
+    def broken(self) -> tuple[Finding, ...]:
+        """The findings of laws that did not hold."""
+        return tuple(finding for finding in self.findings if not finding.held)
+
+    @override
+    def __str__(self) -> str:
+        lines = [self.model, f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<18}what the law says"]
+        for law, says in LAWS.items():
+            of = [finding for finding in self.findings if finding.law == law]
+            if of:
+                worst = max(of, key=lambda finding: (not finding.held, finding.deviation))
+                held = "yes" if all(finding.held for finding in of) else "NO"
+                lines.append(f"{law:>3}  {held:<5}{len(of):>6}  {worst.deviation:<18.2g}{says}")
+        lines += [f"     broken: law {f.law}, {f.what}: {f.deviation:.2g} > {f.tolerance:.2g}" for f in self.broken]
+        return "\n".join(lines)
+
+
+LAWS: dict[int, str] = {
+    1: "watching every site leaves the logits as they are, and each module gets its class back",
+    2: "what mixer and MLP add to the stream is what the stream gains",
+    3: "patching a site with its own value changes nothing",
+    4: "a site that is replaced decides all that hangs on it alone",
+    5: "an edit at a position leaves the logits before it as they were",
+    6: "after an exception in a run, the model is as before",
+    7: "attention patterns are causal, sum to 1 and make z; heads are heads",
+    9: "a prompt split over a prompt cache gives what the whole gives",
+}
+"""The laws by number. Law 8, that a fast sweep equals the reference sweep, belongs to sweeps."""
+
+
+class Scale:
+    """Deviations and tolerances in one model's own precision.
+
+    Args:
+        model: The raw model; its coarsest floating dtype is what sums are rounded to.
+    """
+
+    def __init__(self, model) -> None:
+        dtypes = {p.dtype for p in parameters(model) if mx.issubdtype(p.dtype, mx.floating)}
+        self.rounding = max((float(mx.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+        self.exact = 0.0 if mx.default_device() == mx.Device(mx.cpu) else ROUNDINGS * self.rounding
+
+    @property
+    def close(self) -> float:
+        """The tolerance where sums are reordered or divided again."""
+        return ROUNDINGS * self.rounding
+
+    def finding(self, law: int, what: str, got: mx.array, wanted: mx.array, tolerance: float) -> Finding:
+        """Compare what was got with what was wanted."""
+        return Finding(law, what, deviation(got, wanted), tolerance)
+
+
+def deviation(got: mx.array, wanted: mx.array) -> float:
+    """The largest difference of two arrays, as a fraction of the largest entry of the second; infinite if NaN."""
+    if got.shape != wanted.shape:
+        return float("inf")
+    got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
+    value = mx.max(mx.abs(got - wanted)) / mx.maximum(mx.max(mx.abs(wanted)), 1e-30)
+    number = float(value.item())
+    return float("inf") if isnan(number) else number

@@ -1,0 +1,27 @@
+"""Metrics: logits in, one number per example out; and a registry of them by name.
+
+A `Metric` is a frozen value. A plain function of logits works wherever a metric does.
+
+Example:
+    >>> import mlx.core as mx
+    >>> from mlx_patch import metrics
+    >>> logits = mx.array([[[0.0, 1.0, 3.0]]])  # batch 1, pos 1, d_vocab 3
+    >>> metrics.LogitDiff(2, 1)(logits).tolist()
+    [2.0]
+"""
+
+from ._answers import LogitDiff as LogitDiff
+from ._answers import LogProb as LogProb
+from ._answers import Prob as Prob
+from ._answers import Rank as Rank
+from ._base import Metric as Metric
+from ._distributions import KL as KL
+from ._distributions import Entropy as Entropy
+from ._registry import as_metric as as_metric
+from ._registry import metric as metric
+from ._registry import named as named
+from ._registry import registered as registered
+from ._tokens import Tokenizer as Tokenizer
+from ._tokenset import TokenSetProb as TokenSetProb
+from ._top import TopK as TopK
+from ._top import TopToken as TopToken

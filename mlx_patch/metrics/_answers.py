@@ -1,0 +1,152 @@
+"""Metrics of given answers: the logit difference, the probability, its logarithm, the rank."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.errors import ValueRefusedError
+
+from ._base import RowMetric
+from ._softmax import log_softmax, softmax
+from ._tokens import Answers, Tokenizer, as_answers, has_text, held, ids_per_row, listed_answers, single_tokens
+
+
+@dataclass(frozen=True, repr=False)
+class _Answered(RowMetric):
+    """A metric of one answer, or of one per example, at one position."""
+
+    token: Answers
+
+    @override
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token", as_answers("token", self.token))
+        super().__post_init__()
+
+    @override
+    def resolve(self, tokenizer: Tokenizer | None) -> Self:
+        if not has_text(self.token):
+            return self
+        return replace(self, token=single_tokens("token", held(self.token), tokenizer))
+
+
+@dataclass(frozen=True, repr=False)
+class LogitDiff(RowMetric):
+    """Logit of the right answer minus that of the wrong one, in nats: positive where the model prefers `right`.
+
+    Args:
+        right: A string of one token, or a token id; or one per example.
+        wrong: The same, for what it is compared with.
+        pos: The position that is read.
+    Raises:
+        ValueRefusedError: `right` and `wrong` are the same, so that the difference is always 0.
+    Source:
+        Wang et al. 2022, https://arxiv.org/abs/2211.00593, section 2.
+    Example:
+        >>> LogitDiff(0, 2)(mx.array([[[5.0, 0.0, 3.0]]])).tolist()
+        [2.0]
+        >>> LogitDiff(" Mary", " John").name
+        "logit_diff(' Mary', ' John')"
+    """
+
+    right: Answers
+    wrong: Answers
+
+    @override
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "right", as_answers("right", self.right))
+        object.__setattr__(self, "wrong", as_answers("wrong", self.wrong))
+        _refuse_same(self.right, self.wrong)
+        super().__post_init__()
+
+    @override
+    def resolve(self, tokenizer: Tokenizer | None) -> Self:
+        if not has_text(self.right) and not has_text(self.wrong):
+            return self
+        right = single_tokens("right", held(self.right), tokenizer)
+        return replace(self, right=right, wrong=single_tokens("wrong", held(self.wrong), tokenizer))
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        return _of_answers(row, "right", self.right) - _of_answers(row, "wrong", self.wrong)
+
+
+@dataclass(frozen=True, repr=False)
+class Prob(_Answered):
+    """Probability of the answer, from 0 to 1.
+
+    Args:
+        token: A string of one token, or a token id; or one per example.
+        pos: The position that is read.
+    Source:
+        Meng et al. 2022, https://arxiv.org/abs/2202.05262, section 2.1.
+    Example:
+        >>> round(Prob(1)(mx.array([[[0.0, 0.0]]])).item(), 4)
+        0.5
+    """
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        return _of_answers(softmax(row), "token", self.token)
+
+
+@dataclass(frozen=True, repr=False)
+class LogProb(_Answered):
+    """Logarithm of the answer's probability, in nats, at most 0.
+
+    Args:
+        token: A string of one token, or a token id; or one per example.
+        pos: The position that is read.
+    Source:
+        Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255.
+    Example:
+        >>> round(LogProb(1)(mx.array([[[0.0, 0.0]]])).item(), 4)  # -log 2
+        -0.6931
+    """
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        return _of_answers(log_softmax(row), "token", self.token)
+
+
+@dataclass(frozen=True, repr=False)
+class Rank(_Answered):
+    """How many other tokens are at least as likely as the answer: 0 where it is the single most likely one.
+
+    Ties count against the answer. In bf16 they are common: nearby logits round to the same number.
+
+    Args:
+        token: A string of one token, or a token id; or one per example.
+        pos: The position that is read.
+    Example:
+        >>> logits = mx.array([[[5.0, 3.0, 3.0, 1.0]]])
+        >>> Rank(0)(logits).item(), Rank(1)(logits).item(), Rank(3)(logits).item()
+        (0.0, 2.0, 3.0)
+    """
+
+    differentiable: ClassVar[bool] = False
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        own = _of_answers(row, "token", self.token)
+        ahead = mx.sum(row >= own[:, None], axis=-1).astype(mx.float32) - 1
+        return mx.where(mx.any(mx.isnan(row), axis=-1), mx.nan, ahead)  # comparisons hide NaN
+
+
+def _of_answers(row: mx.array, argument: str, answers: Answers) -> mx.array:
+    """The entry of each row that its answer names. `(batch, d_vocab)` to `(batch,)`."""
+    batch, d_vocab = row.shape
+    ids = ids_per_row(argument, held(answers), (batch, d_vocab))
+    return mx.take_along_axis(row, ids, axis=-1)[:, 0]
+
+
+def _refuse_same(right: Answers, wrong: Answers) -> None:
+    rights, wrongs = listed_answers(right), listed_answers(wrong)
+    pairs = itertools.product(rights, wrongs) if 1 in (len(rights), len(wrongs)) else zip(rights, wrongs, strict=False)
+    for one, other in pairs:
+        if one == other:
+            raise ValueRefusedError(
+                f"`wrong` must differ from `right` in every example. Got {one!r} for both, which makes it always 0."
+            )

@@ -1,0 +1,162 @@
+"""`Metric`, and the checks that every metric's logits and numbers pass."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import ClassVar, Self, final
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ShapeError
+
+from ._logits import as_position, check_logits, read_position
+from ._tokens import Tokenizer
+
+
+@dataclass(frozen=True, repr=False)
+class Metric(ABC):
+    """One number per example, read from a run's logits.
+
+    To write one as a class, make a frozen dataclass of it and give it `measure`. A plain function of logits
+    does for most: see `metric` and `as_metric`.
+
+    Attributes:
+        name: The label in tables. By default the class and its arguments: `prob(' Mary')`.
+        pos: The position that it reads, an index into the logits' second axis. None where it reads them all.
+        differentiable: Whether its gradient means anything; a rank's is zero everywhere.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Highest(Metric):
+        ...     def measure(self, logits):
+        ...         return logits[:, -1].max(axis=-1)
+        >>> Highest()(mx.array([[[1.0, 4.0]]])).tolist(), Highest().name
+        ([4.0], 'highest')
+    """
+
+    name: str = field(default="", kw_only=True, repr=False)
+    pos: int | None = field(default=None, kw_only=True)
+    differentiable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", _label(self))
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({_arguments(self)})"
+
+    @abstractmethod
+    def measure(self, logits: mx.array) -> object:
+        """One number per example, from logits that have been checked.
+
+        Args:
+            logits: Unnormalised log-probabilities. Shape `(batch, pos, d_vocab)`.
+        Returns:
+            An array of a floating dtype. Shape `(batch,)`.
+        """
+
+    @final
+    def __call__(self, logits: mx.array) -> mx.array:
+        """One number per example, in float32.
+
+        Args:
+            logits: Unnormalised log-probabilities, of any floating dtype. Shape `(batch, pos, d_vocab)`.
+        Returns:
+            The numbers, unevaluated. Shape `(batch,)`.
+        Raises:
+            KindError: The logits or the numbers are not a floating array.
+            ShapeError: The logits do not have three axes, or the numbers are not one per example.
+            SelectionError: A position or a token id is not there.
+            TokenError: The metric still holds strings.
+        """
+        check_logits(logits, f"`logits` of {self.name}")
+        numbers = self.measure(logits[...])  # a new object, not a copy: assigning into it leaves ours alone
+        return _one_per_example(numbers, logits.shape[0], self.name)
+
+    def resolve(self, tokenizer: Tokenizer | None) -> "Metric":
+        """The same metric with its strings as token ids; itself if it holds none.
+
+        Raises:
+            TokenError: A string does not give the tokens that the metric needs.
+        """
+        del tokenizer
+        return self
+
+    def at_last(self) -> Self:
+        """The same metric for logits of which only position `pos` was kept; itself where it reads them all."""
+        return self if self.pos is None else replace(self, pos=-1)
+
+
+@dataclass(frozen=True, repr=False)
+class RowMetric(Metric):
+    """A metric that reads one position, in float32 whatever the logits' dtype."""
+
+    pos: int = field(default=-1, kw_only=True)
+
+    @override
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pos", as_position(self.pos))
+        super().__post_init__()
+
+    @abstractmethod
+    def measure_row(self, row: mx.array) -> mx.array:
+        """One number per example, shape `(batch,)`, from float32 logits of shape `(batch, d_vocab)`."""
+
+    @override
+    def measure(self, logits: mx.array) -> mx.array:
+        return self.measure_row(read_position(logits, self.pos))
+
+
+def _one_per_example(numbers: object, batch: int, name: str) -> mx.array:
+    array = _as_array(numbers, name)
+    if array.shape != (batch,):
+        raise ShapeError(
+            f"{name} must return one number per example, shape ({batch},). Got {array.shape}. "
+            "Keep the batch axis and reduce the others: `logits[:, -1, token]`."
+        )
+    if not mx.issubdtype(array.dtype, mx.floating):
+        raise KindError(f"{name} must return floating numbers. Got {array.dtype}. Use `.astype(mx.float32)`.")
+    return array.astype(mx.float32)
+
+
+def _as_array(numbers: object, name: str) -> mx.array:
+    if isinstance(numbers, mx.array):
+        return numbers
+    if isinstance(numbers, np.ndarray) and numbers.dtype.kind in "fiub":
+        return mx.array(numbers)
+    if isinstance(numbers, np.number | float | int):
+        return mx.array(float(numbers))
+    if isinstance(numbers, list | tuple) and all(isinstance(n, float | int) for n in numbers):
+        return mx.array(numbers)
+    raise KindError(
+        f"{name} must return an array of numbers. Got {type(numbers).__name__}. Return an mx.array of shape (batch,)."
+    )
+
+
+def _label(metric: Metric) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
+    arguments = _arguments(metric)
+    return f"{words}({arguments})" if arguments else words
+
+
+def _arguments(metric: Metric) -> str:
+    """What sets a metric apart, as it would be written in a call."""
+    shown = [(f, getattr(metric, f.name)) for f in fields(metric) if f.repr]
+    required = [_brief(value) for f, value in shown if f.default is MISSING]
+    changed = [f"{f.name}={_brief(value)}" for f, value in shown if not _is_default(f.default, value)]
+    return ", ".join(required + changed)
+
+
+def _is_default(default: object, value: object) -> bool:
+    return default is MISSING or default is value or (isinstance(value, str | int) and value == default)
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, mx.array | np.ndarray):
+        return f"<array {tuple(value.shape)}>"
+    if isinstance(value, tuple) and len(value) > 4:
+        return f"<{len(value)} of them>"
+    return repr(list(value) if isinstance(value, tuple) else value)

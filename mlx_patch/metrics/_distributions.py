@@ -1,0 +1,104 @@
+"""Metrics of the whole distribution over the vocabulary: its entropy, its divergence from another."""
+
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ShapeError
+
+from ._base import RowMetric
+from ._logits import check_logits, read_position
+from ._softmax import log_softmax, total
+
+
+@dataclass(frozen=True, repr=False)
+class Entropy(RowMetric):
+    """Entropy of the next token's distribution, in nats: from 0 (certain) to log d_vocab (uniform).
+
+    Args:
+        pos: The position that is read.
+    Source:
+        Shannon 1948, https://doi.org/10.1002/j.1538-7305.1948.tb01338.x, section 6.
+    Example:
+        >>> round(Entropy()(mx.array([[[0.0, 0.0]]])).item(), 4)  # log 2
+        0.6931
+    """
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        logs = log_softmax(row)
+        return -_expectation(mx.exp(logs), logs)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class KL(RowMetric):
+    """Divergence KL(reference || run), in nats: how badly the run predicts what the reference would say.
+
+    The mean, under the reference's probabilities p, of log p - log q, where q is the run's: 0 where they agree,
+    infinite where the run excludes what the reference allows. Rounding in float32 can bring a value
+    that should be 0 to about -1e-6.
+
+    Args:
+        reference_logits: Logits of the run that is compared with, such as the clean one, on the same vocabulary. Shape
+            `(batch, pos, d_vocab)`, read at `pos` too, or `(batch, d_vocab)`. A batch of 1 serves every example.
+        pos: The position that is read.
+    Source:
+        Conmy et al. 2023, https://arxiv.org/abs/2304.14997, where the reference is the whole model.
+    Example:
+        >>> reference, run = mx.array([[[0.0, 0.0]]]), mx.log(mx.array([[[0.25, 0.75]]]))
+        >>> round(KL(reference)(run).item(), 4)  # 0.5 log(0.5 / 0.25) + 0.5 log(0.5 / 0.75)
+        0.1438
+    """
+
+    reference_logits: mx.array | np.ndarray = field(repr=False)
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "reference_logits", _reference_row(self.reference_logits, self.pos))
+
+    @override
+    def measure_row(self, row: mx.array) -> mx.array:
+        assert isinstance(self.reference_logits, mx.array)
+        _check_same_vocabulary(self.reference_logits, row)
+        reference = log_softmax(self.reference_logits)
+        return _expectation(mx.exp(reference), reference - log_softmax(row))
+
+    @override
+    def __repr__(self) -> str:
+        return f"KL(<logits {tuple(self.reference_logits.shape)}>, pos={self.pos})"
+
+
+def _expectation(p: mx.array, values: mx.array) -> mx.array:
+    """The mean of values under p, where what has no probability counts nothing, in the gradient too."""
+    return total(p * mx.where(p == 0, 0.0, values))
+
+
+def _reference_row(reference: object, pos: int) -> mx.array:
+    """The reference's logits at its position, in a buffer of their own. Shape `(batch or 1, d_vocab)`."""
+    if not isinstance(reference, mx.array | np.ndarray):
+        raise KindError(f"`reference_logits` must be an array of logits. Got {type(reference).__name__}.")
+    array = mx.array(reference)
+    if array.ndim not in (2, 3):
+        raise ShapeError(
+            f"`reference_logits` must have shape (batch, pos, d_vocab) or (batch, d_vocab). Got {array.shape}."
+        )
+    three = array if array.ndim == 3 else array[:, None]
+    check_logits(three, "`reference_logits`")
+    row = mx.contiguous(read_position(three, pos if array.ndim == 3 else -1))
+    mx.eval(row)  # an unevaluated slice would keep the whole of the reference alive
+    return row
+
+
+def _check_same_vocabulary(reference: mx.array, row: mx.array) -> None:
+    if reference.shape[1] != row.shape[1]:
+        raise ShapeError(
+            f"`reference_logits` must have the run's vocabulary, {row.shape[1]}. Got {reference.shape[1]}. "
+            "Compare models of one tokenizer."
+        )
+    if reference.shape[0] not in (1, row.shape[0]):
+        raise ShapeError(
+            f"`reference_logits` must have a batch of 1 or of the run's {row.shape[0]}. Got {reference.shape[0]}."
+        )

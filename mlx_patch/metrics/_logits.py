@@ -1,0 +1,46 @@
+"""The checks on logits, and the one place where they are indexed by position."""
+
+from typing import SupportsIndex
+
+import mlx.core as mx
+
+from mlx_patch.errors import KindError, SelectionError, ShapeError
+
+
+def check_logits(logits: object, what: str) -> None:
+    """Refuses what is not a floating array of three axes, each with something on it."""
+    if not isinstance(logits, mx.array):
+        raise KindError(f"{what} must be an mx.array. Got {type(logits).__name__}. Convert it with `mx.array(...)`.")
+    if logits.ndim != 3 or 0 in logits.shape:
+        raise ShapeError(
+            f"{what} must have shape (batch, pos, d_vocab), with no axis empty. Got {logits.shape}. "
+            "Keep the axis of what you index: `logits[:, -1:]`."
+        )
+    if not mx.issubdtype(logits.dtype, mx.floating):
+        raise KindError(f"{what} must be floating. Got {logits.dtype}. Give logits, not token ids.")
+
+
+def read_position(logits: mx.array, pos: int) -> mx.array:
+    """The logits at one position, in float32. Shape `(batch, d_vocab)`.
+
+    Raises:
+        SelectionError: The position is not there; MLX would read past the edge.
+    """
+    n_pos = logits.shape[1]
+    if not -n_pos <= pos < n_pos:
+        raise SelectionError(
+            f"`pos` must index the {n_pos} positions of the logits. Got {pos}. "
+            "Where only some positions were unembedded, count among those."
+        )
+    return logits[:, pos].astype(mx.float32)
+
+
+def as_position(pos: object) -> int:
+    """One position's number as an int.
+
+    Raises:
+        KindError: It is not a whole number.
+    """
+    if isinstance(pos, bool) or not isinstance(pos, SupportsIndex):
+        raise KindError(f"`pos` must be one position's number. Got {pos!r}. Make one metric for each position.")
+    return pos.__index__()

@@ -1,0 +1,83 @@
+"""What may stand for a metric, and how it becomes one."""
+
+import copy
+import inspect
+from collections.abc import Callable
+
+from mlx_patch.errors import KindError
+
+from ._base import Metric
+from ._function import FunctionMetric
+from ._top import TopK
+
+
+def from_object(obj: object) -> Metric:
+    """A `Metric` as it is; a function of logits as one.
+
+    Raises:
+        KindError: It is neither.
+    """
+    if isinstance(obj, Metric):
+        return obj
+    if isinstance(obj, TopK):
+        raise KindError("`metric` must give one number per example. Got TopK, which gives labels. Call it on logits.")
+    if isinstance(obj, type):
+        raise KindError(f"`metric` must be a value. Got the class {obj.__name__}. Write `{obj.__name__}(...)`.")
+    if not callable(obj):
+        raise KindError(
+            f"`metric` must be a Metric, a function of logits, or a registered name. Got {type(obj).__name__}: {obj!r}."
+        )
+    if not _accepts(obj, 1):
+        raise KindError(
+            f"`metric` must be a function of logits alone. Got {_called(obj)}{inspect.signature(obj)}. "
+            "Give its other parameters defaults, or bind them with functools.partial."
+        )
+    return FunctionMetric(obj)
+
+
+def maker(name: str, obj: object) -> Callable[[], Metric]:
+    """A function that makes the metric that an object stands for, labelled with a name.
+
+    Raises:
+        KindError: The object stands for no metric, or needs arguments to make one.
+    """
+    if isinstance(obj, type):
+        return _class_maker(name, obj)
+    if callable(obj) and not _accepts(obj, 1) and _accepts(obj, 0):
+        return lambda: _labelled(name, obj())
+    made = _labelled(name, from_object(obj))
+    return lambda: made
+
+
+def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
+    if not issubclass(cls, Metric) or not _accepts(cls, 0):
+        raise KindError(
+            f"A class named {name!r} must be a Metric that can be made without arguments. Got {cls.__qualname__}. "
+            "Give its fields defaults, or register one that you have made."
+        )
+    return lambda: _labelled(name, cls())
+
+
+def _labelled(name: str, made: object) -> Metric:
+    if not isinstance(made, Metric):
+        raise KindError(f"A function of no arguments must make a Metric. Got {made!r} from that of {name!r}.")
+    labelled = copy.copy(made)
+    object.__setattr__(labelled, "name", name)
+    return labelled
+
+
+def _accepts(function: Callable[..., object], n: int) -> bool:
+    """Whether a call with n positional arguments fits; True where Python cannot tell."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*range(n))
+    except TypeError:
+        return False
+    return True
+
+
+def _called(function: Callable[..., object]) -> str:
+    return getattr(function, "__qualname__", repr(function))

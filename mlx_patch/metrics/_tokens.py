@@ -1,0 +1,184 @@
+"""Answers as people write them, strings or token ids, and how they become token ids."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, SupportsIndex, TypeAlias, cast
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, listed
+
+
+class Tokenizer(Protocol):
+    """What a metric asks of a tokenizer. Those of mlx_lm and of transformers have it."""
+
+    def encode(self, text: str, /, *, add_special_tokens: bool) -> Iterable[int]:
+        """The text's token ids; none is added when `add_special_tokens` is false."""
+        ...
+
+    def decode(self, ids: list[int], /) -> str:
+        """The text that the token ids stand for."""
+        ...
+
+
+Answer: TypeAlias = str | int
+"""A string, or a token id."""
+
+Answers: TypeAlias = Answer | Sequence[Answer] | mx.array | np.ndarray
+"""One answer, or several; an array holds token ids."""
+
+
+def as_answers(argument: str, given: object) -> Answer | tuple[Answer, ...]:
+    """Answers in the one form that metrics hold: a string, an id, or a tuple of them.
+
+    Raises:
+        KindError: Something is neither a string nor a token id.
+        SelectionError: A token id is negative.
+        ValueRefusedError: There is no answer at all.
+    """
+    if isinstance(given, mx.array | np.ndarray):
+        given = given.tolist()
+    if not isinstance(given, list | tuple):
+        return _as_answer(argument, given)
+    several = tuple(_as_answer(argument, one) for one in cast("Sequence[object]", given))
+    if not several:
+        raise ValueRefusedError(f"`{argument}` must hold an answer. Got an empty {type(given).__name__}.")
+    return several
+
+
+def _as_answer(argument: str, given: object) -> Answer:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+        raise KindError(
+            f"`{argument}` must be strings or token ids, one or a flat list. Got {type(given).__name__}: {given!r}."
+        )
+    token = given.__index__()
+    if token < 0:
+        raise SelectionError(f"`{argument}` must be token ids from 0. Got {token}.")
+    return token
+
+
+def token_ids(argument: str, answers: Answer | tuple[Answer, ...], d_vocab: int) -> list[int]:
+    """The token ids that answers are, once resolved and found to lie within the vocabulary.
+
+    Raises:
+        TokenError: A string is left.
+        SelectionError: A token id is past the vocabulary's end; MLX would read garbage there.
+    """
+    ids: list[int] = []
+    for one in listed_answers(answers):
+        if isinstance(one, str):
+            raise TokenError(
+                f"`{argument}` must be token ids when logits are read. Got {one!r}. "
+                "Use `metric.resolve(model.tokenizer)`, or give token ids."
+            )
+        if one >= d_vocab:
+            raise SelectionError(f"`{argument}` must lie within the {d_vocab} tokens of the logits. Got {one}.")
+        ids.append(one)
+    return ids
+
+
+def ids_per_row(argument: str, answers: Answer | tuple[Answer, ...], shape: tuple[int, int]) -> mx.array:
+    """Token ids to gather with, one a row, or one for all rows. Shape `(batch, 1)`.
+
+    Raises:
+        ShapeError: There are several answers, and not one per example.
+    """
+    batch, d_vocab = shape
+    ids = token_ids(argument, answers, d_vocab)
+    if len(ids) not in (1, batch):
+        raise ShapeError(
+            f"`{argument}` must hold one answer for all or one per example, {batch}. Got {len(ids)} answers. "
+            "To measure a set of tokens, use TokenSetProb."
+        )
+    return mx.broadcast_to(mx.array(ids)[:, None], (batch, 1))
+
+
+def held(answers: Answers) -> Answer | tuple[Answer, ...]:
+    """Narrows answers that `as_answers` has brought into its form."""
+    assert isinstance(answers, str | int | tuple)
+    return answers
+
+
+def listed_answers(answers: Answers) -> tuple[Answer, ...]:
+    """Answers that `as_answers` has brought into its form, as a tuple."""
+    answers = held(answers)
+    return answers if isinstance(answers, tuple) else (answers,)
+
+
+def has_text(answers: Answers) -> bool:
+    """Whether a string is among them, which a tokenizer has to resolve."""
+    return any(isinstance(one, str) for one in listed_answers(answers))
+
+
+def single_tokens(
+    argument: str, answers: Answer | tuple[Answer, ...], tokenizer: Tokenizer | None
+) -> Answer | tuple[Answer, ...]:
+    """Answers with each string as its token id, in the form in which they came.
+
+    Raises:
+        TokenError: A string is not one token; the message has its pieces, and what to do.
+    """
+    if isinstance(answers, tuple):
+        return tuple(_single_token(argument, one, tokenizer) for one in answers)
+    return _single_token(argument, answers, tokenizer)
+
+
+def _single_token(argument: str, answer: Answer, tokenizer: Tokenizer | None) -> int:
+    if not isinstance(answer, str):
+        return answer
+    ids = encode(argument, answer, tokenizer)
+    if len(ids) == 1:
+        return ids[0]
+    assert tokenizer is not None
+    raise TokenError(
+        f"`{argument}` must be one token. Got {answer!r}, which gives {len(ids)}: {_pieces(ids, tokenizer)}. "
+        f"{_other_spacing(answer, tokenizer)}Measure them all with `TokenSetProb({answer!r})`, or give the id of "
+        f"one, such as {ids[0]}."
+    )
+
+
+def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
+    """The token ids of a text, without special tokens; at least one, none of them 'unknown'.
+
+    Raises:
+        TokenError: There is no tokenizer, the text gives no token, or it has a part that the tokenizer lacks.
+    """
+    if tokenizer is None:
+        raise TokenError(
+            f"`tokenizer` must be given where `{argument}` is text. Got None with {text!r}. Give token ids, or "
+            "wrap the model with its tokenizer."
+        )
+    ids = _encode(text, tokenizer)
+    if not ids:
+        raise TokenError(f"`{argument}` must give a token. Got {text!r}, which gives none.")
+    if _has_unknown(text, ids, tokenizer):
+        raise TokenError(
+            f"`{argument}` must be text that the tokenizer knows. Got {text!r}, which gives its unknown token. "
+            "Give token ids."
+        )
+    return ids
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
+
+
+def _has_unknown(text: str, ids: list[int], tokenizer: Tokenizer) -> bool:
+    """Whether a part of the text was lost to the unknown token, where the tokenizer says that it has one."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return unknown in ids and tokenizer.decode([unknown]) not in text
+
+
+def _pieces(ids: list[int], tokenizer: Tokenizer) -> str:
+    shown = listed(f"{tokenizer.decode([token])!r} ({token})" for token in ids[:8])
+    return shown if len(ids) <= 8 else f"{shown} and {len(ids) - 8} more"
+
+
+def _other_spacing(text: str, tokenizer: Tokenizer) -> str:
+    """A sentence on the text with its leading space added or removed, if that is one token."""
+    variant = text[1:] if text.startswith(" ") else f" {text}"
+    ids = _encode(variant, tokenizer)
+    found = len(ids) == 1 and not _has_unknown(variant, ids, tokenizer)
+    return f"{variant!r} is one token ({ids[0]}). " if found else ""

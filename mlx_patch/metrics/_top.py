@@ -1,0 +1,82 @@
+"""The likeliest next tokens, for people to read. Not a metric: it is not a number."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
+
+from ._logits import as_position, check_logits, read_position
+from ._softmax import softmax
+from ._tokens import Tokenizer
+
+
+class TopToken(NamedTuple):
+    """One of the likeliest next tokens.
+
+    Attributes:
+        id: The token id.
+        token: Its text; None where no tokenizer was given.
+        probability: From 0 to 1.
+    """
+
+    id: int
+    token: str | None
+    probability: float
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k likeliest next tokens of each example, the likeliest first; among equals, the lower id first.
+
+    Args:
+        k: How many.
+        pos: The position that is read.
+    Raises:
+        ValueRefusedError: `k` is less than 1.
+    Example:
+        >>> [[top]] = TopK(1)(mx.log(mx.array([[[0.25, 0.75]]])))  # one example, one token
+        >>> top.id, top.token, round(top.probability, 4)
+        (1, None, 0.75)
+    """
+
+    k: int = 10
+    pos: int = field(default=-1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int):
+            raise KindError(f"`k` must be a whole number. Got {self.k!r}.")
+        if self.k < 1:
+            raise ValueRefusedError(f"`k` must be 1 or more. Got {self.k}.")
+        object.__setattr__(self, "pos", as_position(self.pos))
+
+    def __call__(self, logits: mx.array, tokenizer: Tokenizer | None = None) -> list[list[TopToken]]:
+        """The tokens of each example. Evaluates the logits.
+
+        Args:
+            logits: Unnormalised log-probabilities, of any floating dtype. Shape `(batch, pos, d_vocab)`.
+            tokenizer: Gives each token's text.
+        Returns:
+            A list of `k` tokens for each example.
+        Raises:
+            SelectionError: `k` is more than the vocabulary holds, or the position is not there.
+            ValueRefusedError: A logit is NaN.
+        """
+        check_logits(logits, "`logits` of TopK")
+        if self.k > logits.shape[-1]:
+            raise SelectionError(f"`k` must be at most d_vocab, {logits.shape[-1]}. Got {self.k}.")
+        row = read_position(logits, self.pos)
+        return [_top(one, self.k, tokenizer) for one in np.array(mx.stack([row, softmax(row)], 1))]
+
+
+def _top(scores: np.ndarray, k: int, tokenizer: Tokenizer | None) -> list[TopToken]:
+    """The top of one example: `(2, d_vocab)`, logits over probabilities."""
+    logits, probabilities = scores
+    if np.isnan(scores).any():
+        raise ValueRefusedError(
+            "`logits` must give probabilities. Got NaN. Look for where it begins with `model.run_with_cache`."
+        )
+    order = np.argsort(-logits, kind="stable")[:k].tolist()
+    return [TopToken(i, tokenizer.decode([i]) if tokenizer else None, float(probabilities[i])) for i in order]

@@ -1,0 +1,227 @@
+"""`HookedModel`: an mlx_lm model whose activations can be read and edited."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.architectures import Family, layout_of
+from mlx_patch.cache import ActivationCache
+from mlx_patch.engine import Frame
+from mlx_patch.errors import KindError
+from mlx_patch.interventions import Apply, Edit, PositionChoice
+from mlx_patch.laws import Report, check_laws
+from mlx_patch.model._generation import generate
+from mlx_patch.model._hooks import SiteChoice, chosen_sites, edit_hooks, refuse_unused, unknown_pieces
+from mlx_patch.model._loading import load
+from mlx_patch.model._running import run
+from mlx_patch.provenance import model_identity
+from mlx_patch.sites import Site
+from mlx_patch.tokens import Prompt, tokenize
+
+HookFunction = Callable[[mx.array, Site], mx.array | None]
+
+
+class HookedModel:
+    """An mlx_lm model whose activations can be read and edited. It wraps: it copies nothing and renames nothing.
+
+    Args:
+        model: A model of mlx_lm, loaded, quantised, adapted or not.
+        tokenizer: Its tokenizer, for `tokenize`, `generate` and metrics that are given strings.
+        name: Where it came from, for provenance.
+        family: A table to read it with in place of the registered one.
+
+    Raises:
+        KindError: `model` is not an `nn.Module`; compiled functions cannot be tapped.
+        ArchitectureError: There is no table for its architecture.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any = None, *, name: str | None = None, family: Family | None = None
+    ):
+        if not isinstance(model, nn.Module):
+            raise KindError(
+                f"`model` must be an mlx.nn.Module. Got {type(model).__name__}. "
+                "Pass the model itself, not a compiled function or the pair that mlx_lm.load returns."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layout = layout_of(model, family)
+        self.name = name
+
+    @classmethod
+    def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
+        """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes.
+
+        Raises:
+            FileError: It cannot be found, fetched or read.
+            ArchitectureError: There is no table for its architecture.
+        """
+        model, tokenizer = load(path_or_hub_id, **kwargs)
+        return cls(model, tokenizer, name=os.fspath(path_or_hub_id))
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return len(self.layout.blocks)
+
+    @property
+    def d_model(self) -> int:
+        """The width of the stream."""
+        return self.layout.d_model
+
+    @property
+    def d_vocab(self) -> int:
+        """How many tokens the unembedding knows, which may be more than the tokenizer does."""
+        return self.layout.d_vocab
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every named site, in the order in which a forward pass meets them. Raw module paths work beside them."""
+        return self.layout.sites
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the model is, in a few strings: name, architecture, hash of the config, dtypes, bits."""
+        return model_identity(self.model, self.name)
+
+    def tokenize(self, prompt: Prompt, **template: Any) -> mx.array:
+        """The tokens of a text, or of chat messages through the chat template: one BOS, never two.
+
+        Args:
+            prompt: A text, or messages with `role` and `content`, which get the generation prompt.
+            template: More for the chat template.
+        Returns:
+            Token ids. Shape `(1, pos)`.
+        Raises:
+            TokenError: There is no tokenizer or no chat template, or the text gives no token.
+        """
+        return tokenize(self.tokenizer, prompt, **template)
+
+    def __call__(self, tokens: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        """What the model itself returns, lazily. Shape `(batch, pos, d_vocab)`."""
+        return self.model(tokens, *args, **kwargs)
+
+    def run(
+        self,
+        tokens: Any,
+        edits: Iterable[Edit] = (),
+        logits_at: PositionChoice = None,
+        prompt_cache: Sequence[Any] | None = None,
+    ) -> mx.array:
+        """One forward pass with edits.
+
+        Args:
+            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            edits: What `Intervention.at` makes. Edits of one site act in order.
+            logits_at: The positions to unembed, absolute or from the end; None is all.
+            prompt_cache: mlx_lm's, holding the positions before. It takes these in, as in a plain run; if the run
+                fails it is as before.
+        Returns:
+            Logits. Shape `(batch, pos, d_vocab)`, `pos` being those of `logits_at`, in order. Evaluated.
+        Raises:
+            PatchError: As the tokens, the edits and their sources say, before anything is computed.
+            EditNotUsedError: An edit never acted.
+        """
+        return run(self.layout, tokens, edits, logits_at=logits_at, prompt_cache=prompt_cache).logits
+
+    def run_with_cache(
+        self,
+        tokens: Any,
+        sites: SiteChoice = ("resid_post",),
+        edits: Iterable[Edit] = (),
+        logits_at: PositionChoice = None,
+        pos: PositionChoice = None,
+        prompt_cache: Sequence[Any] | None = None,
+    ) -> tuple[mx.array, ActivationCache]:
+        """One forward pass that keeps activations, as they are after the edits.
+
+        Args:
+            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            sites: Short names (all layers), full names, Sites, raw module paths, or a function of a Site.
+            edits: As in `run`.
+            logits_at: As in `run`.
+            pos: The positions to keep, absolute or from the end; None is all. At `attn_scores` and `pattern` these
+                are query positions.
+            prompt_cache: As in `run`.
+        Returns:
+            Logits as in `run`, and the activations. Both evaluated, together.
+        Raises:
+            PatchError: As in `run`.
+        """
+        chosen = chosen_sites(self.layout, sites)
+        ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, logits_at=logits_at, prompt_cache=prompt_cache)
+        cache = ActivationCache(ran.activations, ran.tokens, ran.positions, ran.n_positions, self.identity)
+        return ran.logits, cache
+
+    def run_with_hooks(
+        self,
+        tokens: Any,
+        fwd_hooks: Iterable[tuple[str | Site, HookFunction]],
+        logits_at: PositionChoice = None,
+        prompt_cache: Sequence[Any] | None = None,
+    ) -> mx.array:
+        """One forward pass with plain functions at sites, as in TransformerLens.
+
+        Args:
+            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            fwd_hooks: Pairs of a site and a function `fn(activation, site)` that returns the new activation, or None
+                to leave it. A short name without a layer is every layer. The activation must not be written into.
+            logits_at: As in `run`.
+            prompt_cache: As in `run`.
+        Returns:
+            Logits, as in `run`.
+        Raises:
+            PatchError: As in `run`.
+        """
+        edits = [Apply(function).at(site) for site, function in fwd_hooks]
+        return self.run(tokens, edits, logits_at, prompt_cache)
+
+    @contextmanager
+    def editing(self, *edits: Edit) -> Iterator["HookedModel"]:
+        """A block in which whatever runs `model.model` in this thread is edited: mlx_lm's own functions, another run.
+
+        Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
+        nobody knows where the prompt ends, and they are refused.
+
+        Raises:
+            EditNotUsedError: At the end of the block, an edit never acted.
+        """
+        hooks = edit_hooks(self.layout, edits, unknown_pieces)
+        with Frame(self.model, hooks):
+            yield self
+        refuse_unused(hooks)
+
+    def generate(
+        self, prompt: Prompt | mx.array, edits: Iterable[Edit] = (), max_tokens: int = 100, **kwargs: Any
+    ) -> str:
+        """Text that the model continues with, through `mlx_lm.generate`, with edits in force.
+
+        Args:
+            prompt: A text, chat messages or token ids. Shape `(pos,)` or `(1, pos)`.
+            edits: Positions are absolute, those of generated tokens too; negative ones count from the prompt's end.
+            max_tokens: At most so many.
+            kwargs: As `mlx_lm.generate` takes them: `sampler`, `prompt_cache` ...
+        Raises:
+            PatchError: As in `run`.
+        """
+        text_like = isinstance(prompt, str) or (isinstance(prompt, Sequence) and not isinstance(prompt[0], int))
+        tokens = self.tokenize(prompt) if text_like else prompt
+        return generate(self.layout, self.tokenizer, tokens, edits, max_tokens, **kwargs)
+
+    def verify(self, prompt: Prompt | mx.array | None = None) -> Report:
+        """Check the laws of `mlx_patch.laws` on this very model, with a short prompt.
+
+        Args:
+            prompt: A text, messages or token ids; None is a few tokens of the vocabulary.
+        Returns:
+            A table of laws, with the largest deviation of each and whether it held.
+        """
+        return check_laws(self, prompt)
+
+    def __repr__(self) -> str:
+        about = f"{self.layout.family.name}, {self.n_layers} layers, d_model {self.d_model}"
+        return f"HookedModel({self.name}: {about})" if self.name else f"HookedModel({about})"

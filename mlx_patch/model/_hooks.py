@@ -1,0 +1,161 @@
+"""From what a caller asks for, edits and sites, to the hooks that the engine knows."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import mlx.core as mx
+
+from mlx_patch.architectures import Layout, Place
+from mlx_patch.engine import Action, Hook, Pass, Phase
+from mlx_patch.errors import EditNotUsedError, KindError, UnknownNameError
+from mlx_patch.interventions import Edit, PositionChoice, Span, Where, as_positions, pos_axis
+from mlx_patch.sites import SITES, Site
+
+SpanOf = Callable[[Pass], Span]
+SiteChoice = str | Site | Iterable[str | Site] | Callable[[Site], bool]
+
+
+def whole_prompt(now: Pass) -> Span:
+    """The span of a pass that is all that will come: what `run` has."""
+    return Span(now.offset, now.length, now.offset + now.length)
+
+
+def unknown_pieces(now: Pass) -> Span:
+    """The span of a pass that somebody else makes: its prompt ends where the pass does, unless there is a cache."""
+    return Span(now.offset, now.length, None if now.cached else now.length, pieces=True)
+
+
+def pieces_of(prompt: int) -> SpanOf:
+    """The spans of a generation from a prompt of so many positions."""
+    return lambda now: Span(now.offset, now.length, prompt, pieces=True)
+
+
+def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
+    """The sites that a caller names, each once.
+
+    Raises:
+        UnknownNameError, MissingSiteError, SelectionError: A name that is none, or that this model does not have.
+    """
+    if callable(sites):
+        return tuple(site for site in layout.sites if sites(site))
+    found: dict[Site, None] = {}
+    for one in (sites,) if isinstance(sites, str | Site) else sites:
+        found.update(dict.fromkeys(_chosen(layout, one)))
+    return tuple(found)
+
+
+def _chosen(layout: Layout, one: str | Site) -> tuple[Site, ...]:
+    if not isinstance(one, str | Site):
+        raise UnknownNameError(f"`sites` must hold names or Sites. Got {one!r}.")
+    if isinstance(one, str) and one in SITES:
+        return layout.select(one, None)
+    site = Site.parse(one)
+    return layout.select(site.name, None if site.layer is None else (site.layer,))
+
+
+def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[Hook]:
+    """The hooks that do some edits, in their order. Sources are checked here, before anything runs.
+
+    Raises:
+        KindError: Something is not an edit.
+        UnknownNameError, MissingSiteError, SelectionError, ValueRefusedError: As `Intervention.at` and the sources say.
+    """
+    hooks: list[Hook] = []
+    for edit in _as_edits(edits):
+        sites = layout.select(edit.site, edit.layer)
+        places = [layout.place(site) for site in sites]
+        edit.intervention.check(sites)
+        for place in places:
+            hooks += _with_rejoin(layout, Hook(place, _applied(edit, place.site, span_of), Phase.EDIT))
+    return hooks
+
+
+def _as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    many = (edits,) if isinstance(edits, Edit) else tuple(edits)
+    for edit in many:
+        if not isinstance(edit, Edit):
+            raise KindError(
+                f"`edits` must hold edits, which `.at(...)` makes. Got {edit!r}. "
+                "Write mp.Ablate('zero').at('z', layer=3), say."
+            )
+    return many
+
+
+def _applied(edit: Edit, site: Site, span_of: SpanOf) -> Action:
+    return lambda value, now: edit.apply(value, site, span_of(now))
+
+
+def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
+    """An edit, and what carries it past the module that it was made before.
+
+    The stream between mixer and MLP is read at the MLP's norm, and goes on along the skip connection, which no module
+    computes. So the block's output is made again: the edited stream plus what the MLP adds, the sum that the block's
+    own code ends with.
+    """
+    carried, site = edit.place.point.carried, edit.place.site
+    if carried is None:
+        return [edit]
+    kept: dict[str, mx.array] = {}
+    added, end = layout.place(Site(carried, site.layer)), layout.place(Site("resid_post", site.layer))
+
+    def keep(name: str) -> Action:
+        return lambda value, now: kept.update({name: value})
+
+    return [
+        edit,
+        Hook(edit.place, keep("stream"), Phase.READ),
+        Hook(added, keep("added"), Phase.READ),
+        Hook(end, lambda value, now: kept.pop("stream") + kept.pop("added"), Phase.REJOIN),
+    ]
+
+
+def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, into: dict[Site, mx.array]) -> list[Hook]:
+    """The hooks that keep what stands at some sites, at all positions or at some.
+
+    What is kept is contiguous, and so does not hold on to the larger array that it may be a part of.
+    """
+    chosen = as_positions(pos)
+
+    def kept(site: Site) -> Action:
+        def keep(value: mx.array, now: Pass) -> None:
+            into[site] = mx.contiguous(_at(chosen, value, site, now))
+
+        return keep
+
+    return [Hook(layout.place(site), kept(site), Phase.CAPTURE) for site in sites]
+
+
+def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
+    """The hook that lets only some positions through to the unembedding."""
+    chosen, site = as_positions(logits_at), Site("final_norm")
+    return Hook(layout.place(site), lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
+
+
+def _at(pos: tuple[int, ...] | slice | None, value: mx.array, site: Site, now: Pass) -> mx.array:
+    """The rows of a site's array at some positions."""
+    span = whole_prompt(now)
+    local = None if pos is None else span.local(pos)
+    picks = tuple(local if axis == pos_axis(site) else None for axis in range(value.ndim))
+    return Where(site, value, picks, span).own()
+
+
+def refuse_unused(hooks: Sequence[Hook]) -> None:
+    """Raise if a hook was never met, or an edit never acted.
+
+    Raises:
+        EditNotUsedError: The message names the place and the reason.
+    """
+    for hook in hooks:
+        if hook.met == 0:
+            raise EditNotUsedError(
+                f"`{hook.place.site}` must come to pass in a run to be read or edited. It did not: "
+                f"{_named(hook.place)} was not called. Choose a module that runs."
+            )
+        if hook.phase is Phase.EDIT and hook.acted == 0:
+            raise EditNotUsedError(
+                f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed. "
+                "Choose positions of this prompt, or leave `pos` out."
+            )
+
+
+def _named(place: Place) -> str:
+    return f"the module at {place.point.path!r}" if place.point.path else "the block"

@@ -1,0 +1,73 @@
+"""One forward pass with edits and captures: set up, run, evaluate once, check that everything came to pass."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_patch.architectures import Layout
+from mlx_patch.engine import Frame, Hook, Restored, arrays_of, offset_of
+from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
+from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
+from mlx_patch.sites import Site
+from mlx_patch.tokens import as_tokens
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run gave.
+
+    Attributes:
+        logits: Shape `(batch, pos, d_vocab)`.
+        activations: What was kept, by site.
+        tokens: The tokens of the run. Shape `(batch, pos)`.
+        positions: The absolute positions that were kept.
+        n_positions: How many positions the prompt has, with what the prompt cache held.
+    """
+
+    logits: mx.array
+    activations: dict[Site, mx.array]
+    tokens: mx.array
+    positions: tuple[int, ...]
+    n_positions: int
+
+
+def run(
+    layout: Layout,
+    tokens: Any,
+    edits: Iterable[Edit] = (),
+    *,
+    sites: tuple[Site, ...] = (),
+    pos: PositionChoice = None,
+    logits_at: PositionChoice = None,
+    prompt_cache: Sequence[Any] | None = None,
+) -> Ran:
+    """Run the model once. See `HookedModel.run_with_cache` for arguments and errors."""
+    ids = as_tokens(tokens, layout.d_vocab)
+    offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    positions = tuple(range(offset, end)[p] for p in _local(pos, offset, end))
+    _local(logits_at, offset, end)
+    hooks = edit_hooks(layout, edits, whole_prompt)
+    kept: dict[Site, mx.array] = {}
+    hooks += capture_hooks(layout, sites, pos, kept)
+    if logits_at is not None:
+        hooks.append(slice_hook(layout, logits_at))
+    with Restored(prompt_cache):
+        logits = _forward(layout, ids, hooks, prompt_cache)
+        refuse_unused(hooks)
+        mx.eval(logits, *kept.values(), *arrays_of(prompt_cache))
+    return Ran(logits, {site: kept[site] for site in sites}, ids, positions, end)
+
+
+def _local(pos: PositionChoice, offset: int, end: int) -> Sequence[int]:
+    chosen = as_positions(pos)
+    return range(end - offset) if chosen is None else Span(offset, end - offset, end).local(chosen)
+
+
+def _forward(layout: Layout, tokens: mx.array, hooks: list[Hook], prompt_cache: Sequence[Any] | None) -> mx.array:
+    cached = {} if prompt_cache is None else {"cache": prompt_cache}
+    if not hooks:
+        return layout.model(tokens, **cached)
+    with Frame(layout.model, hooks):
+        return layout.model(tokens, **cached)

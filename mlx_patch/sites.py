@@ -1,0 +1,178 @@
+"""The vocabulary: every named place of a transformer that can be read or edited.
+
+Names, spelling and shapes are TransformerLens's, and mean what they mean there. One table, `SITES`; a `Site`
+is one of its rows at one layer, or a raw module path with a side for whatever has no name.
+"""
+
+import re
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from mlx_patch.errors import SelectionError, UnknownNameError, did_you_mean
+
+__all__ = ["Site", "SiteKind", "SITES"]
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """One row of the vocabulary.
+
+    Attributes:
+        name: The short name, `resid_post`.
+        hook: TransformerLens's spelling, `blocks.{layer}.hook_resid_post`.
+        axes: The names of the array's axes, in order.
+        meaning: One sentence.
+    """
+
+    name: str
+    hook: str
+    axes: tuple[str, ...]
+    meaning: str
+
+    @property
+    def layered(self) -> bool:
+        """Whether there is one in each block."""
+        return "{layer}" in self.hook
+
+
+_STREAM = ("batch", "pos", "d_model")
+_HEADS = ("batch", "pos", "head", "d_head")
+_SCORES = ("batch", "head", "query_pos", "key_pos")
+_EXPERTS = ("batch", "pos", "expert")
+
+_ROWS = (
+    ("embed", "hook_embed", _STREAM, "what enters block 0"),
+    ("resid_pre", "blocks.{layer}.hook_resid_pre", _STREAM, "the stream that enters a block"),
+    ("q", "blocks.{layer}.attn.hook_q", _HEADS, "queries, before any norm and RoPE"),
+    ("k", "blocks.{layer}.attn.hook_k", _HEADS, "keys of the real KV heads, before any norm and RoPE"),
+    ("v", "blocks.{layer}.attn.hook_v", _HEADS, "values of the real KV heads"),
+    (
+        "rot_q",
+        "blocks.{layer}.attn.hook_rot_q",
+        _HEADS,
+        "queries as attention sees them, after norm and RoPE",
+    ),
+    ("rot_k", "blocks.{layer}.attn.hook_rot_k", _HEADS, "keys as attention sees them, after norm and RoPE"),
+    ("attn_scores", "blocks.{layer}.attn.hook_attn_scores", _SCORES, "scaled and masked, before the softmax"),
+    ("pattern", "blocks.{layer}.attn.hook_pattern", _SCORES, "attention probabilities, after the softmax"),
+    ("z", "blocks.{layer}.attn.hook_z", _HEADS, "what enters the output projection, by query head"),
+    ("mixer_out", "blocks.{layer}.hook_mixer_out", _STREAM, "what the token mixer adds to the stream"),
+    ("attn_out", "blocks.{layer}.hook_attn_out", _STREAM, "what attention adds to the stream"),
+    ("resid_mid", "blocks.{layer}.hook_resid_mid", _STREAM, "the stream between mixer and MLP"),
+    (
+        "router_logits",
+        "blocks.{layer}.mlp.hook_router_logits",
+        _EXPERTS,
+        "the router's scores, which choose experts",
+    ),
+    (
+        "expert_weights",
+        "blocks.{layer}.mlp.hook_expert_weights",
+        _EXPERTS,
+        "the weight of each expert, 0 if not run",
+    ),
+    (
+        "mlp_post",
+        "blocks.{layer}.mlp.hook_post",
+        ("batch", "pos", "d_mlp"),
+        "neurons: what enters the down projection",
+    ),
+    ("mlp_out", "blocks.{layer}.hook_mlp_out", _STREAM, "what the MLP adds to the stream"),
+    ("resid_post", "blocks.{layer}.hook_resid_post", _STREAM, "the stream that leaves a block"),
+    ("final_norm", "ln_final.hook_normalized", _STREAM, "what the unembedding reads"),
+)
+
+SITES: dict[str, SiteKind] = {row[0]: SiteKind(*row) for row in _ROWS}
+"""Every named site by its short name, in the order in which a forward pass meets them."""
+
+_BY_HOOK = {kind.hook.replace("{layer}", "L"): kind.name for kind in SITES.values()}
+_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
+_SHORT = re.compile(r"^([a-z_]+)\.(\d+)$")
+_RAW = re.compile(r"^(?P<path>[^:\[\]]*):(?P<side>input|output)(\[(?P<call>\d+)\])?$")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model: a named site at a layer, or a raw module path with a side.
+
+    Args:
+        name: A short name (`"resid_post"`), or a raw module path with a side
+            (`"model.layers.3.mlp.gate_proj:output"`). Where the module runs several times in one forward pass,
+            with the number of the call as well: `"...:output[1]"`.
+        layer: The block, from 0. None for `embed`, `final_norm` and raw paths.
+
+    Raises:
+        UnknownNameError: `name` is not in the vocabulary.
+        SelectionError: A layer is missing, is negative, or is given to a site that has none.
+
+    Example:
+        >>> str(Site("resid_post", 12))
+        'blocks.12.hook_resid_post'
+        >>> Site.parse("blocks.12.hook_resid_post") == Site.parse("resid_post.12") == Site("resid_post", 12)
+        True
+    """
+
+    name: str
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if _RAW.match(self.name):
+            _refuse_layer(self)
+            return
+        if self.name not in SITES:
+            raise UnknownNameError(
+                f"`name` must be a site. Got {self.name!r}. {did_you_mean(self.name, SITES)} "
+                "A raw module path ends in ':input' or ':output'."
+            )
+        if not SITES[self.name].layered:
+            _refuse_layer(self)
+        elif not isinstance(self.layer, int) or isinstance(self.layer, bool) or self.layer < 0:
+            raise SelectionError(f"`layer` of {self.name!r} must be a block's number, from 0. Got {self.layer!r}.")
+
+    @classmethod
+    def parse(cls, text: "str | Site") -> "Site":
+        """The site that a text names: TransformerLens's spelling, `resid_post.12`, or a raw path with a side.
+
+        Raises:
+            UnknownNameError: The text names no site; the message has the nearest names.
+            SelectionError: The layer is missing.
+        """
+        if isinstance(text, Site):
+            return text
+        if match := _BLOCK.match(text):
+            name = _BY_HOOK.get(f"blocks.L.{match[2]}")
+            if name is None:
+                hooks = (hook for hook in _BY_HOOK if hook.startswith("blocks"))
+                near = did_you_mean(f"blocks.L.{match[2]}", hooks).replace(".L.", f".{match[1]}.")
+                raise UnknownNameError(f"`site` must name a site. Got {text!r}. {near}")
+            return cls(name, int(match[1]))
+        if match := _SHORT.match(text):
+            return cls(match[1], int(match[2]))
+        return cls(_BY_HOOK.get(text, text))
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether this is a raw module path with a side."""
+        return self.name not in SITES
+
+    @property
+    def raw(self) -> tuple[str, str, int | None]:
+        """Path, side and call of a raw site: `("model.norm", "output", None)`."""
+        match = _RAW.match(self.name)
+        assert match is not None
+        return match["path"], match["side"], None if match["call"] is None else int(match["call"])
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The names of the array's axes; empty for a raw site, whose axes are the module's own."""
+        return () if self.is_raw else SITES[self.name].axes
+
+    @override
+    def __str__(self) -> str:
+        return self.name if self.is_raw else SITES[self.name].hook.format(layer=self.layer)
+
+
+def _refuse_layer(site: Site) -> None:
+    if site.layer is not None:
+        raise SelectionError(f"`layer` must be None for {site.name!r}, of which there is one. Got {site.layer}.")

@@ -1,0 +1,9 @@
+"""For tests: the zoo of tiny models, the laws, and a real model without a hub. Public, so that plugins can use it."""
+
+from mlx_patch.laws import ALL as ALL
+from mlx_patch.laws import LAWS as LAWS
+from mlx_patch.laws import Report as Report
+from mlx_patch.laws import check_laws as check_laws
+from mlx_patch.testing._smollm2 import smollm2_folder as smollm2_folder
+from mlx_patch.testing._zoo import ZOO as ZOO
+from mlx_patch.testing._zoo import tiny_model as tiny_model

@@ -1,0 +1,100 @@
+"""From text or chat messages to tokens: one beginning-of-sequence token, never two."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A text, or chat messages with `role` and `content`."""
+
+
+def tokenize(tokenizer: Any, prompt: Prompt, **template: Any) -> mx.array:
+    """The tokens of a text, or of a chat through the tokenizer's own template.
+
+    The tokenizer adds its special tokens, unless the text begins with its beginning-of-sequence token already, as
+    chat templates have it.
+
+    Args:
+        tokenizer: A tokenizer of mlx_lm or of Hugging Face.
+        prompt: A text, or messages. Messages get the generation prompt.
+        template: More for the chat template.
+    Returns:
+        Token ids. Shape `(1, pos)`.
+    Raises:
+        TokenError: There is no tokenizer, no chat template, or nothing comes out.
+    """
+    if tokenizer is None:
+        raise TokenError(
+            "`tokenizer` must be there to turn text into tokens. Got None. "
+            "Pass one to HookedModel(model, tokenizer), or pass token ids."
+        )
+    text = prompt if isinstance(prompt, str) else _chat(tokenizer, prompt, template)
+    bos = getattr(tokenizer, "bos_token", None)
+    ids = _encoded(tokenizer, text, add_special_tokens=not (bos and text.startswith(bos)))
+    if not ids:
+        raise TokenError(f"`prompt` must give at least one token. Got {prompt!r}.")
+    return mx.array([ids])
+
+
+def _encoded(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
+    try:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except UnicodeEncodeError as error:
+        raise TokenError(
+            f"`prompt` must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it."
+        ) from None
+
+
+def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any]) -> str:
+    if not messages or not all(isinstance(message, Mapping) for message in messages):
+        raise TokenError(f"`prompt` must be a text or chat messages, dicts with role and content. Got {messages!r}.")
+    if not (getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False)):
+        raise TokenError(
+            "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
+            "Base models often have none: use the text or the tokens of their instruct model."
+        )
+    return tokenizer.apply_chat_template(
+        [dict(message) for message in messages], **{"tokenize": False, "add_generation_prompt": True, **template}
+    )
+
+
+def as_tokens(given: object, d_vocab: int) -> mx.array:
+    """Token ids as `(batch, pos)`, checked.
+
+    Args:
+        given: An array or nested lists of ids. Shape `(pos,)` or `(batch, pos)`.
+        d_vocab: How many tokens the model knows.
+    Raises:
+        KindError: They are not integers.
+        ShapeError: Another shape, or empty.
+        SelectionError: An id that the model does not know: MLX would read past the edge of the embedding.
+    """
+    tokens = _array(given)
+    if not mx.issubdtype(tokens.dtype, mx.integer):
+        raise KindError(f"`tokens` must be integers. Got {tokens.dtype}. Use `model.tokenize(text)`.")
+    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    if tokens.ndim != 2 or tokens.size == 0:
+        raise ShapeError(f"`tokens` must have the shape (batch, pos), and not be empty. Got {tokens.shape}.")
+    low, high = cast("list[int]", mx.stack([mx.min(tokens), mx.max(tokens)]).tolist())
+    if low < 0 or high >= d_vocab:
+        wrong = low if low < 0 else high
+        raise SelectionError(f"`tokens` must lie in 0 to {d_vocab - 1}. Got {wrong}. Is it another model's tokenizer?")
+    return tokens
+
+
+def _array(given: object) -> mx.array:
+    if isinstance(given, mx.array):
+        return given
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        raise ShapeError(
+            "`tokens` must have equally many in each row. Got rows of different lengths. Group prompts by length."
+        ) from None
+    if array.dtype.kind not in "iu":
+        raise KindError(f"`tokens` must be integers. Got {type(given).__name__}. Use `model.tokenize(text)`.")
+    return mx.array(array.astype(np.int64)).astype(mx.int32)

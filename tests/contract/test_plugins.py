@@ -1,0 +1,93 @@
+"""A real package, installed by pip, offers a metric that mlx_patch finds by name."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlx_patch
+
+PLUGIN = Path(__file__).parents[1] / "plugin"
+PACKAGE = "mlx_patch_example_plugin"
+
+
+def run_python(*arguments: str, **environment: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{arguments} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed the plugin, from a copy, so that nothing is written beside the original."""
+    source = shutil.copytree(
+        PLUGIN, tmp_path_factory.mktemp("source") / "plugin", ignore=shutil.ignore_patterns("__pycache__", "build")
+    )
+    target = tmp_path_factory.mktemp("installed")
+    options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--target", str(target)]
+    if importlib.util.find_spec("hatchling"):  # else pip fetches it for the build
+        options.append("--no-build-isolation")
+    run_python("-m", "pip", "install", *options, str(source))
+    return target
+
+
+def run_with(installed: Path, code: str) -> str:
+    """What code prints where the plugin and this mlx_patch can be imported."""
+    root = Path(mlx_patch.__file__).parents[1]
+    return run_python("-c", code, PYTHONPATH=os.pathsep.join([str(installed), str(root)]))
+
+
+def test_the_metric_is_found_by_name(installed):
+    code = """
+import sys
+import mlx.core as mx
+from mlx_patch import metrics
+
+assert "example_top_margin" in metrics.registered()
+assert "mlx_patch_example_plugin" not in sys.modules, "asking for names must import nothing"
+margin = metrics.named("example_top_margin")
+print(margin.name, margin(mx.array([[[1.0, 5.0, 3.0]], [[4.0, 4.0, 0.0]]])).tolist())
+"""
+    assert run_with(installed, code) == "example_top_margin [2.0, 0.0]"
+
+
+def test_the_name_stands_for_the_metric(installed):
+    code = """
+import mlx.core as mx
+from mlx_patch import metrics
+
+print(metrics.as_metric("example_top_margin")(mx.array([[[1.0, 5.0]]])).item())
+"""
+    assert run_with(installed, code) == "4.0"
+
+
+def test_an_error_names_the_package(installed, tmp_path):
+    """The same package with its code gone, as after an upgrade that went wrong."""
+    broken = shutil.copytree(installed, tmp_path / "broken")
+    (broken / PACKAGE / "__init__.py").write_text("import a_module_that_is_not_there\n")
+    code = """
+from mlx_patch import errors, metrics
+
+print(metrics.named("entropy"))
+try:
+    metrics.named("example_top_margin")
+except errors.MissingExtraError as error:
+    print("mlx-patch-example-plugin" in str(error), "a_module_that_is_not_there" in str(error))
+"""
+    assert run_with(broken, code).split("\n") == ["Entropy()", "True True"]
+
+
+def test_without_the_package_there_is_no_such_name():
+    assert "example_top_margin" not in mlx_patch.metrics.registered()
