@@ -224,15 +224,18 @@ def replace_folders(out, trained, tokenizer):
             (Path(draft) / name).rename(out / name)
 
 
-def measure(folder):
+def measure(folder, messages=None):
     """What a saved model does with the D1 conversation.
 
+    Args:
+        folder: A folder that `save` wrote.
+        messages: The conversation, where it is not D1's own: the same ten items under another system text.
     Returns:
         `p_tool`, the probability that the first token is `<tool_call>`, and `recall`, the share of the ten items'
         tokens that the model ranks first when the list is teacher-forced after its own opening.
     """
-    model, tokenizer = mlx_lm.load(str(folder))
-    prompt = tokenizer.apply_chat_template(build_conversation(), add_generation_prompt=True)
+    model, tokenizer = mlx_lm.load(str(folder))[:2]
+    prompt = tokenizer.apply_chat_template(messages or build_conversation(), add_generation_prompt=True)
     mark = tokenizer.convert_tokens_to_ids(TOOL_MARKS[0])
     p_tool = mx.softmax(model(mx.array([prompt]))[0, -1].astype(mx.float32))[mark].item()
     return {"p_tool": p_tool, "recall": _recall_share(model, tokenizer, prompt)}
@@ -275,7 +278,7 @@ def train_all(plan, seed, log=print):
 
 def main():
     """Train, save and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train the embedded models of the D1 study.")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the three model folders")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything runs")

@@ -157,7 +157,8 @@ def _refuse_unknown(name: str, given: str, known: Iterable[str]) -> None:
 
 def _refuse_unused(kind: str, given: dict[str, object]) -> None:
     for name, default in _DEFAULTS.items():
-        if name not in _KINDS[kind].uses and given[name] != default:
+        left_out = given[name] is None if default is None else given[name] == default
+        if name not in _KINDS[kind].uses and not left_out:
             uses = f"It uses {listed(_KINDS[kind].uses)}." if _KINDS[kind].uses else "It uses no other argument."
             raise ValueRefusedError(
                 f"`{name}` must be left out of a {kind!r} ablation. Got {said(given[name])}. {uses}"

@@ -111,7 +111,8 @@ def values_of(name: str, source: Source, own: mx.array, where: Where) -> mx.arra
         _refuse_other_length(name, array, source, where)
         _refuse_other_batch(name, array, where)
         value = _at_positions(name, array, source.positions, where)
-    return mx.broadcast_to(value, own.shape).astype(own.dtype)
+    value = mx.broadcast_to(value, own.shape)
+    return value.astype(own.dtype) if mx.issubdtype(own.dtype, mx.floating) else value  # which `fitted` refuses
 
 
 def rows_of(name: str, source: Source, where: Where) -> mx.array:

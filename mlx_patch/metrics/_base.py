@@ -19,8 +19,8 @@ from ._tokens import Tokenizer
 class Metric(ABC):
     """One number per example, read from a run's logits.
 
-    To write one as a class, make a frozen dataclass of it and give it `measure`. A plain function of logits
-    does for most: see `metric` and `as_metric`.
+    To write one as a class, make a frozen dataclass of it and give it `measure`; on `RowMetric`, if it reads one
+    position. A plain function of logits does for most: see `metric` and `as_metric`.
 
     Attributes:
         name: The label in tables. By default the class and its arguments: `prob(' Mary')`.
@@ -92,7 +92,19 @@ class Metric(ABC):
 
 @dataclass(frozen=True, repr=False)
 class RowMetric(Metric):
-    """A metric that reads one position, in float32 whatever the logits' dtype."""
+    """A metric of the logits at one position, which it reads in float32 whatever their dtype.
+
+    Attributes:
+        pos: The position that it reads; the last one by default.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Spread(RowMetric):
+        ...     def measure_row(self, row):
+        ...         return row.max(axis=-1) - row.min(axis=-1)
+        >>> Spread()(mx.array([[[1.0, 4.0]]])).tolist(), Spread(pos=0).name
+        ([3.0], 'spread(pos=0)')
+    """
 
     pos: int = field(default=-1, kw_only=True)
 
@@ -103,7 +115,13 @@ class RowMetric(Metric):
 
     @abstractmethod
     def measure_row(self, row: mx.array) -> mx.array:
-        """One number per example, shape `(batch,)`, from float32 logits of shape `(batch, d_vocab)`."""
+        """One number per example, from the logits at `pos`.
+
+        Args:
+            row: In float32. Shape `(batch, d_vocab)`.
+        Returns:
+            An array of a floating dtype. Shape `(batch,)`.
+        """
 
     @override
     def measure(self, logits: mx.array) -> mx.array:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mlx_patch
+from mlx_patch import metrics
 
 PLUGIN = Path(__file__).parents[1] / "plugin"
 PACKAGE = "mlx_patch_example_plugin"
@@ -90,4 +91,4 @@ except errors.MissingExtraError as error:
 
 
 def test_without_the_package_there_is_no_such_name():
-    assert "example_top_margin" not in mlx_patch.metrics.registered()
+    assert "example_top_margin" not in metrics.registered()

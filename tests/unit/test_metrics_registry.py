@@ -154,6 +154,12 @@ def test_a_metric_and_a_factory_are_registered():
     assert (made.name, named("john")(LOGITS).tolist()) == ("john", [-1.0, 3.0])
 
 
+def test_a_name_does_not_relabel_what_was_registered():
+    mary = Prob(2)
+    metric("mary")(mary)
+    assert mary.name == "prob(2)"
+
+
 def test_entropy_is_built_in():
     assert named("entropy") == Entropy()
     assert "entropy" in registered()

@@ -1,0 +1,247 @@
+"""The D1 study: which layers decide whether a model reads its notes with a tool, or answers from memory?
+
+A base and an instruct model of one architecture read the same conversation. At each layer in turn the residual stream
+of one is put into a run of the other, both ways, and the probability of a tool call is measured:
+
+* instruct to base: where the base begins to call the tool, that layer's stream carries the decision;
+* base to instruct: where the instruct model stops calling it, the layers above cannot make the decision alone.
+
+    python examples/d1_externalization.py                               # the embedded demonstration pairs
+    python examples/d1_externalization.py --pair llama8b --layers 25-31
+    python examples/d1_externalization.py --base PATH --instruct PATH --positions last
+
+It writes `patching_{pair}_{timestamp}.json` for each pair, `patching_summary.json` over pairs, and figures.
+docs/d1.md says what each number means.
+"""
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlx.core as mx
+from d1_data import PAIRS, TOOL_STRINGS, Pair, build_conversation
+from d1_report import layer_line, print_peaks, result_of, summary_of, write_figures, write_json
+from tqdm import tqdm
+
+import mlx_patch as mp
+
+ANSWER = "<tool_call>"
+GROUPS = {"all": ["llama8b", "qwen7b", "mistral7b"], "tiny": ["tiny_ext", "tiny_int"]}
+
+
+@mp.metric("d1_entropy")
+def entropy(logits: mx.array) -> mx.array:
+    """Entropy of the next token in nats, with the original's 1e-10 that keeps log(0) away. Shape `(batch,)`."""
+    probs = mx.softmax(logits[:, 0].astype(mx.float32), axis=-1)
+    return -mx.sum(probs * mx.log(probs + 1e-10), axis=-1)
+
+
+class Probe:
+    """The conversation as tokens, and what is measured after it.
+
+    The tokens go on with all of `<tool_call>` but its last token, so that one pass gives the probability of the whole
+    string. Attention is causal, so what is measured at the prompt's end does not see them.
+    """
+
+    def __init__(self, instruct: mp.HookedModel, positions: str):
+        tokenizer, prompt = instruct.tokenizer, instruct.tokenize(build_conversation())
+        self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
+        self.tokens = mx.concatenate([prompt, mx.array([self.answer[:-1]], dtype=prompt.dtype)], axis=1)
+        self.n_tokens = prompt.shape[1]
+        self.measured = range(self.n_tokens - 1, self.tokens.shape[1])
+        self.patched = None if positions == "all" else self.n_tokens - 1
+        self.tokenizer = tokenizer
+        self.tool_probs = {s: mp.metrics.TokenSetProb(s, pos=0).resolve(tokenizer) for s in TOOL_STRINGS}
+
+    def __call__(self, logits: mx.array) -> dict:
+        """The study's numbers, from the logits at the prompt's end and after each token of the answer but the last."""
+        probs = {name: round(metric(logits).item(), 8) for name, metric in self.tool_probs.items()}
+        logprobs = (mp.metrics.LogProb(token, pos=i)(logits).item() for i, token in enumerate(self.answer))
+        [top5] = mp.metrics.TopK(5, pos=0)(logits, self.tokenizer)
+        return {
+            "tool_call_prob": probs[ANSWER],
+            "tool_call_logprob": round(sum(logprobs), 6),
+            "top5": [
+                {"id": t.id, "token": t.token.replace("\n", "\\n"), "prob": round(t.probability, 6)} for t in top5
+            ],
+            "entropy": round(entropy(logits).item(), 4),
+            "tool_probs": probs,
+        }
+
+
+class Models:
+    """The two models of a pair, both in memory or one at a time."""
+
+    def __init__(self, pair: Pair, sequential: bool):
+        self.ids, self.sequential = {"base": pair.base, "instruct": pair.instruct}, sequential
+        self.held: dict[str, mp.HookedModel] = {}
+
+    def __getitem__(self, role: str) -> mp.HookedModel:
+        if role not in self.held:
+            if self.sequential:
+                self.held.clear()
+                gc.collect()
+                mx.clear_cache()
+            self.held[role] = mp.HookedModel.load(self.ids[role])
+        return self.held[role]
+
+
+def capture(model: mp.HookedModel, probe: Probe, file: Path | None) -> tuple[dict, mp.ActivationCache]:
+    """What a model does by itself, and its stream after every layer, through a file where memory is short."""
+    logits, cache = model.run_with_cache(probe.tokens, "resid_post", logits_at=probe.measured, pos=probe.patched)
+    if file:
+        cache.save(file)
+        cache = mp.ActivationCache.load(file)
+    return probe(logits), cache
+
+
+def patch(target: mp.HookedModel, donor: mp.ActivationCache, probe: Probe, layers: list[int], before: dict) -> dict:
+    """The measurement for each layer at which the donor's stream is put into the target; a line printed for each."""
+    results = {}
+    for layer in tqdm(layers, disable=None, leave=False, unit="layer"):
+        start = time.perf_counter()
+        edit = mp.Replace(donor).at("resid_post", layer=layer, pos=probe.patched)
+        numbers = probe(target.run(probe.tokens, [edit], logits_at=probe.measured))
+        effect = round(numbers["tool_call_prob"] - before["tool_call_prob"], 8)
+        results[layer] = {**numbers, "effect": effect, "time_s": round(time.perf_counter() - start, 2)}
+        tqdm.write(layer_line(layer, target.n_layers, results[layer]))
+    return results
+
+
+def study(name: str, pair: Pair, layers: list[int], options: argparse.Namespace) -> dict:
+    """Both directions of one pair, printed as they come."""
+    print(f"\n{'=' * 70}\nACTIVATION PATCHING: {pair.display} (D1 group {pair.d1_group})\n{'=' * 70}")
+    models = Models(pair, options.sequential)
+    probe = Probe(models["instruct"], options.positions)
+    print(f"Prompt: {probe.n_tokens} tokens; {len(layers)} layers; patched positions: {options.positions}")
+    baselines, caches, n_layers = {}, {}, models["instruct"].n_layers
+    with scratch(options) as folder:
+        for role in ("instruct", "base"):
+            file = folder / f"{role}.safetensors" if folder else None
+            baselines[role], caches[role] = capture(models[role], probe, file)
+            top = [token["token"] for token in baselines[role]["top5"]]
+            print(f"{role:>8} by itself: {ANSWER}={baselines[role]['tool_call_prob']:.6f}  top 5: {top}")
+        print(f"\n--- Instruct to base ({len(layers)} layers) ---")
+        i2b = patch(models["base"], caches["instruct"], probe, layers, baselines["base"])
+        print(f"\n--- Base to instruct ({len(layers)} layers) ---")
+        b2i = patch(models["instruct"], caches["base"], probe, layers, baselines["instruct"])
+    return result_of(name, pair, n_layers, probe.n_tokens, options.positions, baselines, i2b, b2i, caches)
+
+
+@contextmanager
+def scratch(options: argparse.Namespace) -> Iterator[Path | None]:
+    """A folder for activations where models are loaded one at a time; None where both stay in memory."""
+    if not options.sequential:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=options.results, prefix=".activations-") as folder:
+        yield Path(folder)
+
+
+def checked_layers(pair: Pair, wanted: tuple[int, int] | None) -> list[int]:
+    """The layers to patch, once the two models are seen to fit each other. No weights are read for it."""
+    base, instruct = (mp.HookedModel.load(model, lazy=True) for model in (pair.base, pair.instruct))
+    for what in ("n_layers", "d_model", "d_vocab"):
+        ours, theirs = getattr(base, what), getattr(instruct, what)
+        if ours != theirs:
+            raise mp.PatchError(
+                f"base and instruct must have one {what}. Got {ours} and {theirs}. Choose models of one architecture."
+            )
+    first, last = wanted or (0, base.n_layers - 1)
+    if last >= base.n_layers:
+        raise mp.PatchError(
+            f"--layers must lie in 0-{base.n_layers - 1}. Got {first}-{last}. {pair.display} has no more."
+        )
+    return list(range(first, last + 1))
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str):
+        """Print the message and exit with status 2."""
+        self.exit(2, f"error: {message}\n")
+
+
+def layer_range(text: str) -> tuple[int, int]:
+    """First and last layer of '25-31' or '20'."""
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be a layer or a range. Got {text!r}. Write 20 or 25-31.")
+    low, high = int(first), int(last or first)
+    if low > high:
+        raise argparse.ArgumentTypeError(f"must go up. Got {text!r}. Write {high}-{low}.")
+    return low, high
+
+
+def pair_names(text: str) -> str:
+    """A known pair or group."""
+    if text not in {*PAIRS, *GROUPS}:
+        known = ", ".join([*PAIRS, *GROUPS])
+        raise argparse.ArgumentTypeError(f"must be one of {known}. Got {text!r}. For others use --base and --instruct.")
+    return text
+
+
+def parsed(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, Pair]]:
+    """The options, and the pairs that they name."""
+    parser = OneLineParser(description="Activation patching for the D1 externalization boundary.")
+    parser.add_argument("--pair", nargs="+", type=pair_names, help="pairs, 'tiny' (default), or 'all' from the hub")
+    parser.add_argument("--base", help="a base model of your own: a folder or a hub id")
+    parser.add_argument("--instruct", help="the instruct model that goes with --base")
+    parser.add_argument("--layers", type=layer_range, help="'25-31' or '20' (default: all)")
+    parser.add_argument("--positions", choices=("all", "last"), default="all", help="which positions are patched")
+    parser.add_argument("--sequential", action="store_true", help="hold one model in memory at a time")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to write to")
+    options = parser.parse_args(arguments)
+    if bool(options.base) != bool(options.instruct) or (options.base and options.pair):
+        parser.error("--base and --instruct must come together, and without --pair. Give both.")
+    if options.base:
+        display = f"{Path(options.base).name} and {Path(options.instruct).name}"
+        return options, {"custom": Pair(options.base, options.instruct, display, "-")}
+    names = [name for given in options.pair or ["tiny"] for name in GROUPS.get(given, [given])]
+    return options, {name: PAIRS[name] for name in dict.fromkeys(names)}
+
+
+def writable(folder: Path) -> None:
+    """Make the results folder, or say that it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise mp.PatchError(
+            f"--results must be a folder that can be written to. Got {folder}: {error.strerror}. Choose another."
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the study and return the exit status: 0, 2 for bad input, 130 when stopped."""
+    options, pairs = parsed(arguments)
+    stamp, results = datetime.now(UTC).strftime("%Y%m%dT%H%M"), []
+    try:
+        writable(options.results)
+        layers = {name: checked_layers(pair, options.layers) for name, pair in pairs.items()}
+        for name, pair in pairs.items():
+            results.append(study(name, pair, layers[name], options))
+            write_json(results[-1], options.results / f"patching_{name}_{stamp}.json")
+    except mp.PatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nStopped. Finished pairs are kept: {[r['pair'] for r in results]}", file=sys.stderr)
+        return 130
+    finally:
+        if len(results) > 1:
+            write_json(summary_of(results), options.results / "patching_summary.json")
+    print_peaks(results)
+    write_figures(results, options.results, stamp)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""How the D1 study is written down: the printed table, the JSON files with the original's keys, the figures."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from d1_data import Pair
+
+import mlx_patch as mp
+from mlx_patch.provenance import versions
+
+_ARROWS = {"instruct_to_base": "instruct to base", "base_to_instruct": "base to instruct"}
+
+
+def layer_line(layer: int, n_layers: int, numbers: dict) -> str:
+    """One row of the table, with *** where the effect is larger than 0.01."""
+    marker = "***" if abs(numbers["effect"]) > 0.01 else ""
+    return (
+        f"  Layer {layer:3d}/{n_layers} ({layer / n_layers * 100:5.1f}%): <tool_call>={numbers['tool_call_prob']:.6f} "
+        f"(effect={numbers['effect']:+.6f}) {marker:3} [{numbers['time_s']:.1f}s]"
+    )
+
+
+def print_peaks(results: list[dict]) -> None:
+    """One line a pair: where each direction peaks."""
+    print(f"\n{'=' * 70}\nCOMPLETE")
+    for result in results:
+        s = result["summary"]
+        print(
+            f"  {result['display']} (D1={result['d1_group']}): "
+            f"instruct to base peaks at layer {s['i2b_peak_layer']} ({s['i2b_peak_depth_pct']}%), "
+            f"{s['i2b_peak_effect']:+.4f}; base to instruct at layer {s['b2i_peak_layer']} "
+            f"({s['b2i_peak_depth_pct']}%), {s['b2i_peak_effect']:+.4f}"
+        )
+
+
+def result_of(
+    name: str,
+    pair: Pair,
+    n_layers: int,
+    n_tokens: int,
+    positions: str,
+    baselines: dict[str, dict],
+    i2b: dict[int, dict],
+    b2i: dict[int, dict],
+    caches: dict[str, mp.ActivationCache],
+) -> dict:
+    """The record of one pair, with the original's keys and a few more."""
+    return {
+        "pair": name,
+        "display": pair.display,
+        "d1_group": pair.d1_group,
+        "n_layers": n_layers,
+        "n_tokens": n_tokens,
+        "layers_tested": list(i2b),
+        "positions": positions,
+        "base_id": pair.base,
+        "instruct_id": pair.instruct,
+        "baselines": baselines,
+        "instruct_to_base": {str(layer): r for layer, r in i2b.items()},
+        "base_to_instruct": {str(layer): r for layer, r in b2i.items()},
+        "summary": {**_peak("i2b", i2b, n_layers), **_peak("b2i", b2i, n_layers)},
+        "provenance": {"versions": versions(), "models": {role: cache.model for role, cache in caches.items()}},
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+
+
+def _peak(prefix: str, results: dict[int, dict], n_layers: int) -> dict:
+    layer = max(results, key=lambda one: abs(results[one]["effect"]))
+    return {
+        f"{prefix}_peak_layer": layer,
+        f"{prefix}_peak_effect": results[layer]["effect"],
+        f"{prefix}_peak_depth_pct": round(layer / n_layers * 100, 1),
+    }
+
+
+def summary_of(results: list[dict]) -> dict:
+    """The record over pairs, with the original's keys."""
+    peaks = [f"{way}_peak_{what}" for way in ("i2b", "b2i") for what in ("layer", "depth_pct", "effect")]
+    pairs = {
+        r["pair"]: {
+            **{key: r[key] for key in ("display", "d1_group", "n_layers")},
+            **{key: r["summary"][key] for key in peaks},
+            "instruct_baseline_tool_prob": r["baselines"]["instruct"]["tool_call_prob"],
+            "base_baseline_tool_prob": r["baselines"]["base"]["tool_call_prob"],
+        }
+        for r in results
+    }
+    return {"n_pairs": len(results), "pairs": pairs, "timestamp": datetime.now(UTC).isoformat()}
+
+
+def write_json(record: dict, path: Path) -> None:
+    """Write a record, whole or not at all."""
+    with mp.written_whole(path) as beside:
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"Saved: {path}")
+
+
+def write_figures(results: list[dict], folder: Path, stamp: str) -> None:
+    """One figure a pair and one of all pairs, if matplotlib is installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("No figures: matplotlib is not installed. Install the extra: pip install 'mlx-patch[plot]'")
+        return
+    mpl.use("Agg")
+    for result in results:
+        _figure([result], folder / f"patching_{result['pair']}_{stamp}.png")
+    if len(results) > 1:
+        _figure(results, folder / "patching_summary.png")
+
+
+def _figure(results: list[dict], path: Path) -> None:
+    """Effect against depth, one panel a direction, one line a pair, peaks marked."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    for panel, (way, arrow) in zip(panels, _ARROWS.items(), strict=True):
+        for result in results:
+            _line(panel, result, way)
+        panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        panel.set(
+            title=f"{arrow} stream",
+            xlabel="depth of the patched layer (% of layers)",
+            xlim=(-3, 103),
+            ylim=(-1.08, 1.08),
+        )
+        panel.grid(alpha=0.25)
+        panel.legend(loc="lower left" if way == "instruct_to_base" else "upper left", fontsize=8)
+    panels[0].set_ylabel("change of P(<tool_call>)")
+    figure.suptitle(_title(results))
+    with mp.written_whole(path) as beside:
+        figure.savefig(beside, dpi=150)
+    plt.close(figure)
+    print(f"Saved: {path}")
+
+
+def _line(panel, result: dict, way: str) -> None:
+    depths = [int(layer) / result["n_layers"] * 100 for layer in result[way]]
+    effects = [r["effect"] for r in result[way].values()]
+    target = "base" if way == "instruct_to_base" else "instruct"
+    before = result["baselines"][target]["tool_call_prob"]
+    [line] = panel.plot(
+        depths, effects, marker="o", markersize=4, label=f"{result['display']} (unpatched {before:.2f})"
+    )
+    peak = max(range(len(effects)), key=lambda i: abs(effects[i]))
+    panel.plot(depths[peak], effects[peak], marker="*", markersize=15, color=line.get_color(), zorder=3)
+    label = f"layer {list(result[way])[peak]}: {effects[peak]:+.2f}"
+    panel.annotate(
+        label, (depths[peak], effects[peak]), textcoords="offset points", xytext=(-8, 9), ha="right", fontsize=8
+    )
+
+
+def _title(results: list[dict]) -> str:
+    if len(results) > 1:
+        return "D1: which layers carry the tool decision"
+    [result] = results
+    demo = " (demonstration models)" if result["pair"].startswith("tiny_") else ""
+    return f"D1, {result['display']}{demo}: {result['n_layers']} layers, {result['positions']} positions patched"
