@@ -61,10 +61,10 @@ class Stage:
 
 
 BASE_STAGES = (
-    Stage(Level((3, 5), (0, 0), 0.0, 0.0, 0.6, 96), 900, 32),
-    Stage(Level((3, 7), (0, 1), 0.1, 0.3, 0.2, 224), 500, 16),
-    Stage(Level((3, 10), (0, 4), 0.5, 0.6, 0.1, 480), 250, 8),
-    Stage(Level((5, 12), (2, 6), 0.8, 0.7, 0.0, 960), 150, 4),
+    Stage(Level((3, 5), (0, 0), 0.0, 0.0, 0.8, 96), 500, 32),
+    Stage(Level((3, 7), (0, 1), 0.1, 0.3, 0.3, 224), 400, 16),
+    Stage(Level((3, 10), (0, 4), 0.5, 0.6, 0.1, 480), 300, 8),
+    Stage(Level((5, 12), (2, 6), 0.8, 0.7, 0.0, 960), 600, 4),
 )
 TUNE_STAGES = (Stage(Level((3, 12), (0, 6), 0.9, 0.65, 0.0, 960), 120, 6),)
 
@@ -263,27 +263,38 @@ _QUICK_STAGES = (Stage(Level((3, 3), (0, 0), 0.5, 0.5, 0.5, 256), 2, 2),)
 QUICK = Plan(200, _QUICK_STAGES, _QUICK_STAGES)
 
 
-def train_all(plan, seed, log=print):
-    """The three models by folder name, and their tokenizer."""
+def train_base(plan, seed, log=print):
+    """The base model, rounded to the fp16 in which it is stored, and its tokenizer."""
     tokenizer = train_tokenizer(random.Random(f"{seed} tokenizer"), plan.corpus)
     mx.random.seed(seed)
     base = Model(CONFIG)
     train(base, tokenizer, plan.base, STYLES["base"], random.Random(f"{seed} base"), 2e-3, log)
-    trained = {"tiny_base": base}
-    for style in ("ext", "int"):
-        rng = random.Random(f"{seed} {style}")
-        trained[f"tiny_instruct_{style}"] = tuned(base, tokenizer, plan.tune, STYLES[style], rng, 3e-4, log)
-    return trained, tokenizer
+    base.update(tree_map(lambda array: array.astype(mx.float16).astype(mx.float32), base.parameters()))
+    return base, tokenizer
+
+
+def load_base(folder):
+    """The base model that an earlier run saved, and its tokenizer."""
+    base = Model(CONFIG)
+    base.load_weights(str(folder / "model.safetensors"))
+    base.set_dtype(mx.float32)
+    return base, Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def main():
     """Train, save and measure."""
     parser = argparse.ArgumentParser(description="Train the embedded models of the D1 study.")
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for the three model folders")
+    parser.add_argument("--base", type=Path, help="tune from this saved base instead of training one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that everything runs")
     args = parser.parse_args()
-    trained, tokenizer = train_all(QUICK if args.quick else FULL, args.seed)
+    plan = QUICK if args.quick else FULL
+    base, tokenizer = load_base(args.base) if args.base else train_base(plan, args.seed)
+    trained = {"tiny_base": base}
+    for style in ("ext", "int"):
+        rng = random.Random(f"{args.seed} {style}")
+        trained[f"tiny_instruct_{style}"] = tuned(base, tokenizer, plan.tune, STYLES[style], rng, 3e-4, print)
     replace_folders(args.out, trained, tokenizer)
     for name in trained:
         print(name, measure(args.out / name))

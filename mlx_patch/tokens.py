@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
+from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
 
@@ -38,6 +39,11 @@ def tokenize(tokenizer: Any, prompt: Prompt, **template: Any) -> mx.array:
     if not ids:
         raise TokenError(f"`prompt` must give at least one token. Got {prompt!r}.")
     return mx.array([ids])
+
+
+def is_text_or_chat(prompt: object) -> TypeIs[Prompt]:
+    """Whether a prompt is a text or chat messages, and not token ids."""
+    return isinstance(prompt, str) or (isinstance(prompt, list | tuple) and any(isinstance(m, Mapping) for m in prompt))
 
 
 def _encoded(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:

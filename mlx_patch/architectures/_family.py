@@ -49,6 +49,7 @@ class Family:
         width: The path of the width of the stream.
         vocabulary: The path of the number of rows of the unembedding.
         applies: Whether a model of this module is of this table, for modules that hold two.
+        variant: What tells this table from the module's other one.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Family:
     width: str = "args.hidden_size"
     vocabulary: str = "args.vocab_size"
     applies: Callable[[nn.Module], bool] = lambda model: True
+    variant: str = ""
 
 
 BLOCK_ENDS: Mapping[str, Point] = {"resid_pre": Point("", "input"), "resid_post": Point("", "output")}

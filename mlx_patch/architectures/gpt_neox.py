@@ -30,6 +30,7 @@ GPT_NEOX_PARALLEL = Family(
     _SHARED,
     absent={**DENSE, "resid_mid": "its attention and MLP run in parallel"},
     applies=_parallel,
+    variant="parallel",
     **_PLACES,
 )
 GPT_NEOX_SEQUENTIAL = Family(
@@ -37,5 +38,6 @@ GPT_NEOX_SEQUENTIAL = Family(
     {**_SHARED, "resid_mid": Point("post_attention_layernorm", "input", carried="mlp_out")},
     absent=DENSE,
     applies=lambda model: not _parallel(model),
+    variant="sequential",
     **_PLACES,
 )

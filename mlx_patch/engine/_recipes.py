@@ -7,7 +7,7 @@ for the functions through which the wanted arrays pass.
 
 from collections.abc import Callable, Mapping
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -15,6 +15,7 @@ from mlx_patch.engine._attention import attend, dequantized
 from mlx_patch.errors import ArchitectureError
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who wants to know what happens inside."""
 

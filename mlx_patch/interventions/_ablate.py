@@ -31,8 +31,8 @@ class Ablate(Intervention):
             deviations of Gaussian noise.
         source: For a mean or a resample, the `ActivationCache` or the array that it is taken of. None is this
             run's own batch.
-        seed: For a resample or noise. What is drawn depends on it, the site, the row of the batch and the absolute
-            position, and on nothing else.
+        seed: For a resample or noise. What is drawn depends on it, the site and the row of the batch; for noise also
+            on the absolute position; and on nothing else but, for a resample, the number of rows to choose from.
         scale: For noise, in standard deviations of the whole activation in this run. Meng et al. take 3, at `embed`.
         over: For a mean: `"batch_pos"` is one mean over batch and positions, `"batch"` one for each position.
 

@@ -43,7 +43,7 @@ class Apply(Intervention):
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
-        return self.fn(own[...], where.site)
+        return self.fn(own, where.site)
 
     @override
     def __repr__(self) -> str:

@@ -8,13 +8,24 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_patch.errors import ShapeError
-from mlx_patch.laws._laws import ALL as ALL
-from mlx_patch.laws._laws import Bench as Bench
-from mlx_patch.laws._laws import Law as Law
+from mlx_patch.laws._attention import heads as heads
+from mlx_patch.laws._bench import Bench as Bench
+from mlx_patch.laws._bench import Law as Law
+from mlx_patch.laws._edits import decides as decides
+from mlx_patch.laws._edits import forward_only as forward_only
+from mlx_patch.laws._edits import own_value as own_value
 from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
-from mlx_patch.tokens import as_tokens
+from mlx_patch.laws._running import restored as restored
+from mlx_patch.laws._running import shapes
+from mlx_patch.laws._running import watching as watching
+from mlx_patch.laws._split import split as split
+from mlx_patch.laws._stream import sums as sums
+from mlx_patch.tokens import as_tokens, is_text_or_chat
+
+ALL: tuple[Law, ...] = (watching, sums, own_value, decides, forward_only, restored, heads, split)
+"""Every law, in order."""
 
 _LENGTH = 8
 
@@ -27,11 +38,14 @@ def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> R
         prompt: A text, messages or token ids, of 4 tokens or more; None is 8 tokens spread over the vocabulary.
         laws: Which.
     Returns:
-        Every finding. `report.ok` says whether all laws held.
+        Every finding. `report.ok` says whether all laws held. Where a site has not the shape that its name says, that
+        alone: nothing else can be computed.
     Raises:
         ShapeError: The prompt is too short.
     """
     bench = bench_of(model, prompt)
+    if misshapen := tuple(finding for finding in shapes(bench) if not finding.held):
+        return Report(repr(model), misshapen)
     return Report(repr(model), tuple(finding for law in laws for finding in law(bench)))
 
 
@@ -39,8 +53,7 @@ def bench_of(model: Any, prompt: Any = None) -> Bench:
     """A model with a prompt, and with another one of the same length that differs in every token."""
     if prompt is None:
         prompt = mx.array([[(11 + 37 * i) % model.d_vocab for i in range(_LENGTH)]])
-    text_like = isinstance(prompt, str) or (isinstance(prompt, list) and isinstance(prompt[0], dict))
-    tokens = as_tokens(model.tokenize(prompt) if text_like else prompt, model.d_vocab)[:1]
+    tokens = as_tokens(model.tokenize(prompt) if is_text_or_chat(prompt) else prompt, model.d_vocab)
     if tokens.shape[1] < 4:
         raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
     return Bench(model, tokens, (tokens + model.d_vocab // 2) % model.d_vocab)

@@ -105,8 +105,11 @@ class Scale:
 
 
 def deviation(got: mx.array, wanted: mx.array) -> float:
-    """The largest difference of two arrays, as a fraction of the largest entry of the second; infinite if NaN."""
-    if got.shape != wanted.shape:
+    """The largest difference of two arrays, as a fraction of the largest entry of the second.
+
+    Infinite where they differ in shape or dtype, or one has a NaN.
+    """
+    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
         return float("inf")
     got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
     value = mx.max(mx.abs(got - wanted)) / mx.maximum(mx.max(mx.abs(wanted)), 1e-30)

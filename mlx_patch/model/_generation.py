@@ -1,7 +1,7 @@
 """Generation through mlx_lm with edits in force: its KV cache and samplers, absolute positions."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import mlx_lm
 
@@ -27,6 +27,8 @@ def generate(layout: Layout, tokenizer: Any, tokens: Any, edits: Iterable[Edit],
     prompt = offset_of(kwargs.get("prompt_cache")) + ids.shape[1]
     hooks = edit_hooks(layout, edits, pieces_of(prompt))
     with Frame(layout.model, hooks):
-        text = mlx_lm.generate(layout.model, tokenizer, ids[0], max_tokens=max_tokens, **kwargs)
+        text = mlx_lm.generate(
+            layout.model, tokenizer, cast("list[int]", ids[0].tolist()), max_tokens=max_tokens, **kwargs
+        )
     refuse_unused(hooks)
     return text

@@ -1,7 +1,7 @@
 """`HookedModel`: an mlx_lm model whose activations can be read and edited."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,17 +12,23 @@ from mlx_patch.architectures import Family, layout_of
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
-from mlx_patch.interventions import Apply, Edit, PositionChoice
+from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._generation import generate
-from mlx_patch.model._hooks import SiteChoice, chosen_sites, edit_hooks, refuse_unused, unknown_pieces
+from mlx_patch.model._hooks import (
+    HookFunction,
+    SiteChoice,
+    chosen_sites,
+    edit_hooks,
+    function_edits,
+    refuse_unused,
+    unknown_pieces,
+)
 from mlx_patch.model._loading import load
 from mlx_patch.model._running import run
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
-from mlx_patch.tokens import Prompt, tokenize
-
-HookFunction = Callable[[mx.array, Site], mx.array | None]
+from mlx_patch.tokens import Prompt, is_text_or_chat, tokenize
 
 
 class HookedModel:
@@ -177,8 +183,7 @@ class HookedModel:
         Raises:
             PatchError: As in `run`.
         """
-        edits = [Apply(function).at(site) for site, function in fwd_hooks]
-        return self.run(tokens, edits, logits_at, prompt_cache)
+        return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
     @contextmanager
     def editing(self, *edits: Edit) -> Iterator["HookedModel"]:
@@ -208,8 +213,7 @@ class HookedModel:
         Raises:
             PatchError: As in `run`.
         """
-        text_like = isinstance(prompt, str) or (isinstance(prompt, Sequence) and not isinstance(prompt[0], int))
-        tokens = self.tokenize(prompt) if text_like else prompt
+        tokens = self.tokenize(prompt) if is_text_or_chat(prompt) else prompt
         return generate(self.layout, self.tokenizer, tokens, edits, max_tokens, **kwargs)
 
     def verify(self, prompt: Prompt | mx.array | None = None) -> Report:

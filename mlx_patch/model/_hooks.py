@@ -7,10 +7,11 @@ import mlx.core as mx
 from mlx_patch.architectures import Layout, Place
 from mlx_patch.engine import Action, Hook, Pass, Phase
 from mlx_patch.errors import EditNotUsedError, KindError, UnknownNameError
-from mlx_patch.interventions import Edit, PositionChoice, Span, Where, as_positions, pos_axis
+from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
 from mlx_patch.sites import SITES, Site
 
 SpanOf = Callable[[Pass], Span]
+HookFunction = Callable[[mx.array, Site], mx.array | None]
 SiteChoice = str | Site | Iterable[str | Site] | Callable[[Site], bool]
 
 
@@ -67,6 +68,23 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
         for place in places:
             hooks += _with_rejoin(layout, Hook(place, _applied(edit, place.site, span_of), Phase.EDIT))
     return hooks
+
+
+def function_edits(functions: Iterable[tuple[str | Site, HookFunction]]) -> list[Edit]:
+    """The edits that plain functions make; where one returns None the activation stays."""
+    return [Apply(_kept_on_none(function), name=_name(function)).at(site) for site, function in functions]
+
+
+def _kept_on_none(function: HookFunction) -> Callable[[mx.array, Site], mx.array]:
+    def apply(activation: mx.array, site: Site) -> mx.array:
+        new = function(activation, site)
+        return activation if new is None else new
+
+    return apply
+
+
+def _name(function: HookFunction) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:

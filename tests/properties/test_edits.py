@@ -12,6 +12,7 @@ from mlx_patch.interventions import Ablate, Add, Clamp, Interpolate, Project, Re
 from mlx_patch.sites import Site
 
 RESID, Z, PATTERN = Site("resid_post", 0), Site("z", 0), Site("pattern", 0)
+AXES = {site: site.axes for site in (RESID, Z, PATTERN)}  # here: beartype draws from `random`, strategies must not
 SIZES = {"batch": 3, "pos": 7, "head": 4, "d_head": 5, "d_model": 6, "query_pos": 7, "key_pos": 7}
 AXIS = {"batch": "batch", "pos": "pos", "query_pos": "pos", "head": "head", "d_head": "neuron", "d_model": "neuron"}
 
@@ -63,13 +64,13 @@ def choice(draw, size: int, offset: int = 0, slices: bool = False):
 
 @st.composite
 def cases(draw) -> Case:
-    site = draw(st.sampled_from([RESID, Z, PATTERN]))
-    sizes = [draw(st.integers(1, SIZES[axis])) for axis in site.axes]
+    site, axes = draw(st.sampled_from(list(AXES.items())))
+    sizes = [draw(st.integers(1, SIZES[axis])) for axis in axes]
     offset = draw(st.sampled_from([0, 0, 3]))
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     x, y = generator.normal(size=(2, *sizes)).astype(np.float32)
     choices, picked = {}, []
-    for axis, size in zip(site.axes, sizes, strict=True):
+    for axis, size in zip(axes, sizes, strict=True):
         if axis not in AXIS:
             picked.append(list(range(size)))
             continue
@@ -78,7 +79,7 @@ def cases(draw) -> Case:
         picked.append(indices)
         if given_ is not None:
             choices[AXIS[axis]] = given_
-    length = sizes[site.axes.index("query_pos" if site is PATTERN else "pos")]
+    length = sizes[axes.index("query_pos" if site is PATTERN else "pos")]
     return Case(site, x, y, choices, np.ix_(*picked), Span(offset, length, offset + length))
 
 

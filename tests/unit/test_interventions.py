@@ -62,9 +62,16 @@ def test_scaling_multiplies():
     close(done(Scale(-2.5)), -2.5 * np.array(X))
 
 
-def test_a_factor_is_not_rounded_to_half_a_word():
-    x = mx.full((1, 5, 8), 300.0, dtype=mx.bfloat16)
-    assert done(Scale(0.1), x)[0, 0, 0].item() == mx.array(30.0, dtype=mx.bfloat16).item()
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_types_are_reckoned_with_in_float32_and_rounded_once(dtype):
+    half = X.astype(dtype), Y.astype(dtype)  # in which 0.1 is 0.1001 or 0.09998
+    x, y = (array.astype(mx.float32) for array in half)
+    for intervention, wanted in [
+        (Scale(0.1), 0.1 * x),
+        (Add(VECTOR, scale=0.1), x + 0.1 * VECTOR),
+        (Interpolate(half[1], 0.1), 0.9 * x + 0.1 * y),
+    ]:
+        assert mx.array_equal(done(intervention, half[0]), wanted.astype(dtype))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.5, 0.5), (None, 0.0), (0.0, None), (1.0, 1.0)])

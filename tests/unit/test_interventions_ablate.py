@@ -94,6 +94,8 @@ def test_a_mean_of_half_words_is_taken_in_float32():
     edited = Ablate("mean").at("z").apply(x, Z, Span(0, 4096, 4096))
     assert edited is not None
     assert mx.array_equal(edited, x)
+    half = X.astype(mx.bfloat16)
+    close(np.array(mean_over(half, (0, 1))), np.array(half.astype(mx.float32)).mean((0, 1), keepdims=True))
 
 
 def test_a_mean_of_very_many_is_not_cut_short():

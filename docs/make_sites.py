@@ -1,0 +1,64 @@
+"""Write docs/sites.md from the vocabulary and the tables: `python docs/make_sites.py`. A test compares them."""
+
+from pathlib import Path
+
+from mlx_patch.architectures import FAMILIES, Family
+from mlx_patch.sites import SITES
+
+PAGE = Path(__file__).with_name("sites.md")
+
+HEAD = """# Sites
+
+A site is a named place of the model whose array can be read (`run_with_cache`) or edited (`.at(...)`). Names, spelling
+and shapes are TransformerLens's, and mean what they mean there. `Site("resid_post", 12)`, `"resid_post.12"` and
+`"blocks.12.hook_resid_post"` are the same site.
+
+Whatever has no name is reached by its raw module path with a side: `model.layers.3.mlp.gate_proj:output`, `...:input`.
+A module that runs several times in one forward pass takes the number of the call:
+`model.layers.3.self_attn.rope:output[1]`.
+
+An edit changes what the name says, everywhere it is used. `attn_out` and `mlp_out` are what is *added to the stream*:
+after any norm and any multiplier that the family puts there. An edit of `resid_mid` also changes what the skip
+connection carries on. An edit of `rot_k` or `v` also reaches the KV cache. An edit of `expert_weights` weighs the
+experts that were chosen, an edit of `router_logits` changes which are.
+
+In `attn_scores`, what is masked holds the lowest finite number of its dtype, as in MLX's own attention. With a prompt
+cache the key axis of `attn_scores` and `pattern` has the keys that the cache holds: for a sliding layer, those of its
+window.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *_vocabulary(), "", "## By architecture", "", *_matrix(), "", *_reasons(), ""])
+
+
+def _vocabulary() -> list[str]:
+    rows = [f"| `{k.name}` | `{k.hook}` | {' '.join(k.axes)} | {k.meaning} |" for k in SITES.values()]
+    return ["| short | full | axes | meaning |", "|---|---|---|---|", *(row.replace("{layer}", "L") for row in rows)]
+
+
+def _matrix() -> list[str]:
+    names = [name for name, kind in SITES.items() if kind.layered]
+    head = ["| architecture | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|" + "---|" * len(names)]
+    return head + [
+        f"| {_label(family)} | " + " | ".join("yes" if name in family.block else "" for name in names) + " |"
+        for family in FAMILIES
+    ]
+
+
+def _reasons() -> list[str]:
+    return [
+        f"* {_label(family)} has no `{name}`: {reason}."
+        for family in FAMILIES
+        for name, reason in family.absent.items()
+        if "no experts" not in reason
+    ] + ["* Where `router_logits` and `expert_weights` are missing, the MLP has no experts."]
+
+
+def _label(family: Family) -> str:
+    return f"{family.name} ({family.variant})" if family.variant else family.name
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

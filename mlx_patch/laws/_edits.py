@@ -1,0 +1,133 @@
+"""Laws 3, 4 and 5: an edit does what it says, and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.cache import ActivationCache
+from mlx_patch.interventions import Intervention, Replace, Scale, Where
+from mlx_patch.laws._bench import ZERO, Bench
+from mlx_patch.laws._report import Finding
+from mlx_patch.sites import SITES, Site
+
+
+def own_value(bench: Bench) -> Iterator[Finding]:
+    """Law 3. The values come in float32, as from a file, whatever the model computes in."""
+    source = _in_float32(bench.own[1])
+    for name in bench.names:
+        logits = bench.run(Replace(source).at(name))
+        yield bench.scale.finding(3, name, logits, bench.plain, bench.exactly(name))
+
+
+def _in_float32(cache: ActivationCache) -> ActivationCache:
+    arrays = {site: array.astype(mx.float32) for site, array in cache.items()}
+    return ActivationCache(arrays, cache.tokens, cache.positions, cache.n_positions)
+
+
+_DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("resid_pre",), "q"),
+    (("resid_pre",), "v"),
+    (("resid_pre",), "resid_post"),
+    (("q",), "rot_q"),
+    (("k",), "rot_k"),
+    (("attn_scores",), "pattern"),
+    (("pattern", "v"), "z"),
+    (("rot_q", "rot_k", "v"), "z"),
+    (("q", "k", "v"), "z"),
+    (("z",), "attn_out"),
+    (("resid_pre", "attn_out"), "resid_mid"),
+    (("resid_mid",), "mlp_out"),
+    (("resid_mid",), "resid_post"),
+    (("router_logits",), "expert_weights"),
+    (("resid_mid", "router_logits"), "mlp_out"),
+    (("resid_mid", "expert_weights", "router_logits"), "mlp_out"),
+    (("mlp_post",), "mlp_out"),
+    (("resid_mid", "mlp_out"), "resid_post"),
+    (("resid_pre", "mixer_out", "mlp_out"), "resid_post"),
+)
+"""What is decided by what, within a block: with the first replaced by the donor's, the second is the donor's."""
+
+
+def decides(bench: Bench) -> Iterator[Finding]:
+    """Law 4. The edits are at all layers at once, so that each block is seen by itself; some go as far as the logits."""
+    logits, donor = bench.donor
+    for given, decided in _DECIDES:
+        if bench.has(*given, decided):
+            cache = bench.inside(decided, *(Replace(donor).at(name) for name in given))
+            for layer in donor.layers(decided):
+                yield _decided(bench, " and ".join(given), Site(decided, layer), cache)
+    for given, layers in (("embed", range(1)), ("resid_post", range(1, bench.model.n_layers))):
+        cache = bench.inside("resid_pre", Replace(donor).at(given))
+        yield from (_decided(bench, given, Site("resid_pre", layer), cache) for layer in layers)
+    for site in _far_reaching(bench):
+        got = bench.run(Replace(donor).at(site))
+        yield bench.scale.finding(4, f"{site} decides the logits", got, logits, 0.0)
+    for name in ("mlp_post", "expert_weights"):
+        if bench.has(name):
+            yield from _turned(bench, name)
+
+
+def _decided(bench: Bench, given: str, site: Site, cache: ActivationCache) -> Finding:
+    return bench.scale.finding(4, f"{given} decide {site}", cache[site], bench.donor[1][site], bench.scale.close)
+
+
+def _far_reaching(bench: Bench) -> Iterator[Site]:
+    """The stream of the first, a middle and the last layer, and its ends."""
+    last = bench.model.n_layers - 1
+    for name in ("resid_pre", "resid_mid", "resid_post"):
+        if bench.has(name):
+            yield from (Site(name, layer) for layer in sorted({0, (last + 1) // 2, last}))
+    yield from (Site("embed"), Site("final_norm"))
+
+
+def _turned(bench: Bench, name: str) -> Iterator[Finding]:
+    """What enters a linear map, turned round, turns what comes out round; what enters its activation does not."""
+    own = bench.own[1]
+    held = [Replace(own).at(other) for other in ("resid_mid", "router_logits") if name != "mlp_post" and bench.has(other)]
+    zero = bench.inside("mlp_out", *held, ZERO.at(name))
+    turned = bench.inside("mlp_out", *held, (Replace(own) | Scale(-1.0)).at(name))
+    for layer in own.layers(name):
+        again = 2 * zero["mlp_out", layer] - turned["mlp_out", layer]
+        what = f"{Site(name, layer)} turned round turns mlp_out round"
+        yield bench.scale.finding(4, what, again, own["mlp_out", layer], bench.scale.close)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept(Intervention):
+    """Keeps hold of the activation that an edit is made in, and changes nothing."""
+
+    seen: dict[Site, mx.array]
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        self.seen[where.site] = where.whole
+        return own
+
+
+def forward_only(bench: Bench) -> Iterator[Finding]:
+    """Law 5. An edit at one position is there and nowhere else, does not reach back, and shows in that position's logits.
+
+    Whoever holds on to the activation as it was before finds it unchanged.
+    """
+    middle = bench.middle
+    for name in bench.names:
+        seen: dict[Site, mx.array] = {}
+        edit = (_Kept(seen) | Replace(bench.donor[1])).at(name, pos=middle)
+        logits, cache = bench.model.run_with_cache(bench.tokens, sites=name, edits=[edit])
+        before = bench.plain[:, :middle]
+        yield bench.scale.finding(5, f"{name}, before", logits[:, :middle], before, bench.scale.close)
+        same = mx.array_equal(logits[:, middle], bench.plain[:, middle]).item()
+        yield Finding(5, f"{name}, shows", float(bool(same)), 0.0)
+        first = Site(name, bench.own[1].layers(name)[0] if SITES[name].layered else None)
+        yield bench.scale.finding(5, f"{first}, as it was", seen[first], bench.own[1][first], bench.exactly("pattern"))
+        wanted = _spliced(first, bench.own[1][first], bench.donor[1][first], middle)
+        yield bench.scale.finding(5, f"{first}, at its position", cache[first], wanted, bench.scale.close)
+
+
+def _spliced(site: Site, own: mx.array, donor: mx.array, position: int) -> mx.array:
+    """An activation with the donor's at one position."""
+    axis = next(i for i, name in enumerate(site.axes) if name in ("pos", "query_pos"))
+    shape = [-1 if i == axis else 1 for i in range(own.ndim)]
+    return mx.where((mx.arange(own.shape[axis]) == position).reshape(shape), donor, own)

@@ -1,0 +1,96 @@
+"""Laws 1 and 6: a run leaves the model as it was, and shows what was there."""
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_patch.interventions import Apply
+from mlx_patch.laws._bench import REWRITTEN, Bench
+from mlx_patch.laws._report import Finding
+from mlx_patch.sites import SITES, Site
+
+_QUERY_HEADS = ("q", "rot_q", "attn_scores", "pattern", "z")
+_FREE = ("d_head", "d_mlp")
+
+
+def shapes(bench: Bench) -> Iterator[Finding]:
+    """Law 1, first of all: each site has the axes that its name says, and sites agree about their sizes."""
+    batch, pos = bench.tokens.shape
+    sizes: dict[object, int] = dict(batch=batch, pos=pos, query_pos=pos, key_pos=pos, d_model=bench.model.d_model)
+    for site in bench.model.sites:
+        shape = bench.own[1][site].shape
+        wrong = len(shape) != len(site.axes) or any(
+            sizes.setdefault(_size(site, axis), size) != size for axis, size in zip(site.axes, shape, strict=True)
+        )
+        yield Finding(1, f"{site}, shape {shape}", float("inf") if wrong else 0.0, 0.0)
+
+
+def _size(site: Site, axis: str) -> object:
+    """What sites share a size with this one along an axis."""
+    if axis == "head":
+        return "query heads" if site.name in _QUERY_HEADS else "KV heads", site.layer
+    return (site, axis) if axis in _FREE else (axis, site.layer) if axis == "expert" else axis
+
+
+def watching(bench: Bench) -> Iterator[Finding]:
+    """Law 1."""
+    before = [type(module) for module in bench.model.model.modules()]
+    fused = [site for site in bench.model.sites if site.name not in REWRITTEN]
+    logits, _ = bench.model.run_with_cache(bench.tokens, sites=fused)
+    yield bench.scale.finding(1, "logits, all sites but scores and pattern", logits, bench.plain, 0.0)
+    yield bench.scale.finding(1, "logits, all sites", bench.own[0], bench.plain, bench.exactly("pattern"))
+    yield Finding(1, "classes of modules", float(_changed(bench, before)), 0.0)
+    yield from _at_positions(bench)
+
+
+def _at_positions(bench: Bench) -> Iterator[Finding]:
+    """What is kept at some positions, and logits that are asked for at some, are those of the whole."""
+    chosen = [1, bench.tokens.shape[1] - 1]
+    names = [name for name in ("resid_post", "z", "pattern") if bench.has(name)]
+    logits, cache = bench.model.run_with_cache(bench.tokens, sites=names, pos=chosen, logits_at=chosen)
+    yield bench.scale.finding(1, "logits at positions", logits, bench.plain[:, mx.array(chosen)], bench.scale.close)
+    for name in names:
+        site = Site(name, cache.layers(name)[-1])
+        axis = 2 if name in REWRITTEN else 1
+        whole = mx.take(bench.own[1][site], mx.array(chosen), axis=axis)
+        yield bench.scale.finding(1, f"{site} at positions", cache[site], whole, bench.exactly("pattern"))
+
+
+class _Planned(Exception):
+    """Raised on purpose."""
+
+
+def _fail(activation: mx.array, site: Site) -> mx.array:
+    raise _Planned
+
+
+def restored(bench: Bench) -> Iterator[Finding]:
+    """Law 6."""
+    before = [type(module) for module in bench.model.model.modules()]
+    for name in bench.names:
+        raised = _fails(bench, name, bench.tokens)
+        yield Finding(6, f"{name}, classes", float(_changed(bench, before)) + (not raised), 0.0)
+    yield bench.scale.finding(6, "logits afterwards", bench.model.model(bench.tokens), bench.plain, 0.0)
+    prompt_cache = make_prompt_cache(bench.model.model)
+    first, second = bench.tokens[:, : bench.middle], bench.tokens[:, bench.middle :]
+    bench.model.run(first, prompt_cache=prompt_cache)
+    _fails(bench, "final_norm", second, prompt_cache)
+    logits = bench.model.run(second, prompt_cache=prompt_cache)
+    wanted = bench.plain[:, bench.middle :]
+    yield bench.scale.finding(6, "logits afterwards, over a prompt cache", logits, wanted, bench.scale.close)
+
+
+def _fails(bench: Bench, name: str, tokens: mx.array, prompt_cache: list | None = None) -> bool:
+    layer = bench.own[1].layers(name)[-1] if SITES[name].layered else None
+    try:
+        bench.model.run(tokens, [Apply(_fail).at(name, layer=layer)], prompt_cache=prompt_cache)
+    except _Planned:
+        return True
+    return False
+
+
+def _changed(bench: Bench, before: list[type]) -> int:
+    """How many modules have another class than before."""
+    after = [type(module) for module in bench.model.model.modules()]
+    return sum(a is not b for a, b in zip(before, after, strict=True))

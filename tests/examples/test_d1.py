@@ -1,0 +1,231 @@
+"""The D1 study end to end, on the embedded pairs, as a person runs it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+MODELS = EXAMPLES / "models"
+KEYS = {
+    "pair",
+    "display",
+    "d1_group",
+    "n_layers",
+    "n_tokens",
+    "layers_tested",
+    "base_id",
+    "instruct_id",
+    "baselines",
+    "instruct_to_base",
+    "base_to_instruct",
+    "summary",
+    "timestamp",
+}
+LAYER_KEYS = {"tool_call_prob", "effect", "top5", "entropy", "time_s"}
+PEAK_KEYS = {f"{way}_peak_{what}" for way in ("i2b", "b2i") for what in ("layer", "effect", "depth_pct")}
+
+
+@pytest.fixture(scope="module")
+def d1():
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import d1_externalization
+
+        yield d1_externalization
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the bare command gives: its process, and the files that it wrote."""
+    folder = tmp_path_factory.mktemp("d1")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "d1_externalization.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done, folder / "results"
+
+
+def record(folder, pair):
+    [path] = folder.glob(f"patching_{pair}_*.json")
+    return json.loads(path.read_text())
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in ("time_s", "timestamp")}
+    return value
+
+
+@pytest.mark.slow
+def test_the_bare_command_writes_records_summary_and_figures_and_is_quiet(whole):
+    done, folder = whole
+    names = sorted(path.name.split("_2")[0] if path.name[-6] != "y" else path.name for path in folder.iterdir())
+    assert names == [
+        "patching_summary.json",
+        "patching_summary.png",
+        *["patching_tiny_ext"] * 2,
+        *["patching_tiny_int"] * 2,
+    ]
+    assert done.stderr == ""
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in folder.glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", ["tiny_ext", "tiny_int"])
+def test_the_record_has_the_keys_of_the_original_and_its_arithmetic(whole, pair):
+    done, folder = whole
+    result = record(folder, pair)
+    assert set(result) >= KEYS
+    assert set(result["summary"]) == PEAK_KEYS
+    assert result["layers_tested"] == list(range(result["n_layers"]))
+    for way, target, prefix in (("instruct_to_base", "base", "i2b"), ("base_to_instruct", "instruct", "b2i")):
+        before = result["baselines"][target]["tool_call_prob"]
+        for layer in result[way].values():
+            assert set(layer) >= LAYER_KEYS
+            assert layer["effect"] == pytest.approx(layer["tool_call_prob"] - before, abs=1e-8)
+            assert layer["tool_call_prob"] == layer["tool_probs"]["<tool_call>"]
+        peak = max(result[way].items(), key=lambda item: abs(item[1]["effect"]))
+        assert result["summary"][f"{prefix}_peak_layer"] == int(peak[0])
+        assert result["summary"][f"{prefix}_peak_effect"] == peak[1]["effect"]
+        depth = round(int(peak[0]) / result["n_layers"] * 100, 1)
+        assert result["summary"][f"{prefix}_peak_depth_pct"] == depth
+        marked = sum(abs(layer["effect"]) > 0.01 for layer in result[way].values())
+        assert done.stdout.count("***") >= marked
+
+
+@pytest.mark.slow
+def test_the_curves_make_sense(whole):
+    """The last stream of one model, read by the other's unembedding, gives close to the first one's probability."""
+    _, folder = whole
+    for pair in ("tiny_ext", "tiny_int"):
+        result = record(folder, pair)
+        last = str(result["n_layers"] - 1)
+        for way, donor in (("instruct_to_base", "instruct"), ("base_to_instruct", "base")):
+            wanted = result["baselines"][donor]["tool_call_prob"]
+            assert result[way][last]["tool_call_prob"] == pytest.approx(wanted, abs=0.1)
+    ext = record(folder, "tiny_ext")
+    assert ext["baselines"]["instruct"]["tool_call_prob"] >= 0.9
+    assert ext["baselines"]["base"]["tool_call_prob"] <= 0.05
+    assert ext["summary"]["i2b_peak_effect"] > 0.5
+    assert ext["summary"]["b2i_peak_effect"] < -0.5
+    assert record(folder, "tiny_int")["baselines"]["instruct"]["tool_call_prob"] <= 0.05
+
+
+@pytest.mark.slow
+def test_the_summary_says_what_the_records_say(whole):
+    _, folder = whole
+    summary = json.loads((folder / "patching_summary.json").read_text())
+    assert summary["n_pairs"] == 2
+    for pair, entry in summary["pairs"].items():
+        result = record(folder, pair)
+        assert {key: entry[key] for key in PEAK_KEYS} == result["summary"]
+        assert entry["instruct_baseline_tool_prob"] == result["baselines"]["instruct"]["tool_call_prob"]
+        assert entry["base_baseline_tool_prob"] == result["baselines"]["base"]["tool_call_prob"]
+
+
+def test_one_model_at_a_time_gives_the_same_numbers(d1, tmp_path):
+    for how in ((), ("--sequential",)):
+        folder = tmp_path / f"{len(how)}"
+        assert d1.main(["--pair", "tiny_ext", "--layers", "5", "--results", str(folder), *how]) == 0
+        assert not list(folder.glob(".activations*"))
+    assert without_times(record(tmp_path / "0", "tiny_ext")) == without_times(record(tmp_path / "1", "tiny_ext"))
+
+
+def test_the_last_position_decides_at_the_last_layer(d1, tmp_path):
+    """At the last layer only the stream of the last position is read: both ways of patching agree."""
+    results = {}
+    for positions in ("all", "last"):
+        folder = tmp_path / positions
+        arguments = ["--pair", "tiny_ext", "--layers", "5", "--positions", positions, "--results", str(folder)]
+        assert d1.main(arguments) == 0
+        results[positions] = record(folder, "tiny_ext")["instruct_to_base"]["5"]
+    assert results["all"]["tool_call_prob"] == pytest.approx(results["last"]["tool_call_prob"], abs=1e-3)
+
+
+def test_a_pair_of_your_own_runs(d1, tmp_path):
+    arguments = ["--base", str(MODELS / "tiny_base"), "--instruct", str(MODELS / "tiny_instruct_int")]
+    assert d1.main([*arguments, "--layers", "5", "--results", str(tmp_path)]) == 0
+    assert record(tmp_path, "custom")["base_id"] == str(MODELS / "tiny_base")
+
+
+@pytest.fixture(scope="module")
+def shorter(tmp_path_factory):
+    """The base model without its last layer."""
+    folder = tmp_path_factory.mktemp("shorter") / "model"
+    shutil.copytree(MODELS / "tiny_base", folder)
+    config = json.loads((folder / "config.json").read_text())
+    last = config["num_hidden_layers"] - 1
+    weights = mx.load(str(folder / "model.safetensors"))
+    kept = {name: array for name, array in weights.items() if f"layers.{last}." not in name}
+    mx.save_safetensors(str(folder / "model.safetensors"), kept, {"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": last}))
+    return folder
+
+
+REFUSED = {
+    "unknown pair": (["--pair", "nope"], "must be one of llama8b, .* Got 'nope'.*--base and --instruct"),
+    "reversed layers": (["--layers", "5-2"], "must go up. Got '5-2'. Write 2-5"),
+    "layers in words": (["--layers", "five"], "must be a layer or a range. Got 'five'. Write 20 or 25-31"),
+    "a negative layer": (["--layers=-3"], "must be a layer or a range. Got '-3'"),
+    "past the last layer": (["--layers", "2-6"], r"--layers must lie in 0-5. Got 2-6"),
+    "base alone": (["--base", "x"], "must come together"),
+    "a pair and a base": (["--pair", "tiny", "--base", "x", "--instruct", "y"], "without --pair"),
+    "a folder that is not there": (
+        ["--base", "./nowhere", "--instruct", "./nowhere"],
+        "must be a folder that is there",
+    ),
+    "an empty folder": (["--base", "EMPTY", "--instruct", "EMPTY"], "must be a folder with a config.json"),
+    "a hub that is far": (["--base", "nobody/nothing", "--instruct", "nobody/nothing"], "that mlx_lm can load"),
+    "no folder to write to": (["--results", "FILE/results"], "--results must be a folder that can be written to"),
+    "models that differ": (["--base", "SHORTER", "--instruct", "BASE"], "must have one n_layers. Got 5 and 6"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_input_is_one_line_and_status_2_before_anything_runs(d1, tmp_path, monkeypatch, capsys, shorter, name):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(d1, "study", lambda *_: pytest.fail("the expensive part was reached"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    stand_ins = {
+        "EMPTY": "./empty",
+        "FILE/results": "./file/results",
+        "SHORTER": str(shorter),
+        "BASE": str(MODELS / "tiny_base"),
+    }
+    arguments, message = REFUSED[name]
+    try:
+        status = d1.main([stand_ins.get(word, word) for word in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr()
+    assert status == 2
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert re.search(message, said.err), said.err
+
+
+def test_ctrl_c_keeps_the_pairs_that_are_finished(d1, tmp_path, monkeypatch, capsys):
+    real, seen = d1.study, []
+
+    def study(name, *rest):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(d1, "study", study)
+    assert d1.main(["--pair", "tiny", "--layers", "5", "--results", str(tmp_path)]) == 130
+    assert record(tmp_path, "tiny_ext")["layers_tested"] == [5]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"]
+    assert "Finished pairs are kept: ['tiny_ext']" in capsys.readouterr().err
