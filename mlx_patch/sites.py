@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mlx_patch.errors import SelectionError, UnknownNameError, did_you_mean
+from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean
 
 __all__ = ["Site", "SiteKind", "SITES"]
 
@@ -87,9 +87,9 @@ SITES: dict[str, SiteKind] = {row[0]: SiteKind(*row) for row in _ROWS}
 """Every named site by its short name, in the order in which a forward pass meets them."""
 
 _BY_HOOK = {kind.hook.replace("{layer}", "L"): kind.name for kind in SITES.values()}
-_BLOCK = re.compile(r"^blocks\.(\d+)\.(.+)$")
-_SHORT = re.compile(r"^([a-z_]+)\.(\d+)$")
-_RAW = re.compile(r"^(?P<path>[^:\[\]]*):(?P<side>input|output)(\[(?P<call>\d+)\])?$")
+_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_SHORT = re.compile(r"([a-z_]+)\.(\d+)")
+_RAW = re.compile(r"(?P<path>[^:\[\]]*):(?P<side>input|output)(\[(?P<call>\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Site:
     layer: int | None = None
 
     def __post_init__(self) -> None:
-        if _RAW.match(self.name):
+        if _RAW.fullmatch(self.name):
             _refuse_layer(self)
             return
         if self.name not in SITES:
@@ -137,17 +137,22 @@ class Site:
         Raises:
             UnknownNameError: The text names no site; the message has the nearest names.
             SelectionError: The layer is missing.
+            KindError: It is neither a text nor a Site.
         """
         if isinstance(text, Site):
             return text
-        if match := _BLOCK.match(text):
+        if not isinstance(text, str):
+            raise KindError(f"`site` must be a name or a Site. Got {text!r}.")
+        if _RAW.fullmatch(text):
+            return cls(text)
+        if match := _BLOCK.fullmatch(text):
             name = _BY_HOOK.get(f"blocks.L.{match[2]}")
             if name is None:
                 hooks = (hook for hook in _BY_HOOK if hook.startswith("blocks"))
                 near = did_you_mean(f"blocks.L.{match[2]}", hooks).replace(".L.", f".{match[1]}.")
                 raise UnknownNameError(f"`site` must name a site. Got {text!r}. {near}")
             return cls(name, int(match[1]))
-        if match := _SHORT.match(text):
+        if match := _SHORT.fullmatch(text):
             return cls(match[1], int(match[2]))
         return cls(_BY_HOOK.get(text, text))
 
@@ -159,7 +164,7 @@ class Site:
     @property
     def raw(self) -> tuple[str, str, int | None]:
         """Path, side and call of a raw site: `("model.norm", "output", None)`."""
-        match = _RAW.match(self.name)
+        match = _RAW.fullmatch(self.name)
         assert match is not None
         return match["path"], match["side"], None if match["call"] is None else int(match["call"])
 

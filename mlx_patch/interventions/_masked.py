@@ -9,7 +9,7 @@ from mlx_patch.errors import ValueRefusedError
 from mlx_patch.sites import SITES, Site
 
 SCORES = frozenset({"attn_scores"})
-"""Where masked entries are minus infinity."""
+"""Where masked entries are the lowest finite number, and would not be after an edit."""
 
 BY_KEY = frozenset(name for name, kind in SITES.items() if kind.axes[-1] == "key_pos")
 """Every site where some entries are masked."""
