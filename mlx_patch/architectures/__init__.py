@@ -2,6 +2,7 @@
 
 from mlx_patch.architectures._family import Family as Family
 from mlx_patch.architectures._family import Point as Point
+from mlx_patch.architectures._family import Stream as Stream
 from mlx_patch.architectures._layout import Layout as Layout
 from mlx_patch.architectures._layout import Place as Place
 from mlx_patch.architectures._layout import layout_of as layout_of

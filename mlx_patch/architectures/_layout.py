@@ -1,7 +1,9 @@
 """`Layout`: a family's table bound to one model. It says which module serves a site."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NoReturn
 
 import mlx.nn as nn
 
@@ -53,29 +55,39 @@ class Layout:
         """The number of rows of the unembedding."""
         return attribute(self.model, self.family.vocabulary)
 
+    @cached_property
+    def points(self) -> tuple[Mapping[str, Point], ...]:
+        """For each block, the point of every site that it has."""
+        return tuple({name: p for name in self.family.block if (p := self._point(name, b))} for b in self.blocks)
+
+    def _point(self, name: str, block: nn.Module) -> Point | None:
+        return next((point for point in self.family.points(name) if point.serves(block)), None)
+
     @property
     def sites(self) -> tuple[Site, ...]:
         """Every named site of the model, in the order in which a forward pass meets them."""
-        layered = [name for name, kind in SITES.items() if kind.layered and name in self.family.block]
-        inner = [Site(name, layer) for layer in range(len(self.blocks)) for name in layered]
+        layered = [name for name, kind in SITES.items() if kind.layered]
+        inner = [Site(name, layer) for layer, has in enumerate(self.points) for name in layered if name in has]
         return (Site("embed"), *inner, Site("final_norm"))
 
     def select(self, name: str, layers: tuple[int, ...] | None) -> tuple[Site, ...]:
-        """The sites of one name at some layers, or at all; negative layers count from the last.
+        """The sites of one name at some layers, or at all that have it; negative layers count from the last.
 
         Raises:
-            MissingSiteError: The architecture has no such site; the message says why.
+            MissingSiteError: The architecture, or one of the layers, has no such site; the message says why.
             SelectionError: There is no such layer.
         """
         if name not in SITES or not SITES[name].layered:
             return (Site(name),)
-        if name not in self.family.block:
+        count, having = len(self.blocks), [layer for layer, has in enumerate(self.points) if name in has]
+        if not having:
             self._refuse(name)
-        count = len(self.blocks)
         for layer in layers or ():
             if not -count <= layer < count:
                 raise SelectionError(f"`layer` must lie in {-count} to {count - 1}. Got {layer}.")
-        return tuple(Site(name, layer % count) for layer in (range(count) if layers is None else layers))
+            if layer % count not in having:
+                self._refuse_layer(name, layer % count, having)
+        return tuple(Site(name, layer % count) for layer in (having if layers is None else layers))
 
     def place(self, site: Site) -> Place:
         """Where a site is.
@@ -93,7 +105,8 @@ class Layout:
             norm = attribute(self.model, self.family.final_norm)
             return Place(site, norm, Point(self.family.final_norm, "output"), self.model)
         (site,) = self.select(site.name, None if site.layer is None else (site.layer,))
-        block, point = self.blocks[site.layer or 0], self.family.block[site.name]
+        layer = site.layer or 0
+        block, point = self.blocks[layer], self.points[layer][site.name]
         return Place(site, attribute(block, point.path), point, block)
 
     def _raw(self, site: Site) -> Place:
@@ -104,10 +117,16 @@ class Layout:
         point = Point(path, "input" if side == "input" else "output", call=call)
         return Place(site, modules[path], point, self.model)
 
-    def _refuse(self, name: str) -> None:
+    def _refuse(self, name: str) -> NoReturn:
         reason = self.family.absent.get(name, "its table does not say where that is")
-        has = [known for known in SITES if known in self.family.block]
+        has = [known for known in SITES if any(known in points for points in self.points)]
         raise MissingSiteError(f"{self.family.name} has no {name!r}: {reason}. It has: {listed(has)}.")
+
+    def _refuse_layer(self, name: str, layer: int, having: list[int]) -> NoReturn:
+        raise MissingSiteError(
+            f"`layer` must be one that has {name!r}. Got {layer}, whose block has: {listed(self.points[layer])}. "
+            f"Layers with it: {listed(having)}."
+        )
 
 
 def layout_of(model: nn.Module, family: Family | None = None) -> Layout:

@@ -48,11 +48,11 @@ def family_of(model: nn.Module) -> Family:
     names = [name for cls in type(model).__mro__ for name in _names_of(cls)]
     for name in names:
         for family in _known():
-            if family.name == name and family.applies(model):
+            if name in family.modules and family.applies(model):
                 return family
     raise ArchitectureError(
         f"`model` must be of an architecture that has a table. Got {names[0]}. "
-        f"There are tables for {listed(sorted({family.name for family in _known()}))}. "
+        f"There are tables for {listed(sorted({name for family in _known() for name in family.modules}))}. "
         f"Publish one of your own as an entry point of group {GROUP!r}."
     )
 

@@ -31,18 +31,17 @@ def visit(
 
 def _call(now: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict) -> Any:
     if now.wants("input"):
-        args, kwargs = _with_first(now, args, kwargs)
+        args, kwargs = _with_inputs(now, args, kwargs)
     if recipe := now.recipe:
         forward, args, kwargs = stand_in(recipe, forward, now, args, kwargs)
     out = forward(now.module, *args, **kwargs)
     return now.emit("output", out) if now.wants("output") else out
 
 
-def _with_first(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
+def _with_inputs(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
     if args:
-        return (now.emit("input", args[0]), *args[1:]), kwargs
-    name = next(iter(kwargs))
-    return args, {**kwargs, name: now.emit("input", kwargs[name])}
+        return now.emit("input", args), kwargs
+    return args, dict(zip(kwargs, now.emit("input", tuple(kwargs.values())), strict=True))
 
 
 class Visit:
@@ -69,14 +68,30 @@ class Visit:
         return next((recipe for recipe in recipes if recipe), None)
 
     def emit(self, event: str, raw: Any) -> Any:
-        """The array after the hooks that wait for it."""
+        """The array, the arguments or the parts returned, after the hooks that wait for them."""
         for frame, hook in self._found:
             if hook.event == event:
-                if not isinstance(raw, mx.array):
-                    raise KindError(
-                        f"`{hook.place.site}` must be an array to be read or edited. Got {type(raw).__name__}. "
-                        "Choose a module that takes and returns one."
-                    )
                 with Seen(()):
-                    raw = hook.on(raw, frame.now)
+                    raw = _with_part(raw, _item(hook), lambda part, hook=hook, frame=frame: _after(hook, part, frame))
         return raw
+
+
+def _item(hook: Hook) -> int | None:
+    item = hook.place.point.item
+    return 0 if item is None and hook.event == "input" else item
+
+
+def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
+    """An array changed, or arguments with one of them changed."""
+    if item is None or not isinstance(raw, list | tuple):
+        return change(raw)
+    return type(raw)((*raw[:item], change(raw[item]), *raw[item + 1 :]))
+
+
+def _after(hook: Hook, part: Any, frame: "Frame") -> mx.array:
+    if not isinstance(part, mx.array):
+        raise KindError(
+            f"`{hook.place.site}` must be an array to be read or edited. Got {type(part).__name__}. "
+            "Choose a module that takes and returns one."
+        )
+    return hook.on(part, frame.now)

@@ -84,7 +84,9 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
 
 def _may_change(name: str, shape: tuple[int, ...], position: int, start: int, end: int) -> mx.array:
     """Which scores `(head, query_pos, key_pos)`, or which `z` `(pos, head, d_head)`, an edit may change."""
-    first, second, third = (mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape))
+    first, second, third = (
+        mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape)
+    )
     if name == "v":
         return (first >= position) & (second >= start) & (second < end) & (third >= 0)
     return (first >= start) & (first < end) & ((second if name in _OF_QUERIES else third) == position)

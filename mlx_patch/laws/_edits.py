@@ -85,7 +85,9 @@ def _far_reaching(bench: Bench) -> Iterator[Site]:
 def _turned(bench: Bench, name: str) -> Iterator[Finding]:
     """What enters a linear map, turned round, turns what comes out round; what enters its activation does not."""
     own = bench.own[1]
-    held = [Replace(own).at(other) for other in ("resid_mid", "router_logits") if name != "mlp_post" and bench.has(other)]
+    held = [
+        Replace(own).at(other) for other in ("resid_mid", "router_logits") if name != "mlp_post" and bench.has(other)
+    ]
     zero = bench.inside("mlp_out", *held, ZERO.at(name))
     turned = bench.inside("mlp_out", *held, (Replace(own) | Scale(-1.0)).at(name))
     for layer in own.layers(name):

@@ -122,7 +122,7 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
         edit,
         Hook(edit.place, keep("stream"), Phase.READ),
         Hook(added, keep("added"), Phase.READ),
-        Hook(end, lambda value, now: kept.pop("stream") + kept.pop("added"), Phase.REJOIN),
+        Hook(end, lambda value, now: layout.family.stream.post(**kept, block=end.block), Phase.REJOIN),
     ]
 
 
