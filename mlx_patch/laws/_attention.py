@@ -17,7 +17,7 @@ def heads(bench: Bench) -> Iterator[Finding]:
     """Law 7."""
     if not bench.has("attn_scores", "pattern", "v", "z"):
         return
-    layers = bench.own[1].layers("pattern")
+    layers = bench.layers("attn_scores", "pattern", "v", "z")
     for layer in layers:
         yield from _patterns(bench, layer)
     one = Bench(bench.model, bench.tokens[:1], bench.other[:1])
@@ -35,6 +35,8 @@ def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
     yield bench.scale.finding(7, f"{where}, rows sum to 1", sums_of_rows, mx.ones_like(sums_of_rows), close)
     future = mx.triu(mx.abs(pattern), 1)
     yield Finding(7, f"{where}, causal", float(mx.max(future).item()), 0.0)
+    scores = cache["attn_scores", layer].astype(mx.float32)
+    yield bench.scale.finding(7, f"{where}, softmax of scores", mx.softmax(scores, axis=-1), pattern, close)
     by_query_head = mx.repeat(values, pattern.shape[1] // values.shape[2], axis=2).swapaxes(1, 2)
     made = (pattern @ by_query_head).swapaxes(1, 2)
     yield bench.scale.finding(7, f"{where} and v make z", made, z, close)

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch.architectures import Stream
 from mlx_patch.cache import ActivationCache
 from mlx_patch.interventions import Ablate, Edit
 from mlx_patch.laws._report import Finding, Scale
@@ -62,6 +63,15 @@ class Bench:
     def middle(self) -> int:
         """The position that edits at one position are at."""
         return self.tokens.shape[1] // 2
+
+    @property
+    def stream(self) -> Stream:
+        """How the parts of a block make the stream."""
+        return self.model.layout.family.stream
+
+    def layers(self, *names: str) -> tuple[int, ...]:
+        """The layers that have all of these sites."""
+        return tuple(sorted(set.intersection(*(set(self.own[1].layers(name)) for name in names))))
 
     def has(self, *names: str) -> bool:
         """Whether the model has all of these sites."""

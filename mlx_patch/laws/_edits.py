@@ -51,12 +51,12 @@ _DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def decides(bench: Bench) -> Iterator[Finding]:
-    """Law 4. The edits are at all layers at once, so that each block is seen by itself; some go as far as the logits."""
+    """Law 4. The edits are at all layers at once, so that each block is seen by itself; some reach the logits."""
     logits, donor = bench.donor
     for given, decided in _DECIDES:
         if bench.has(*given, decided):
             cache = bench.inside(decided, *(Replace(donor).at(name) for name in given))
-            for layer in donor.layers(decided):
+            for layer in bench.layers(*given, decided):
                 yield _decided(bench, " and ".join(given), Site(decided, layer), cache)
     for given, layers in (("embed", range(1)), ("resid_post", range(1, bench.model.n_layers))):
         cache = bench.inside("resid_pre", Replace(donor).at(given))
@@ -75,10 +75,10 @@ def _decided(bench: Bench, given: str, site: Site, cache: ActivationCache) -> Fi
 
 def _far_reaching(bench: Bench) -> Iterator[Site]:
     """The stream of the first, a middle and the last layer, and its ends."""
-    last = bench.model.n_layers - 1
     for name in ("resid_pre", "resid_mid", "resid_post"):
         if bench.has(name):
-            yield from (Site(name, layer) for layer in sorted({0, (last + 1) // 2, last}))
+            layers = bench.layers(name)
+            yield from (Site(name, layer) for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
     yield from (Site("embed"), Site("final_norm"))
 
 

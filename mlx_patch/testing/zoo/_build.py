@@ -13,72 +13,22 @@ import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
 from mlx_patch.errors import UnknownNameError, did_you_mean
+from mlx_patch.testing.zoo._classics import CLASSICS
+from mlx_patch.testing.zoo._dense import DENSE
+from mlx_patch.testing.zoo._experts import EXPERTS
+from mlx_patch.testing.zoo._hybrids import HYBRIDS
+from mlx_patch.testing.zoo._latent import LATENT
+from mlx_patch.testing.zoo._sandwich import SANDWICH
 
 Precision = Literal["float32", "bfloat16", "float16", "4bit"]
 
-_VOCAB = 96
-_LLAMA: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": _VOCAB,
-    "max_position_embeddings": 128,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-}
-_NEOX: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "layer_norm_eps": 1e-5,
-    "vocab_size": _VOCAB,
-    "rotary_emb_base": 10000,
-    "rotary_pct": 0.5,
-    "max_position_embeddings": 128,
-}
-_SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
-
 ZOO: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {**_LLAMA, "head_dim": 32}),
-    "llama-sliding": ("llama", {**_LLAMA, "layer_types": _SLIDING, "sliding_window": 4}),
-    "llama-biased": ("llama", {**_LLAMA, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
-    "qwen2": ("qwen2", _LLAMA),
-    "qwen3": ("qwen3", {**_LLAMA, "head_dim": 32}),
-    "gemma2": (
-        "gemma2",
-        {**_LLAMA, "head_dim": 32, "query_pre_attn_scalar": 32.0, "attn_logit_softcapping": 5.0},
-    ),
-    "gpt2": (
-        "gpt2",
-        {
-            "n_ctx": 128,
-            "n_positions": 128,
-            "n_embd": 64,
-            "n_layer": 3,
-            "n_head": 4,
-            "layer_norm_epsilon": 1e-5,
-            "vocab_size": _VOCAB,
-        },
-    ),
-    "gpt_neox-parallel": ("gpt_neox", {**_NEOX, "use_parallel_residual": True}),
-    "gpt_neox-sequential": ("gpt_neox", {**_NEOX, "use_parallel_residual": False}),
-    "phi3": ("phi3", {**_LLAMA, "partial_rotary_factor": 0.5}),
-    "mixtral": ("mixtral", {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    "granite": (
-        "granite",
-        {
-            **_LLAMA,
-            "logits_scaling": 2.0,
-            "attention_multiplier": 0.2,
-            "embedding_multiplier": 3.0,
-            "residual_multiplier": 0.3,
-            "attention_bias": False,
-            "mlp_bias": False,
-        },
-    ),
+    **CLASSICS,
+    **DENSE,
+    **SANDWICH,
+    **EXPERTS,
+    **HYBRIDS,
+    **LATENT,
 }
 """Tiny configurations by name: mlx_lm's module, and the arguments of its `ModelArgs`."""
 
