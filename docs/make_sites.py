@@ -15,7 +15,8 @@ and shapes are TransformerLens's, and mean what they mean there. `Site("resid_po
 
 Whatever has no name is reached by its raw module path with a side: `model.layers.3.mlp.gate_proj:output`, `...:input`.
 A module that runs several times in one forward pass takes the number of the call:
-`model.layers.3.self_attn.rope:output[1]`.
+`model.layers.3.self_attn.rope:output[1]`. Another argument than the first, or a part of a tuple that is returned, takes
+its number: `model.layers.3.mlp.gate:output.1`.
 
 An edit changes what the name says, everywhere it is used. `attn_out` and `mlp_out` are what is *added to the stream*:
 after any norm and any multiplier that the family puts there. An edit of `resid_mid` also changes what the skip
@@ -24,7 +25,7 @@ experts that were chosen, an edit of `router_logits` changes which are.
 
 In `attn_scores`, what is masked holds the lowest finite number of its dtype, as in MLX's own attention. With a prompt
 cache the key axis of `attn_scores` and `pattern` has the keys that the cache holds: for a sliding layer, those of its
-window.
+window, from the oldest to the newest.
 """
 
 

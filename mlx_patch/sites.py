@@ -89,7 +89,7 @@ SITES: dict[str, SiteKind] = {row[0]: SiteKind(*row) for row in _ROWS}
 _BY_HOOK = {kind.hook.replace("{layer}", "L"): kind.name for kind in SITES.values()}
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 _SHORT = re.compile(r"([a-z_]+)\.(\d+)")
-_RAW = re.compile(r"(?P<path>[^:\[\]]*):(?P<side>input|output)(\[(?P<call>\d+)\])?")
+_RAW = re.compile(r"(?P<path>[^:\[\]]*):(?P<side>input|output)(\.(?P<item>\d+))?(\[(?P<call>\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Site:
     Args:
         name: A short name (`"resid_post"`), or a raw module path with a side
             (`"model.layers.3.mlp.gate_proj:output"`). Where the module runs several times in one forward pass,
-            with the number of the call as well: `"...:output[1]"`.
+            with the number of the call as well: `"...:output[1]"`; for another argument than the first, or a part of
+            a tuple that is returned, with its number: `"...:output.0"`.
         layer: The block, from 0. None for `embed`, `final_norm` and raw paths.
 
     Raises:
@@ -167,6 +168,12 @@ class Site:
         match = _RAW.fullmatch(self.name)
         assert match is not None
         return match["path"], match["side"], None if match["call"] is None else int(match["call"])
+
+    @property
+    def item(self) -> int | None:
+        """Which argument, or which part of a tuple that is returned, a raw site names; None where it names none."""
+        match = _RAW.fullmatch(self.name)
+        return None if match is None or match["item"] is None else int(match["item"])
 
     @property
     def axes(self) -> tuple[str, ...]:

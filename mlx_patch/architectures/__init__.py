@@ -1,6 +1,8 @@
 """Architectures as data: one table a family, saying where each site lives in mlx_lm's module tree."""
 
+from mlx_patch.architectures._family import Boxing as Boxing
 from mlx_patch.architectures._family import Family as Family
+from mlx_patch.architectures._family import Heads as Heads
 from mlx_patch.architectures._family import Point as Point
 from mlx_patch.architectures._family import Stream as Stream
 from mlx_patch.architectures._layout import Layout as Layout
@@ -8,3 +10,4 @@ from mlx_patch.architectures._layout import Place as Place
 from mlx_patch.architectures._layout import layout_of as layout_of
 from mlx_patch.architectures._registry import FAMILIES as FAMILIES
 from mlx_patch.architectures._registry import family_of as family_of
+from mlx_patch.architectures._views import attribute as attribute

@@ -9,8 +9,46 @@ import mlx.nn as nn
 
 from mlx_patch.architectures._views import ByHead, View, Whole, attribute
 
-Side = Literal["input", "output", "inside"]
-Recipe = Literal["sdpa", "softmax", "experts"]
+Side = Literal["input", "output", "inside", "next"]
+Recipe = Literal[
+    "sdpa",
+    "fast",
+    "softmax",
+    "either",
+    "capped",
+    "sparse",
+    "indexed",
+    "norms",
+    "normed",
+    "mixed",
+    "fused_sums",
+    "experts",
+    "select",
+    "gate",
+    "loop",
+    "inputs",
+    "given",
+]
+"""How what a module computes inside its call is found.
+
+* `sdpa`: it calls mlx_lm's `scaled_dot_product_attention`.
+* `fast`: it calls MLX's.
+* `softmax`: it writes attention out and calls `mx.softmax`.
+* `either`: one of these two, or in a method.
+* `capped`: it calls a function `_softcap_attention` that calls `mx.softmax`.
+* `sparse`: it calls DeepSeek V4.1's `_sparse_attention`.
+* `indexed`: it attends to what an indexer picks.
+* `norms`: a block whose norms are calls of `rms_norm`.
+* `normed`: a stack of blocks that so norms the embedding.
+* `mixed`: a block that calls `_attn_res_mix` before mixer and MLP.
+* `fused_sums`: a block that adds in `norm_add_norm`.
+* `experts`: it returns the outputs of the chosen experts, which its caller multiplies with their weights.
+* `select`: it calls mlx_lm's `group_expert_select`.
+* `gate`: it gives its logits to `mx.softmax` or `mx.sigmoid`, and returns indices and weights.
+* `loop`: it runs experts token by token.
+* `inputs`: it multiplies what experts read with the `mx.sigmoid` of their logits.
+* `given`: it is called with an array, the chosen experts and their weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -19,44 +57,65 @@ class Point:
 
     Attributes:
         path: The module's path, from the block (from the model, for sites without a layer); "" is the block itself.
-        side: The module's first argument, what it returns, or something that it computes inside its call.
+        side: The module's first argument, what it returns, or something that it computes inside its call; `next`:
+            what the next layer reads as its `resid_pre`, or behind the last one the final norm.
         view: How the site's array stands in that array.
         call: Which call of the module in a forward pass, for modules that run several times.
-        recipe: For `inside`: which functions of the module's call to stand in for. `sdpa`: it calls mlx_lm's
-            `scaled_dot_product_attention`; `softmax`: it writes attention out and calls `mx.softmax`; `experts`: it
-            chooses experts with `mx.take_along_axis` and weighs them with `mx.softmax`.
+        calls: How often it runs in each walk of the blocks, where there are several.
+        recipe: For `inside`: which functions of the module's call to stand in for.
         carried: For a stream that a module reads and the skip connection carries on: the site that is added next.
             An edit here is carried on by making the block's output the edited stream plus that.
         item: Which argument, of those that come by position (None is the first), or which part of a tuple that is
             returned (None: what is returned is the array).
         of: The name of the class that the module must have, for blocks of a hybrid that keep different mixers under
             one name.
+        given: The path of a module that the block must have as well, for blocks of a hybrid that give one name to
+            modules in different places; `path:Class` if it must be of that class. Or whether a block has the site.
+        flat: Whether the array has the positions of all rows one after another, `(batch * pos, ...)`.
+        part: Which layer of a block that is several, or which walk of a loop, has the site there; None is all.
+        boxed: For a stream between two modules of a family with a `Boxing`: an edit is made in the box.
+        beside: The path of a module that runs before and whose output is added to this one's, for parts of a block in
+            parallel. The site is their sum; an edit is written through this module.
     """
 
     path: str
     side: Side
     view: View = field(default_factory=Whole)
     call: int | None = None
+    calls: int = 1
     recipe: Recipe | None = None
     carried: str | None = None
     item: int | None = None
     of: str | None = None
+    given: str | Callable[[nn.Module], bool] = ""
+    flat: bool = False
+    part: int | None = None
+    boxed: bool = False
+    beside: str | None = None
 
     def serves(self, block: nn.Module) -> bool:
         """Whether a block has the module."""
-        try:
-            module = attribute(block, self.path)
-        except (AttributeError, IndexError, KeyError):
-            return False
-        return isinstance(module, nn.Module) and self.of in (None, type(module).__name__)
+        if callable(self.given):
+            return self.given(block) and _has(block, self.path, self.of)
+        given, _, kind = self.given.partition(":")
+        return _has(block, given, kind or None) and _has(block, self.path, self.of)
+
+
+def _has(block: nn.Module, path: str, kind: str | None) -> bool:
+    """Whether a block has a module at a path, of a class by name."""
+    try:
+        module = attribute(block, path)
+    except (AttributeError, IndexError, KeyError):
+        return False
+    return isinstance(module, nn.Module) and kind in (None, type(module).__name__)
 
 
 def _plus(stream: mx.array, added: mx.array, block: nn.Module) -> mx.array:
     return stream + added
 
 
-Combine = Callable[[mx.array, mx.array, nn.Module], mx.array]
-"""From the stream, what a part adds to it and the block, to the stream afterwards."""
+Combine = Callable[..., mx.array]
+"""From the stream, what a part adds to it and the block, to the stream afterwards. `Stream.more` comes as `more=`."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +126,67 @@ class Stream:
         says: The rule as a clause: "resid_mid = resid_pre + mixer_out".
         mid: `resid_mid` from `resid_pre` and `mixer_out`.
         post: `resid_post` from `resid_mid` and `mlp_out`.
+        readers: The paths of more modules that read `resid_mid`, after the one that it is read at.
+        last: The path of a module that reads `resid_mid + mlp_out`, where blocks have a part behind the MLP.
+        more: The path of the module that gives what that part adds; `post` is given it as well.
     """
 
     says: str = "resid_mid = resid_pre + mixer_out, resid_post = resid_mid + mlp_out"
     mid: Combine = _plus
     post: Combine = _plus
+    readers: tuple[str, ...] = ()
+    last: str | None = None
+    more: str | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How the heads of an attention hang together, where that is not as in llama.
+
+    Attributes:
+        tiled: Query head i reads KV head i modulo their number; otherwise neighbours share one.
+        mixed: A norm over all heads at once stands behind `q` and `k`, so one head of theirs reaches all heads' scores.
+        gated: `z` is what attention gathers times a gate that is made from the stream.
+        normed: What attention gathers is normed by head before it is gated.
+        sinks: Where a block keeps a score of each head that takes part in the softmax and attends to nothing; None in
+            layers without.
+        indexed: Which keys a query may attend to is decided from the stream, so `q` and `k` alone do not decide `z`.
+    """
+
+    tiled: bool = False
+    mixed: bool = False
+    gated: bool = False
+    normed: bool = False
+    sinks: str | None = None
+    indexed: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Blocks that a forward pass walks several times; each time they are layers of their own.
+
+    Attributes:
+        times: How often, from the model.
+        normed: Whether the final norm ends each time, from the model; otherwise it ends the last.
+    """
+
+    times: Callable[[nn.Module], int]
+    normed: Callable[[nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class Boxing:
+    """How edits of the stream reach the skip connections, where no module returns the sums.
+
+    Attributes:
+        start: Where the stream begins: in each block, or in the model.
+        readers: The paths, from a block, of the modules that read it.
+        whole: Whether it begins in the model and runs through all blocks, to the final norm.
+    """
+
+    start: Point
+    readers: tuple[str, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +200,25 @@ class Family:
         absent: The sites that it does not have, with the reason as a clause ("its attention and MLP run in parallel").
         blocks: The path of the list of blocks that the forward pass walks, which need not be `model.layers`.
         final_norm: The path of the norm before the unembedding.
+        embed: Where the embedding is, from the model, if more than the first block reads it.
         width: The path of the width of the stream.
         vocabulary: The path of the number of rows of the unembedding.
         applies: Whether a model of this module is of this table, for modules that hold two.
         variant: What tells this table from the module's other one.
         also: Other modules of mlx_lm that this table reads.
         stream: How the parts of a block make the stream.
+        heads: How the heads of its attention hang together.
+        loop: How the forward pass walks its blocks several times.
+        streams: The path of the number of streams, where there are several; `resid_pre` and `resid_post` have them
+            side by side, `(batch, pos, stream * d_model)`. Empty for one.
+        cached: Whether it is itself only over a prompt cache, through which blocks share keys and values. A run without
+            one makes one.
+        rounds: The dtype that its own code rounds the stream to whatever its weights are, by name; empty for none.
+        rereads: Whether blocks read the tokens besides the stream, which then decides nothing for other tokens.
+        parts: How many layers each block is, one after the other.
+        boxing: How edits between two modules are carried on, where the stream is the model's own variable.
+        shared: The sites that later blocks read besides the stream, raw ones too: `rot_k` and `v` where blocks share
+            keys and values. `{block}` in a raw one is the path of each block.
     """
 
     name: str
@@ -98,12 +226,22 @@ class Family:
     absent: Mapping[str, str] = field(default_factory=dict)
     blocks: str = "model.layers"
     final_norm: str = "model.norm"
+    embed: Point | None = None
     width: str = "args.hidden_size"
     vocabulary: str = "args.vocab_size"
     applies: Callable[[nn.Module], bool] = lambda model: True
     variant: str = ""
     also: tuple[str, ...] = ()
     stream: Stream = field(default_factory=Stream)
+    heads: Heads = field(default_factory=Heads)
+    loop: Loop | None = None
+    parts: int = 1
+    boxing: Boxing | None = None
+    shared: tuple[str, ...] = ()
+    streams: str = ""
+    cached: bool = False
+    rounds: str = ""
+    rereads: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -140,10 +278,30 @@ def heads_side_by_side(
 
 
 def attention_inside(
-    attention: str, names: tuple[str, ...] = ("rot_q", "rot_k", "attn_scores", "pattern")
+    attention: str,
+    names: tuple[str, ...] = ("rot_q", "rot_k", "attn_scores", "pattern"),
+    recipe: Recipe = "sdpa",
+    of: str | None = None,
 ) -> dict[str, Point]:
     """The sites inside an attention that calls mlx_lm's `scaled_dot_product_attention`."""
-    return {name: Point(attention, "inside", recipe="sdpa") for name in names}
+    return {name: Point(attention, "inside", recipe=recipe, of=of) for name in names}
+
+
+NEURONS_OF_EXPERTS: Mapping[str, str] = {"mlp_post": "its neurons belong to experts, and each token runs other ones"}
+"""Why a block with a mixture of experts lacks the neurons of a dense MLP."""
+
+
+def routed(moe: str = "mlp", router: str = "gate", experts: str = "switch_mlp", flat: bool = False) -> dict[str, Point]:
+    """The sites of a mixture of experts whose router is a linear map, and whose outputs are weighed by its caller."""
+    return {
+        "router_logits": Point(f"{moe}.{router}", "output", flat=flat),
+        "expert_weights": Point(f"{moe}.{experts}", "inside", recipe="experts", flat=flat),
+    }
+
+
+def selected(module: str = "mlp.gate") -> dict[str, Point]:
+    """The sites of a mixture of experts that a module chooses with mlx_lm's `group_expert_select`."""
+    return dict.fromkeys(("router_logits", "expert_weights"), Point(module, "inside", recipe="select"))
 
 
 def adds(site: Point, *names: str) -> dict[str, Point]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn
 
+import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures._family import Family, Point
+from mlx_patch.architectures._family import Family, Point, Side
 from mlx_patch.architectures._registry import family_of
 from mlx_patch.architectures._views import attribute
 from mlx_patch.errors import MissingSiteError, SelectionError, UnknownNameError, did_you_mean, listed
@@ -38,17 +39,24 @@ class Layout:
     Attributes:
         model: The model.
         family: Its table.
-        blocks: The blocks that its forward pass walks, in order.
+        blocks: The blocks that its forward pass walks, in order; where it walks them several times, so often.
+        times: How often it walks them.
     """
 
     model: nn.Module
     family: Family
     blocks: Sequence[nn.Module]
+    times: int = 1
 
     @property
     def d_model(self) -> int:
         """The width of the stream."""
         return attribute(self.model, self.family.width)
+
+    @property
+    def n_streams(self) -> int:
+        """How many streams `resid_pre` and `resid_post` hold side by side."""
+        return attribute(self.model, self.family.streams) if self.family.streams else 1
 
     @property
     def d_vocab(self) -> int:
@@ -58,10 +66,20 @@ class Layout:
     @cached_property
     def points(self) -> tuple[Mapping[str, Point], ...]:
         """For each block, the point of every site that it has."""
-        return tuple({name: p for name in self.family.block if (p := self._point(name, b))} for b in self.blocks)
+        return tuple(
+            {name: point for name in self.family.block if (point := self._point(name, layer))}
+            for layer in range(len(self.blocks))
+        )
 
-    def _point(self, name: str, block: nn.Module) -> Point | None:
-        return next((point for point in self.family.points(name) if point.serves(block)), None)
+    def _point(self, name: str, layer: int) -> Point | None:
+        walk = layer // (len(self.blocks) // self.times)
+        block, parts = self.blocks[layer], (None, walk if self.times > 1 else layer % self.family.parts)
+        return next((p for p in self.family.points(name) if p.part in parts and p.serves(block)), None)
+
+    def block_path(self, layer: int) -> str:
+        """The path, from the model, of the block that a layer is, or is a part of."""
+        number = layer % (len(self.blocks) // self.times) // self.family.parts
+        return f"{self.family.blocks}.{number}"
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -99,28 +117,66 @@ class Layout:
         """
         if site.is_raw:
             return self._raw(site)
+        if site.name == "embed" and (point := self.family.embed):
+            return Place(site, attribute(self.model, point.path), point, self.model)
         if site.name == "embed":
             return replace(self.place(Site("resid_pre", 0)), site=site)
         if site.name == "final_norm":
             norm = attribute(self.model, self.family.final_norm)
-            return Place(site, norm, Point(self.family.final_norm, "output"), self.model)
+            last = self.times - 1 if self._norm_ends_each_time else None
+            return Place(site, norm, Point(self.family.final_norm, "output", call=last), self.model)
         (site,) = self.select(site.name, None if site.layer is None else (site.layer,))
         layer = site.layer or 0
         block, point = self.blocks[layer], self.points[layer][site.name]
+        if point.side == "next":
+            return replace(self._next(layer), site=site)
+        if self.times > 1:
+            walk = layer // (len(self.blocks) // self.times)
+            point = replace(point, call=walk * point.calls + (point.call or 0))
         return Place(site, attribute(block, point.path), point, block)
+
+    def _next(self, layer: int) -> Place:
+        """Where the stream that leaves a layer is read, for blocks that return none."""
+        if layer + 1 < len(self.blocks):
+            return self.place(Site("resid_pre", layer + 1))
+        path = self.family.final_norm
+        return Place(Site("final_norm"), attribute(self.model, path), Point(path, "input", boxed=True), self.model)
+
+    def between(self, layer: int, stream: mx.array) -> mx.array:
+        """The stream that enters a block, from the one that leaves the block before."""
+        starts = layer % (len(self.blocks) // self.times) == 0
+        return attribute(self.model, self.family.final_norm)(stream) if starts and self._norm_ends_each_time else stream
+
+    @property
+    def _norm_ends_each_time(self) -> bool:
+        return self.family.loop is not None and self.times > 1 and self.family.loop.normed(self.model)
+
+    def with_module(self, path: str | None) -> list[int]:
+        """The layers whose block has a module at a path."""
+        return [] if path is None else [i for i, block in enumerate(self.blocks) if Point(path, "input").serves(block)]
+
+    def inner(self, site: Site, path: str | None, side: Side) -> Place | None:
+        """What a module in the block of a site reads or returns; None if the block has none there."""
+        if path is None or site.layer not in self.with_module(path):
+            return None
+        block = self.blocks[site.layer]
+        return Place(site, attribute(block, path), Point(path, side), block)
 
     def _raw(self, site: Site) -> Place:
         path, side, call = site.raw
         modules = dict(self.model.named_modules())
         if path not in modules:
             raise UnknownNameError(f"`site` must be a module's path. Got {path!r}. {did_you_mean(path, modules)}")
-        point = Point(path, "input" if side == "input" else "output", call=call)
+        point = Point(path, "input" if side == "input" else "output", call=call, item=site.item)
         return Place(site, modules[path], point, self.model)
 
+    def why_not(self, name: str) -> str:
+        """Why no block has a site, as a clause."""
+        return self.family.absent.get(name, "its table does not say where that is")
+
     def _refuse(self, name: str) -> NoReturn:
-        reason = self.family.absent.get(name, "its table does not say where that is")
         has = [known for known in SITES if any(known in points for points in self.points)]
-        raise MissingSiteError(f"{self.family.name} has no {name!r}: {reason}. It has: {listed(has)}.")
+        raise MissingSiteError(f"{self.family.name} has no {name!r}: {self.why_not(name)}. It has: {listed(has)}.")
 
     def _refuse_layer(self, name: str, layer: int, having: list[int]) -> NoReturn:
         raise MissingSiteError(
@@ -136,4 +192,6 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
         ArchitectureError: There is no table for the model.
     """
     family = family or family_of(model)
-    return Layout(model, family, attribute(model, family.blocks))
+    times = family.loop.times(model) if family.loop else 1
+    walk = [block for block in attribute(model, family.blocks) for _ in range(family.parts)]
+    return Layout(model, family, times * walk, times)

@@ -5,6 +5,7 @@ multipliers are named by their path in the block, and looked up there.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -53,14 +54,15 @@ class ByHead(View):
     """Heads side by side: `(batch, pos, head * d_head)` seen as `(batch, pos, head, d_head)`.
 
     Attributes:
-        heads: Where the block keeps their number.
+        heads: Where the block keeps their number, or the number.
     """
 
-    heads: str
+    heads: str | int
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw.reshape(*raw.shape[:-1], attribute(block, self.heads), -1)
+        heads = self.heads if isinstance(self.heads, int) else attribute(block, self.heads)
+        return raw.reshape(*raw.shape[:-1], heads, -1)
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
@@ -125,6 +127,64 @@ class Interleaved(View):
 
 
 @dataclass(frozen=True)
+class Grouped(View):
+    """One part of several within each KV head: its queries, then its key, then its value.
+
+    Attributes:
+        heads: Where the block keeps the number of query heads.
+        kv_heads: Where it keeps the number of KV heads.
+        part: 0 is queries, 1 keys, 2 values.
+    """
+
+    heads: str
+    kv_heads: str
+    part: int
+
+    def _split(self, raw: mx.array, block: nn.Module) -> list[mx.array]:
+        groups = attribute(block, self.kv_heads)
+        of_each = attribute(block, self.heads) // groups
+        by_group = raw.reshape(*raw.shape[:-1], groups, of_each + 2, -1)
+        return list(mx.split(by_group, [of_each, of_each + 1], axis=-2))
+
+    @override
+    def read(self, raw: mx.array, block: nn.Module) -> mx.array:
+        part = self._split(raw, block)[self.part]
+        return part.reshape(*raw.shape[:-1], -1, part.shape[-1])
+
+    @override
+    def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
+        parts = self._split(raw, block)
+        parts[self.part] = new.reshape(parts[self.part].shape)
+        return mx.concatenate(parts, axis=-2).reshape(raw.shape)
+
+
+@dataclass(frozen=True)
+class WithinHead(View):
+    """The features of each head from one on: `(batch, pos, head * (start + d_head))` as `(batch, pos, head, d_head)`.
+
+    Attributes:
+        heads: Where the block keeps the number of heads.
+        start: Where the block keeps how many features of each head come before.
+    """
+
+    heads: str
+    start: str
+
+    def _split(self, raw: mx.array, block: nn.Module) -> tuple[mx.array, mx.array]:
+        by_head = raw.reshape(*raw.shape[:-1], attribute(block, self.heads), -1)
+        before, site = mx.split(by_head, [attribute(block, self.start)], axis=-1)
+        return before, site
+
+    @override
+    def read(self, raw: mx.array, block: nn.Module) -> mx.array:
+        return self._split(raw, block)[1]
+
+    @override
+    def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
+        return mx.concatenate([self._split(raw, block)[0], new], axis=-1).reshape(raw.shape)
+
+
+@dataclass(frozen=True)
 class Times(View):
     """The raw array is multiplied by a number of the block before it is added to the stream.
 
@@ -132,18 +192,54 @@ class Times(View):
     would round.
 
     Attributes:
-        factor: Where the block keeps the number.
+        factor: Where the block keeps the number, or what makes it from the block.
     """
 
-    factor: str
+    factor: str | Callable[[nn.Module], float]
+
+    def _of(self, block: nn.Module) -> float:
+        return self.factor(block) if callable(self.factor) else attribute(block, self.factor)
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw * attribute(block, self.factor)
+        return raw * self._of(block)
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
-        return mx.where(new == self.read(raw, block), raw, new / attribute(block, self.factor))
+        return mx.where(new == self.read(raw, block), raw, new / self._of(block))
+
+
+@dataclass(frozen=True)
+class SideBySide(View):
+    """Several streams, `(stream, batch, pos, d_model)`, seen as one `(batch, pos, stream * d_model)`."""
+
+    @override
+    def read(self, raw: mx.array, block: nn.Module) -> mx.array:
+        return raw.transpose(1, 2, 0, 3).flatten(-2)
+
+    @override
+    def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
+        return new.reshape(*new.shape[:-1], raw.shape[0], -1).transpose(2, 0, 1, 3)
+
+
+@dataclass(frozen=True)
+class Behind(View):
+    """All axes behind batch and pos as one: `(batch, pos, a, b)` seen as `(batch, pos, a * b)`, or by head.
+
+    Attributes:
+        heads: Where the block keeps the number of heads; None is no heads.
+    """
+
+    heads: str | None = None
+
+    @override
+    def read(self, raw: mx.array, block: nn.Module) -> mx.array:
+        heads = () if self.heads is None else (attribute(block, self.heads),)
+        return raw.reshape(*raw.shape[:2], *heads, -1)
+
+    @override
+    def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
+        return new.reshape(raw.shape)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
 
+from mlx_patch.engine._box import Box as Box
 from mlx_patch.engine._frame import Frame as Frame
 from mlx_patch.engine._hook import Action as Action
 from mlx_patch.engine._hook import Hook as Hook
@@ -7,4 +8,5 @@ from mlx_patch.engine._hook import Pass as Pass
 from mlx_patch.engine._hook import Phase as Phase
 from mlx_patch.engine._prompt_cache import Restored as Restored
 from mlx_patch.engine._prompt_cache import arrays_of as arrays_of
+from mlx_patch.engine._prompt_cache import note_offset as note_offset
 from mlx_patch.engine._prompt_cache import offset_of as offset_of

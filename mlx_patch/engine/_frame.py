@@ -1,15 +1,16 @@
 """`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_patch.architectures import Place, Point, attribute
 from mlx_patch.engine import _tap
-from mlx_patch.engine._hook import Hook, Pass
-from mlx_patch.engine._prompt_cache import offset_of
+from mlx_patch.engine._hook import Hook, Pass, Phase
+from mlx_patch.engine._prompt_cache import note_offset, offset_of
 from mlx_patch.engine._visit import visit
 from mlx_patch.errors import KindError, SelectionError
 
@@ -23,13 +24,14 @@ class Frame(AbstractContextManager):
 
     def __init__(self, model: nn.Module, hooks: Iterable[Hook]):
         self.model = model
-        self.hooks = tuple(hooks)
+        self.hooks = tuple(with_beside for hook in hooks for with_beside in (*_beside(hook), hook))
         self.at: dict[int, list[Hook]] = {}
         for hook in self.hooks:
             self.at.setdefault(id(hook.place.module), []).append(hook)
         self._modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
         self._calls: dict[int, int] = {}
         self._now: Pass | None = None
+        self.prompt_cache: Any = None
 
     def __enter__(self) -> "Frame":
         _tap.swap_in(self._modules.values(), visit)
@@ -60,7 +62,12 @@ class Frame(AbstractContextManager):
         tokens = args[0] if args else next(iter(kwargs.values()))
         cache = kwargs.get("cache", args[1] if len(args) > 1 else None)
         self._calls.clear()
+        self.prompt_cache = cache
         self._now = Pass(offset_of(cache), mx.array(tokens).shape[1], cached=cache is not None)
+
+    def passed(self) -> None:
+        """Note that the model's call went well, so that its prompt cache holds these positions too."""
+        note_offset(self.prompt_cache, self.now.offset + self.now.length)
 
     def end(self) -> None:
         """Note that the model's call is over."""
@@ -81,3 +88,11 @@ class Frame(AbstractContextManager):
                     f"`{hook.place.site}` must say which call it means. Got a module that runs {call + 1} times or "
                     f"more in one forward pass. Write {hook.place.site}[0] for the first."
                 )
+
+
+def _beside(hook: Hook) -> Iterator[Hook]:
+    """What tells a hook at one of two modules in parallel what the other returned."""
+    if path := hook.place.point.beside:
+        block = hook.place.block
+        place = Place(hook.place.site, attribute(block, path), Point(path, "output"), block)
+        yield Hook(place, hook.keep_beside, Phase.READ)

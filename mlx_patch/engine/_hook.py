@@ -39,6 +39,8 @@ class Phase(IntEnum):
     CAPTURE = 3
     SLICE = 4
     """Only what the caller wants goes on to the unembedding."""
+    BOX = 5
+    """What goes on is put in a box, in which later edits change it."""
 
 
 @dataclass(eq=False)
@@ -51,6 +53,7 @@ class Hook:
         phase: When, among the hooks at the same place.
         met: How often a forward pass came by.
         acted: How often the action gave a new value.
+        beside: What the module beside it returned, in the forward pass under way.
     """
 
     place: Place
@@ -58,6 +61,7 @@ class Hook:
     phase: Phase
     met: int = 0
     acted: int = 0
+    beside: mx.array | None = None
 
     @property
     def event(self) -> str:
@@ -65,12 +69,21 @@ class Hook:
         side = self.place.point.side
         return self.place.site.name if side == "inside" else side
 
+    def keep_beside(self, value: mx.array, now: Pass) -> None:
+        """Keep what the module beside it returned; an action of that module's hook."""
+        self.beside = value
+
     def on(self, raw: mx.array, now: Pass) -> mx.array:
         """The raw array after this hook."""
-        view, block = self.place.point.view, self.place.block
+        point, block = self.place.point, self.place.block
         self.met += 1
-        new = self.action(view.read(raw, block), now)
+        whole = raw if self.beside is None else raw + self.beside
+        shaped = whole.reshape(-1, now.length, *raw.shape[1:]) if point.flat else whole
+        new = self.action(point.view.read(shaped, block), now)
         if new is None:
             return raw
         self.acted += 1
-        return view.write(raw, new, block)
+        written = point.view.write(shaped, new, block)
+        written = written.reshape(raw.shape) if point.flat else written
+        # What an edit of a sum leaves as it was stays bit for bit.
+        return written if self.beside is None else mx.where(written == whole, raw, written - self.beside)

@@ -8,23 +8,62 @@ import mlx.core as mx
 
 from mlx_patch.errors import KindError
 
+_NOTE = "_mlx_patch_noted"
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """How many positions a recurrent state holds that does not say so itself, and the arrays for which that is true."""
+
+    positions: int
+    arrays: tuple[mx.array, ...]
+
+    def holds(self, entry: Any) -> bool:
+        now = arrays_of(entry)
+        return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
+
 
 def offset_of(cache: Sequence[Any] | None) -> int:
     """How many positions a prompt cache holds; 0 for none.
 
+    Recurrent states do not say. Where there is nothing else, it is known of those that runs seen by mlx_patch filled.
+
     Raises:
-        KindError: Its rows hold different numbers of positions.
+        KindError: Its rows hold different numbers of positions, or it does not say how many they hold.
     """
-    for entry in cache or ():
-        offset = getattr(entry, "offset", None)
-        if isinstance(offset, mx.array):
+    entries = _entries(cache)
+    for entry in entries:
+        if any(isinstance(getattr(entry, name, None), mx.array) for name in ("offset", "left_padding", "lengths")):
             raise KindError(
                 "`prompt_cache` must hold equally many positions in each row. Got a padded batch "
                 f"({type(entry).__name__}). Group prompts by length."
             )
-        if offset is not None:
-            return offset
+    offsets = [offset for entry in entries if (offset := getattr(entry, "offset", None)) is not None]
+    return max(offsets) if offsets else max(map(_noted, entries), default=0)
+
+
+def _entries(cache: Sequence[Any] | None) -> list[Any]:
+    """The caches of all layers, those within lists too."""
+    return [part for entry in cache or () for part in getattr(entry, "caches", (entry,))]
+
+
+def _noted(entry: Any) -> int:
+    note: _Noted | None = getattr(entry, _NOTE, None)
+    if note is not None and note.holds(entry):
+        return note.positions
+    if arrays_of(entry):
+        raise KindError(
+            "`prompt_cache` must say how many positions it holds. Got recurrent states alone "
+            f"({type(entry).__name__}), filled elsewhere. Fill it with `model.run(tokens, prompt_cache=...)`."
+        )
     return 0
+
+
+def note_offset(cache: Sequence[Any] | None, positions: int) -> None:
+    """Note on recurrent states that they hold so many positions now. A copy of a cache keeps the note."""
+    for entry in _entries(cache):
+        if not hasattr(entry, "offset") and _is_cache(entry):
+            setattr(entry, _NOTE, _Noted(positions, tuple(arrays_of(entry))))
 
 
 def arrays_of(cache: Any) -> list[mx.array]:
@@ -46,12 +85,14 @@ class Restored:
         self.cache = cache
 
     def __enter__(self) -> None:
+        self.offset = offset_of(self.cache)
         self.before = [_kept(entry) for entry in self.cache or ()]
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         if failed is not None:
             for entry in self.before:
                 _put_back(entry)
+            note_offset(self.cache, self.offset)
         self.before = []
 
 

@@ -5,31 +5,22 @@ modules are not touched: the stand-ins live in a copy of the globals that only t
 for the functions through which the wanted arrays pass.
 """
 
-from collections.abc import Callable, Mapping
+import builtins
+from collections.abc import Callable
 from types import FunctionType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.base import scaled_dot_product_attention as fused_attention
 
+from mlx_patch.engine import _recipes_experts as experts
 from mlx_patch.engine._attention import attend, dequantized
+from mlx_patch.engine._fused_sums import fused_sums
+from mlx_patch.engine._key_order import in_order
+from mlx_patch.engine._recipes_sparse import indexed, sparse
+from mlx_patch.engine._scope import Call, Listener, Mlx, Scope, WithMethods, rebound
 from mlx_patch.errors import ArchitectureError
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Who wants to know what happens inside."""
-
-    def wants(self, event: str) -> bool:
-        """Whether anyone waits for an event."""
-        ...
-
-    def emit(self, event: str, raw: Any) -> Any:
-        """The array after those who wait for it."""
-        ...
-
-
-Scope = Mapping[str, Any]
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def stand_in(
@@ -40,33 +31,47 @@ def stand_in(
     Raises:
         ArchitectureError: The call is not a Python function, or never mentions what the recipe stands in for.
     """
+    if recipe not in _RECIPES:
+        return forward, args, kwargs
     if not isinstance(forward, FunctionType):
         raise ArchitectureError(f"`{forward!r}` must be a Python function to be looked into. Compiled calls cannot be.")
+    listener = in_order(listener, (args, kwargs))
     replaced, (args, kwargs) = _RECIPES[recipe](listener, forward.__globals__, (args, kwargs))
-    missing = [name for name in replaced if name not in forward.__globals__]
+    missing = [name for name in replaced if name not in forward.__globals__ and not hasattr(builtins, name)]
     if missing:
         raise ArchitectureError(f"`{forward.__qualname__}` must use {missing[0]} for recipe {recipe!r}. It does not.")
-    scope = {**forward.__globals__, **replaced}
-    bound = FunctionType(forward.__code__, scope, forward.__name__, forward.__defaults__, forward.__closure__)
-    bound.__kwdefaults__ = forward.__kwdefaults__
-    return bound, args, kwargs
+    own = rebound(forward, replaced)
+    if recipe in _IN_METHODS:
+        return lambda module, *args, **kwargs: own(WithMethods(module, replaced), *args, **kwargs), args, kwargs
+    return own, args, kwargs
+
+
+def finish(recipe: str, listener: Listener, call: Call, out: Any) -> Any:
+    """What a module returns, where a recipe wants or changes something of it."""
+    return _ENDS[recipe](listener, call, out) if recipe in _ENDS else out
+
+
+def hand_over(recipe: str, listener: Listener, call: Call, run: experts.Run, out: Any) -> Any:
+    """What a module's caller gets, where a recipe wants to know what becomes of it."""
+    return experts.handed_over(listener, call, run, out) if recipe == "experts" else out
 
 
 def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     """Attention through mlx_lm's `scaled_dot_product_attention`; the fused kernel unless scores are wanted."""
     fused = scope.get("scaled_dot_product_attention")
-    keys_seen: list[bool] = []
+    fresh: set[str] = set()
 
     def by_position(event: str, array: mx.array) -> mx.array:
         return listener.emit(event, array.swapaxes(1, 2)).swapaxes(1, 2) if listener.wants(event) else array
 
-    def on_keys(keys: mx.array) -> mx.array:
-        keys_seen.append(True)
-        return by_position("rot_k", keys)
+    def on_fresh(event: str, array: mx.array) -> mx.array:
+        fresh.add(event)
+        return by_position(event, array)
 
     def scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks=None):
         queries = by_position("rot_q", queries)
-        keys = keys if keys_seen else on_keys(keys)
+        keys = keys if "rot_k" in fresh else on_fresh("rot_k", keys)
+        values = values if "v" in fresh else on_fresh("v", values)
         if not (listener.wants("attn_scores") or listener.wants("pattern")):
             assert fused is not None
             more = {} if sinks is None else {"sinks": sinks}
@@ -74,9 +79,20 @@ def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
         keys, values = dequantized(keys, cache), dequantized(values, cache)
         return attend(queries, keys, values, scale, mask, sinks, listener.emit)
 
-    if listener.wants("rot_k"):
-        call = _with_caches_watched(call, on_keys)
+    if listener.wants("rot_k") or listener.wants("v"):
+        call = _with_caches_watched(call, on_fresh)
     return {"scaled_dot_product_attention": scaled_dot_product_attention}, call
+
+
+def _fast(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """Attention through `mx.fast.scaled_dot_product_attention`, which is not told of a cache."""
+    replaced, call = _sdpa(listener, {"scaled_dot_product_attention": fused_attention}, call)
+
+    def scaled_dot_product_attention(queries, keys, values, *, scale, mask=None, sinks=None):
+        return replaced["scaled_dot_product_attention"](queries, keys, values, None, scale, mask, sinks)
+
+    fast = Mlx(mx.fast, scaled_dot_product_attention=scaled_dot_product_attention)
+    return {"mx": Mlx(fast=fast)}, call
 
 
 def _softmax(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
@@ -88,52 +104,90 @@ def _softmax(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]
         pattern = mx.softmax(scores, *args, **kwargs)
         return listener.emit("pattern", pattern.reshape(by_head)).reshape(pattern.shape)
 
-    return {"mx": _Mlx(softmax=softmax)}, call
+    return {"mx": Mlx(softmax=softmax)}, call
 
 
-def _experts(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """Experts chosen by `mx.take_along_axis` and weighed by `mx.softmax`; spread over all experts for the listener."""
-    chosen: list[tuple[mx.array, tuple[int, ...]]] = []
+def _either(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """Attention through mlx_lm's function, or written out in a method."""
+    replaced, call = _sdpa(listener, scope, call)
+    return {**replaced, **_softmax(listener, scope, call)[0]}, call
 
-    def take_along_axis(array, indices, *args, **kwargs):
-        chosen.append((indices, array.shape))
-        return mx.take_along_axis(array, indices, *args, **kwargs)
 
-    def softmax(scores, *args, **kwargs):
-        weights = mx.softmax(scores, *args, **kwargs)
-        indices, shape = chosen[-1]
-        spread = mx.put_along_axis(mx.zeros(shape, weights.dtype), indices, weights, axis=-1)
-        return mx.take_along_axis(listener.emit("expert_weights", spread), indices, axis=-1)
+def _capped(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """Attention through a function of the same file that caps scores softly and calls `mx.softmax`."""
+    replaced, call = _softmax(listener, scope, call)
+    return {"_softcap_attention": rebound(scope["_softcap_attention"], replaced)}, call
 
-    return {"mx": _Mlx(take_along_axis=take_along_axis, softmax=softmax)}, call
+
+def _norms(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """A block whose norms are calls of `rms_norm`: the second one reads the stream between mixer and MLP."""
+    names = iter(("resid_pre", "resid_mid"))
+
+    def rms_norm(stream, *args, **kwargs):
+        name = next(names)
+        return scope["rms_norm"](stream if name == "resid_pre" else listener.emit(name, stream), *args, **kwargs)
+
+    return {"rms_norm": rms_norm}, call
+
+
+def _normed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """A stack of blocks that first of all norms the embedding with a call of `rms_norm`."""
+    names = iter(("embed", "final_norm"))
+
+    def rms_norm(stream, *args, **kwargs):
+        out = scope["rms_norm"](stream, *args, **kwargs)
+        return listener.emit("embed", out) if next(names) == "embed" else out
+
+    return {"rms_norm": rms_norm}, call
+
+
+def _mixed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """A block that mixes the stream with earlier ones for its parts: the second part reads that between the two."""
+    names = iter(("resid_pre", "resid_mid"))
+
+    def _attn_res_mix(earlier, stream, *args, **kwargs):
+        stream = stream if next(names) == "resid_pre" else listener.emit("resid_mid", stream)
+        return scope["_attn_res_mix"](earlier, stream, *args, **kwargs)
+
+    return {"_attn_res_mix": _attn_res_mix}, call
 
 
 _RECIPES: dict[str, Callable[[Listener, Scope, Call], tuple[Scope, Call]]] = {
     "sdpa": _sdpa,
+    "fast": _fast,
     "softmax": _softmax,
-    "experts": _experts,
+    "capped": _capped,
+    "norms": _norms,
+    "mixed": _mixed,
+    "normed": _normed,
+    "select": experts.select,
+    "gate": experts.gate,
+    "loop": experts.loop,
+    "sparse": sparse,
+    "indexed": indexed,
+    "inputs": experts.inputs,
+    "given": experts.given,
+    "fused_sums": fused_sums,
+    "either": _either,
+}
+
+_IN_METHODS = ("either",)
+
+_ENDS: dict[str, Callable[[Listener, Call, Any], Any]] = {
+    "gate": experts.end_of_gate,
+    "inputs": experts.end_of_inputs,
 }
 
 
-class _Mlx:
-    """`mlx.core` with a few functions that are ours."""
-
-    def __init__(self, **ours: Callable[..., Any]):
-        self.__dict__.update(ours)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-
 class _WatchedCache:
-    """A layer's KV cache that shows new keys to a function before it takes them in."""
+    """A layer's KV cache that shows new keys and values to a function before it takes them in."""
 
-    def __init__(self, cache: Any, on_keys: Callable[[mx.array], mx.array]):
+    def __init__(self, cache: Any, on_fresh: Callable[[str, mx.array], mx.array]):
         object.__setattr__(self, "_cache", cache)
-        object.__setattr__(self, "_on_keys", on_keys)
+        object.__setattr__(self, "_on_fresh", on_fresh)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
-        return self._cache.update_and_fetch(self._on_keys(keys), values)
+        return self._cache.update_and_fetch(self._on_fresh("rot_k", keys), self._on_fresh("v", values))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
@@ -142,9 +196,19 @@ class _WatchedCache:
         setattr(self._cache, name, value)
 
 
-def _with_caches_watched(call: Call, on_keys: Callable[[mx.array], mx.array]) -> Call:
+def _with_caches_watched(call: Call, on_fresh: Callable[[str, mx.array], mx.array]) -> Call:
     def watched(value: Any) -> Any:
-        return _WatchedCache(value, on_keys) if hasattr(value, "update_and_fetch") else value
+        if _takes_keys(value):
+            return _WatchedCache(value, on_fresh)
+        # A list of caches: attention's own is the first that takes keys; convolution states come before it, and what
+        # an indexer keeps behind it.
+        parts = getattr(value, "caches", ())
+        own = next((part for part in parts if _takes_keys(part)), None)
+        return type(value)(*(watched(part) if part is own else part for part in parts)) if own is not None else value
 
     args, kwargs = call
     return tuple(map(watched, args)), {name: watched(value) for name, value in kwargs.items()}
+
+
+def _takes_keys(value: Any) -> bool:
+    return hasattr(value, "update_and_fetch")

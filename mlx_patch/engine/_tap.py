@@ -29,6 +29,9 @@ class _Local(threading.local):
 Visitor = Callable[["tuple[Frame, ...]", nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """What a tapped module calls in place of its own code: frames, module, its code, arguments."""
 
+_IN_PLACE_OF_A_CALL = ("attention",)
+"""The methods that a model calls of a module that has no `__call__`."""
+
 _local = _Local()
 _lock = threading.Lock()
 _holders: dict[int, tuple[nn.Module, int]] = {}
@@ -77,11 +80,16 @@ def swap_out(modules: Iterable[nn.Module]) -> None:
 @cache
 def _tapped(plain: type, visit: Visitor) -> type:
     """The subclass of a module's class whose instances tell the frames about their calls."""
-    forward: Callable[..., Any] = plain.__call__
+    called = any("__call__" in vars(cls) for cls in plain.__mro__[:-1])
+    methods = ("__call__",) if called else tuple(name for name in _IN_PLACE_OF_A_CALL if hasattr(plain, name))
+    told = {name: _told(getattr(plain, name), visit) for name in methods}
+    names = {**told, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    return type(plain.__name__, (plain,), names)
 
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+
+def _told(forward: Callable[..., Any], visit: Visitor) -> Callable[..., Any]:
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         seen = _local.frames
         return visit(seen, self, forward, args, kwargs) if seen else forward(self, *args, **kwargs)
 
-    names = {"__call__": __call__, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    return type(plain.__name__, (plain,), names)
+    return call

@@ -1,13 +1,15 @@
 """One call of a tapped module: hooks see what it is given, what it computes inside, and what it returns."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_patch.engine._box import Box, boxes_in, opened
 from mlx_patch.engine._hook import Hook
-from mlx_patch.engine._recipes import stand_in
+from mlx_patch.engine._recipes import finish, hand_over, stand_in
 from mlx_patch.engine._tap import Seen
 from mlx_patch.errors import KindError
 
@@ -23,19 +25,30 @@ def visit(
     for frame in roots:
         frame.begin(args, kwargs)
     try:
-        return _call(Visit(frames, module), forward, args, kwargs)
+        out = _call(Visit(frames, module), forward, args, kwargs)
+        for frame in roots:
+            frame.passed()
+        return out
     finally:
         for frame in roots:
             frame.end()
 
 
 def _call(now: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict) -> Any:
+    boxes = boxes_in((*args, *kwargs.values()))
     if now.wants("input"):
         args, kwargs = _with_inputs(now, args, kwargs)
-    if recipe := now.recipe:
+    args, kwargs = tuple(opened(value, boxes) for value in args), {k: opened(v, boxes) for k, v in kwargs.items()}
+    for recipe in now.recipes:
         forward, args, kwargs = stand_in(recipe, forward, now, args, kwargs)
     out = forward(now.module, *args, **kwargs)
-    return now.emit("output", out) if now.wants("output") else out
+    out = opened(out, boxes_in((out,)))
+    for recipe in now.recipes:
+        out = finish(recipe, now, (args, kwargs), out)
+    out = now.emit("output", out) if now.wants("output") else out
+    for recipe in now.recipes:
+        out = hand_over(recipe, now, (args, kwargs), partial(forward, now.module), out)
+    return out
 
 
 def _with_inputs(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
@@ -49,6 +62,8 @@ class Visit:
 
     def __init__(self, frames: "tuple[Frame, ...]", module: nn.Module):
         self.module = module
+        self.notes: dict[str, Any] = {}
+        self.caches = tuple(entry for frame in frames for entry in frame.prompt_cache or ())
         found: list[tuple[Frame, Hook]] = []
         for frame in frames:
             if hooks := frame.at.get(id(module)):
@@ -62,10 +77,9 @@ class Visit:
         return event in self._events
 
     @property
-    def recipe(self) -> str | None:
-        """How what the hooks want is found inside the module's call; None if they want nothing inside."""
-        recipes = (hook.place.point.recipe for _, hook in self._found)
-        return next((recipe for recipe in recipes if recipe), None)
+    def recipes(self) -> tuple[str, ...]:
+        """How what the hooks want is found inside the module's call."""
+        return tuple(dict.fromkeys(recipe for _, hook in self._found if (recipe := hook.place.point.recipe)))
 
     def emit(self, event: str, raw: Any) -> Any:
         """The array, the arguments or the parts returned, after the hooks that wait for them."""
@@ -88,7 +102,11 @@ def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
     return type(raw)((*raw[:item], change(raw[item]), *raw[item + 1 :]))
 
 
-def _after(hook: Hook, part: Any, frame: "Frame") -> mx.array:
+def _after(hook: Hook, part: Any, frame: "Frame") -> mx.array | Box:
+    if isinstance(part, Box):
+        new = hook.on(part.array, frame.now)
+        part.array = opened(new, boxes_in((new,)))
+        return part
     if not isinstance(part, mx.array):
         raise KindError(
             f"`{hook.place.site}` must be an array to be read or edited. Got {type(part).__name__}. "

@@ -14,6 +14,7 @@ from mlx_patch.laws._bench import Law as Law
 from mlx_patch.laws._edits import decides as decides
 from mlx_patch.laws._edits import forward_only as forward_only
 from mlx_patch.laws._edits import own_value as own_value
+from mlx_patch.laws._experts import experts as experts
 from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
@@ -24,7 +25,7 @@ from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
 from mlx_patch.tokens import as_tokens, is_text_or_chat
 
-ALL: tuple[Law, ...] = (watching, sums, own_value, decides, forward_only, restored, heads, split)
+ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split)
 """Every law, in order."""
 
 _LENGTH = 8

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from mlx_patch.interventions import Ablate
+from mlx_patch.architectures import attribute
+from mlx_patch.cache import ActivationCache
+from mlx_patch.interventions import Ablate, Apply, Replace
 from mlx_patch.laws._bench import ZERO, Bench
 from mlx_patch.laws._report import Finding
 from mlx_patch.sites import Site
@@ -15,12 +17,15 @@ _OF_KEYS = ("k", "rot_k")
 
 def heads(bench: Bench) -> Iterator[Finding]:
     """Law 7."""
-    if not bench.has("attn_scores", "pattern", "v", "z"):
+    if not bench.has("attn_scores", "pattern", "z"):
         return
-    layers = bench.layers("attn_scores", "pattern", "v", "z")
+    layers = bench.layers("attn_scores", "pattern", "z")
+    one = Bench(bench.model, bench.tokens[:1], bench.other[:1])
+    by_key = _attending_to_each_key(one)
     for layer in layers:
         yield from _patterns(bench, layer)
-    one = Bench(bench.model, bench.tokens[:1], bench.other[:1])
+        yield from _made(one, layer, by_key["z", layer].astype(mx.float32))
+    yield from _through_pattern(bench, layers)
     yield from _heads_apart(one, layers[0])
     yield from _reach(one, layers[0])
     for name in ("rot_q", "rot_k"):
@@ -30,16 +35,78 @@ def heads(bench: Bench) -> Iterator[Finding]:
 
 def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
     cache, where = bench.own[1], str(Site("pattern", layer))
-    pattern, values, z = (cache[name, layer].astype(mx.float32) for name in ("pattern", "v", "z"))
-    sums_of_rows, close = pattern.sum(axis=-1), bench.scale.close
-    yield bench.scale.finding(7, f"{where}, rows sum to 1", sums_of_rows, mx.ones_like(sums_of_rows), close)
+    pattern = cache["pattern", layer].astype(mx.float32)
     future = mx.triu(mx.abs(pattern), 1)
     yield Finding(7, f"{where}, causal", float(mx.max(future).item()), 0.0)
-    scores = cache["attn_scores", layer].astype(mx.float32)
-    yield bench.scale.finding(7, f"{where}, softmax of scores", mx.softmax(scores, axis=-1), pattern, close)
-    by_query_head = mx.repeat(values, pattern.shape[1] // values.shape[2], axis=2).swapaxes(1, 2)
-    made = (pattern @ by_query_head).swapaxes(1, 2)
-    yield bench.scale.finding(7, f"{where} and v make z", made, z, close)
+    scores, sinks = cache["attn_scores", layer].astype(mx.float32), _sinks(bench, layer)
+    if sinks is None:
+        ones, close = mx.ones(pattern.shape[:-1]), bench.scale.close
+        yield bench.scale.finding(7, f"{where}, rows sum to 1", pattern.sum(axis=-1), ones, close)
+        softmax = mx.softmax(scores, axis=-1)
+    else:
+        column = mx.broadcast_to(sinks.astype(mx.float32)[:, None, None], (*scores.shape[:-1], 1))
+        softmax = mx.softmax(mx.concatenate([column, scores], axis=-1), axis=-1)[..., 1:]
+    yield bench.scale.finding(7, f"{where}, softmax of scores", softmax, pattern, bench.scale.close)
+
+
+def _sinks(bench: Bench, layer: int) -> mx.array | None:
+    """The scores that take part in a layer's softmax and attend to nothing. Shape `(head,)`."""
+    path = bench.heads.sinks
+    return attribute(bench.model.layout.blocks[layer], path) if path else None
+
+
+def _attending_to_each_key(bench: Bench) -> ActivationCache:
+    """`z` in a run with a row for each key, in which all queries attend to that key alone, in each layer by itself."""
+    keys = bench.tokens.shape[1]
+    alone = Apply(lambda pattern, site: mx.broadcast_to(mx.eye(keys)[:, None, None, :], pattern.shape))
+    held = Apply(lambda stream, site: mx.broadcast_to(bench.own[1][site], stream.shape))
+    return bench.inside("z", held.at("resid_pre"), alone.at("pattern"), rows=keys)
+
+
+def _made(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
+    """Each query's z is what the keys would give it one by one, weighed by its pattern; and v is what they give.
+
+    Where z is gated, by query and not by key, v is what they give up to that gate, which is found at each query's own
+    position.
+    """
+    cache, where, close = bench.own[1], str(Site("pattern", layer)), bench.scale.close
+    pattern, z = (cache[name, layer][0].astype(mx.float32) for name in ("pattern", "z"))
+    if bench.heads.normed:
+        yield from _made_and_normed(bench, layer, by_key)
+        return
+    made = mx.sum(pattern.transpose(2, 1, 0)[..., None] * by_key, axis=0)
+    yield bench.scale.finding(7, f"{where} makes z", made, z, close)
+    if ("v", layer) in cache:
+        values = cache["v", layer][0].astype(mx.float32)
+        values = mx.take(values, _read_by(bench, z.shape[1], values.shape[1]), axis=1)
+        own = mx.diagonal(by_key, axis1=0, axis2=1).transpose(2, 0, 1)
+        if mx.array_equal(own, values).item():
+            wanted = mx.broadcast_to(values[:, None], by_key.shape)
+            yield bench.scale.finding(7, f"{where} and v make z", by_key, wanted, close)
+        else:
+            gated, wanted = by_key * values, own * values[:, None]
+            yield bench.scale.finding(7, f"{where}, v and a gate make z", gated, wanted, close)
+
+
+def _through_pattern(bench: Bench, layers: tuple[int, ...]) -> Iterator[Finding]:
+    """Queries and keys act through the pattern alone: where it is held, others leave z as it is."""
+    held = [Replace(bench.own[1]).at(name) for name in ("resid_pre", "pattern")]
+    others = [Replace(bench.donor[1]).at(name) for name in ("q", "k") if bench.has(name)]
+    cache = bench.inside("z", *held, *others)
+    for layer in layers:
+        what = f"{Site('z', layer)} with other q and k, and its pattern"
+        yield bench.scale.finding(7, what, cache["z", layer], bench.own[1]["z", layer], bench.scale.close)
+
+
+def _made_and_normed(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
+    """Where what attention gathers is normed and gated: the gate of each query is found where it attends to itself."""
+    pattern, values, z = (bench.own[1][name, layer][0].astype(mx.float32) for name in ("pattern", "v", "z"))
+    values = mx.take(values, _read_by(bench, z.shape[1], values.shape[1]), axis=1)
+    gathered = (pattern @ values.swapaxes(0, 1)).swapaxes(0, 1)
+    own = mx.diagonal(by_key, axis1=0, axis2=1).transpose(2, 0, 1)
+    got, wanted = z * mx.fast.rms_norm(values, None, 0.0), own * mx.fast.rms_norm(gathered, None, 0.0)
+    what = f"{Site('pattern', layer)}, v, a norm and a gate make z"
+    yield bench.scale.finding(7, what, got, wanted, bench.scale.close)
 
 
 def _heads_apart(bench: Bench, layer: int) -> Iterator[Finding]:
@@ -68,15 +135,16 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
     One run: a row for each site and head.
     """
     own = bench.own[1]
-    names = [name for name in (*_OF_QUERIES, *_OF_KEYS, "v") if bench.has(name)]
+    names = [name for name in (*_OF_QUERIES, *_OF_KEYS, "v") if (name, layer) in own]
     cases = [(name, head) for name in names for head in range(own[name, layer].shape[2])]
     edits = [ZERO.at(n, layer=layer, head=h, pos=bench.middle, batch=row) for row, (n, h) in enumerate(cases)]
     plain, got = (bench.inside(("attn_scores", "z"), *some, rows=len(cases)) for some in ((), edits))
     for row, (name, head) in enumerate(cases):
         seen = "z" if name == "v" else "attn_scores"
         before, after = (_shown(cache[seen, layer][row]) for cache in (plain, got))
-        per_group = own["z", layer].shape[2] // own[name, layer].shape[2]
-        may = _may_change(name, before.shape, bench.middle, head * per_group, (head + 1) * per_group)
+        mine = _read_by(bench, own["z", layer].shape[2], own[name, layer].shape[2]) == head
+        all_heads = bench.heads.mixed and name in ("q", "k")
+        may = _may_change(name, before.shape, bench.middle, mine | all_heads)
         what = f"head {head} of {Site(name, layer)} at one position"
         kept = mx.where(may, before, after)
         yield bench.scale.finding(7, f"{what}, elsewhere in {seen}", kept, before, bench.scale.close)
@@ -84,14 +152,20 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
         yield Finding(7, f"{what}, shows in {seen}", float(not changed), 0.0)
 
 
-def _may_change(name: str, shape: tuple[int, ...], position: int, start: int, end: int) -> mx.array:
-    """Which scores `(head, query_pos, key_pos)`, or which `z` `(pos, head, d_head)`, an edit may change."""
+def _read_by(bench: Bench, n_heads: int, n_kv_heads: int) -> mx.array:
+    """For each query head the KV head that it reads. Shape `(head,)`."""
+    heads = mx.arange(n_heads)
+    return heads % n_kv_heads if bench.heads.tiled else heads // (n_heads // n_kv_heads)
+
+
+def _may_change(name: str, shape: tuple[int, ...], position: int, heads: mx.array) -> mx.array:
+    """Which scores `(head, query_pos, key_pos)`, or which `z` `(pos, head, d_head)`, an edit of heads may change."""
     first, second, third = (
         mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape)
     )
     if name == "v":
-        return (first >= position) & (second >= start) & (second < end) & (third >= 0)
-    return (first >= start) & (first < end) & ((second if name in _OF_QUERIES else third) == position)
+        return (first >= position) & heads[:, None] & (third >= 0)
+    return heads[:, None, None] & ((second if name in _OF_QUERIES else third) == position)
 
 
 def _as_seen(bench: Bench, name: str) -> Iterator[Finding]:

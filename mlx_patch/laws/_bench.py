@@ -6,14 +6,19 @@ from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_patch.architectures import Stream
+from mlx_patch.architectures import Heads, Stream
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Ablate, Edit
+from mlx_patch.interventions import Ablate, Edit, Replace
 from mlx_patch.laws._report import Finding, Scale
+from mlx_patch.sites import SITES, Site
 
 REWRITTEN = ("attn_scores", "pattern")
 """Sites for which attention is written out: on a GPU the fused kernel rounds otherwise."""
+
+EXTENDED = ("expert_weights",)
+"""Sites whose edits make sums of more terms, which a GPU adds up in another order: all experts run."""
 
 ZERO = Ablate("zero")
 
@@ -35,7 +40,7 @@ class Bench:
     @cached_property
     def scale(self) -> Scale:
         """Deviations in the model's precision."""
-        return Scale(self.model.model)
+        return Scale(self.model.model, self.model.layout.family.rounds)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -45,9 +50,15 @@ class Bench:
     @cached_property
     def plain(self) -> mx.array:
         """The logits of the raw model."""
-        logits = self.model.model(self.tokens)
+        logits = self.raw()
         mx.eval(logits)
         return logits
+
+    def raw(self) -> mx.array:
+        """What the raw model returns; over a prompt cache if it is itself only with one."""
+        model = self.model.model
+        cached = {"cache": make_prompt_cache(model)} if self.model.layout.family.cached else {}
+        return model(self.tokens, **cached)
 
     @cached_property
     def own(self) -> tuple[mx.array, ActivationCache]:
@@ -56,8 +67,13 @@ class Bench:
 
     @cached_property
     def donor(self) -> tuple[mx.array, ActivationCache]:
-        """Logits and all activations of `other`."""
-        return self.model.run_with_cache(self.other, sites=self.model.sites)
+        """Logits and all activations of `other`; where blocks read the tokens too, of `tokens` embedded as `other`."""
+        raw = (name for name in self.shared if name not in SITES)
+        sites = (*self.model.sites, *raw)
+        if not self.model.layout.family.rereads:
+            return self.model.run_with_cache(self.other, sites=sites)
+        begin = self.model.run_with_cache(self.other, sites="embed")[1]
+        return self.model.run_with_cache(self.tokens, sites=sites, edits=[Replace(begin).at("embed")])
 
     @property
     def middle(self) -> int:
@@ -69,6 +85,28 @@ class Bench:
         """How the parts of a block make the stream."""
         return self.model.layout.family.stream
 
+    @property
+    def heads(self) -> Heads:
+        """How the heads of its attention hang together."""
+        return self.model.layout.family.heads
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The sites that later blocks read besides the stream."""
+        layout = self.model.layout
+        paths = [layout.block_path(layer) for layer in range(self.model.n_layers)]
+        names = dict.fromkeys(name.format(block=path) for name in layout.family.shared for path in paths)
+        modules = dict(self.model.model.named_modules())
+        return tuple(name for name in names if name in SITES or Site(name).raw[0] in modules)
+
+    @cached_property
+    def more(self) -> list[dict[str, mx.array]]:
+        """For each block, what the part behind its MLP adds, as `Stream.post` wants it."""
+        layout, path = self.model.layout, self.stream.more
+        paths = {layer: f"{layout.family.blocks}.{layer}.{path}:output" for layer in layout.with_module(path)}
+        cache = self.model.run_with_cache(self.tokens, sites=paths.values())[1]
+        return [{"more": cache[paths[layer]]} if layer in paths else {} for layer in range(self.model.n_layers)]
+
     def layers(self, *names: str) -> tuple[int, ...]:
         """The layers that have all of these sites."""
         return tuple(sorted(set.intersection(*(set(self.own[1].layers(name)) for name in names))))
@@ -78,14 +116,14 @@ class Bench:
         return set(names) <= set(self.names)
 
     def exactly(self, name: str) -> float:
-        """The tolerance where nothing but the way of computing attention may round otherwise."""
-        return self.scale.exact if name in REWRITTEN else 0.0
+        """The tolerance where only the way of computing attention, or the number of terms, may round otherwise."""
+        return self.scale.exact if name in (*REWRITTEN, *EXTENDED) else 0.0
 
     def run(self, *edits: Edit) -> mx.array:
         """The logits of `tokens` with edits."""
         return self.model.run(self.tokens, edits)
 
-    def inside(self, sites: str | tuple[str, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
+    def inside(self, sites: str | tuple[str | Site, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
         """The activations of `tokens` with edits, where nobody wants the logits.
 
         What the unembedding reads is made 0, so that whatever nothing else needs is never computed.

@@ -53,16 +53,22 @@ _DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
 def decides(bench: Bench) -> Iterator[Finding]:
     """Law 4. The edits are at all layers at once, so that each block is seen by itself; some reach the logits."""
     logits, donor = bench.donor
-    for given, decided in _DECIDES:
+    everywhere = [name for name in bench.shared if name in SITES and not SITES[name].layered]
+    reads_stream = bench.heads.gated or bench.heads.indexed
+    for sites, decided in _DECIDES:
+        given = ("resid_pre", *sites) if decided == "z" and reads_stream else sites
         if bench.has(*given, decided):
-            cache = bench.inside(decided, *(Replace(donor).at(name) for name in given))
+            cache = bench.inside(decided, *(Replace(donor).at(name) for name in (*everywhere, *given)))
             for layer in bench.layers(*given, decided):
+                if given == ("mlp_post",) and ("expert_weights", layer) in donor:
+                    continue  # There are experts beside these neurons.
                 yield _decided(bench, " and ".join(given), Site(decided, layer), cache)
     for given, layers in (("embed", range(1)), ("resid_post", range(1, bench.model.n_layers))):
         cache = bench.inside("resid_pre", Replace(donor).at(given))
         yield from (_decided(bench, given, Site("resid_pre", layer), cache) for layer in layers)
+    beside = [Replace(donor).at(name) for name in bench.shared]
     for site in _far_reaching(bench):
-        got = bench.run(Replace(donor).at(site))
+        got = bench.run(*beside, Replace(donor).at(site))
         yield bench.scale.finding(4, f"{site} decides the logits", got, logits, 0.0)
     for name in ("mlp_post", "expert_weights"):
         if bench.has(name):
@@ -83,17 +89,34 @@ def _far_reaching(bench: Bench) -> Iterator[Site]:
 
 
 def _turned(bench: Bench, name: str) -> Iterator[Finding]:
-    """What enters a linear map, turned round, turns what comes out round; what enters its activation does not."""
+    """What enters a linear map, turned round, turns what comes out round; what enters its activation does not.
+
+    Seen where the map ends, because a norm may come before what is added to the stream.
+    """
     own = bench.own[1]
-    held = [
-        Replace(own).at(other) for other in ("resid_mid", "router_logits") if name != "mlp_post" and bench.has(other)
-    ]
-    zero = bench.inside("mlp_out", *held, ZERO.at(name))
-    turned = bench.inside("mlp_out", *held, (Replace(own) | Scale(-1.0)).at(name))
-    for layer in own.layers(name):
-        again = 2 * zero["mlp_out", layer] - turned["mlp_out", layer]
+    others = ("resid_pre", "resid_mid", "router_logits") if name == "expert_weights" else ()
+    held = [Replace(own).at(other) for other in others if bench.has(other)]
+    points = bench.model.layout.points
+    linear = (layer for layer in own.layers(name) if points[layer][name].recipe != "inputs")
+    ends = {layer: _end(bench, name, layer) for layer in linear}
+    edits = ([], [ZERO.at(name)], [(Replace(own) | Scale(-1.0)).at(name)])
+    if not ends:
+        return
+    plain, zero, turned = (bench.inside(tuple(ends.values()), *held, *edit) for edit in edits)
+    for layer, end in ends.items():
+        again = 2 * zero[end] - turned[end]
         what = f"{Site(name, layer)} turned round turns mlp_out round"
-        yield bench.scale.finding(4, what, again, own["mlp_out", layer], bench.scale.close)
+        yield bench.scale.finding(4, what, again, plain[end], bench.scale.close)
+
+
+def _end(bench: Bench, name: str, layer: int) -> Site:
+    """The output of the module that holds the one of a site."""
+    layout = bench.model.layout
+    point, experts = layout.points[layer][name], "expert_weights" in layout.points[layer]
+    if name == "mlp_post" and not experts:
+        return Site("mlp_out", layer)
+    inner = point.path.rpartition(".")[0] or point.path
+    return Site(".".join(filter(None, (layout.block_path(layer), inner))) + ":output")
 
 
 @dataclass(frozen=True, eq=False)

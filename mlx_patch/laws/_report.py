@@ -87,10 +87,12 @@ class Scale:
 
     Args:
         model: The raw model; its coarsest floating dtype is what sums are rounded to.
+        rounds: The dtype that its own code rounds to whatever its weights are, by name; empty for none.
     """
 
-    def __init__(self, model) -> None:
+    def __init__(self, model, rounds: str = "") -> None:
         dtypes = {p.dtype for p in parameters(model) if mx.issubdtype(p.dtype, mx.floating)}
+        dtypes |= {getattr(mx, rounds)} if rounds else set()
         self.rounding = max((float(mx.finfo(dtype).eps) for dtype in dtypes), default=0.0)
         self.exact = 0.0 if mx.default_device() == mx.Device(mx.cpu) else ROUNDINGS * self.rounding
 
@@ -107,11 +109,12 @@ class Scale:
 def deviation(got: mx.array, wanted: mx.array) -> float:
     """The largest difference of two arrays, as a fraction of the largest entry of the second.
 
-    Infinite where they differ in shape or dtype, or one has a NaN.
+    Infinite where they differ in shape or dtype, or one has a NaN or an infinity that the other has not.
     """
     if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
         return float("inf")
     got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
-    value = mx.max(mx.abs(got - wanted)) / mx.maximum(mx.max(mx.abs(wanted)), 1e-30)
+    apart, size = mx.where(got == wanted, 0, mx.abs(got - wanted)), mx.where(mx.isinf(wanted), 0, mx.abs(wanted))
+    value = mx.max(apart) / mx.maximum(mx.max(size), 1e-30)
     number = float(value.item())
     return float("inf") if isnan(number) else number

@@ -12,12 +12,14 @@ from mlx_patch.sites import SITES, Site
 
 _QUERY_HEADS = ("q", "rot_q", "attn_scores", "pattern", "z")
 _FREE = ("d_head", "d_mlp")
+_STREAMS = ("embed", "resid_pre", "resid_mid", "resid_post")
 
 
 def shapes(bench: Bench) -> Iterator[Finding]:
     """Law 1, first of all: each site has the axes that its name says, and sites agree about their sizes."""
     batch, pos = bench.tokens.shape
     sizes: dict[object, int] = dict(batch=batch, pos=pos, query_pos=pos, key_pos=pos, d_model=bench.model.d_model)
+    sizes["streams"] = bench.model.d_model * bench.model.layout.n_streams
     for site in bench.model.sites:
         shape = bench.own[1][site].shape
         wrong = len(shape) != len(site.axes) or any(
@@ -30,6 +32,8 @@ def _size(site: Site, axis: str) -> object:
     """What sites share a size with this one along an axis."""
     if axis == "head":
         return "query heads" if site.name in _QUERY_HEADS else "KV heads", site.layer
+    if axis == "d_model" and site.name in _STREAMS:
+        return "streams"
     return (site, axis) if axis in _FREE else (axis, site.layer) if axis == "expert" else axis
 
 
@@ -71,7 +75,7 @@ def restored(bench: Bench) -> Iterator[Finding]:
     for name in bench.names:
         raised = _fails(bench, name, bench.tokens)
         yield Finding(6, f"{name}, classes", float(_changed(bench, before)) + (not raised), 0.0)
-    yield bench.scale.finding(6, "logits afterwards", bench.model.model(bench.tokens), bench.plain, 0.0)
+    yield bench.scale.finding(6, "logits afterwards", bench.raw(), bench.plain, 0.0)
     prompt_cache = make_prompt_cache(bench.model.model)
     first, second = bench.tokens[:, : bench.middle], bench.tokens[:, bench.middle :]
     bench.model.run(first, prompt_cache=prompt_cache)

@@ -1,11 +1,13 @@
 """From what a caller asks for, edits and sites, to the hooks that the engine knows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.architectures import Layout, Place
-from mlx_patch.engine import Action, Hook, Pass, Phase
+from mlx_patch.architectures import Layout, Place, Point, attribute
+from mlx_patch.engine import Action, Box, Hook, Pass, Phase
 from mlx_patch.errors import EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
 from mlx_patch.sites import SITES, Site
@@ -67,7 +69,32 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
         edit.intervention.check(sites)
         for place in places:
             hooks += _with_rejoin(layout, Hook(place, _applied(edit, place.site, span_of), Phase.EDIT))
-    return hooks
+    return [*hooks, *_boxing(layout, hooks)]
+
+
+def _boxing(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
+    """What puts the stream in a box, and lets those who read it look in, where there are edits between two modules."""
+    rule, edited = layout.family.boxing, {id(hook.place.block): hook.place for hook in hooks if hook.place.point.boxed}
+    if rule is None or not edited:
+        return
+    blocks = {id(block): block for block in layout.blocks if rule.whole or id(block) in edited}
+    site = next(iter(edited.values())).site
+    for holder in (layout.model,) if rule.whole else blocks.values():
+        yield Hook(Place(site, attribute(holder, rule.start.path), rule.start, holder), _boxed, Phase.BOX)
+    for block, path, call in product(blocks.values(), rule.readers, range(layout.times)):
+        point = Point(path, "input", call=call)
+        yield Hook(Place(site, attribute(block, path), point, block), _nothing, Phase.READ)
+    if rule.whole:
+        norm = layout.family.final_norm
+        yield Hook(Place(site, attribute(layout.model, norm), Point(norm, "input"), layout.model), _nothing, Phase.READ)
+
+
+def _boxed(value: mx.array, now: Pass) -> Any:
+    return Box(value)
+
+
+def _nothing(value: mx.array, now: Pass) -> None:
+    """Reads nothing; what reads a box needs a hook to be given what is in it."""
 
 
 def function_edits(functions: Iterable[tuple[str | Site, HookFunction]]) -> list[Edit]:
@@ -113,17 +140,25 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
     if carried is None:
         return [edit]
     kept: dict[str, mx.array] = {}
-    added, end = layout.place(Site(carried, site.layer)), layout.place(Site("resid_post", site.layer))
+    rule, end = layout.family.stream, layout.place(Site("resid_post", site.layer))
 
     def keep(name: str) -> Action:
         return lambda value, now: kept.update({name: value})
 
-    return [
+    hooks = [
         edit,
         Hook(edit.place, keep("stream"), Phase.READ),
-        Hook(added, keep("added"), Phase.READ),
-        Hook(end, lambda value, now: layout.family.stream.post(**kept, block=end.block), Phase.REJOIN),
+        Hook(layout.place(Site(carried, site.layer)), keep("added"), Phase.READ),
+        Hook(end, lambda value, now: rule.post(**kept, block=end.block), Phase.REJOIN),
     ]
+    for path in rule.readers:
+        if place := layout.inner(site, path, "input"):
+            hooks.append(Hook(place, lambda value, now: kept["stream"], Phase.REJOIN))
+    if place := layout.inner(site, rule.last, "input"):
+        hooks.append(Hook(place, lambda value, now: kept["stream"] + kept["added"], Phase.REJOIN))
+    if place := layout.inner(site, rule.more, "output"):
+        hooks.append(Hook(place, keep("more"), Phase.READ))
+    return hooks
 
 
 def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, into: dict[Site, mx.array]) -> list[Hook]:

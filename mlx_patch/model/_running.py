@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Frame, Hook, Restored, arrays_of, offset_of
+from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.sites import Site
@@ -45,6 +46,8 @@ def run(
 ) -> Ran:
     """Run the model once. See `HookedModel.run_with_cache` for arguments and errors."""
     ids = as_tokens(tokens, layout.d_vocab)
+    if prompt_cache is None and layout.family.cached:
+        prompt_cache = make_prompt_cache(layout.model)
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
     positions = tuple(range(offset, end)[p] for p in _local(pos, offset, end))
     _local(logits_at, offset, end)
@@ -56,6 +59,7 @@ def run(
     with Restored(prompt_cache):
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
+        note_offset(prompt_cache, end)
         mx.eval(logits, *kept.values(), *arrays_of(prompt_cache))
     return Ran(logits, {site: kept[site] for site in sites}, ids, positions, end)
 

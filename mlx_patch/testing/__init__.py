@@ -5,5 +5,6 @@ from mlx_patch.laws import LAWS as LAWS
 from mlx_patch.laws import Report as Report
 from mlx_patch.laws import check_laws as check_laws
 from mlx_patch.testing._smollm2 import smollm2_folder as smollm2_folder
+from mlx_patch.testing.zoo import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo import ZOO as ZOO
 from mlx_patch.testing.zoo import tiny_model as tiny_model

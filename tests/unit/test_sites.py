@@ -48,6 +48,21 @@ def test_a_raw_path_says_path_side_and_call_and_has_no_axes(text, raw):
     assert str(site) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "item", "call"),
+    [
+        ("model.layers.0.ffn_hc:output.0", 0, None),
+        ("model.layers.0.ffn_hc:input.1[2]", 1, 2),
+        ("model.norm:input", None, None),
+    ],
+)
+def test_a_raw_path_says_which_part(text, item, call):
+    site = Site.parse(text)
+    assert site.item == item
+    assert site.raw[2] == call
+    assert str(site) == text
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(UnknownNameError, match=r"`name` must be a site\. Got 'resid_pots'\. Did you mean resid_po"):
         Site("resid_pots", 3)

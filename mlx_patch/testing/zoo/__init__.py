@@ -1,5 +1,6 @@
 """The zoo: a tiny model of every architecture that has a table."""
 
+from mlx_patch.testing.zoo._build import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo._build import ZOO as ZOO
 from mlx_patch.testing.zoo._build import Precision as Precision
 from mlx_patch.testing.zoo._build import tiny_model as tiny_model

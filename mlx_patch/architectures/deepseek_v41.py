@@ -1,0 +1,70 @@
+"""DeepSeek V4.1: several copies of the stream, which hyper-connections mix; keys that are values; sparse attention.
+
+`resid_pre` and `resid_post` are the copies side by side. Attention and MLP read a mixture of the copies, whose weights
+are made from the copies one step before, and handed on beside them; what they write, `attn_out` and `mlp_out`, goes to
+each copy times a weight. Queries pick rows: those of a window, and in most layers entries that stand for several
+positions. `z` stands behind a rotation that takes the positions out again.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.architectures._family import NEURONS_OF_EXPERTS, Family, Heads, Point, Stream, adds
+from mlx_patch.architectures._views import Behind, ByHead, attribute
+
+_COPIES = Behind()
+_ROUTER = Point("mlp.gate", "inside", recipe="gate", flat=True)
+
+
+def _window_alone(block: nn.Module) -> bool:
+    return not attribute(block, "self_attn.ratio")
+
+
+_ATTENTION = Point("self_attn", "inside", recipe="sparse", given=_window_alone)
+
+
+def _connected(stream: mx.array, added: mx.array, connection: nn.Module) -> mx.array:
+    """The copies mixed with one another, and what is added to each times a weight."""
+    copies = mx.unflatten(stream, -1, (-1, added.shape[-1]))
+    _, weights, mixing = connection(copies)
+    mixed = mx.sum(mixing[..., None] * copies[..., :, None, :], axis=2)
+    return (weights[..., None] * added[..., None, :] + mixed).astype(stream.dtype).reshape(stream.shape)
+
+
+DEEPSEEK_V41 = Family(
+    "deepseek_v41",
+    {
+        "resid_pre": Point("", "input", _COPIES),
+        "q": Point("self_attn.q_b_proj", "output", ByHead("self_attn.num_heads")),
+        "rot_q": Point("self_attn", "inside", recipe="sparse"),
+        "attn_scores": _ATTENTION,
+        "pattern": _ATTENTION,
+        "z": Point("self_attn.o_a_proj", "input", Behind("self_attn.num_heads"), flat=True),
+        **adds(Point("self_attn", "output"), "attn_out", "mixer_out"),
+        "router_logits": _ROUTER,
+        "expert_weights": _ROUTER,
+        "mlp_out": Point("mlp", "output"),
+        "resid_post": Point("", "output", _COPIES, item=0),
+    },
+    absent={
+        **NEURONS_OF_EXPERTS,
+        "k": "one projection makes what is key and value at once",
+        "v": "one projection makes what is key and value at once, rotated; what attention gathers is rotated back",
+        "rot_k": "its keys are rows that each query picks, and some of them stand for several positions",
+        "resid_mid": "its MLP reads a mixture of copies whose weights are made before attention, so no one stream "
+        "stands between",
+    },
+    stream=Stream(
+        says="copies = weight * mixer_out + mixing @ copies, then the same with mlp_out",
+        mid=lambda stream, added, block: _connected(stream, added, attribute(block, "attn_hc")),
+        post=lambda stream, added, block: _connected(stream, added, attribute(block, "ffn_hc")),
+    ),
+    streams="args.hc_mult",
+    heads=Heads(sinks="self_attn.sinks"),
+    shared=(
+        "{block}.ffn_hc:output.0",
+        "{block}.self_attn.compressor:output.0",
+        "{block}.self_attn.indexer:input.0",
+        "{block}.self_attn.indexer:input.1",
+    ),
+)
