@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -40,4 +41,4 @@ def model_identity(model: nn.Module, name: str | None = None) -> dict[str, str]:
 
 def parameters(model: nn.Module) -> list[mx.array]:
     """Every parameter of a model."""
-    return [array for _, array in tree_flatten(model.parameters())]  # pyright: ignore[reportGeneralTypeIssues]
+    return [array for _, array in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))]

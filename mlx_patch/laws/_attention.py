@@ -34,7 +34,9 @@ def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
     sums_of_rows, close = pattern.sum(axis=-1), bench.scale.close
     yield bench.scale.finding(7, f"{where}, rows sum to 1", sums_of_rows, mx.ones_like(sums_of_rows), close)
     future = mx.triu(mx.abs(pattern), 1)
-    yield Finding(7, f"{where}, causal", float(mx.max(future).item()), 0.0)
+    yield Finding(7, f"{where}, causal", float(mx.max(future)), 0.0)
+    scores = cache["attn_scores", layer].astype(mx.float32)
+    yield bench.scale.finding(7, f"{where}, softmax of scores", mx.softmax(scores, axis=-1), pattern, close)
     by_query_head = mx.repeat(values, pattern.shape[1] // values.shape[2], axis=2).swapaxes(1, 2)
     made = (pattern @ by_query_head).swapaxes(1, 2)
     yield bench.scale.finding(7, f"{where} and v make z", made, z, close)
@@ -48,8 +50,8 @@ def _heads_apart(bench: Bench, layer: int) -> Iterator[Finding]:
     n_heads = bench.own[1]["z", layer].shape[2]
     cases = [(name, head) for name in ("z", "pattern") for head in range(n_heads)]
     edits = [ZERO.at(name, layer=layer, head=head, batch=row) for row, (name, head) in enumerate(cases)]
-    plain = bench.inside("z", rows=len(cases))["z", layer]
-    got = bench.inside(("z", "attn_out"), *edits, rows=len(cases))
+    plain = bench.inside(Site("z", layer), rows=len(cases))["z", layer]
+    got = bench.inside((Site("z", layer), Site("attn_out", layer)), *edits, rows=len(cases))
     by_z, by_pattern = mx.split(got["attn_out", layer], 2)
     for head in range(n_heads):
         where, tolerance = f"head {head} of {Site('pattern', layer)}", bench.exactly("pattern") + bench.scale.close
@@ -69,7 +71,8 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
     names = [name for name in (*_OF_QUERIES, *_OF_KEYS, "v") if bench.has(name)]
     cases = [(name, head) for name in names for head in range(own[name, layer].shape[2])]
     edits = [ZERO.at(n, layer=layer, head=h, pos=bench.middle, batch=row) for row, (n, h) in enumerate(cases)]
-    plain, got = (bench.inside(("attn_scores", "z"), *some, rows=len(cases)) for some in ((), edits))
+    sites = (Site("attn_scores", layer), Site("z", layer))
+    plain, got = (bench.inside(sites, *some, rows=len(cases)) for some in ((), edits))
     for row, (name, head) in enumerate(cases):
         seen = "z" if name == "v" else "attn_scores"
         before, after = (_shown(cache[seen, layer][row]) for cache in (plain, got))
@@ -84,7 +87,9 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
 
 def _may_change(name: str, shape: tuple[int, ...], position: int, start: int, end: int) -> mx.array:
     """Which scores `(head, query_pos, key_pos)`, or which `z` `(pos, head, d_head)`, an edit may change."""
-    first, second, third = (mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape))
+    first, second, third = (
+        mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape)
+    )
     if name == "v":
         return (first >= position) & (second >= start) & (second < end) & (third >= 0)
     return (first >= start) & (first < end) & ((second if name in _OF_QUERIES else third) == position)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout, Place
 from mlx_patch.engine import Action, Hook, Pass, Phase
-from mlx_patch.errors import EditNotUsedError, KindError, UnknownNameError
+from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
 from mlx_patch.sites import SITES, Site
 
@@ -118,11 +118,18 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
     def keep(name: str) -> Action:
         return lambda value, now: kept.update({name: value})
 
+    def rejoined(value: mx.array, now: Pass) -> mx.array:
+        if len(kept) < 2:
+            raise ArchitectureError(
+                f"`family` must have {site} and {added.site} before {end.site}. Got a table by which they come after."
+            )
+        return kept.pop("stream") + kept.pop("added")
+
     return [
         edit,
         Hook(edit.place, keep("stream"), Phase.READ),
         Hook(added, keep("added"), Phase.READ),
-        Hook(end, lambda value, now: kept.pop("stream") + kept.pop("added"), Phase.REJOIN),
+        Hook(end, rejoined, Phase.REJOIN),
     ]
 
 

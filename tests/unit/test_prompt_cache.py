@@ -1,0 +1,165 @@
+"""Runs over mlx_lm's prompt caches: absolute positions, quantised keys, and a cache that a failed run leaves alone."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import BatchKVCache, QuantizedKVCache, make_prompt_cache
+
+from mlx_patch import Ablate, Replace, Scale
+from mlx_patch.engine import arrays_of, offset_of
+from mlx_patch.errors import EditNotUsedError, KindError, SelectionError
+
+ROUNDING = 16 * float(mx.finfo(mx.float32).eps)  # of the largest entry: sums over a cache run in another order
+
+
+def same(a, b):
+    return a.dtype == b.dtype and mx.array_equal(a, b).item()
+
+
+def close(a, b, tolerance=ROUNDING):
+    return a.shape == b.shape and mx.max(mx.abs(a - b)).item() <= tolerance * mx.max(mx.abs(b)).item()
+
+
+def state(caches):
+    """Everything that prompt caches hold, copied: arrays as numpy."""
+    return [
+        {name: np.array(value) if isinstance(value, mx.array) else value for name, value in vars(cache).items()}
+        for cache in caches
+    ]
+
+
+def equal(a, b):
+    return all(
+        x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x) for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.fixture
+def model(tiny):
+    return tiny("llama")
+
+
+@pytest.fixture
+def held(model, tokens):
+    """A prompt cache that holds the first five of eight tokens."""
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], prompt_cache=caches)
+    return caches
+
+
+def test_positions_are_absolute(model, tokens, held):
+    edit = Scale(0.5).at("z", pos=6)
+    got, cache = model.run_with_cache(tokens[:, 5:], edits=[edit], pos=[5, 7], logits_at=[6, -1], prompt_cache=held)
+    wanted, whole = model.run_with_cache(tokens, edits=[edit], pos=[5, 7], logits_at=[6, 7])
+    assert close(got, wanted)
+    assert (cache.positions, cache.n_positions) == ((5, 7), 8)
+    assert all(close(cache[site], whole[site]) for site in whole)
+    assert offset_of(held) == 8
+
+
+def test_a_run_takes_its_tokens_into_the_cache_as_a_plain_run_does(model, tokens, held):
+    model.run(tokens[:, 5:], [Scale(0.5).at("resid_post", layer=2)], prompt_cache=held)
+    plain = make_prompt_cache(model.model)
+    for part in (tokens[:, :5], tokens[:, 5:]):
+        mx.eval(model.model(part, cache=plain))
+    assert all(close(a, b) for a, b in zip(arrays_of(held), arrays_of(plain), strict=True))
+
+
+def test_an_edit_reaches_later_runs_through_the_cache(model, tokens):
+    edit = Ablate("zero").at("v", layer=0, pos=2)
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], [edit], prompt_cache=caches)
+    assert close(model.run(tokens[:, 5:], prompt_cache=caches), model.run(tokens, [edit])[:, 5:])
+
+
+@pytest.mark.parametrize("pos", [0, 4])
+def test_positions_that_the_cache_holds_are_refused(model, tokens, held, pos):
+    message = r"`pos` must be 5 or more: the prompt cache holds the positions before.* Run the prompt without"
+    with pytest.raises(SelectionError, match=message):
+        model.run(tokens[:, 5:], [Scale(2.0).at("z", pos=pos)], prompt_cache=held)
+    with pytest.raises(SelectionError, match=message):
+        model.run_with_cache(tokens[:, 5:], pos=pos, prompt_cache=held)
+
+
+def fails(activation, site):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("site", ["embed", "z.1", "rot_k.2", "final_norm"])
+@pytest.mark.parametrize("name", ["llama", "llama-sliding"])
+def test_a_run_that_fails_leaves_the_cache_as_it_was(tiny, tokens, name, site):
+    model = tiny(name)
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], prompt_cache=caches)
+    before = state(caches)
+    with pytest.raises(KeyboardInterrupt):
+        model.run_with_hooks(tokens[:, 5:], [(site, fails)], prompt_cache=caches)
+    assert equal(state(caches), before)
+    assert close(model.run(tokens[:, 5:], prompt_cache=caches), model.run(tokens)[:, 5:])
+
+
+def test_a_run_that_fails_when_it_is_over_leaves_the_cache_as_it_was(model, tokens, held):
+    before = state(held)
+    with pytest.raises(EditNotUsedError):
+        model.run(tokens[:, 5:], [Scale(2.0).at("z", pos=slice(50, None))], prompt_cache=held)
+    assert equal(state(held), before)
+
+
+def test_an_empty_cache_is_empty_again_after_a_failure(model, tokens):
+    caches = make_prompt_cache(model.model)
+    with pytest.raises(KeyboardInterrupt):
+        model.run_with_hooks(tokens, [("final_norm", fails)], prompt_cache=caches)
+    assert offset_of(caches) == 0
+    assert arrays_of(caches) == []
+    assert same(model.run(tokens, prompt_cache=caches), model.run(tokens))
+
+
+def test_a_cache_of_padded_rows_is_refused(model, tokens):
+    message = r"`prompt_cache` must hold equally many positions in each row\. Got a padded batch \(BatchKVCache\)"
+    with pytest.raises(KindError, match=message):
+        model.run(tokens, prompt_cache=[BatchKVCache([0])] * 3)
+
+
+def quantised(bits):
+    return [QuantizedKVCache(group_size=32, bits=bits) for _ in range(3)]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_attention_over_a_quantised_cache_can_be_watched(model, tokens, bits):
+    caches, watched = quantised(bits), quantised(bits)
+    plain = [model.run(part, prompt_cache=caches) for part in (tokens[:, :5], tokens[:, 5:])]
+    seen = [
+        model.run_with_cache(part, sites=("pattern", "rot_k", "v", "z"), prompt_cache=watched)
+        for part in (tokens[:, :5], tokens[:, 5:])
+    ]
+    assert all(close(got, wanted) for (got, _), wanted in zip(seen, plain, strict=True))
+    pattern = seen[1][1]["pattern", 1]
+    assert pattern.shape == (1, 4, 3, 8)
+    assert close(pattern.sum(axis=-1), mx.ones((1, 4, 3)))
+    assert mx.max(mx.triu(pattern, 6)).item() == 0.0
+
+
+def test_a_pattern_over_a_quantised_cache_makes_z_of_what_the_cache_gives_back(model, tokens):
+    caches = quantised(8)
+    _, cache = model.run_with_cache(tokens, sites=("pattern", "z"), prompt_cache=caches)
+    values = mx.dequantize(*caches[1].state[1], group_size=32, bits=8)
+    by_query_head = mx.repeat(values[:, :, :8], 2, axis=1)
+    assert close((cache["pattern", 1] @ by_query_head).swapaxes(1, 2), cache["z", 1])
+
+
+def test_a_pattern_over_a_quantised_cache_can_be_edited(model, tokens):
+    ablated = [Ablate("zero").at(site, layer=1, head=2) for site in ("pattern", "z")]
+    by_pattern, by_z = (model.run(tokens, [edit], prompt_cache=quantised(8)) for edit in ablated)
+    assert close(by_pattern, by_z)
+
+
+def test_keys_over_a_quantised_cache_can_be_edited(model, tokens):
+    donor = model.run_with_cache((tokens + 40) % 96, sites="rot_k")[1]
+    edit = Replace(donor).at("rot_k", layer=1)
+    got = model.run(tokens, [edit], prompt_cache=quantised(8))
+    assert close(got, model.run(tokens, [edit]), 0.05)  # 8 bits keep two digits
+    assert not close(got, model.run(tokens), 0.05)
+
+
+def test_the_offset_of_no_cache_is_0():
+    assert offset_of(None) == offset_of([]) == 0
