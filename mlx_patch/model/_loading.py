@@ -44,4 +44,4 @@ def refuse_unreachable(name: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."
+    return lines[0].rstrip(".: ") + "."

@@ -66,7 +66,7 @@ def test_the_prompts_ask_for_different_names(prompts, runs):
     _, clean, corrupted = runs
     assert prompts[0].shape == (1, 16)
     assert clean == pytest.approx(3.961, abs=1e-3)
-    assert corrupted == pytest.approx(-1, abs=1e-3)
+    assert corrupted == pytest.approx(-5.218, abs=1e-3)
 
 
 def test_a_prompt_cache_changes_no_number(smollm2, prompts, runs, effect, difference):
@@ -78,9 +78,9 @@ def test_a_prompt_cache_changes_no_number(smollm2, prompts, runs, effect, differ
 
 def test_the_name_s_position_matters_early(prompts, effect):
     effects = [effect(layer, prompts[2]) for layer in EVERY_THIRD]
-    assert effects == pytest.approx([], abs=0.02)
+    assert effects == pytest.approx([1.00, 1.00, 1.00, 1.00, 1.00, 1.00, 1.00, 0.61, 0.01, 0.00], abs=0.01)
 
 
 def test_the_last_position_matters_late(prompts, effect):
     effects = [effect(layer, prompts[0].shape[1] - 1) for layer in EVERY_THIRD]
-    assert effects == pytest.approx([], abs=0.02)
+    assert effects == pytest.approx([0.00, 0.00, 0.00, 0.00, 0.00, 0.00, -0.01, 0.42, 0.89, 0.98], abs=0.01)

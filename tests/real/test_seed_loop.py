@@ -104,11 +104,13 @@ def embedded(request, seed_loop, d1):
     return ways(seed_loop, instruct.tokenize(d1.build_conversation()), base, instruct)
 
 
+@pytest.mark.slow
 def test_the_embedded_pairs_have_the_loop_s_logits(embedded):
     for way in embedded:
         assert_same_logits(way)
 
 
+@pytest.mark.slow
 def test_the_embedded_pairs_have_the_loop_s_numbers(embedded, seed_loop, d1):
     probe = d1.Probe(embedded[0].donor, "all")
     for way in embedded:
@@ -133,7 +135,7 @@ def test_smollm2_has_the_loop_s_logits(seed_loop, smollm2):
 
 @pytest.mark.real
 def test_a_tool_call_of_several_tokens_has_the_loop_s_numbers(seed_loop, d1, smollm2):
-    """Two small llamas with the vocabulary and the chat template of SmolLM2, to whom `<tool_call>` is several tokens."""
+    """Two small llamas with the tokenizer of SmolLM2, to which `<tool_call>` is several tokens."""
     shape = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "num_attention_heads": 4}
     args = llama.ModelArgs.from_dict({"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 49152, **shape})
     one, other = (perturbed(HookedModel(llama.Model(args), smollm2.tokenizer), 0.5) for _ in range(2))
