@@ -157,9 +157,11 @@ def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
 
 def _at(pos: tuple[int, ...] | slice | None, value: mx.array, site: Site, now: Pass) -> mx.array:
     """The rows of a site's array at some positions."""
+    if pos is None:
+        return value
     span = whole_prompt(now)
-    local = None if pos is None else span.local(pos)
-    picks = tuple(local if axis == pos_axis(site) else None for axis in range(value.ndim))
+    local, along = span.local(pos), pos_axis(site)
+    picks = tuple(local if axis == along else None for axis in range(value.ndim))
     return Where(site, value, picks, span).own()
 
 
