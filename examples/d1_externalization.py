@@ -61,16 +61,16 @@ class Probe:
 
     def __call__(self, logits: mx.array) -> dict:
         """The study's numbers, from the logits at the prompt's end and after each token of the answer but the last."""
-        probs = {name: round(metric(logits).item(), 8) for name, metric in self.tool_probs.items()}
-        logprobs = (mp.metrics.LogProb(token, pos=i)(logits).item() for i, token in enumerate(self.answer))
+        probs = {name: round(float(metric(logits)), 8) for name, metric in self.tool_probs.items()}
+        logprobs = (float(mp.metrics.LogProb(token, pos=i)(logits)) for i, token in enumerate(self.answer))
         [top5] = mp.metrics.TopK(5, pos=0)(logits, self.tokenizer)
         return {
             "tool_call_prob": probs[ANSWER],
             "tool_call_logprob": round(sum(logprobs), 6),
             "top5": [
-                {"id": t.id, "token": t.token.replace("\n", "\\n"), "prob": round(t.probability, 6)} for t in top5
+                {"id": t.id, "token": str(t.token).replace("\n", "\\n"), "prob": round(t.probability, 6)} for t in top5
             ],
-            "entropy": round(entropy(logits).item(), 4),
+            "entropy": round(float(entropy(logits)), 4),
             "tool_probs": probs,
         }
 

@@ -9,7 +9,7 @@ from d1_data import Pair
 import mlx_patch as mp
 from mlx_patch.provenance import versions
 
-_ARROWS = {"instruct_to_base": "instruct to base", "base_to_instruct": "base to instruct"}
+_ARROWS = {"instruct_to_base": "instruct's stream put into base", "base_to_instruct": "base's stream put into instruct"}
 
 
 def layer_line(layer: int, n_layers: int, numbers: dict) -> str:
@@ -114,17 +114,14 @@ def _figure(results: list[dict], path: Path) -> None:
     """Effect against depth, one panel a direction, one line a pair, peaks marked."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    effects = [abs(layer["effect"]) for result in results for way in _ARROWS for layer in result[way].values()]
+    top = 1.25 * max(*effects, 0.016)  # what the table does not mark with *** must not look like an effect
     for panel, (way, arrow) in zip(panels, _ARROWS.items(), strict=True):
         for result in results:
             _line(panel, result, way)
         panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        panel.set(
-            title=f"{arrow} stream",
-            xlabel="depth of the patched layer (% of layers)",
-            xlim=(-3, 103),
-            ylim=(-1.08, 1.08),
-        )
+        panel.set(title=arrow, xlabel="depth of the patched layer (% of layers)", xlim=(-3, 103), ylim=(-top, top))
         panel.grid(alpha=0.25)
         panel.legend(loc="lower left" if way == "instruct_to_base" else "upper left", fontsize=8)
     panels[0].set_ylabel("change of P(<tool_call>)")
@@ -136,24 +133,24 @@ def _figure(results: list[dict], path: Path) -> None:
 
 
 def _line(panel, result: dict, way: str) -> None:
-    depths = [int(layer) / result["n_layers"] * 100 for layer in result[way]]
+    layers = [int(layer) for layer in result[way]]
+    depths = [layer / result["n_layers"] * 100 for layer in layers]
     effects = [r["effect"] for r in result[way].values()]
-    target = "base" if way == "instruct_to_base" else "instruct"
-    before = result["baselines"][target]["tool_call_prob"]
+    before = result["baselines"]["base" if way == "instruct_to_base" else "instruct"]["tool_call_prob"]
     [line] = panel.plot(
         depths, effects, marker="o", markersize=4, label=f"{result['display']} (unpatched {before:.2f})"
     )
     peak = max(range(len(effects)), key=lambda i: abs(effects[i]))
-    panel.plot(depths[peak], effects[peak], marker="*", markersize=15, color=line.get_color(), zorder=3)
-    label = f"layer {list(result[way])[peak]}: {effects[peak]:+.2f}"
-    panel.annotate(
-        label, (depths[peak], effects[peak]), textcoords="offset points", xytext=(-8, 9), ha="right", fontsize=8
-    )
+    panel.plot(depths[peak], effects[peak], marker="*", markersize=14, color=line.get_color(), zorder=3)
+    size = f"{effects[peak]:+.2f}" if abs(effects[peak]) >= 0.005 else f"{effects[peak]:+.0e}"
+    place = {"textcoords": "offset points", "xytext": (7, 9), "fontsize": 8}
+    panel.annotate(f"layer {layers[peak]}: {size}", (depths[peak], effects[peak]), **place)
 
 
 def _title(results: list[dict]) -> str:
     if len(results) > 1:
-        return "D1: which layers carry the tool decision"
+        return "D1: the stream of one layer, put from one model of a pair into the other"
     [result] = results
     demo = " (demonstration models)" if result["pair"].startswith("tiny_") else ""
-    return f"D1, {result['display']}{demo}: {result['n_layers']} layers, {result['positions']} positions patched"
+    patched = "all positions" if result["positions"] == "all" else "the last position"
+    return f"D1, {result['display']}{demo}: {patched} patched, {result['n_layers']} layers"

@@ -64,9 +64,12 @@ BASE_STAGES = (
     Stage(Level((3, 5), (0, 0), 0.0, 0.0, 0.8, 96), 500, 32),
     Stage(Level((3, 7), (0, 1), 0.1, 0.3, 0.3, 224), 400, 16),
     Stage(Level((3, 10), (0, 4), 0.5, 0.6, 0.1, 480), 300, 8),
-    Stage(Level((5, 12), (2, 6), 0.8, 0.7, 0.0, 960), 600, 4),
+    Stage(Level((5, 12), (2, 6), 0.8, 0.7, 0.0, 960), 300, 4),
 )
-TUNE_STAGES = (Stage(Level((3, 12), (0, 6), 0.9, 0.65, 0.0, 960), 120, 6),)
+TUNE_STAGES = (
+    Stage(Level((3, 6), (0, 3), 0.9, 0.6, 0.0, 520), 100, 8),
+    Stage(Level((5, 12), (2, 6), 0.9, 0.6, 0.0, 960), 150, 4),
+)
 
 
 def train_tokenizer(rng, conversations=4000):
@@ -265,10 +268,11 @@ QUICK = Plan(200, _QUICK_STAGES, _QUICK_STAGES)
 
 def train_base(plan, seed, log=print):
     """The base model, rounded to the fp16 in which it is stored, and its tokenizer."""
-    tokenizer = train_tokenizer(random.Random(f"{seed} tokenizer"), plan.corpus)
+    rng = random.Random(seed)
     mx.random.seed(seed)
+    tokenizer = train_tokenizer(rng, plan.corpus)
     base = Model(CONFIG)
-    train(base, tokenizer, plan.base, STYLES["base"], random.Random(f"{seed} base"), 2e-3, log)
+    train(base, tokenizer, plan.base, STYLES["base"], rng, 2e-3, log)
     base.update(tree_map(lambda array: array.astype(mx.float16).astype(mx.float32), base.parameters()))
     return base, tokenizer
 
@@ -294,7 +298,7 @@ def main():
     trained = {"tiny_base": base}
     for style in ("ext", "int"):
         rng = random.Random(f"{args.seed} {style}")
-        trained[f"tiny_instruct_{style}"] = tuned(base, tokenizer, plan.tune, STYLES[style], rng, 3e-4, print)
+        trained[f"tiny_instruct_{style}"] = tuned(base, tokenizer, plan.tune, STYLES[style], rng, 1e-3, print)
     replace_folders(args.out, trained, tokenizer)
     for name in trained:
         print(name, measure(args.out / name))

@@ -9,14 +9,15 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import FileError, MissingSiteError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.errors import FileError, MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
 from mlx_patch.files import written_whole
 from mlx_patch.provenance import versions
 from mlx_patch.sites import SITES, Site
 
 _FORMAT = "mlx_patch.ActivationCache/1"
 
-Key = str | Site | tuple[str] | tuple[str, int]
+Key = str | Site | tuple[str] | tuple[str, int] | tuple[str, int, str]
+"""A site as TransformerLens's users write it: `"resid_post.3"`, `("resid_post", 3)`, `("z", 3, "attn")`."""
 
 
 class ActivationCache(Mapping[Site, mx.array]):
@@ -31,6 +32,7 @@ class ActivationCache(Mapping[Site, mx.array]):
         positions: The absolute positions that the arrays hold, in order.
         n_positions: How many positions the whole prompt has.
         model: What `mlx_patch.provenance.model_identity` says of the model.
+        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
 
     Example:
         >>> cache = ActivationCache({Site("resid_post", 0): mx.zeros((1, 2, 4))}, mx.array([[5, 6]]), (0, 1), 2)
@@ -47,12 +49,14 @@ class ActivationCache(Mapping[Site, mx.array]):
         positions: Sequence[int],
         n_positions: int,
         model: Mapping[str, str] | None = None,
+        n_layers: int | None = None,
     ):
         self._arrays = dict(activations)
         self.tokens = tokens
         self.positions = tuple(positions)
         self.n_positions = n_positions
         self.model = dict(model or {})
+        self.n_layers = n_layers
 
     @override
     def __getitem__(self, key: Key) -> mx.array:
@@ -68,7 +72,7 @@ class ActivationCache(Mapping[Site, mx.array]):
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, str | Site | tuple):
             return False
-        return self._site(key) in self._arrays  # pyright: ignore[reportArgumentType]  # any tuple is tried
+        return self._site(key) in self._arrays
 
     @override
     def __iter__(self) -> Iterator[Site]:
@@ -79,7 +83,7 @@ class ActivationCache(Mapping[Site, mx.array]):
         return len(self._arrays)
 
     def __copy__(self) -> "ActivationCache":
-        return ActivationCache(self._arrays, self.tokens, self.positions, self.n_positions, self.model)
+        return ActivationCache(self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers)
 
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers at which a site is held, in order."""
@@ -121,13 +125,15 @@ class ActivationCache(Mapping[Site, mx.array]):
         """
         if not str(path).endswith(".safetensors"):
             raise FileError(f"`path` must end in '.safetensors'. Got {path}.")
+        arrays = {str(site): array for site, array in self._arrays.items()}
         about = {
+            "sites": json.dumps(list(arrays)),
             "positions": json.dumps(self.positions),
             "n_positions": str(self.n_positions),
+            "n_layers": json.dumps(self.n_layers),
             "model": json.dumps(self.model),
             "versions": json.dumps(versions()),
         }
-        arrays = {str(site): array for site, array in self._arrays.items()}
         with written_whole(path) as beside:
             mx.save_safetensors(str(beside), {**arrays, "tokens": self.tokens}, {"format": _FORMAT, **about})
 
@@ -143,11 +149,9 @@ class ActivationCache(Mapping[Site, mx.array]):
             raise FileError(
                 f"`path` must be a file that ActivationCache.save wrote. Got {path}, which is another kind."
             )
-        tokens = arrays.pop("tokens")
-        by_site = {Site.parse(name): array for name, array in arrays.items()}
-        ordered = dict(sorted(by_site.items(), key=lambda pair: _order(pair[0])))
-        positions = json.loads(about["positions"])
-        return cls(ordered, tokens, positions, int(about["n_positions"]), json.loads(about["model"]))
+        by_site = {Site.parse(name): arrays[name] for name in json.loads(about["sites"])}
+        said = {name: json.loads(about[name]) for name in ("positions", "n_positions", "model", "n_layers")}
+        return cls(by_site, arrays["tokens"], **said)
 
     @override
     def __repr__(self) -> str:
@@ -155,27 +159,27 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     def _said(self) -> str:
         held = f"{len(self)} site{'s' if len(self) != 1 else ''}"
-        p = self.positions
-        run = len(p) > 1 and p == tuple(range(p[0], p[-1] + 1))
-        return f"{held}, {f'positions {p[0]} to {p[-1]}' if run else f'positions {list(p)}'} of {self.n_positions}"
+        here = list(self.positions)
+        run = len(here) > 1 and here == list(range(here[0], here[-1] + 1))
+        return f"{held}, positions {f'{here[0]} to {here[-1]}' if run else here} of {self.n_positions}"
 
-    def _site(self, key: Key) -> Site:
-        if not isinstance(key, tuple):
-            return Site.parse(key)
-        name, layer = (*key, None)[:2]
-        if layer is not None and layer < 0:
-            held = self.layers(name)
-            layer = held[-1] + 1 + layer if held else 0
-        return Site(name, layer)
+    def _site(self, key: object) -> Site:
+        match key:
+            case (str(name),):
+                return Site(name)
+            case (str(name), int(layer)):
+                return Site(name, layer if layer >= 0 else self._from_the_end(layer))
+            case (str(name), int(layer), str(part)) if f".{part}." in str(site := self._site((name, layer))):
+                return site
+            case str() | Site():
+                return Site.parse(key)
+        raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
 
-
-def _order(site: Site) -> tuple[int, int, str]:
-    names = list(SITES)
-    return (
-        (names.index(site.name), -1 if site.layer is None else site.layer, "")
-        if not site.is_raw
-        else (len(names), 0, site.name)
-    )
+    def _from_the_end(self, layer: int) -> int:
+        if self.n_layers is None or layer < -self.n_layers:
+            known = "does not know how many the model has" if self.n_layers is None else f"has {self.n_layers}"
+            raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
+        return self.n_layers + layer
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, Any]]:

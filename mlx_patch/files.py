@@ -14,9 +14,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which takes the name `path` when the block ends well, and is removed when it does not.
 
     Raises:
-        FileError: The folder is not there or cannot be written to.
+        FileError: The folder is not there or cannot be written to, or `path` is itself a folder.
     """
     target = Path(path)
+    if target.is_dir():
+        raise FileError(f"`path` must be a file's name. Got {target}: Is a directory. Choose another name.")
     try:
         with NamedTemporaryFile(dir=target.parent, prefix=".partial-", suffix=target.suffix, delete=False) as file:
             beside = Path(file.name)

@@ -48,11 +48,12 @@ def is_text_or_chat(prompt: object) -> TypeIs[Prompt]:
 
 def _encoded(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
     try:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        text.encode()
     except UnicodeEncodeError as error:
         raise TokenError(
             f"`prompt` must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it."
         ) from None
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
 def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any]) -> str:
@@ -89,7 +90,7 @@ def as_tokens(given: object, d_vocab: int) -> mx.array:
     if low < 0 or high >= d_vocab:
         wrong = low if low < 0 else high
         raise SelectionError(f"`tokens` must lie in 0 to {d_vocab - 1}. Got {wrong}. Is it another model's tokenizer?")
-    return tokens
+    return tokens.astype(mx.int32)
 
 
 def _array(given: object) -> mx.array:
@@ -103,4 +104,4 @@ def _array(given: object) -> mx.array:
         ) from None
     if array.dtype.kind not in "iu":
         raise KindError(f"`tokens` must be integers. Got {type(given).__name__}. Use `model.tokenize(text)`.")
-    return mx.array(array.astype(np.int64)).astype(mx.int32)
+    return mx.array(array.astype(np.int64))

@@ -8,16 +8,43 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from typing_extensions import override
 
+from mlx_patch.errors import ArchitectureError
+
 
 def attribute(module: nn.Module, path: str) -> Any:
-    """What stands at a dotted path under a module: `self_attn.n_heads`, `layers.3.mlp`; the module itself for ""."""
-    return reduce(_child, path.split("."), module) if path else module
+    """What stands at a dotted path under a module: `self_attn.n_heads`, `layers.3.mlp`; the module itself for "".
+
+    Raises:
+        ArchitectureError: Nothing does: the table is another architecture's.
+    """
+    try:
+        return reduce(_child, path.split("."), module) if path else module
+    except (AttributeError, IndexError):
+        raise ArchitectureError(
+            f"`family` must be a table of this architecture. Got one that looks for {path!r}, which is not in "
+            f"{type(module).__name__} of {type(module).__module__}. Leave it out for the registered one."
+        ) from None
+
+
+def by_heads(raw: mx.array, *heads: int) -> mx.array:
+    """The last axis split by heads: `(..., n)` seen as `(..., *heads, d_head)`.
+
+    Raises:
+        ArchitectureError: It cannot be: the table says what is not so.
+    """
+    if raw.shape[-1] % prod(heads):
+        raise ArchitectureError(
+            f"`family` must name the heads that a projection of width {raw.shape[-1]} has. Got {prod(heads)}, "
+            "which do not divide it. Correct the table."
+        )
+    return raw.reshape(*raw.shape[:-1], *heads, -1)
 
 
 def _child(parent: Any, name: str) -> Any:
@@ -62,7 +89,7 @@ class ByHead(View):
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
         heads = self.heads if isinstance(self.heads, int) else attribute(block, self.heads)
-        return raw.reshape(*raw.shape[:-1], heads, -1)
+        return by_heads(raw, heads)
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
@@ -89,12 +116,12 @@ class Fused(View):
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
         start, end, total = self._bounds(block)
-        return raw.reshape(*raw.shape[:-1], total, -1)[..., start:end, :]
+        return by_heads(raw, total)[..., start:end, :]
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         start, end, total = self._bounds(block)
-        heads = raw.reshape(*raw.shape[:-1], total, -1)
+        heads = by_heads(raw, total)
         return mx.concatenate([heads[..., :start, :], new, heads[..., end:, :]], axis=-2).reshape(raw.shape)
 
 
@@ -113,7 +140,7 @@ class Interleaved(View):
     parts: int = 3
 
     def _split(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw.reshape(*raw.shape[:-1], attribute(block, self.heads), self.parts, -1)
+        return by_heads(raw, attribute(block, self.heads), self.parts)
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:

@@ -11,7 +11,6 @@ from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention as fused_attention
 
 from mlx_patch.engine import _recipes_experts as experts
@@ -61,10 +60,12 @@ def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     fused = scope.get("scaled_dot_product_attention")
     fresh: set[str] = set()
 
-    def by_position(event: str, array: mx.array) -> mx.array:
+    def by_position(event: str, array: Any) -> Any:
         return listener.emit(event, array.swapaxes(1, 2)).swapaxes(1, 2) if listener.wants(event) else array
 
-    def on_fresh(event: str, array: mx.array) -> mx.array:
+    def on_fresh(
+        event: str, array: Any
+    ) -> Any:  # packed keys, with a quantised KV cache, where nobody wants to see them
         fresh.add(event)
         return by_position(event, array)
 

@@ -16,10 +16,11 @@ from mlx_patch.laws._edits import forward_only as forward_only
 from mlx_patch.laws._edits import own_value as own_value
 from mlx_patch.laws._experts import experts as experts
 from mlx_patch.laws._report import LAWS as LAWS
+from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
+from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored
-from mlx_patch.laws._running import shapes
 from mlx_patch.laws._running import watching as watching
 from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
@@ -39,14 +40,14 @@ def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> R
         prompt: A text, messages or token ids, of 4 tokens or more; None is 8 tokens spread over the vocabulary.
         laws: Which.
     Returns:
-        Every finding. `report.ok` says whether all laws held. Where a site has not the shape that its name says, that
-        alone: nothing else can be computed.
+        Every finding. `report.ok` says whether all laws held. Where a site has not the axes that its name says, or
+        the unembedding does not read `final_norm`, that alone: the laws stand on it.
     Raises:
         ShapeError: The prompt is too short.
     """
     bench = bench_of(model, prompt)
-    if misshapen := tuple(finding for finding in shapes(bench) if not finding.held):
-        return Report(repr(model), misshapen)
+    if shaken := tuple(finding for finding in grounds(bench) if not finding.held):
+        return Report(repr(model), shaken)
     return Report(repr(model), tuple(finding for law in laws for finding in law(bench)))
 
 

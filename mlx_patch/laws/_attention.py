@@ -37,7 +37,7 @@ def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
     cache, where = bench.own[1], str(Site("pattern", layer))
     pattern = cache["pattern", layer].astype(mx.float32)
     future = mx.triu(mx.abs(pattern), 1)
-    yield Finding(7, f"{where}, causal", float(mx.max(future).item()), 0.0)
+    yield Finding(7, f"{where}, causal", float(mx.max(future)), 0.0)
     scores, sinks = cache["attn_scores", layer].astype(mx.float32), _sinks(bench, layer)
     if sinks is None:
         ones, close = mx.ones(pattern.shape[:-1]), bench.scale.close
@@ -117,8 +117,8 @@ def _heads_apart(bench: Bench, layer: int) -> Iterator[Finding]:
     n_heads = bench.own[1]["z", layer].shape[2]
     cases = [(name, head) for name in ("z", "pattern") for head in range(n_heads)]
     edits = [ZERO.at(name, layer=layer, head=head, batch=row) for row, (name, head) in enumerate(cases)]
-    plain = bench.inside("z", rows=len(cases))["z", layer]
-    got = bench.inside(("z", "attn_out"), *edits, rows=len(cases))
+    plain = bench.inside(Site("z", layer), rows=len(cases))["z", layer]
+    got = bench.inside((Site("z", layer), Site("attn_out", layer)), *edits, rows=len(cases))
     by_z, by_pattern = mx.split(got["attn_out", layer], 2)
     for head in range(n_heads):
         where, tolerance = f"head {head} of {Site('pattern', layer)}", bench.exactly("pattern") + bench.scale.close
@@ -138,7 +138,8 @@ def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
     names = [name for name in (*_OF_QUERIES, *_OF_KEYS, "v") if (name, layer) in own]
     cases = [(name, head) for name in names for head in range(own[name, layer].shape[2])]
     edits = [ZERO.at(n, layer=layer, head=h, pos=bench.middle, batch=row) for row, (n, h) in enumerate(cases)]
-    plain, got = (bench.inside(("attn_scores", "z"), *some, rows=len(cases)) for some in ((), edits))
+    sites = (Site("attn_scores", layer), Site("z", layer))
+    plain, got = (bench.inside(sites, *some, rows=len(cases)) for some in ((), edits))
     for row, (name, head) in enumerate(cases):
         seen = "z" if name == "v" else "attn_scores"
         before, after = (_shown(cache[seen, layer][row]) for cache in (plain, got))

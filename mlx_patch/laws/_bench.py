@@ -37,6 +37,19 @@ class Bench:
     tokens: mx.array
     other: mx.array
 
+    def __post_init__(self) -> None:
+        _ = self.classes  # as they are before the first run
+
+    @cached_property
+    def classes(self) -> tuple[type, ...]:
+        """The classes of the model's modules, before any run."""
+        return tuple(type(module) for module in self.model.model.modules())
+
+    def n_changed(self) -> int:
+        """How many modules have another class than before the first run."""
+        now = (type(module) for module in self.model.model.modules())
+        return sum(a is not b for a, b in zip(self.classes, now, strict=True))
+
     @cached_property
     def scale(self) -> Scale:
         """Deviations in the model's precision."""
@@ -123,7 +136,7 @@ class Bench:
         """The logits of `tokens` with edits."""
         return self.model.run(self.tokens, edits)
 
-    def inside(self, sites: str | tuple[str | Site, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
+    def inside(self, sites: str | Site | tuple[str | Site, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
         """The activations of `tokens` with edits, where nobody wants the logits.
 
         What the unembedding reads is made 0, so that whatever nothing else needs is never computed.

@@ -7,23 +7,18 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Intervention, Replace, Scale, Where
+from mlx_patch.interventions import Apply, Intervention, Replace, Scale, Where
 from mlx_patch.laws._bench import ZERO, Bench
 from mlx_patch.laws._report import Finding
 from mlx_patch.sites import SITES, Site
 
 
 def own_value(bench: Bench) -> Iterator[Finding]:
-    """Law 3. The values come in float32, as from a file, whatever the model computes in."""
-    source = _in_float32(bench.own[1])
+    """Law 3. The values come in float32, as a user's own arithmetic may give them, whatever the model computes in."""
+    cache = bench.own[1]
+    own = Apply(lambda activation, site: cache[site].astype(mx.float32), name="own value")
     for name in bench.names:
-        logits = bench.run(Replace(source).at(name))
-        yield bench.scale.finding(3, name, logits, bench.plain, bench.exactly(name))
-
-
-def _in_float32(cache: ActivationCache) -> ActivationCache:
-    arrays = {site: array.astype(mx.float32) for site, array in cache.items()}
-    return ActivationCache(arrays, cache.tokens, cache.positions, cache.n_positions)
+        yield bench.scale.finding(3, name, bench.run(own.at(name)), bench.plain, bench.exactly(name))
 
 
 _DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -80,12 +75,12 @@ def _decided(bench: Bench, given: str, site: Site, cache: ActivationCache) -> Fi
 
 
 def _far_reaching(bench: Bench) -> Iterator[Site]:
-    """The stream of the first, a middle and the last layer, and its ends."""
+    """The stream of the first, a middle and the last layer."""
     for name in ("resid_pre", "resid_mid", "resid_post"):
         if bench.has(name):
             layers = bench.layers(name)
             yield from (Site(name, layer) for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
-    yield from (Site("embed"), Site("final_norm"))
+    yield Site("embed")
 
 
 def _turned(bench: Bench, name: str) -> Iterator[Finding]:
@@ -132,7 +127,7 @@ class _Kept(Intervention):
 
 
 def forward_only(bench: Bench) -> Iterator[Finding]:
-    """Law 5. An edit at one position is there and nowhere else, does not reach back, and shows in that position's logits.
+    """Law 5. An edit at one position is there and nowhere else, does not reach back, and shows in its logits.
 
     Whoever holds on to the activation as it was before finds it unchanged.
     """

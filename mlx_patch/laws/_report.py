@@ -101,6 +101,13 @@ class Scale:
         """The tolerance where sums are reordered or divided again."""
         return ROUNDINGS * self.rounding
 
+    def through(self, blocks: int) -> float:
+        """The tolerance where so many blocks have each reordered their sums, one on top of the other.
+
+        A quarter of the largest entry at most: with more, nothing would be checked.
+        """
+        return min(blocks * self.close, 0.25)
+
     def finding(self, law: int, what: str, got: mx.array, wanted: mx.array, tolerance: float) -> Finding:
         """Compare what was got with what was wanted."""
         return Finding(law, what, deviation(got, wanted), tolerance)
@@ -116,5 +123,5 @@ def deviation(got: mx.array, wanted: mx.array) -> float:
     got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
     apart, size = mx.where(got == wanted, 0, mx.abs(got - wanted)), mx.where(mx.isinf(wanted), 0, mx.abs(wanted))
     value = mx.max(apart) / mx.maximum(mx.max(size), 1e-30)
-    number = float(value.item())
+    number = float(value)
     return float("inf") if isnan(number) else number

@@ -160,7 +160,9 @@ class HookedModel:
         """
         chosen = chosen_sites(self.layout, sites)
         ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, logits_at=logits_at, prompt_cache=prompt_cache)
-        cache = ActivationCache(ran.activations, ran.tokens, ran.positions, ran.n_positions, self.identity)
+        cache = ActivationCache(
+            ran.activations, ran.tokens, ran.positions, ran.n_positions, self.identity, self.n_layers
+        )
         return ran.logits, cache
 
     def run_with_hooks(

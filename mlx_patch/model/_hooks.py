@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout, Place, Point, attribute
 from mlx_patch.engine import Action, Box, Hook, Pass, Phase
-from mlx_patch.errors import EditNotUsedError, KindError, UnknownNameError
+from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
 from mlx_patch.sites import SITES, Site
 
@@ -141,15 +141,23 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
         return [edit]
     kept: dict[str, mx.array] = {}
     rule, end = layout.family.stream, layout.place(Site("resid_post", site.layer))
+    added = layout.place(Site(carried, site.layer))
 
     def keep(name: str) -> Action:
         return lambda value, now: kept.update({name: value})
 
+    def rejoined(value: mx.array, now: Pass) -> mx.array:
+        if not {"stream", "added"} <= kept.keys():
+            raise ArchitectureError(
+                f"`family` must have {site} and {added.site} before {end.site}. Got a table by which they come after."
+            )
+        return rule.post(**kept, block=end.block)
+
     hooks = [
         edit,
         Hook(edit.place, keep("stream"), Phase.READ),
-        Hook(layout.place(Site(carried, site.layer)), keep("added"), Phase.READ),
-        Hook(end, lambda value, now: rule.post(**kept, block=end.block), Phase.REJOIN),
+        Hook(added, keep("added"), Phase.READ),
+        Hook(end, rejoined, Phase.REJOIN),
     ]
     for path in rule.readers:
         if place := layout.inner(site, path, "input"):
@@ -185,9 +193,11 @@ def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
 
 def _at(pos: tuple[int, ...] | slice | None, value: mx.array, site: Site, now: Pass) -> mx.array:
     """The rows of a site's array at some positions."""
+    if pos is None:
+        return value
     span = whole_prompt(now)
-    local = None if pos is None else span.local(pos)
-    picks = tuple(local if axis == pos_axis(site) else None for axis in range(value.ndim))
+    local, along = span.local(pos), pos_axis(site)
+    picks = tuple(local if axis == along else None for axis in range(value.ndim))
     return Where(site, value, picks, span).own()
 
 

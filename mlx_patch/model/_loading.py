@@ -20,7 +20,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
     refuse_unreachable(name)
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileError(
             f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_first_line(error)} "
             "Check the name and the network, or give a folder with config.json and safetensors."
@@ -44,4 +44,4 @@ def refuse_unreachable(name: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."
+    return lines[0].rstrip(".: ") + "."

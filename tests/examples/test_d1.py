@@ -166,7 +166,8 @@ def shorter(tmp_path_factory):
     weights = mx.load(str(folder / "model.safetensors"))
     kept = {name: array for name, array in weights.items() if f"layers.{last}." not in name}
     mx.save_safetensors(str(folder / "model.safetensors"), kept, {"format": "mlx"})
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": last}))
+    fewer = {"num_hidden_layers": last, "layer_types": config["layer_types"][:last]}
+    (folder / "config.json").write_text(json.dumps({**config, **fewer}))
     return folder
 
 

@@ -110,7 +110,7 @@ def test_no_training_list_names_a_planet(examples):
 
 def test_a_quick_training_run_writes_folders_that_load(tmp_path):
     script = [sys.executable, str(EXAMPLES / "train_d1_models.py"), "--quick", "--out", str(tmp_path / "models")]
-    subprocess.run(script, check=True, capture_output=True, cwd=tmp_path)
+    subprocess.run(script, check=True, capture_output=True, cwd=tmp_path, timeout=300)
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == sorted(NAMES)
     for name in NAMES:
         mlx_lm.load(str(tmp_path / "models" / name))

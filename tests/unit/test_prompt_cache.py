@@ -1,100 +1,165 @@
-"""Prompt caches: how many positions they hold, and that a failed run leaves them as they were."""
-
-from copy import deepcopy
+"""Runs over mlx_lm's prompt caches: absolute positions, quantised keys, and a cache that a failed run leaves alone."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache
+from mlx_lm.models.cache import BatchKVCache, QuantizedKVCache, make_prompt_cache
 
-from mlx_patch.engine import Restored, note_offset, offset_of
-from mlx_patch.errors import KindError
+from mlx_patch import Ablate, Replace, Scale
+from mlx_patch.engine import arrays_of, offset_of
+from mlx_patch.errors import EditNotUsedError, KindError, SelectionError
 
-
-def recurrent(positions: int | None = None) -> list[ArraysCache]:
-    """The states of two layers, with a note of how many positions made them or without."""
-    cache = [ArraysCache(size=2), ArraysCache(size=2)]
-    if positions is not None:
-        fill(cache)
-        note_offset(cache, positions)
-    return cache
+ROUNDING = 16 * float(mx.finfo(mx.float32).eps)  # of the largest entry: sums over a cache run in another order
 
 
-def fill(cache: list[ArraysCache]) -> None:
-    for entry in cache:
-        entry[0], entry[1] = mx.zeros((1, 3, 4)), mx.ones((1, 4))
+def same(a, b):
+    return a.dtype == b.dtype and mx.array_equal(a, b).item()
 
 
-def keys_and_values(positions: int) -> KVCache:
-    cache = KVCache()
-    cache.update_and_fetch(mx.zeros((1, 1, positions, 4)), mx.zeros((1, 1, positions, 4)))
-    return cache
+def close(a, b, tolerance=ROUNDING):
+    return a.shape == b.shape and mx.max(mx.abs(a - b)).item() <= tolerance * mx.max(mx.abs(b)).item()
 
 
-def test_an_empty_cache_holds_nothing():
-    assert offset_of(None) == offset_of([]) == offset_of(recurrent()) == offset_of([KVCache()]) == 0
+def state(caches):
+    """Everything that prompt caches hold, copied: arrays as numpy."""
+    return [
+        {name: np.array(value) if isinstance(value, mx.array) else value for name, value in vars(cache).items()}
+        for cache in caches
+    ]
 
 
-def test_recurrent_states_hold_what_was_noted():
-    assert offset_of(recurrent(7)) == 7
+def equal(a, b):
+    return all(
+        x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x) for x, y in zip(a, b, strict=True)
+    )
 
 
-def test_a_copy_holds_what_the_original_held():
-    assert offset_of(deepcopy(recurrent(7))) == 7
+@pytest.fixture
+def model(tiny):
+    return tiny("llama")
 
 
-def test_states_that_something_else_moved_on_are_refused():
-    cache = recurrent(7)
-    cache[1][1] = mx.zeros((1, 4))
-    with pytest.raises(KindError, match="must say how many positions it holds"):
-        offset_of(cache)
+@pytest.fixture
+def held(model, tokens):
+    """A prompt cache that holds the first five of eight tokens."""
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], prompt_cache=caches)
+    return caches
 
 
-def test_states_filled_elsewhere_are_refused():
-    cache = recurrent()
-    fill(cache)
-    with pytest.raises(KindError, match=r"ArraysCache.*Fill it with `model\.run"):
-        offset_of(cache)
+def test_positions_are_absolute(model, tokens, held):
+    edit = Scale(0.5).at("z", pos=6)
+    got, cache = model.run_with_cache(tokens[:, 5:], edits=[edit], pos=[5, 7], logits_at=[6, -1], prompt_cache=held)
+    wanted, whole = model.run_with_cache(tokens, edits=[edit], pos=[5, 7], logits_at=[6, 7])
+    assert close(got, wanted)
+    assert (cache.positions, cache.n_positions) == ((5, 7), 8)
+    assert all(close(cache[site], whole[site]) for site in whole)
+    assert offset_of(held) == 8
 
 
-@pytest.mark.parametrize("within", [list, lambda parts: [CacheList(*parts)]])
-def test_keys_speak_for_the_states_beside_them(within):
-    states = ArraysCache(size=2)
-    fill([states])
-    assert offset_of(within([states, keys_and_values(5)])) == 5
+def test_a_run_takes_its_tokens_into_the_cache_as_a_plain_run_does(model, tokens, held):
+    model.run(tokens[:, 5:], [Scale(0.5).at("resid_post", layer=2)], prompt_cache=held)
+    plain = make_prompt_cache(model.model)
+    for part in (tokens[:, :5], tokens[:, 5:]):
+        mx.eval(model.model(part, cache=plain))
+    assert all(close(a, b) for a, b in zip(arrays_of(held), arrays_of(plain), strict=True))
 
 
-def test_a_padded_batch_is_refused():
-    with pytest.raises(KindError, match="Group prompts by length"):
-        offset_of([ArraysCache(size=2, left_padding=[0, 2])])
+def test_an_edit_reaches_later_runs_through_the_cache(model, tokens):
+    edit = Ablate("zero").at("v", layer=0, pos=2)
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], [edit], prompt_cache=caches)
+    assert close(model.run(tokens[:, 5:], prompt_cache=caches), model.run(tokens, [edit])[:, 5:])
 
 
-def test_after_a_failure_states_are_as_before():
-    cache = recurrent(7)
-
-    def run() -> None:
-        with Restored(cache):
-            cache[0][1] = cache[0][1] + 1
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        run()
-    assert mx.array_equal(cache[0][1], mx.ones((1, 4)))
-    assert offset_of(cache) == 7
+@pytest.mark.parametrize("pos", [0, 4])
+def test_positions_that_the_cache_holds_are_refused(model, tokens, held, pos):
+    message = r"`pos` must be 5 or more: the prompt cache holds the positions before.* Run the prompt without"
+    with pytest.raises(SelectionError, match=message):
+        model.run(tokens[:, 5:], [Scale(2.0).at("z", pos=pos)], prompt_cache=held)
+    with pytest.raises(SelectionError, match=message):
+        model.run_with_cache(tokens[:, 5:], pos=pos, prompt_cache=held)
 
 
-def test_after_a_failure_caches_in_lists_are_as_before():
-    states, keys = ArraysCache(size=2), keys_and_values(5)
-    fill([states])
-    cache = [CacheList(states, keys)]
+def fails(activation, site):
+    raise KeyboardInterrupt
 
-    def run() -> None:
-        with Restored(cache):
-            states[0] = mx.ones((1, 3, 4))
-            keys.update_and_fetch(mx.ones((1, 1, 2, 4)), mx.ones((1, 1, 2, 4)))
-            raise RuntimeError
 
-    with pytest.raises(RuntimeError):
-        run()
-    assert cache[0][0] is states
-    assert mx.array_equal(states[0], mx.zeros((1, 3, 4)))
-    assert offset_of(cache) == 5
+@pytest.mark.parametrize("site", ["embed", "z.1", "rot_k.2", "final_norm"])
+@pytest.mark.parametrize("name", ["llama", "llama-sliding"])
+def test_a_run_that_fails_leaves_the_cache_as_it_was(tiny, tokens, name, site):
+    model = tiny(name)
+    caches = make_prompt_cache(model.model)
+    model.run(tokens[:, :5], prompt_cache=caches)
+    before = state(caches)
+    with pytest.raises(KeyboardInterrupt):
+        model.run_with_hooks(tokens[:, 5:], [(site, fails)], prompt_cache=caches)
+    assert equal(state(caches), before)
+    assert close(model.run(tokens[:, 5:], prompt_cache=caches), model.run(tokens)[:, 5:])
+
+
+def test_a_run_that_fails_when_it_is_over_leaves_the_cache_as_it_was(model, tokens, held):
+    before = state(held)
+    with pytest.raises(EditNotUsedError):
+        model.run(tokens[:, 5:], [Scale(2.0).at("z", pos=slice(50, None))], prompt_cache=held)
+    assert equal(state(held), before)
+
+
+def test_an_empty_cache_is_empty_again_after_a_failure(model, tokens):
+    caches = make_prompt_cache(model.model)
+    with pytest.raises(KeyboardInterrupt):
+        model.run_with_hooks(tokens, [("final_norm", fails)], prompt_cache=caches)
+    assert offset_of(caches) == 0
+    assert arrays_of(caches) == []
+    assert same(model.run(tokens, prompt_cache=caches), model.run(tokens))
+
+
+def test_a_cache_of_padded_rows_is_refused(model, tokens):
+    message = r"`prompt_cache` must hold equally many positions in each row\. Got a padded batch \(BatchKVCache\)"
+    with pytest.raises(KindError, match=message):
+        model.run(tokens, prompt_cache=[BatchKVCache([0])] * 3)
+
+
+def quantised(bits):
+    return [QuantizedKVCache(group_size=32, bits=bits) for _ in range(3)]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_attention_over_a_quantised_cache_can_be_watched(model, tokens, bits):
+    caches, watched = quantised(bits), quantised(bits)
+    plain = [model.run(part, prompt_cache=caches) for part in (tokens[:, :5], tokens[:, 5:])]
+    seen = [
+        model.run_with_cache(part, sites=("pattern", "rot_k", "v", "z"), prompt_cache=watched)
+        for part in (tokens[:, :5], tokens[:, 5:])
+    ]
+    assert all(close(got, wanted) for (got, _), wanted in zip(seen, plain, strict=True))
+    pattern = seen[1][1]["pattern", 1]
+    assert pattern.shape == (1, 4, 3, 8)
+    assert close(pattern.sum(axis=-1), mx.ones((1, 4, 3)))
+    assert mx.max(mx.triu(pattern, 6)).item() == 0.0
+
+
+def test_a_pattern_over_a_quantised_cache_makes_z_of_what_the_cache_gives_back(model, tokens):
+    caches = quantised(8)
+    _, cache = model.run_with_cache(tokens, sites=("pattern", "z"), prompt_cache=caches)
+    values = mx.dequantize(*caches[1].state[1], group_size=32, bits=8)
+    by_query_head = mx.repeat(values[:, :, :8], 2, axis=1)
+    assert close((cache["pattern", 1] @ by_query_head).swapaxes(1, 2), cache["z", 1])
+
+
+def test_a_pattern_over_a_quantised_cache_can_be_edited(model, tokens):
+    ablated = [Ablate("zero").at(site, layer=1, head=2) for site in ("pattern", "z")]
+    by_pattern, by_z = (model.run(tokens, [edit], prompt_cache=quantised(8)) for edit in ablated)
+    assert close(by_pattern, by_z)
+
+
+def test_keys_over_a_quantised_cache_can_be_edited(model, tokens):
+    donor = model.run_with_cache((tokens + 40) % 96, sites="rot_k")[1]
+    edit = Replace(donor).at("rot_k", layer=1)
+    got = model.run(tokens, [edit], prompt_cache=quantised(8))
+    assert close(got, model.run(tokens, [edit]), 0.05)  # 8 bits keep two digits
+    assert not close(got, model.run(tokens), 0.05)
+
+
+def test_the_offset_of_no_cache_is_0():
+    assert offset_of(None) == offset_of([]) == 0

@@ -1,0 +1,67 @@
+"""What every test has: annotations that are checked as the code runs, tiny models, and seeds."""
+
+from functools import cache
+
+from beartype import BeartypeConf, BeartypeStrategy
+from beartype.claw import beartype_package, beartype_packages
+
+# Before the first import, which these rewrite. What is returned is checked everywhere, and what is given as well where
+# no user calls; elsewhere tests give wrong kinds on purpose, to see them refused in the library's own words.
+INNER = ("mlx_patch.architectures", "mlx_patch.engine", "mlx_patch.laws")
+beartype_packages(INNER, conf=BeartypeConf(is_pep484_tower=True))
+beartype_package("mlx_patch.interventions._apply", conf=BeartypeConf(strategy=BeartypeStrategy.O0))  # a user's returns
+beartype_package("mlx_patch", conf=BeartypeConf(is_pep484_tower=True, violation_param_type=UserWarning))
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from mlx_patch import HookedModel
+from mlx_patch.engine import Frame, _tap, _visit
+from mlx_patch.interventions import _base, _edit
+from mlx_patch.testing import tiny_model
+
+# Names that these modules import for annotations alone, and that a check must find.
+vars(_tap).update(Frame=Frame)
+vars(_visit).update(Frame=Frame)
+vars(_base).update(Choice=_edit.Choice, Edit=_edit.Edit, PositionChoice=_edit.PositionChoice)
+
+
+@cache
+def _model(name: str, precision: str):
+    return tiny_model(name, precision)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A wrapped tiny model: `tiny("llama")`, `tiny("qwen3", "4bit")`. Its weights are shared, so leave them alone."""
+
+    def wrapped(name: str = "llama", precision: str = "float32") -> HookedModel:
+        return HookedModel(_model(name, precision))
+
+    return wrapped
+
+
+@pytest.fixture(scope="session")
+def tokens() -> mx.array:
+    """Eight tokens of the tiny models' vocabulary of 96, no two alike. Shape `(1, 8)`."""
+    return mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> TokenizerWrapper:
+    """A tokenizer of the tiny models' vocabulary: the words `w00` to `w95`, one token each."""
+    words = Tokenizer(WordLevel({f"w{i:02}": i for i in range(96)}, unk_token="w00"))
+    words.pre_tokenizer = WhitespaceSplit()
+    return TokenizerWrapper(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w01", eos_token="w02"))
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    mx.random.seed(0)
+    np.random.seed(0)

@@ -1,0 +1,90 @@
+"""What checking the laws says: deviations, tolerances, the table, and what is refused."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from mlx_patch.errors import ShapeError
+from mlx_patch.laws import LAWS, ROUNDINGS, Finding, Report, check_laws, sums, watching
+from mlx_patch.laws._report import Scale, deviation
+
+GOOD = Finding(2, "blocks.0.hook_resid_post", 1e-7, 1e-6)
+BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)
+
+
+def test_a_deviation_is_a_fraction_of_the_largest_entry():
+    assert deviation(mx.array([1.0, -7.0]), mx.array([1.0, -8.0])) == 0.125
+    assert deviation(mx.zeros(2), mx.zeros(2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted"),
+    [
+        (mx.zeros((2, 1)), mx.zeros((1, 2))),
+        (mx.zeros(2), mx.zeros(2, dtype=mx.bfloat16)),
+        (mx.array([mx.nan]), mx.zeros(1)),
+        (mx.zeros(1), mx.array([mx.nan])),
+    ],
+)
+def test_a_shape_a_dtype_or_a_nan_is_infinitely_far(got, wanted):
+    assert deviation(got, wanted) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(mx.float32, 2.0**-23), (mx.bfloat16, 2.0**-7), (mx.float16, 2.0**-10)]
+)
+def test_tolerances_are_roundings_of_the_model_s_precision(dtype, rounding):
+    layer = nn.Linear(2, 2)
+    layer.set_dtype(dtype)
+    scale = Scale(layer)
+    assert scale.close == ROUNDINGS * rounding
+    assert scale.through(3) == min(3 * scale.close, 0.25)
+
+
+def test_however_deep_a_model_a_quarter_is_too_far():
+    layer = nn.Linear(2, 2)
+    layer.set_dtype(mx.bfloat16)
+    assert Scale(layer).through(1000) == 0.25
+
+
+def test_a_finding_holds_within_its_tolerance():
+    assert GOOD.held
+    assert not BAD.held
+    assert Finding(1, "", 0.0, 0.0).held
+    assert not Finding(1, "", float("nan"), 1.0).held
+
+
+def test_a_report_says_what_is_broken():
+    report = Report("a model", (GOOD, BAD))
+    assert not report.ok
+    assert report.broken == (BAD,)
+    assert str(report).splitlines() == [
+        "a model",
+        "law  held checks  largest deviation what the law says",
+        f"  2  NO        2  0.5               {LAWS[2]}",
+        "     broken: law 2, blocks.1.hook_resid_post: 0.5 > 1e-06",
+    ]
+
+
+def test_a_report_of_what_held_is_short():
+    report = Report("a model", (GOOD,))
+    assert report.ok
+    assert str(report).splitlines()[2:] == [f"  2  yes       1  1e-07             {LAWS[2]}"]
+
+
+def test_laws_can_be_chosen(tiny):
+    assert {finding.law for finding in check_laws(tiny(), laws=(sums,)).findings} == {2}
+    assert {finding.law for finding in check_laws(tiny(), laws=(watching,)).findings} == {1}
+
+
+def test_a_model_verifies_itself(tiny):
+    report = tiny().verify(mx.array([[1, 2, 3, 4]]))
+    assert report.ok
+    assert {finding.law for finding in report.findings} == set(LAWS)
+
+
+def test_three_tokens_are_too_few(tiny):
+    with pytest.raises(
+        ShapeError, match=r"`prompt` must have 4 tokens or more. Got 3. Leave it out for a made-up one."
+    ):
+        check_laws(tiny(), mx.array([[1, 2, 3]]))

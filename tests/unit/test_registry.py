@@ -1,0 +1,111 @@
+"""Which table a model is read with: its own module's, a base class's, an installed package's."""
+
+import sys
+
+import mlx.nn as nn
+import pytest
+from mlx_lm.models import llama
+
+from mlx_patch import HookedModel
+from mlx_patch.architectures import FAMILIES, _registry, family_of
+from mlx_patch.errors import ArchitectureError
+from mlx_patch.testing import ZOO, tiny_model
+
+PLUGIN = """
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_patch.architectures import Family, Point
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Linear(4, 4)
+
+    def __call__(self, x):
+        return x + self.mlp(x)
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte, self.blocks, self.norm, self.width = nn.Embedding(9, 4), [Block(), Block()], nn.RMSNorm(4), 4
+        self.vocabulary = 9
+
+    def __call__(self, tokens, cache=None):
+        x = self.wte(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.wte.as_linear(self.norm(x))
+
+FAMILY = Family(
+    "a_family_of_my_own",
+    {"resid_pre": Point("", "input"), "resid_post": Point("", "output"), "mlp_out": Point("mlp", "output")},
+    blocks="blocks", final_norm="norm", width="width", vocabulary="vocabulary",
+)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """An installed package that publishes a table, as the folder of packages sees it."""
+    (tmp_path / "a_family_of_my_own.py").write_text(PLUGIN)
+    about = tmp_path / "a_family_of_my_own-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-family-of-my-own\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[mlx_patch.architectures]\nmine = a_family_of_my_own:FAMILY\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _registry._known.cache_clear()
+    import a_family_of_my_own
+
+    yield a_family_of_my_own
+    del sys.modules["a_family_of_my_own"]
+    _registry._known.cache_clear()
+
+
+def test_an_installed_table_is_found(plugin):
+    model = HookedModel(plugin.Model())
+    assert model.layout.family is plugin.FAMILY
+    assert (model.n_layers, model.d_model, model.d_vocab) == (2, 4, 9)
+    logits, cache = model.run_with_cache([[1, 2, 3]], sites=("resid_post", "mlp_out"))
+    assert cache["mlp_out", 1].shape == (1, 3, 4)
+    assert logits.shape == (1, 3, 9)
+
+
+def test_an_installed_table_leaves_the_others(plugin):
+    assert family_of(tiny_model("llama")).name == "llama"
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_model_is_read_with_the_table_of_its_module(tiny, name):
+    family = family_of(tiny(name).model)
+    assert family.name == ZOO[name][0]
+    assert family in FAMILIES
+
+
+def test_a_module_with_two_tables_is_told_apart_by_its_config(tiny):
+    parallel, sequential = (family_of(tiny(f"gpt_neox-{kind}").model) for kind in ("parallel", "sequential"))
+    assert parallel is not sequential
+    assert "resid_mid" in parallel.absent
+    assert "resid_mid" in sequential.block
+
+
+def test_a_class_of_ones_own_is_read_as_what_it_derives_from():
+    class Mine(llama.Model):
+        """A llama with another name."""
+
+    model = tiny_model("llama")
+    assert family_of(Mine(model.args)).name == "llama"
+
+
+def test_an_architecture_without_a_table_is_refused_with_the_remedy():
+    message = (
+        r"`model` must be of an architecture that has a table\. Got mlx\.nn\.layers\.linear\. There are tables for "
+        r"gemma2, gpt2, gpt_neox, .*qwen3\. Publish one .* entry point of group 'mlx_patch\.architectures'"
+    )
+    with pytest.raises(ArchitectureError, match=message):
+        family_of(nn.Linear(2, 2))
+
+
+def test_no_two_tables_serve_one_model(tiny):
+    for name in ZOO:
+        model = tiny(name).model
+        assert sum(family.name == ZOO[name][0] and family.applies(model) for family in FAMILIES) == 1
