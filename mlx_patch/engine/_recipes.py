@@ -11,7 +11,6 @@ from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention as fused_attention
 
 from mlx_patch.engine import _recipes_experts as experts

@@ -1,6 +1,6 @@
 """What recipes share: who listens, and a stand-in for `mlx.core` in the globals of one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Protocol, runtime_checkable
