@@ -1,8 +1,7 @@
-"""Write docs/sites.md from the vocabulary and the tables: `python docs/make_sites.py`. A test compares them."""
+"""Write docs/sites.md from the vocabulary: `python docs/make_sites.py`. A test compares them."""
 
 from pathlib import Path
 
-from mlx_patch.architectures import FAMILIES, Family
 from mlx_patch.sites import SITES
 
 PAGE = Path(__file__).with_name("sites.md")
@@ -26,39 +25,19 @@ experts that were chosen, an edit of `router_logits` changes which are.
 In `attn_scores`, what is masked holds the lowest finite number of its dtype, as in MLX's own attention. With a prompt
 cache the key axis of `attn_scores` and `pattern` has the keys that the cache holds: for a sliding layer, those of its
 window, from the oldest to the newest.
+
+Which sites each architecture has, and why it lacks the others, is in [architectures.md](architectures.md).
 """
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *_vocabulary(), "", "## By architecture", "", *_matrix(), "", *_reasons(), ""])
+    return "\n".join([HEAD, *_vocabulary(), ""])
 
 
 def _vocabulary() -> list[str]:
     rows = [f"| `{k.name}` | `{k.hook}` | {' '.join(k.axes)} | {k.meaning} |" for k in SITES.values()]
     return ["| short | full | axes | meaning |", "|---|---|---|---|", *(row.replace("{layer}", "L") for row in rows)]
-
-
-def _matrix() -> list[str]:
-    names = [name for name, kind in SITES.items() if kind.layered]
-    head = ["| architecture | " + " | ".join(f"`{name}`" for name in names) + " |", "|---|" + "---|" * len(names)]
-    return head + [
-        f"| {_label(family)} | " + " | ".join("yes" if name in family.block else "" for name in names) + " |"
-        for family in FAMILIES
-    ]
-
-
-def _reasons() -> list[str]:
-    return [
-        f"* {_label(family)} has no `{name}`: {reason}."
-        for family in FAMILIES
-        for name, reason in family.absent.items()
-        if "no experts" not in reason
-    ] + ["* Where `router_logits` and `expert_weights` are missing, the MLP has no experts."]
-
-
-def _label(family: Family) -> str:
-    return f"{family.name} ({family.variant})" if family.variant else family.name
 
 
 if __name__ == "__main__":

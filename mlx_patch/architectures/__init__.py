@@ -10,4 +10,11 @@ from mlx_patch.architectures._layout import Place as Place
 from mlx_patch.architectures._layout import layout_of as layout_of
 from mlx_patch.architectures._registry import FAMILIES as FAMILIES
 from mlx_patch.architectures._registry import family_of as family_of
+from mlx_patch.architectures._registry import registered as registered
+from mlx_patch.architectures._unknown import guessed as guessed
+from mlx_patch.architectures._unknown import without_table as without_table
+from mlx_patch.architectures._views import ByHead as ByHead
+from mlx_patch.architectures._views import Fused as Fused
+from mlx_patch.architectures._views import Interleaved as Interleaved
+from mlx_patch.architectures._views import View as View
 from mlx_patch.architectures._views import attribute as attribute

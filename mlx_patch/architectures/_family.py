@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.architectures._views import ByHead, View, Whole, attribute
+from mlx_patch.errors import ArchitectureError
 
 Side = Literal["input", "output", "inside", "next"]
 Recipe = Literal[
@@ -105,7 +106,7 @@ def _has(block: nn.Module, path: str, kind: str | None) -> bool:
     """Whether a block has a module at a path, of a class by name."""
     try:
         module = attribute(block, path)
-    except (AttributeError, IndexError, KeyError):
+    except (ArchitectureError, KeyError):
         return False
     return isinstance(module, nn.Module) and kind in (None, type(module).__name__)
 
@@ -199,10 +200,10 @@ class Family:
             block has serves it.
         absent: The sites that it does not have, with the reason as a clause ("its attention and MLP run in parallel").
         blocks: The path of the list of blocks that the forward pass walks, which need not be `model.layers`.
-        final_norm: The path of the norm before the unembedding.
+        final_norm: The path of the norm before the unembedding; None where nobody knows it, and there is no such site.
         embed: Where the embedding is, from the model, if more than the first block reads it.
-        width: The path of the width of the stream.
-        vocabulary: The path of the number of rows of the unembedding.
+        width: The path of the width of the stream, or the width.
+        vocabulary: The path of the number of rows of the unembedding, or the number.
         applies: Whether a model of this module is of this table, for modules that hold two.
         variant: What tells this table from the module's other one.
         also: Other modules of mlx_lm that this table reads.
@@ -225,10 +226,10 @@ class Family:
     block: Mapping[str, Point | tuple[Point, ...]]
     absent: Mapping[str, str] = field(default_factory=dict)
     blocks: str = "model.layers"
-    final_norm: str = "model.norm"
+    final_norm: str | None = "model.norm"
     embed: Point | None = None
-    width: str = "args.hidden_size"
-    vocabulary: str = "args.vocab_size"
+    width: str | int = "args.hidden_size"
+    vocabulary: str | int = "args.vocab_size"
     applies: Callable[[nn.Module], bool] = lambda model: True
     variant: str = ""
     also: tuple[str, ...] = ()

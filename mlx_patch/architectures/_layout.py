@@ -51,7 +51,7 @@ class Layout:
     @property
     def d_model(self) -> int:
         """The width of the stream."""
-        return attribute(self.model, self.family.width)
+        return self._number(self.family.width)
 
     @property
     def n_streams(self) -> int:
@@ -61,7 +61,21 @@ class Layout:
     @property
     def d_vocab(self) -> int:
         """The number of rows of the unembedding."""
-        return attribute(self.model, self.family.vocabulary)
+        return self._number(self.family.vocabulary)
+
+    def _number(self, stands: str | int) -> int:
+        return stands if isinstance(stands, int) else attribute(self.model, stands)
+
+    @property
+    def final_norm(self) -> str:
+        """The path of the norm before the unembedding.
+
+        Raises:
+            MissingSiteError: Nobody knows which module that is.
+        """
+        if self.family.final_norm is None:
+            self._refuse("final_norm")
+        return self.family.final_norm
 
     @cached_property
     def points(self) -> tuple[Mapping[str, Point], ...]:
@@ -86,7 +100,7 @@ class Layout:
         """Every named site of the model, in the order in which a forward pass meets them."""
         layered = [name for name, kind in SITES.items() if kind.layered]
         inner = [Site(name, layer) for layer, has in enumerate(self.points) for name in layered if name in has]
-        return (Site("embed"), *inner, Site("final_norm"))
+        return (Site("embed"), *inner, *([Site("final_norm")] if self.family.final_norm else []))
 
     def select(self, name: str, layers: tuple[int, ...] | None) -> tuple[Site, ...]:
         """The sites of one name at some layers, or at all that have it; negative layers count from the last.
@@ -122,9 +136,9 @@ class Layout:
         if site.name == "embed":
             return replace(self.place(Site("resid_pre", 0)), site=site)
         if site.name == "final_norm":
-            norm = attribute(self.model, self.family.final_norm)
+            norm = attribute(self.model, self.final_norm)
             last = self.times - 1 if self._norm_ends_each_time else None
-            return Place(site, norm, Point(self.family.final_norm, "output", call=last), self.model)
+            return Place(site, norm, Point(self.final_norm, "output", call=last), self.model)
         (site,) = self.select(site.name, None if site.layer is None else (site.layer,))
         layer = site.layer or 0
         block, point = self.blocks[layer], self.points[layer][site.name]
@@ -139,13 +153,13 @@ class Layout:
         """Where the stream that leaves a layer is read, for blocks that return none."""
         if layer + 1 < len(self.blocks):
             return self.place(Site("resid_pre", layer + 1))
-        path = self.family.final_norm
+        path = self.final_norm
         return Place(Site("final_norm"), attribute(self.model, path), Point(path, "input", boxed=True), self.model)
 
     def between(self, layer: int, stream: mx.array) -> mx.array:
         """The stream that enters a block, from the one that leaves the block before."""
         starts = layer % (len(self.blocks) // self.times) == 0
-        return attribute(self.model, self.family.final_norm)(stream) if starts and self._norm_ends_each_time else stream
+        return attribute(self.model, self.final_norm)(stream) if starts and self._norm_ends_each_time else stream
 
     @property
     def _norm_ends_each_time(self) -> bool:

@@ -225,16 +225,20 @@ def family_of(model: nn.Module) -> Family:
     Raises:
         ArchitectureError: There is none; the message lists what there is.
     """
-    names = [name for cls in type(model).__mro__ for name in _names_of(cls)]
-    for name in names:
-        for family in _known():
-            if name in family.modules and family.applies(model):
-                return family
+    if family := registered(model):
+        return family
     raise ArchitectureError(
-        f"`model` must be of an architecture that has a table. Got {names[0]}. "
+        f"`model` must be of an architecture that has a table. Got {_names_of(type(model))[0]}. "
         f"There are tables for {listed(sorted({name for family in _known() for name in family.modules}))}. "
         f"Publish one of your own as an entry point of group {GROUP!r}."
     )
+
+
+def registered(model: nn.Module) -> Family | None:
+    """The table of a model, or None if there is none."""
+    names = [name for cls in type(model).__mro__ for name in _names_of(cls)]
+    tables = ((name, family) for name in names for family in _known())
+    return next((family for name, family in tables if name in family.modules and family.applies(model)), None)
 
 
 def _names_of(cls: type) -> tuple[str, str]:

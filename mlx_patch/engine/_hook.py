@@ -7,6 +7,7 @@ from enum import IntEnum
 import mlx.core as mx
 
 from mlx_patch.architectures import Place
+from mlx_patch.engine._box import Box
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Pass:
     cached: bool = False
 
 
-Action = Callable[[mx.array, Pass], mx.array | None]
-"""What to do with a site's array: the new one, or None to leave it as it is."""
+Action = Callable[[mx.array, Pass], mx.array | Box | None]
+"""What to do with a site's array: the new one, a box with it, or None to leave it as it is."""
 
 
 class Phase(IntEnum):
@@ -73,7 +74,7 @@ class Hook:
         """Keep what the module beside it returned; an action of that module's hook."""
         self.beside = value
 
-    def on(self, raw: mx.array, now: Pass) -> mx.array:
+    def on(self, raw: mx.array, now: Pass) -> mx.array | Box:
         """The raw array after this hook."""
         point, block = self.place.point, self.place.block
         self.met += 1
@@ -83,6 +84,8 @@ class Hook:
         if new is None:
             return raw
         self.acted += 1
+        if isinstance(new, Box):
+            return new
         written = point.view.write(shaped, new, block)
         written = written.reshape(raw.shape) if point.flat else written
         # What an edit of a sum leaves as it was stays bit for bit.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import mlx.core as mx
@@ -89,6 +90,18 @@ class Bench:
         return self.model.run_with_cache(self.tokens, sites=sites, edits=[Replace(begin).at("embed")])
 
     @property
+    def end(self) -> Site:
+        """The last site of a pass: what the unembedding reads, or where that is unknown what leaves the last block."""
+        return self.model.sites[-1]
+
+    @property
+    def caches(self) -> bool:
+        """Whether the model takes a prompt cache, as all of mlx_lm's do."""
+        model = self.model.model
+        made = hasattr(model, "layers") or hasattr(model, "make_cache")
+        return made and "cache" in signature(type(model).__call__).parameters
+
+    @property
     def middle(self) -> int:
         """The position that edits at one position are at."""
         return self.tokens.shape[1] // 2
@@ -139,7 +152,7 @@ class Bench:
     def inside(self, sites: str | Site | tuple[str | Site, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
         """The activations of `tokens` with edits, where nobody wants the logits.
 
-        What the unembedding reads is made 0, so that whatever nothing else needs is never computed.
+        What the unembedding reads is made 0, where it is known, so that whatever nothing else needs is never computed.
 
         Args:
             sites: Which activations.
@@ -147,8 +160,8 @@ class Bench:
             rows: How often to repeat the prompt, for edits that go by row.
         """
         tokens = mx.tile(self.tokens, (rows, 1))
-        more = (*edits, ZERO.at("final_norm"))
-        return self.model.run_with_cache(tokens, sites=sites, edits=more, logits_at=-1)[1]
+        unread = [ZERO.at("final_norm")] if self.has("final_norm") else []
+        return self.model.run_with_cache(tokens, sites=sites, edits=[*edits, *unread], logits_at=-1)[1]
 
 
 Law = Callable[[Bench], Iterator[Finding]]

@@ -18,8 +18,8 @@ _STREAMS = ("embed", "resid_pre", "resid_mid", "resid_post")
 def grounds(bench: Bench) -> Iterator[Finding]:
     """What the laws stand on: sites have the axes that their names say, and the unembedding reads `final_norm`."""
     yield from _axes(bench)
-    logits = bench.run(Replace(bench.donor[1]).at("final_norm"))
-    yield bench.scale.finding(4, "final_norm decides the logits", logits, bench.donor[0], 0.0)
+    logits = bench.run(Replace(bench.donor[1]).at(bench.end))
+    yield bench.scale.finding(4, f"{bench.end} decides the logits", logits, bench.donor[0], 0.0)
 
 
 def _axes(bench: Bench) -> Iterator[Finding]:
@@ -81,10 +81,12 @@ def restored(bench: Bench) -> Iterator[Finding]:
         raised = _fails(bench, name, bench.tokens)
         yield Finding(6, f"{name}, classes", float(bench.n_changed()) + (not raised), 0.0)
     yield bench.scale.finding(6, "logits afterwards", bench.raw(), bench.plain, 0.0)
+    if not bench.caches:
+        return
     prompt_cache = make_prompt_cache(bench.model.model)
     first, second = bench.tokens[:, : bench.middle], bench.tokens[:, bench.middle :]
     bench.model.run(first, prompt_cache=prompt_cache)
-    _fails(bench, "final_norm", second, prompt_cache)
+    _fails(bench, bench.end.name, second, prompt_cache)
     logits = bench.model.run(second, prompt_cache=prompt_cache)
     wanted = bench.plain[:, bench.middle :]
     tolerance = bench.scale.through(bench.model.n_layers)

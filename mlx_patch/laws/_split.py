@@ -15,7 +15,9 @@ _CARRIED = ("embed", "k", "rot_k", "v", "pattern", "mixer_out")
 
 
 def split(bench: Bench) -> Iterator[Finding]:
-    """Law 9."""
+    """Law 9, of models that take a prompt cache."""
+    if not bench.caches:
+        return
     cut = bench.middle
     prompt_cache = make_prompt_cache(bench.model.model)
     parts = [

@@ -10,7 +10,7 @@ from mlx_patch.sites import Site
 
 
 def sums(bench: Bench) -> Iterator[Finding]:
-    """Law 2."""
+    """Law 2; where a table knows nothing that is added, only that the stream goes on from block to block."""
     cache, close, rule = bench.own[1], bench.scale.close, bench.stream
     for layer, block in enumerate(bench.model.layout.blocks):
         stream = cache["resid_pre", layer]
@@ -21,7 +21,8 @@ def sums(bench: Bench) -> Iterator[Finding]:
             yield bench.scale.finding(2, str(Site("resid_mid", layer)), stream, middle, close)
         if ("mlp_out", layer) in cache:
             stream = rule.post(stream, cache["mlp_out", layer], block, **bench.more[layer])
-        yield bench.scale.finding(2, str(Site("resid_post", layer)), stream, cache["resid_post", layer], close)
+        if bench.has("mixer_out") or bench.has("mlp_out"):
+            yield bench.scale.finding(2, str(Site("resid_post", layer)), stream, cache["resid_post", layer], close)
         if layer:
             before = bench.model.layout.between(layer, cache["resid_post", layer - 1])
             yield bench.scale.finding(2, str(Site("resid_pre", layer)), cache["resid_pre", layer], before, 0.0)

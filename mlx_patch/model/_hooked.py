@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures import Family, layout_of
+from mlx_patch.architectures import Family
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
@@ -26,6 +26,7 @@ from mlx_patch.model._hooks import (
 )
 from mlx_patch.model._loading import load
 from mlx_patch.model._running import run
+from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
 from mlx_patch.tokens import Prompt, is_text_or_chat, tokenize
@@ -42,7 +43,7 @@ class HookedModel:
 
     Raises:
         KindError: `model` is not an `nn.Module`; compiled functions cannot be tapped.
-        ArchitectureError: There is no table for its architecture.
+        ArchitectureError: There is no table for its architecture, and short runs show that its blocks cannot be told.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class HookedModel:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.layout = layout_of(model, family)
+        self.layout = layout_for(model, family)
         self.name = name
 
     @classmethod
@@ -64,7 +65,7 @@ class HookedModel:
 
         Raises:
             FileError: It cannot be found, fetched or read.
-            ArchitectureError: There is no table for its architecture.
+            ArchitectureError: As for the class.
         """
         model, tokenizer = load(path_or_hub_id, **kwargs)
         return cls(model, tokenizer, name=os.fspath(path_or_hub_id))

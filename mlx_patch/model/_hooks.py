@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import Any
 
 import mlx.core as mx
 
@@ -85,11 +84,11 @@ def _boxing(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
         point = Point(path, "input", call=call)
         yield Hook(Place(site, attribute(block, path), point, block), _nothing, Phase.READ)
     if rule.whole:
-        norm = layout.family.final_norm
+        norm = layout.final_norm
         yield Hook(Place(site, attribute(layout.model, norm), Point(norm, "input"), layout.model), _nothing, Phase.READ)
 
 
-def _boxed(value: mx.array, now: Pass) -> Any:
+def _boxed(value: mx.array, now: Pass) -> Box:
     return Box(value)
 
 
@@ -186,9 +185,11 @@ def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, in
 
 
 def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
-    """The hook that lets only some positions through to the unembedding."""
+    """The hook that lets only some positions through to the unembedding; where that is unknown, out of the model."""
     chosen, site = as_positions(logits_at), Site("final_norm")
-    return Hook(layout.place(site), lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
+    known = layout.family.final_norm is not None
+    place = layout.place(site) if known else Place(site, layout.model, Point("", "output"), layout.model)
+    return Hook(place, lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
 
 
 def _at(pos: tuple[int, ...] | slice | None, value: mx.array, site: Site, now: Pass) -> mx.array:

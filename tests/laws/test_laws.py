@@ -1,23 +1,22 @@
-"""Every law on every architecture in every precision; a test that fails names all three."""
+"""Every law on every architecture in every precision; a test that fails names both, and its report the law."""
 
+import sys
 from functools import cache
+from types import ModuleType
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlx_patch import HookedModel
-from mlx_patch.laws import Bench, bench_of, grounds
-from mlx_patch.testing import ALL, ZOO, Report, tiny_model
+from mlx_patch.errors import ArchitectureError
+from mlx_patch.laws import bench_of, grounds
+from mlx_patch.testing import ALL, EXCEPTIONS, ZOO, Report, tiny_model
+from mlx_patch.testing.zoo._classics import CLASSICS
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
-HALF = ("bfloat16", "float16")
-LAWS = (grounds, *ALL)
-MODELS = [
-    (name, precision)
-    for precision in ("float32", *HALF, "4bit")
-    for name in ZOO
-    if not (ON_CPU and name == "mixtral" and precision in HALF)  # see the test of that name below
-]
+RUN = [name for name in ZOO if name not in EXCEPTIONS]
+NEEDS = {"experts": "expert_weights", "heads": "z"}  # a law that finds nothing where a model has no such site
 TOKENS = [(11 + 37 * i) % 96 for i in range(16)]
 PROMPTS = {
     "two prompts": [TOKENS[:8], TOKENS[8:]],
@@ -26,34 +25,92 @@ PROMPTS = {
 }
 
 
+def report_of(model, prompt=None) -> Report:
+    bench = bench_of(HookedModel(model), None if prompt is None else mx.array(prompt))
+    findings = {law.__name__: tuple(law(bench)) for law in (grounds, *ALL)}
+    silent = [name for name, found in findings.items() if not found]
+    assert not [name for name in silent if name not in NEEDS or bench.has(NEEDS[name])]
+    return Report(repr(bench.model), tuple(finding for found in findings.values() for finding in found))
+
+
+def error_of(model, *inputs) -> str:
+    """What MLX says if it cannot run a model; empty where it can."""
+    try:
+        mx.eval(model(*inputs))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 @cache
-def bench(name: str, precision: str, prompt: str = "") -> Bench:
-    tokens = mx.array(PROMPTS[prompt]) if prompt else None
-    return bench_of(HookedModel(tiny_model(name, precision)), tokens)
+def error_of_experts(precision) -> str:
+    """What MLX's CPU backend says to a matrix for each expert; empty where it multiplies them."""
+    experts, dtype = SwitchLinear(32, 32, 2), getattr(mx, precision)
+    experts.set_dtype(dtype)
+    return error_of(experts, mx.ones((1, 1, 1, 32), dtype), mx.array([[[0]]]))
 
 
-def holds(law, bench: Bench) -> None:
-    report = Report(repr(bench.model), tuple(law(bench)))
-    assert report.findings
+@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("precision", ["float32", "4bit"])
+def test_the_laws_hold(name, precision):
+    report = report_of(tiny_model(name, precision))
     assert report.ok, report
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize(("name", "precision"), MODELS)
-def test_a_law_holds(name, precision, law):
-    holds(law, bench(name, precision))
+HALVES = [*((name, "bfloat16") for name in RUN), *((name, "float16") for name in CLASSICS)]
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize(("name", "precision"), HALVES)
+def test_the_laws_hold_in_half_precision_wherever_the_model_runs(name, precision):
+    model = tiny_model(name, precision)
+    if error := error_of(model, mx.array([TOKENS])):
+        assert ON_CPU
+        assert "GatherMM::eval" in error
+        assert error == error_of_experts(precision)
+        assert any(isinstance(module, SwitchLinear) for module in model.modules())
+    else:
+        report = report_of(model)
+        assert report.ok, report
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize("name", ZOO)
-def test_a_law_holds_of_other_prompts(name, prompt, law):
-    holds(law, bench(name, "float32", prompt))
+@pytest.mark.parametrize("name", CLASSICS)
+def test_the_laws_hold_of_other_prompts(name, prompt):
+    report = report_of(tiny_model(name), PROMPTS[prompt])
+    assert report.ok, report
 
 
-@pytest.mark.parametrize("precision", HALF)
-def test_mixtral_in_half_precision_cannot_run_on_the_cpu(precision):
-    """Why MODELS leaves it out there. Where this fails, mlx has lifted it: take the exception out of MODELS."""
-    model = tiny_model("mixtral", precision)
-    with mx.stream(mx.cpu), pytest.raises(RuntimeError, match=r"GatherMM.* only supports float32"):
-        mx.eval(model(mx.array([TOKENS])))
+def test_exceptions_are_few_and_each_is_looked_at_here():
+    assert len(EXCEPTIONS) <= 3
+    assert set(EXCEPTIONS) == {"bitnet", "olmo", "phi3small"}
+
+
+def test_bitnet_runs_on_metal_alone():
+    model = tiny_model("bitnet")
+    if mx.metal.is_available():
+        report = report_of(model)
+        assert report.ok, report
+    else:
+        with pytest.raises(RuntimeError, match=r"\[metal_kernel\] No Metal back-end"):
+            mx.eval(model(mx.array([TOKENS])))
+
+
+def test_olmo_takes_a_text_for_its_mask(monkeypatch):
+    """Where this fails, mlx_lm has mended it: take olmo out of EXCEPTIONS."""
+    monkeypatch.setitem(sys.modules, "hf_olmo", None)
+    monkeypatch.delitem(sys.modules, "mlx_lm.models.olmo", raising=False)
+    with pytest.raises(ArchitectureError, match="stops Python where ai2-olmo is missing"):
+        tiny_model("olmo")
+    monkeypatch.setitem(sys.modules, "hf_olmo", ModuleType("hf_olmo"))
+    model = tiny_model("olmo")
+    assert mx.all(mx.isfinite(model(mx.array([TOKENS[:1]])))).item()
+    with pytest.raises(ValueError, match=r"inplace addition on an mlx\.core\.array and str"):
+        model(mx.array([TOKENS]))
+
+
+def test_phi3small_sees_what_comes_later():
+    """Where this fails, mlx_lm has mended it: take phi3small out of EXCEPTIONS."""
+    model = tiny_model("phi3small")
+    first, second = (model(mx.array([[*TOKENS[:8], last]]))[0, 6, :96] for last in (5, 6))
+    assert mx.max(mx.abs(first - second)).item() > 1e-3
+    assert {finding.law for finding in report_of(model).broken} == {5, 6, 7, 9}

@@ -9,7 +9,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch import HookedModel, Replace, Scale
 from mlx_patch.laws import bench_of
-from mlx_patch.testing import ZOO, tiny_model
+from mlx_patch.testing import tiny_model
+from mlx_patch.testing.zoo._classics import CLASSICS
 
 HELD, LENGTH = 9, 13
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(LENGTH)]])
@@ -38,7 +39,7 @@ held = cache(Held)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_what_follows_is_what_the_whole_gives(name, precision):
     here = held(name, precision)
     assert here.own.positions == tuple(range(HELD, LENGTH))
@@ -48,7 +49,7 @@ def test_what_follows_is_what_the_whole_gives(name, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_its_own_value_changes_nothing(name, precision):
     here = held(name, precision)
     for site in here.bench.names:
@@ -57,7 +58,7 @@ def test_its_own_value_changes_nothing(name, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_an_edit_finds_its_position(name, precision):
     here = held(name, precision)
     for site in here.bench.names:

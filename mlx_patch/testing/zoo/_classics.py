@@ -23,7 +23,7 @@ CLASSICS: Species = {
     "qwen3": ("qwen3", {**LLAMA, "head_dim": 32}),
     "gemma2": (
         "gemma2",
-        {**LLAMA, "head_dim": 32, "query_pre_attn_scalar": 32.0, "attn_logit_softcapping": 5.0},
+        {**LLAMA, "head_dim": 32, "query_pre_attn_scalar": 32, "attn_logit_softcapping": 5.0},
     ),
     "gpt2": (
         "gpt2",

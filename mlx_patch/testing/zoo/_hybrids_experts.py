@@ -9,7 +9,7 @@ _JAMBA: dict[str, Any] = {
     **ATTENTION,
     "intermediate_size": 96,
     "attn_layer_offset": 1,
-    "attn_layer_period": 2,
+    "attn_layer_period": 4,
     "expert_layer_offset": 1,
     "expert_layer_period": 2,
     "mamba_d_conv": 4,
@@ -19,7 +19,6 @@ _JAMBA: dict[str, Any] = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
     "num_hidden_layers": 4,
-    "layers_block_type": ["mamba", "attention", "mamba", "mamba"],
 }
 _LFM2_MOE: dict[str, Any] = {
     **{name: value for name, value in LFM2.items() if not name.startswith("block_")},

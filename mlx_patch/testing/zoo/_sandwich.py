@@ -9,7 +9,7 @@ from mlx_patch.testing.zoo._species import LLAMA, SLIDING, VOCAB, Species
 _GEMMA3: dict[str, Any] = {
     **LLAMA,
     "head_dim": 32,
-    "query_pre_attn_scalar": 32.0,
+    "query_pre_attn_scalar": 32,
     "sliding_window": 4,
     "sliding_window_pattern": 2,
 }

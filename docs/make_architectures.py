@@ -1,0 +1,121 @@
+"""Write docs/architectures.md from tables and zoo: `python docs/make_architectures.py`. A test compares them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_patch import HookedModel
+from mlx_patch.architectures import FAMILIES, Family, Stream
+from mlx_patch.sites import SITES
+from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
+
+PAGE = Path(__file__).with_name("architectures.md")
+
+HEAD = """# Architectures
+
+Every module of mlx_lm that defines a model, the table that it is read with, and the sites of the tiny models of it in
+the zoo (`mlx_patch.testing.ZOO`), which hold every kind of layer. What a site means is in [sites.md](sites.md). `embed`
+and `final_norm` are there on all of them, and so is whatever has a raw module path.
+
+Layers that have the same sites, with as many heads, stand in one row. Heads are those of the tiny model: of queries
+(`z`, or `q`, `rot_q`, `pattern`), and of keys and values (`rot_k`, or `k`, `v`) where these are sites.
+
+That these sites are what their names say is held by laws: `tests/laws/test_laws.py` checks all of them on every model
+here, in float32, 4-bit and, where MLX runs it, bfloat16; `tests/laws/test_zoo.py` that no module of mlx_lm is missing;
+`tests/laws/test_loading.py` that mlx_lm loads one of each table. `model.verify()` checks them on your own model.
+"""
+
+NOT_RUN = ("bitnet", "olmo")
+TOKENS = mx.array([[11, 48, 85, 26]])
+QUERIES = ("z", "q", "rot_q", "pattern")
+KEYS = ("rot_k", "k", "v")
+
+
+def page() -> str:
+    """The whole page."""
+    modules = sorted({module for module, _ in ZOO.values()}, key=str.lower)
+    return "\n".join([HEAD, *_exceptions(), *(line for module in modules for line in _section(module))])
+
+
+def _exceptions() -> list[str]:
+    rows = [f"* {name}: {reason}." for name, reason in EXCEPTIONS.items()]
+    return [f"## Exceptions\n\nThe laws do not hold, or cannot be checked everywhere, on {len(rows)}:\n", *rows, ""]
+
+
+def _section(module: str) -> Iterable[str]:
+    yield f"## {module}\n"
+    for name in (name for name, (of, _) in ZOO.items() if of == module):
+        yield from _without_running(name) if name in NOT_RUN else _species(name)
+
+
+def _without_running(name: str) -> Iterable[str]:
+    (family,) = (family for family in FAMILIES if name in family.modules)
+    yield f"Table `{_label(family)}`, whose model is not run here: {EXCEPTIONS[name]}.\n"
+    yield f"Sites: {_listed(site for site in SITES if site in family.block)}.\n"
+    yield from _reasons(family, family.absent)
+
+
+def _species(name: str) -> Iterable[str]:
+    model = HookedModel(tiny_model(name))
+    layout, kinds = model.layout, _kinds(model)
+    yield f"`{name}`, table `{_label(layout.family)}`\n"
+    yield "| layers | heads (queries / keys and values) | sites |\n|---|---|---|"
+    for (sites, heads), layers in kinds.items():
+        yield f"| {', '.join(map(str, layers))} | {heads} | {_listed(sites)} |"
+    yield ""
+    there = {site for sites, _ in kinds for site in sites}
+    yield from _reasons(layout.family, [site for site, kind in SITES.items() if kind.layered and site not in there])
+
+
+def _kinds(model: HookedModel) -> dict[tuple[tuple[str, ...], str], list[int]]:
+    """Layers by what sites they have, and how many heads."""
+    _, cache = model.run_with_cache(TOKENS, sites=[site for site in model.sites if site.name in QUERIES + KEYS])
+    kinds: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for layer in range(model.n_layers):
+        sites = tuple(site.name for site in model.sites if site.layer == layer)
+        shapes = {site.name: (cache[site].shape, site.axes) for site in cache if site.layer == layer}
+        kinds.setdefault((sites, _heads(shapes)), []).append(layer)
+    return kinds
+
+
+def _heads(shapes: dict[str, tuple[tuple[int, ...], tuple[str, ...]]]) -> str:
+    found = [next((shapes[name] for name in names if name in shapes), None) for names in (QUERIES, KEYS)]
+    return " / ".join("-" if one is None else str(one[0][one[1].index("head")]) for one in found)
+
+
+def _reasons(family: Family, names: Iterable[str]) -> Iterable[str]:
+    """Why sites are absent, those with one reason together; and the rule of the stream where it is no plain sum."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        reasons.setdefault(family.absent.get(name, "the tiny model has no such layer"), []).append(name)
+    lines = [f"* No {_listed(absent)}: {reason}." for reason, absent in reasons.items()]
+    if family.stream.says != Stream().says:
+        lines.append(f"* The stream: {family.stream.says}.")
+    lines += [f"* {reason}" for reason in _notes(family)]
+    yield from [*lines, ""] if lines else []
+
+
+def _notes(family: Family) -> Iterable[str]:
+    if family.streams:
+        yield "`resid_pre` and `resid_post` have several streams side by side."
+    if family.loop:
+        yield "The forward pass walks the blocks several times; each time they are layers of their own."
+    if family.parts > 1:
+        yield f"Each block of mlx_lm is {family.parts} layers, one after the other."
+    if family.cached:
+        yield "It is itself only over a prompt cache; a run without one makes one."
+    if family.shared:
+        yield f"Later blocks read {_listed(family.shared)} besides the stream."
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in names)
+
+
+def _label(family: Family) -> str:
+    return f"{family.name} ({family.variant})" if family.variant else family.name
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The table of an architecture that has none: what can be guessed from its modules alone."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.nn as nn
+
+from mlx_patch.architectures._family import BLOCK_ENDS, Family
+from mlx_patch.errors import ArchitectureError
+from mlx_patch.sites import SITES
+
+PAGE = "docs/adding-an-architecture.md"
+"""Where it says how to write a table."""
+
+NO_TABLE = f"this architecture has no table that says where that is; {PAGE} says how to add one"
+"""Why an unknown architecture lacks all other sites."""
+
+
+def guessed(model: nn.Module) -> Family:
+    """A table with the two ends of each block, for an architecture that has none.
+
+    Its blocks are the longest list of modules, of those that are not inside another.
+
+    Width and vocabulary are 0: only a run can tell, and only a run can tell whether the guess is right.
+
+    Raises:
+        ArchitectureError: There is no list of modules.
+    """
+    found = dict(_lists(model, ""))
+    if not found:
+        raise ArchitectureError(without_table(model, "it has no list of modules, which its blocks could be"))
+    return Family(
+        "unknown",
+        BLOCK_ENDS,
+        absent={name: NO_TABLE for name in SITES if name not in BLOCK_ENDS},
+        blocks=max(found, key=lambda path: len(found[path])),
+        final_norm=None,
+        width=0,
+        vocabulary=0,
+    )
+
+
+def without_table(model: nn.Module, reason: str) -> str:
+    """The message that refuses a model that has no table, for a reason as a clause."""
+    return (
+        f"`model` must be of an architecture that has a table. Got {type(model).__module__}, and without one it cannot "
+        f"be read: {reason}. {PAGE} says how to add a table."
+    )
+
+
+def _lists(value: Any, path: str) -> Iterator[tuple[str, Sequence[nn.Module]]]:
+    """Every list of modules under a module or a list, with its path, but none inside another: experts, say."""
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(one, nn.Module) for one in value):
+            yield path, value
+            return
+        inside = enumerate(value)
+    elif isinstance(value, nn.Module):
+        inside = value.items()
+    else:
+        return
+    for name, one in inside:
+        yield from _lists(one, f"{path}.{name}".removeprefix("."))

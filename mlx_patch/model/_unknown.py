@@ -1,0 +1,125 @@
+"""Which layout a model is read with. Without a table it is a guess, which stands only if short runs bear it out.
+
+The runs are of a few tokens: nothing that they show is true by construction, and a model of which one thing is not so
+is refused.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.architectures import Family, Layout, Place, Point, guessed, layout_of, registered, without_table
+from mlx_patch.engine import Action, Frame, Hook, Phase
+from mlx_patch.errors import ArchitectureError, PatchError, listed
+from mlx_patch.interventions import Replace
+from mlx_patch.model._running import run
+from mlx_patch.sites import Site
+
+_SHAPE = (2, 5)
+"""Rows and positions of the runs, unlike each other so that their axes are not taken for one another."""
+
+_RAISED = (PatchError, TypeError, ValueError, RuntimeError, AttributeError, LookupError)
+"""What a model's own code raises when it is not called as it wants."""
+
+
+def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
+    """The layout of a model: by a given table, by the registered one, or by a guess that held.
+
+    Raises:
+        ArchitectureError: There is no table for it, and the guess did not hold; the message says what was not so.
+    """
+    if family is not None or registered(model):
+        return layout_of(model, family)
+    guess = layout_of(model, guessed(model))
+    try:
+        sized = _sized(guess)
+        broken = next(_broken(sized), None)
+    except _RAISED as error:
+        raise ArchitectureError(without_table(model, f"in a short run, {_clause(error)}")) from error
+    if broken:
+        raise ArchitectureError(without_table(model, broken))
+    return sized
+
+
+def _clause(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), "").rstrip(". ")
+    return text if isinstance(error, PatchError) else f"it raised {type(error).__name__}: {text}"
+
+
+@dataclass
+class _Walk:
+    """What a run came by.
+
+    Attributes:
+        order: The numbers of the blocks that were called, in order; of many calls of one block, the first two.
+        shapes: The shapes of the arrays that they were given first and that they returned.
+    """
+
+    order: list[int] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def hooks(self, layout: Layout) -> Iterator[Hook]:
+        """What notes it."""
+        for layer, block in enumerate(layout.blocks):
+            for call in (0, 1):
+                for side in ("input", "output"):
+                    place = Place(Site("resid_pre", layer), block, Point("", side, call=call), block)
+                    yield Hook(place, self._note(layer, starts=side == "input"), Phase.READ)
+
+    def _note(self, layer: int, starts: bool) -> Action:
+        def note(value: mx.array, now: object) -> None:
+            self.shapes.append(value.shape)
+            if starts:
+                self.order.append(layer)
+
+        return note
+
+
+def _sized(layout: Layout) -> Layout:
+    """The layout with the width and the vocabulary that a run has. Nothing is computed: shapes are enough.
+
+    Raises:
+        ArchitectureError: The blocks are not called in order, once each, or not with the stream.
+    """
+    walk, where = _Walk(), f"the modules at {layout.family.blocks!r}"
+    with Frame(layout.model, walk.hooks(layout)):
+        logits = layout.model(mx.zeros(_SHAPE, dtype=mx.int32))
+    if walk.order != list(range(len(layout.blocks))):
+        got = listed(walk.order) or "none of them"
+        raise ArchitectureError(f"{where} must be called in order, once each. Got {got}")
+    shapes = sorted({*walk.shapes})
+    if len(shapes) > 1 or len(shapes[0]) != 3 or shapes[0][:2] != _SHAPE:
+        raise ArchitectureError(f"{where} must take and return arrays (batch, pos, d_model). Got {listed(shapes)}")
+    if not isinstance(logits, mx.array) or logits.ndim != 3 or logits.shape[:2] != _SHAPE:
+        got = logits.shape if isinstance(logits, mx.array) else type(logits).__name__
+        raise ArchitectureError(f"what it returns must be logits (batch, pos, d_vocab). Got {got}")
+    family = replace(layout.family, width=shapes[0][-1], vocabulary=logits.shape[-1])
+    return layout_of(layout.model, family)
+
+
+def _broken(layout: Layout) -> Iterator[str]:
+    """What is not as it must be, as clauses."""
+    rows, length = _SHAPE
+    tokens = mx.arange(rows * length).reshape(_SHAPE) % layout.d_vocab
+    other = (tokens + max(1, layout.d_vocab // 2)) % layout.d_vocab
+    plain = layout.model(tokens)
+    own = run(layout, tokens, sites=layout.sites)
+    if not _same(own.logits, plain):
+        yield "its logits are not the same when its blocks are watched"
+    for layer in range(len(layout.blocks) - 1):
+        left, entered = Site("resid_post", layer), Site("resid_pre", layer + 1)
+        if not _same(own.activations[left], own.activations[entered]):
+            yield f"what enters block {layer + 1} is not what leaves block {layer}"
+    last = Site("resid_post", len(layout.blocks) - 1)
+    donor = run(layout, other, sites=(last,))
+    if _same(donor.logits, plain):
+        yield "its logits are the same for other tokens, so that nothing can be checked"
+    patched = run(layout, tokens, [Replace(donor.activations[last]).at(last)])
+    if not _same(patched.logits, donor.logits):
+        yield "what leaves its last block does not decide its logits"
+
+
+def _same(one: mx.array, other: mx.array) -> bool:
+    return bool(mx.array_equal(one, other).item())
