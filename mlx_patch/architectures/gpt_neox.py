@@ -18,7 +18,6 @@ _SHARED = {
     "mlp_post": Point("mlp.dense_4h_to_h", "input"),
     "mlp_out": Point("mlp", "output"),
 }
-_PLACES = {"blocks": "model.h", "final_norm": "model.final_layer_norm"}
 
 
 def _parallel(model: nn.Module) -> bool:
@@ -31,7 +30,8 @@ GPT_NEOX_PARALLEL = Family(
     absent={**DENSE, "resid_mid": "its attention and MLP run in parallel"},
     applies=_parallel,
     variant="parallel",
-    **_PLACES,
+    blocks="model.h",
+    final_norm="model.final_layer_norm",
 )
 GPT_NEOX_SEQUENTIAL = Family(
     "gpt_neox",
@@ -39,5 +39,6 @@ GPT_NEOX_SEQUENTIAL = Family(
     absent=DENSE,
     applies=lambda model: not _parallel(model),
     variant="sequential",
-    **_PLACES,
+    blocks="model.h",
+    final_norm="model.final_layer_norm",
 )

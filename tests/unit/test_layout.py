@@ -4,7 +4,7 @@ import pytest
 from mlx_patch import SITES, Site
 from mlx_patch.architectures import FAMILIES, layout_of
 from mlx_patch.errors import MissingSiteError, SelectionError
-from mlx_patch.testing import ZOO
+from mlx_patch.testing.zoo._classics import CLASSICS
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def layout(tiny):
     return tiny("llama").layout
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_every_site_of_every_model_is_in_one_of_its_modules(tiny, name):
     layout = tiny(name).layout
     modules = {id(module) for module in layout.model.modules()}
@@ -21,7 +21,7 @@ def test_every_site_of_every_model_is_in_one_of_its_modules(tiny, name):
         assert layout.place(site).site == site
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_every_site_has_the_axes_of_the_vocabulary(tiny, tokens, name):
     model = tiny(name)
     sizes = {"batch": 1, "pos": 8, "query_pos": 8, "key_pos": 8, "d_model": 64}

@@ -5,7 +5,7 @@ import pytest
 from mlx_patch import HookedModel, Site
 from mlx_patch.architectures import FAMILIES
 from mlx_patch.errors import ArchitectureError, KindError, TokenError
-from mlx_patch.testing import ZOO
+from mlx_patch.testing.zoo._classics import CLASSICS
 
 
 def test_a_wrapper_holds_the_model_itself(tiny):
@@ -14,7 +14,7 @@ def test_a_wrapper_holds_the_model_itself(tiny):
     assert model.tokenizer is None
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_a_model_says_its_size(tiny, tokens, name):
     model = tiny(name)
     assert (model.n_layers, model.d_model, model.d_vocab) == (3, 64, 96)

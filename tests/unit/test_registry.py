@@ -9,7 +9,8 @@ from mlx_lm.models import llama
 from mlx_patch import HookedModel
 from mlx_patch.architectures import FAMILIES, _registry, family_of
 from mlx_patch.errors import ArchitectureError
-from mlx_patch.testing import ZOO, tiny_model
+from mlx_patch.testing import tiny_model
+from mlx_patch.testing.zoo._classics import CLASSICS
 
 PLUGIN = """
 import mlx.core as mx
@@ -74,10 +75,10 @@ def test_an_installed_table_leaves_the_others(plugin):
     assert family_of(tiny_model("llama")).name == "llama"
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", CLASSICS)
 def test_a_model_is_read_with_the_table_of_its_module(tiny, name):
     family = family_of(tiny(name).model)
-    assert family.name == ZOO[name][0]
+    assert family.name == CLASSICS[name][0]
     assert family in FAMILIES
 
 
@@ -99,13 +100,13 @@ def test_a_class_of_ones_own_is_read_as_what_it_derives_from():
 def test_an_architecture_without_a_table_is_refused_with_the_remedy():
     message = (
         r"`model` must be of an architecture that has a table\. Got mlx\.nn\.layers\.linear\. There are tables for "
-        r"gemma2, gpt2, gpt_neox, .*qwen3\. Publish one .* entry point of group 'mlx_patch\.architectures'"
+        r"Klear, afm7, .*gemma2, .*qwen3.*youtu_llm\. Publish one .* entry point of group 'mlx_patch\.architectures'"
     )
     with pytest.raises(ArchitectureError, match=message):
         family_of(nn.Linear(2, 2))
 
 
 def test_no_two_tables_serve_one_model(tiny):
-    for name in ZOO:
+    for name, (module, _) in CLASSICS.items():
         model = tiny(name).model
-        assert sum(family.name == ZOO[name][0] and family.applies(model) for family in FAMILIES) == 1
+        assert sum(module in family.modules and family.applies(model) for family in FAMILIES) == 1
