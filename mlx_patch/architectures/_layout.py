@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx_patch.architectures._family import Family, Point, Side
 from mlx_patch.architectures._registry import family_of
 from mlx_patch.architectures._views import attribute
-from mlx_patch.errors import MissingSiteError, SelectionError, UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import ArchitectureError, MissingSiteError, SelectionError, UnknownNameError, did_you_mean, listed
 from mlx_patch.sites import SITES, Site
 
 
@@ -203,9 +203,22 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
     """The layout of a model, by its own family's table or by a given one.
 
     Raises:
-        ArchitectureError: There is no table for the model.
+        ArchitectureError: There is no table for the model, or the table names modules that no block has.
     """
     family = family or family_of(model)
     times = family.loop.times(model) if family.loop else 1
     walk = [block for block in attribute(model, family.blocks) for _ in range(family.parts)]
-    return Layout(model, family, times * walk, times)
+    layout = Layout(model, family, times * walk, times)
+    _refuse_nowhere(layout)
+    return layout
+
+
+def _refuse_nowhere(layout: Layout) -> None:
+    """Refuse a table that says of every block what is true of none: it is another architecture's."""
+    for name, point in layout.family.block.items():
+        conditional = isinstance(point, tuple) or point.of or point.given or name in layout.family.absent
+        if not conditional and not any(name in points for points in layout.points):
+            raise ArchitectureError(
+                f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
+                f"of {type(layout.model).__module__} has. Leave it out for the registered one."
+            )

@@ -36,7 +36,6 @@ def test_every_site_has_the_axes_of_the_vocabulary(tiny, tokens, name):
 def test_every_table_accounts_for_every_site(family):
     layered = {name for name, kind in SITES.items() if kind.layered}
     assert layered == family.block.keys() | family.absent.keys()
-    assert not family.block.keys() & family.absent.keys()
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.name} {family.variant}")
@@ -78,7 +77,7 @@ def test_a_site_that_an_architecture_lacks_is_refused_with_the_reason(tiny, name
 
 def test_blocks_are_those_that_the_forward_pass_walks(tiny):
     layout = tiny("qwen2").layout
-    assert layout.blocks is layout.model.model.layers
+    assert all(block is own for block, own in zip(layout.blocks, layout.model.model.layers, strict=True))
     assert mx.array_equal(layout.blocks[0].self_attn.q_proj.weight, layout.model.layers[0].self_attn.q_proj.weight)
 
 
