@@ -216,8 +216,9 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
 def _refuse_nowhere(layout: Layout) -> None:
     """Refuse a table that says of every block what is true of none: it is another architecture's."""
     for name, point in layout.family.block.items():
-        conditional = isinstance(point, tuple) or point.of or point.given or name in layout.family.absent
-        if not conditional and not any(name in points for points in layout.points):
+        if isinstance(point, tuple) or point.of or point.given or name in layout.family.absent:
+            continue
+        if not any(name in points for points in layout.points):
             raise ArchitectureError(
                 f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
                 f"of {type(layout.model).__module__} has. Leave it out for the registered one."
