@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch.architectures._views import Fused, HeadsFirst, Interleaved, Times, attribute
-from mlx_patch.engine import _attention, _frame, _recipes, _tap, _visit
+from mlx_patch.engine import _attention, _frame, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.engine._hook import Hook
 from mlx_patch.interventions import _edit
 from mlx_patch.interventions._span import Span
@@ -16,7 +16,7 @@ from mlx_patch.interventions._where import Where, index_of
 from mlx_patch.model import _hooks, _running
 
 inside, local, attend, recipe_of = _edit._inside, Span.local, _recipes.attend, dict(_recipes._RECIPES)
-plain_visit, slice_hook = _visit.Visit, _hooks.slice_hook
+plain_visit, slice_hook, spread = _visit.Visit, _hooks.slice_hook, _recipes_experts.spread
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def before_the_mask(queries, keys, values, scale, mask, sinks, emit):
 
 
 def stored_before_the_edit(self, keys, values):
-    all_keys, all_values = self._cache.update_and_fetch(keys, values)
-    return mx.concatenate([all_keys[:, :, : -keys.shape[2]], self._on_keys(keys)], axis=2), all_values
+    all_keys, all_values = self._cache.update_and_fetch(keys, self._on_fresh("v", values))
+    return mx.concatenate([all_keys[:, :, : -keys.shape[2]], self._on_fresh("rot_k", keys)], axis=2), all_values
 
 
 def softmax_by_groups_turned(listener, scope, call):
@@ -112,18 +112,12 @@ def softmax_by_groups_turned(listener, scope, call):
     def turned(scores, *args, **kwargs):
         return softmax(scores.swapaxes(1, 2), *args, **kwargs).swapaxes(1, 2) if scores.ndim == 5 else softmax(scores)
 
-    return {"mx": _recipes._Mlx(softmax=turned)}, call
+    return {"mx": _recipes.Mlx(softmax=turned)}, call
 
 
-def expert_weights_read_only(listener, scope, call):
-    class Reads:
-        wants = listener.wants
-
-        def emit(self, event, raw):
-            listener.emit(event, raw)
-            return raw
-
-    return recipe_of["experts"](Reads(), scope, call)
+def expert_weights_read_only(listener, indices, weights, experts):
+    spread(listener, indices, weights, experts)
+    return indices, weights
 
 
 def part_at_the_end(self, raw, new, block):
@@ -198,7 +192,7 @@ ATTENTION = [
     Fault("scores are shown before the mask", _recipes, "attend", before_the_mask, 7),
     Fault("an edit of rot_k is not kept", _recipes._WatchedCache, "update_and_fetch", stored_before_the_edit, 9),
     Fault("heads are numbered by repeat", _recipes._RECIPES, "softmax", softmax_by_groups_turned, 7, "gemma2"),
-    Fault("expert weights are only read", _recipes._RECIPES, "experts", expert_weights_read_only, 5, "mixtral"),
+    Fault("expert weights are only read", _recipes_experts, "spread", expert_weights_read_only, 5, "mixtral"),
 ]
 RUNS = [
     Fault("a class is not restored", _tap, "swap_out", lambda modules: None, 1),
