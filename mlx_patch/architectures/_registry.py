@@ -6,7 +6,7 @@ tuple of them; its name is the module that defines the model's class.
 
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import mlx.nn as nn
 
@@ -251,6 +251,25 @@ def _known() -> tuple[Family, ...]:
 
 
 def _published() -> Iterator[Family]:
+    """The tables of installed packages.
+
+    Raises:
+        ArchitectureError: One cannot be imported, or gives something else; nobody knows for which models it was meant.
+    """
     for entry in entry_points(group=GROUP):
-        value = entry.load()
-        yield from value if isinstance(value, tuple) else (value,)
+        try:
+            value = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ArchitectureError(_broken(entry, str(error))) from error
+        for family in value if isinstance(value, tuple) else (value,):
+            if not isinstance(family, Family):
+                raise ArchitectureError(_broken(entry, f"a {type(family).__name__}"))
+            yield family
+
+
+def _broken(entry: EntryPoint, got: str) -> str:
+    owner = entry.dist.name if entry.dist else "its package"
+    return (
+        f"`{entry.value}`, the entry point {entry.name!r} of group {GROUP!r}, must give a Family or a tuple of them. "
+        f"Got {got}. Mend or uninstall {owner}."
+    )

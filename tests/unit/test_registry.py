@@ -45,16 +45,21 @@ FAMILY = Family(
 """
 
 
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """An installed package that publishes a table, as the folder of packages sees it."""
-    (tmp_path / "a_family_of_my_own.py").write_text(PLUGIN)
-    about = tmp_path / "a_family_of_my_own-1.0.dist-info"
+def install(folder, monkeypatch, what):
+    """A package that publishes a table, as the folder of packages sees it."""
+    (folder / "a_family_of_my_own.py").write_text(PLUGIN)
+    about = folder / "a_family_of_my_own-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: a-family-of-my-own\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[mlx_patch.architectures]\nmine = a_family_of_my_own:FAMILY\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    (about / "entry_points.txt").write_text(f"[mlx_patch.architectures]\nmine = {what}\n")
+    monkeypatch.syspath_prepend(str(folder))
     _registry._known.cache_clear()
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """An installed package that publishes a table."""
+    install(tmp_path, monkeypatch, "a_family_of_my_own:FAMILY")
     import a_family_of_my_own
 
     yield a_family_of_my_own
@@ -110,3 +115,15 @@ def test_no_two_tables_serve_one_model(tiny):
     for name, (module, _) in CLASSICS.items():
         model = tiny(name).model
         assert sum(module in family.modules and family.applies(model) for family in FAMILIES) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "got"),
+    [("no_such_module:FAMILY", "No module named"), ("a_family_of_my_own:NOTHING", "NOTHING"), ("math:pi", "a float")],
+)
+def test_an_installed_table_that_cannot_be_used_is_named(tmp_path, monkeypatch, what, got):
+    install(tmp_path, monkeypatch, what)
+    model = tiny_model("llama")
+    with pytest.raises(ArchitectureError, match=rf"must give a Family.*{got}.*Mend or uninstall a-family-of-my-own"):
+        family_of(model)
+    _registry._known.cache_clear()
