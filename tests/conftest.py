@@ -1,6 +1,8 @@
 """What every test has: annotations that are checked as the code runs, tiny models, and seeds."""
 
+import sys
 from functools import cache
+from pathlib import Path
 
 from beartype import BeartypeConf, BeartypeStrategy
 from beartype.claw import beartype_package, beartype_packages
@@ -25,6 +27,8 @@ from mlx_patch import HookedModel
 from mlx_patch.engine import Frame, _tap, _visit
 from mlx_patch.interventions import _base, _edit
 from mlx_patch.testing import tiny_model
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # Names that these modules import for annotations alone, and that a check must find.
 vars(_tap).update(Frame=Frame)
@@ -59,6 +63,18 @@ def word_tokenizer() -> TokenizerWrapper:
     words = Tokenizer(WordLevel({f"w{i:02}": i for i in range(96)}, unk_token="w00"))
     words.pre_tokenizer = WhitespaceSplit()
     return TokenizerWrapper(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w01", eos_token="w02"))
+
+
+@pytest.fixture(scope="session")
+def d1():
+    """The study's script, as a module."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        import d1_externalization
+
+        return d1_externalization
+    finally:
+        sys.path.remove(str(EXAMPLES))
 
 
 @pytest.fixture(autouse=True)

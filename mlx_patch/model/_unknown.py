@@ -30,8 +30,8 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     Raises:
         ArchitectureError: There is no table for it, and the guess did not hold; the message says what was not so.
     """
-    if family is not None or registered(model):
-        return layout_of(model, family)
+    if known := family or registered(model):
+        return layout_of(model, known)
     guess = layout_of(model, guessed(model))
     try:
         sized = _sized(guess)

@@ -32,17 +32,6 @@ PEAK_KEYS = {f"{way}_peak_{what}" for way in ("i2b", "b2i") for what in ("layer"
 
 
 @pytest.fixture(scope="module")
-def d1():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import d1_externalization
-
-        yield d1_externalization
-    finally:
-        sys.path.remove(str(EXAMPLES))
-
-
-@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """What the bare command gives: its process, and the files that it wrote."""
     folder = tmp_path_factory.mktemp("d1")

@@ -1,6 +1,5 @@
 """The real model, the D1 study and the loop that it comes from, each read once."""
 
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -27,15 +26,3 @@ def seed_loop():
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def d1():
-    """The study's script, as a module."""
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import d1_externalization
-
-        return d1_externalization
-    finally:
-        sys.path.remove(str(EXAMPLES))
