@@ -176,6 +176,16 @@ class Layout:
         block = self.blocks[site.layer]
         return Place(site, attribute(block, path), Point(path, side), block)
 
+    def attentions(self) -> list[Place]:
+        """Each attention that calls mlx_lm's `scaled_dot_product_attention`, as a place inside it."""
+        found: dict[int, Place] = {}
+        for layer, points in enumerate(self.points):
+            for name, point in points.items():
+                if point.recipe == "sdpa":
+                    place = self.place(Site(name, layer))
+                    found.setdefault(id(place.module), place)
+        return list(found.values())
+
     def _raw(self, site: Site) -> Place:
         path, side, call = site.raw
         modules = dict(self.model.named_modules())

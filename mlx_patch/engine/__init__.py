@@ -10,3 +10,8 @@ from mlx_patch.engine._prompt_cache import Restored as Restored
 from mlx_patch.engine._prompt_cache import arrays_of as arrays_of
 from mlx_patch.engine._prompt_cache import note_offset as note_offset
 from mlx_patch.engine._prompt_cache import offset_of as offset_of
+from mlx_patch.engine._snapshot import Opened as Opened
+from mlx_patch.engine._snapshot import Snapshot as Snapshot
+from mlx_patch.engine._snapshot import can_be_cut as can_be_cut
+from mlx_patch.engine._snapshot import repeated as repeated
+from mlx_patch.engine._snapshot import snapshot as snapshot

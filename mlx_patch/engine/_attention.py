@@ -38,13 +38,13 @@ def attend(
     groups = keys.shape[1]
     grouped = (queries * scale).reshape(batch, groups, heads // groups, length, -1)
     scores = grouped @ keys[:, :, None].swapaxes(-1, -2)
-    scores = _masked(scores.reshape(batch, heads, length, -1), mask)
-    pattern = emit("pattern", _softmax(emit("attn_scores", scores), sinks))
+    scores = masked(scores.reshape(batch, heads, length, -1), mask)
+    pattern = emit("pattern", softmax(emit("attn_scores", scores), sinks))
     out = pattern.reshape(batch, groups, heads // groups, length, -1) @ values[:, :, None]
     return out.reshape(batch, heads, length, -1)
 
 
-def _masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
+def masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
     """Scores with the mask applied; what is masked gets the lowest finite number, as in MLX's own attention."""
     if mask is None:
         return scores
@@ -56,7 +56,8 @@ def _masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
     return scores + mask.astype(scores.dtype)
 
 
-def _softmax(scores: mx.array, sinks: mx.array | None) -> mx.array:
+def softmax(scores: mx.array, sinks: mx.array | None) -> mx.array:
+    """Scores as probabilities, with what goes to a sink left out."""
     if sinks is None:
         return mx.softmax(scores, axis=-1, precise=True)
     column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (*scores.shape[:-1], 1))

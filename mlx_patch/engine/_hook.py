@@ -29,8 +29,15 @@ Action = Callable[[mx.array, Pass], mx.array | Box | None]
 """What to do with a site's array: the new one, a box with it, or None to leave it as it is."""
 
 
+SHARED_PAST = "shared past"
+"""What a hook at an attention waits for that lets many rows attend to one past without copies of it."""
+
+
 class Phase(IntEnum):
     """In which order hooks at one place act, over all nested runs."""
+
+    GROW = -1
+    """Rows of the batch begin here, before anything else sees them."""
 
     REJOIN = 0
     """An edited stream takes the skip connection's place before anything else sees it."""
@@ -42,6 +49,8 @@ class Phase(IntEnum):
     """Only what the caller wants goes on to the unembedding."""
     BOX = 5
     """What goes on is put in a box, in which later edits change it."""
+    SHARE = 6
+    """Nothing is read or written: attention may compute as suits rows that share a past."""
 
 
 @dataclass(eq=False)
@@ -67,6 +76,8 @@ class Hook:
     @property
     def event(self) -> str:
         """What the hook waits for at its module: "input", "output", or the name of a site inside it."""
+        if self.phase is Phase.SHARE:
+            return SHARED_PAST
         side = self.place.point.side
         return self.place.site.name if side == "inside" else side
 

@@ -62,7 +62,7 @@ def _noted(entry: Any) -> int:
 def note_offset(cache: Sequence[Any] | None, positions: int) -> None:
     """Note on recurrent states that they hold so many positions now. A copy of a cache keeps the note."""
     for entry in _entries(cache):
-        if not hasattr(entry, "offset") and _is_cache(entry):
+        if not hasattr(entry, "offset") and is_cache(entry):
             setattr(entry, _NOTE, _Noted(positions, tuple(arrays_of(entry))))
 
 
@@ -72,7 +72,7 @@ def arrays_of(cache: Any) -> list[mx.array]:
         return [cache]
     if isinstance(cache, list | tuple):
         return [array for part in cache for array in arrays_of(part)]
-    return arrays_of(list(vars(cache).values())) if _is_cache(cache) else []
+    return arrays_of(list(vars(cache).values())) if is_cache(cache) else []
 
 
 class Restored:
@@ -104,7 +104,8 @@ class _Kept:
     attributes: dict[str, Any]
 
 
-def _is_cache(value: Any) -> bool:
+def is_cache(value: Any) -> bool:
+    """Whether a value is one of mlx_lm's caches."""
     return hasattr(type(value), "state") and hasattr(value, "__dict__")
 
 
@@ -113,7 +114,7 @@ def _kept(value: Any) -> Any:
         return mx.array(value)
     if isinstance(value, list | tuple):
         return type(value)(map(_kept, value))
-    return _Kept(value, {k: _kept(v) for k, v in vars(value).items()}) if _is_cache(value) else value
+    return _Kept(value, {k: _kept(v) for k, v in vars(value).items()}) if is_cache(value) else value
 
 
 def _put_back(value: Any) -> Any:

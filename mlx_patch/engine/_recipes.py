@@ -18,7 +18,9 @@ from mlx_patch.engine._attention import attend, dequantized
 from mlx_patch.engine._fused_sums import fused_sums
 from mlx_patch.engine._key_order import in_order
 from mlx_patch.engine._recipes_sparse import indexed, sparse
+from mlx_patch.engine._hook import SHARED_PAST
 from mlx_patch.engine._scope import Call, Listener, Mlx, Scope, WithMethods, rebound
+from mlx_patch.engine._shared_past import attend_shared, worth_it
 from mlx_patch.errors import ArchitectureError
 
 
@@ -74,6 +76,8 @@ def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
         keys = keys if "rot_k" in fresh else on_fresh("rot_k", keys)
         values = values if "v" in fresh else on_fresh("v", values)
         if not (listener.wants("attn_scores") or listener.wants("pattern")):
+            if listener.wants(SHARED_PAST) and worth_it(queries, keys, values, cache):
+                return attend_shared(queries, cache, scale, mask, sinks)
             assert fused is not None
             more = {} if sinks is None else {"sinks": sinks}
             return fused(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)

@@ -70,6 +70,12 @@ class Ablate(Intervention):
         for name, value in {"kind": kind, **given}.items():
             object.__setattr__(self, name, value)
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        own_mean = self.kind == "mean" and self.source is None and self.over == "batch_pos"
+        return not own_mean and self.kind != "noise"
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return _KINDS[self.kind].run(self, own, where)

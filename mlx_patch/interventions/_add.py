@@ -35,6 +35,11 @@ class Add(Intervention):
         object.__setattr__(self, "value", as_source("value", value))
         object.__setattr__(self, "scale", finite("scale", scale))
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         own = wide(own)

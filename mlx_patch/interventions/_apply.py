@@ -41,6 +41,11 @@ class Apply(Intervention):
         if not isinstance(self.name, str | None):
             raise KindError(f"`name` must be a str or None. Got {type(self.name).__name__}.")
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return self.fn(own, where.site)

@@ -35,6 +35,15 @@ class Intervention(ABC):
             An array of the shape of `own`, or one that broadcasts to it. It is cast to the dtype of `own`.
         """
 
+    @property
+    def by_position(self) -> bool:
+        """Whether what it gives for some positions depends on the activation at these positions alone.
+
+        A sweep then need not compute the positions before the first one that is edited. False, the default, is safe;
+        an intervention that reads more of `where.whole`, a mean over positions say, must leave it so.
+        """
+        return False
+
     def check(self, sites: Iterable[Site]) -> None:  # noqa: B027  # most interventions have nothing to check
         """Refuse, before anything is computed, a source that does not serve these sites, or a site that it cannot.
 
@@ -98,6 +107,11 @@ class Chain(Intervention):
                 where = replace(where, whole=where.put(own))
             own = fitted(step(own, where), own, step)
         return own
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return all(step.by_position for step in self.steps)
 
     @override
     def check(self, sites: Iterable[Site]) -> None:

@@ -42,6 +42,11 @@ class Clamp(Intervention):
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueRefusedError(f"`low` must be at most `high`. Got {self.low} and {self.high}. Swap them.")
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return mx.clip(wide(own), self.low, self.high)

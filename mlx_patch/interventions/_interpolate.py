@@ -37,6 +37,11 @@ class Interpolate(Intervention):
         object.__setattr__(self, "source", as_source("source", source))
         object.__setattr__(self, "alpha", finite("alpha", alpha))
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         source = values_of("source", self.source, own, where)

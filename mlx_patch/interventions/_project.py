@@ -50,6 +50,11 @@ class Project(Intervention):
         object.__setattr__(self, "onto", onto)
         object.__setattr__(self, "basis", mx.array(_orthonormal(array).astype(np.float32)))
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         if own.shape[-1:] != self.basis.shape[1:]:

@@ -31,6 +31,11 @@ class Replace(Intervention):
     def __init__(self, source: Given) -> None:
         object.__setattr__(self, "source", as_source("source", source))
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return values_of("source", self.source, own, where)

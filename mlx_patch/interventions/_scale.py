@@ -29,6 +29,11 @@ class Scale(Intervention):
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", finite("factor", self.factor))
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return self.factor * wide(own)

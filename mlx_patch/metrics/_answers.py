@@ -1,6 +1,7 @@
 """Metrics of given answers: the logit difference, the probability, its logarithm, the rank."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -11,7 +12,7 @@ from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
 from ._softmax import log_softmax, softmax
-from ._tokens import Answers, Tokenizer, as_answers, has_text, held, ids_per_row, listed_answers, single_tokens
+from ._tokens import Answers, Tokenizer, as_answers, for_rows, has_text, held, ids_per_row, listed_answers, single_tokens
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,6 +31,10 @@ class _Answered(RowMetric):
         if not has_text(self.token):
             return self
         return replace(self, token=single_tokens("token", held(self.token), tokenizer))
+
+    @override
+    def for_rows(self, rows: Sequence[int], n: int) -> Self:
+        return replace(self, token=for_rows("token", self.token, rows, n))
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +72,11 @@ class LogitDiff(RowMetric):
             return self
         right = single_tokens("right", held(self.right), tokenizer)
         return replace(self, right=right, wrong=single_tokens("wrong", held(self.wrong), tokenizer))
+
+    @override
+    def for_rows(self, rows: Sequence[int], n: int) -> Self:
+        right, wrong = (for_rows(name, getattr(self, name), rows, n) for name in ("right", "wrong"))
+        return replace(self, right=right, wrong=wrong)
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:

@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import ClassVar, Self, final
 
@@ -83,6 +84,16 @@ class Metric(ABC):
             TokenError: A string does not give the tokens that the metric needs.
         """
         del tokenizer
+        return self
+
+    def for_rows(self, rows: Sequence[int], n: int) -> Self:
+        """The same metric for some examples out of `n`; itself where it holds nothing that goes by example.
+
+        Args:
+            rows: Which examples, in order.
+            n: How many there are in all.
+        """
+        del rows, n
         return self
 
     def at_last(self) -> Self:

@@ -1,6 +1,8 @@
 """Metrics of the whole distribution over the vocabulary: its entropy, its divergence from another."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import mlx.core as mx
 import numpy as np
@@ -58,6 +60,13 @@ class KL(RowMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "reference_logits", _reference_row(self.reference_logits, self.pos))
+
+    @override
+    def for_rows(self, rows: Sequence[int], n: int) -> Self:
+        reference = mx.array(self.reference_logits)
+        if len(reference) not in (1, n):
+            raise ShapeError(f"`reference_logits` must have a batch of 1 or of all {n} examples. Got {len(reference)}.")
+        return self if len(reference) == 1 else replace(self, reference_logits=reference[mx.array(list(rows))])
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:

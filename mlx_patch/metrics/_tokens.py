@@ -95,6 +95,21 @@ def ids_per_row(argument: str, answers: Answer | tuple[Answer, ...], shape: tupl
     return mx.broadcast_to(mx.array(ids)[:, None], (batch, 1))
 
 
+def for_rows(argument: str, answers: Answers, rows: Sequence[int], n: int) -> Answers:
+    """The answers of some examples out of `n`; one answer for all serves any.
+
+    Raises:
+        ShapeError: There are several answers, and not one per example.
+    """
+    several = listed_answers(answers)
+    if len(several) not in (1, n):
+        raise ShapeError(
+            f"`{argument}` must hold one answer for all or one per example, {n}. Got {len(several)} answers. "
+            "To measure a set of tokens, use TokenSetProb."
+        )
+    return answers if len(several) == 1 else tuple(several[row] for row in rows)
+
+
 def held(answers: Answers) -> Answer | tuple[Answer, ...]:
     """Narrows answers that `as_answers` has brought into its form."""
     assert isinstance(answers, str | int | tuple)

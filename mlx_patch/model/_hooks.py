@@ -61,13 +61,18 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
         KindError: Something is not an edit.
         UnknownNameError, MissingSiteError, SelectionError, ValueRefusedError: As `Intervention.at` and the sources say.
     """
-    hooks: list[Hook] = []
+    actions: list[tuple[Place, Action]] = []
     for edit in _as_edits(edits):
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
         edit.intervention.check(sites)
-        for place in places:
-            hooks += _with_rejoin(layout, Hook(place, _applied(edit, place.site, span_of), Phase.EDIT))
+        actions += [(place, _applied(edit, place.site, span_of)) for place in places]
+    return action_hooks(layout, actions)
+
+
+def action_hooks(layout: Layout, actions: Iterable[tuple[Place, Action]]) -> list[Hook]:
+    """The hooks that edit some places, with all that carries each edit to whoever reads the same value elsewhere."""
+    hooks = [hook for place, action in actions for hook in _with_rejoin(layout, Hook(place, action, Phase.EDIT))]
     return [*hooks, *_boxing(layout, hooks)]
 
 

@@ -1,0 +1,116 @@
+"""`Cell`: one edited run, and what of the model it needs to have computed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mlx_patch.architectures import Layout
+from mlx_patch.errors import SelectionError
+from mlx_patch.interventions import Edit, Replace, Span
+from mlx_patch.sites import Site
+
+ENDS = ("final_norm",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One edited run: one number per metric and example.
+
+    Attributes:
+        edits: What is done in it. Edits of one site act in order.
+        entry: The first block that differs from the unedited run: 0 to the number of blocks, which is the final norm.
+            None where nobody knows.
+        start: The first position that differs from the unedited run.
+    """
+
+    edits: tuple[Edit, ...]
+    entry: int | None
+    start: int
+
+
+def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> Cell:
+    """A cell, with where in the model and in the prompt it begins.
+
+    Args:
+        layout: The model's layout.
+        edits: What is done in it.
+        length: The positions of the prompt.
+        reads: The first position that a metric reads.
+    Raises:
+        MissingSiteError, SelectionError: A site, layer or position that is not there.
+    """
+    entries = [entry for edit in edits for entry in _entries(layout, edit)]
+    known = None if None in entries else min(entry for entry in entries if entry is not None)
+    start = min(reads, *(_first(edit, length) for edit in edits)) if can_be_split(layout) else 0
+    return Cell(tuple(edits), known, start)
+
+
+def can_be_split(layout: Layout) -> bool:
+    """Whether a prompt may be split over a prompt cache, so that not every pass need begin at its first position."""
+    return not layout.family.uncut and layout.family.final_norm is not None
+
+
+def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
+    """The sites that an edit acts on."""
+    return layout.select(edit.site, edit.layer)
+
+
+def left_by(layer: int) -> Site | None:
+    """The stream that leaves the block before a layer; None before the first."""
+    return Site("resid_post", layer - 1) if layer else None
+
+
+def entering(cell: Cell, layout: Layout, entry: int) -> tuple[Edit, ...]:
+    """The edits of a cell that are made before its row enters: of the stream that leaves the block before."""
+    return tuple(edit for edit in cell.edits if left_by(entry) in places_of(layout, edit))
+
+
+def _entries(layout: Layout, edit: Edit) -> Iterator[int | None]:
+    for site in places_of(layout, edit):
+        if site.is_raw:
+            yield _entry_of_path(layout, site.raw[0])
+        elif site.name == "embed":
+            yield None if layout.family.embed else 0
+        elif site.name in ENDS:
+            yield len(layout.blocks)
+        else:
+            yield (site.layer or 0) + (site.name == "resid_post")
+
+
+def _entry_of_path(layout: Layout, path: str) -> int | None:
+    """The block that a module is in; None for one that is in no block, or in one that is walked several times."""
+    if layout.times > 1 or layout.family.parts > 1:
+        return None
+    paths = ((layer, layout.block_path(layer)) for layer in range(len(layout.blocks)))
+    return next((layer for layer, block in paths if path == block or path.startswith(f"{block}.")), None)
+
+
+def _first(edit: Edit, length: int) -> int:
+    if edit.pos is None or not edit.intervention.by_position:
+        return 0
+    local = Span(0, length, length).local(edit.pos)
+    if not local:
+        raise SelectionError(f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}.")
+    return min(local)
+
+
+def unedited_sites(layout: Layout, cells: Sequence[Cell]) -> tuple[Site, ...]:
+    """The sites at which rows enter with something of the unedited run's."""
+    found: dict[Site, None] = {}
+    for cell in cells:
+        layer = cell.entry or 0
+        edits = entering(cell, layout, layer)
+        if not edits:
+            found[unedited_site(layout, layer)] = None
+        elif not _replaces_all(edits[0]):
+            found[Site("resid_post", layer - 1)] = None
+    return tuple(found)
+
+
+def unedited_site(layout: Layout, layer: int) -> Site:
+    """Where the unedited stream that enters a block, or the final norm, is read."""
+    return Site("resid_pre", layer) if layer < len(layout.blocks) else Site("resid_post", layer - 1)
+
+
+def _replaces_all(edit: Edit) -> bool:
+    chosen = (edit.pos, edit.head, edit.neuron, edit.batch)
+    return isinstance(edit.intervention, Replace) and all(part is None for part in chosen)

@@ -1,0 +1,159 @@
+"""One pass: many cells in one forward pass, each in rows of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import mlx.core as mx
+
+from mlx_patch.architectures import Layout, Place
+from mlx_patch.engine import Action, Frame, Hook, Opened, Pass, Phase, repeated
+from mlx_patch.errors import EditNotUsedError
+from mlx_patch.interventions import Edit, Span
+from mlx_patch.model import action_hooks, refuse_unused, slice_hook
+from mlx_patch.sites import Site
+from mlx_patch.sweeps._base import Base
+from mlx_patch.sweeps._cells import Cell, entering, left_by, places_of, unedited_site
+from mlx_patch.sweeps._reading import Reading
+
+
+@dataclass
+class Rows:
+    """The rows of a pass: cell after cell, each with all rows of the prompts.
+
+    Attributes:
+        layout: The model's layout.
+        tokens: The whole prompts. Shape `(batch, pos)`.
+        start: The first position that is computed.
+        cells: In the order in which their rows enter.
+        entries: The block at which each enters.
+        token_layers: What went through the blocks, counted as it goes.
+    """
+
+    layout: Layout
+    tokens: mx.array
+    start: int
+    cells: Sequence[Cell]
+    entries: Sequence[int]
+    token_layers: int = 0
+    used: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def batch(self) -> int:
+        """The rows of one cell."""
+        return self.tokens.shape[0]
+
+    @property
+    def span(self) -> Span:
+        """The positions that are computed."""
+        length = self.tokens.shape[1]
+        return Span(self.start, length - self.start, length)
+
+    def run(self, base: Base, reading: Reading, grow: bool) -> mx.array:
+        """Every metric of every cell, unevaluated. Shape `(cell, metric, batch)`."""
+        layout, length = self.layout, self.tokens.shape[1]
+        opened = base.past[self.start].opened() if self.start else None
+        rows = 1 if grow else len(self.cells)
+        hooks = [*self._entering(base, opened)] if grow else [*self._counting()]
+        hooks += action_hooks(layout, self._actions())
+        sharing: list[Hook] = []
+        if reading.at is not None:
+            hooks.append(slice_hook(layout, reading.at))
+        if opened is not None:
+            opened.rows(rows)
+            sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()]
+        tokens = repeated(self.tokens[:, self.start :], rows * self.batch)
+        with Frame(layout.model, [*hooks, *sharing]):
+            logits = layout.model(tokens, **({} if opened is None else {"cache": opened.caches}))
+        refuse_unused(hooks)
+        self._refuse_unmade()
+        return mx.stack([reading.measure(logits[self._at(i)], length) for i in range(len(self.cells))])
+
+    def _at(self, cell: int) -> slice:
+        return slice(cell * self.batch, (cell + 1) * self.batch)
+
+    def _counting(self) -> Iterator[Hook]:
+        def count(value: mx.array, now: Pass) -> None:
+            self.token_layers += value.shape[0] * now.length
+
+        for layer in range(len(self.layout.blocks)):
+            yield Hook(self.layout.place(Site("resid_pre", layer)), count, Phase.GROW)
+
+    def _entering(self, base: Base, opened: Opened | None) -> Iterator[Hook]:
+        """The hooks that let rows enter at their block, and count. Behind the last one they enter after its edits."""
+        blocks = len(self.layout.blocks)
+        for layer in range(min(self.entries), blocks):
+            action = partial(self._entered, layer, base, opened)
+            yield Hook(self.layout.place(Site("resid_pre", layer)), action, Phase.GROW)
+        place = self.layout.place(Site("resid_post", blocks - 1))
+        yield Hook(place, partial(self._entered, blocks, base, opened), Phase.CAPTURE)
+
+    def _entered(self, layer: int, base: Base, opened: Opened | None, value: mx.array, now: Pass) -> mx.array | None:
+        here = [i for i, entry in enumerate(self.entries) if entry == layer]
+        before = [] if layer == self.entries[0] else [value]
+        grown = mx.concatenate([*before, *(self._row(i, base, value) for i in here)], axis=0) if here else value
+        if layer < len(self.layout.blocks):
+            self.token_layers += grown.shape[0] * now.length
+        if here and opened is not None:
+            if not before:
+                opened.settle()
+            opened.rows(grown.shape[0] // self.batch)
+        return grown if here else None
+
+    def _row(self, cell: int, base: Base, like: mx.array) -> mx.array:
+        """What a cell's row begins with: the unedited stream, after the edits that are made before it enters."""
+        layer = self.entries[cell]
+        edits = entering(self.cells[cell], self.layout, layer)
+        if not edits:
+            return self._unedited(unedited_site(self.layout, layer), base, like)
+        site = Site("resid_post", layer - 1)
+        stream = self._unedited(site, base, like)
+        for edit in edits:
+            stream = self._edited(cell, edit, stream, site)
+        return self.layout.between(layer, stream) if layer < len(self.layout.blocks) else stream
+
+    def _unedited(self, site: Site, base: Base, like: mx.array) -> mx.array:
+        if site not in base.stream:  # wholly replaced, so that nothing of it is ever computed
+            return mx.zeros((self.batch, *like.shape[1:]), like.dtype)
+        return base.stream[site][:, self.start - base.first :]
+
+    def _edited(self, cell: int, edit: Edit, value: mx.array, site: Site) -> mx.array:
+        new = edit.apply(value, site, self.span)
+        if new is None:
+            return value
+        self.used.add((cell, self.cells[cell].edits.index(edit)))
+        return new
+
+    def _actions(self) -> list[tuple[Place, Action]]:
+        """What is edited at each site, over all cells."""
+        found: dict[Site, dict[int, list[Edit]]] = {}
+        for i, cell in enumerate(self.cells):
+            for edit in cell.edits:
+                for site in places_of(self.layout, edit):
+                    if site != left_by(self.entries[i]):
+                        found.setdefault(site, {}).setdefault(i, []).append(edit)
+        return [(self.layout.place(site), partial(self._act, site, edits)) for site, edits in found.items()]
+
+    def _act(self, site: Site, edits: Mapping[int, Sequence[Edit]], value: mx.array, now: Pass) -> mx.array:
+        pieces, done = [], 0
+        for i in sorted(edits):
+            own = self._at(i)
+            row = value[own]
+            for edit in edits[i]:
+                row = self._edited(i, edit, row, site)
+            pieces += [value[done : own.start], row] if own.start > done else [row]
+            done = own.stop
+        return mx.concatenate([*pieces, value[done:]] if done < value.shape[0] else pieces, axis=0)
+
+    def _refuse_unmade(self) -> None:
+        for i, cell in enumerate(self.cells):
+            for number, edit in enumerate(cell.edits):
+                if (i, number) not in self.used:
+                    raise EditNotUsedError(
+                        f"`edits` must each act. {edit!r} did not: none of its positions was computed. "
+                        "Choose positions of this prompt."
+                    )
+
+
+def _nothing(value: mx.array, now: Pass) -> None:
+    """Reads nothing."""

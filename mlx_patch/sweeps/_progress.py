@@ -1,0 +1,56 @@
+"""How far a sweep is: a bar where a terminal is there, a function of yours, or nothing."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Any
+
+from mlx_patch.errors import KindError
+
+ProgressChoice = Callable[[int, int], object] | bool | None
+"""A function of the cells that are done and of all; True for a bar, False for none; None for one on a terminal."""
+
+
+class Progress:
+    """A context in which the cells that are done are shown.
+
+    Args:
+        choice: What the caller asked for.
+        total: All cells.
+        done: Those that were done before.
+
+    Raises:
+        KindError: `choice` is none.
+    """
+
+    def __init__(self, choice: ProgressChoice, total: int, done: int = 0):
+        if not (choice is None or isinstance(choice, bool) or callable(choice)):
+            raise KindError(
+                f"`progress` must be a function of (done, total), a bool or None. Got {type(choice).__name__}."
+            )
+        self.told = choice if callable(choice) else None
+        self.wants_bar = choice is True or (choice is None and sys.stderr.isatty())
+        self.total, self.done = total, done
+        self.bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        if self.wants_bar and find_spec("tqdm"):
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.total, initial=self.done, unit="cell", desc="sweep", leave=False)
+        return self
+
+    def more(self, cells: int) -> None:
+        """Show that so many more cells are done."""
+        self.done += cells
+        if self.bar is not None:
+            self.bar.update(cells)
+        if self.told is not None:
+            self.told(self.done, self.total)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,60 @@
+"""`Reading`: the metrics of a sweep, and the positions whose logits they read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_patch.errors import SelectionError
+from mlx_patch.metrics import Metric
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The metrics of a sweep, and the positions whose logits they read.
+
+    Attributes:
+        metrics: One or several.
+        at: The absolute positions that are unembedded, in order; None where a metric reads all.
+    """
+
+    metrics: tuple[Metric, ...]
+    at: tuple[int, ...] | None
+
+    @property
+    def first(self) -> int:
+        """The first position that is read."""
+        return 0 if self.at is None else self.at[0]
+
+    def measure(self, logits: mx.array, length: int) -> mx.array:
+        """Every metric, of the logits at the positions that are read.
+
+        Args:
+            logits: Of one run. Shape `(batch, len(at), d_vocab)`.
+            length: The positions of the prompt.
+        Returns:
+            Unevaluated. Shape `(metric, batch)`.
+        """
+        return mx.stack([self._one(metric, logits, length) for metric in self.metrics])
+
+    def _one(self, metric: Metric, logits: mx.array, length: int) -> mx.array:
+        if metric.pos is None or self.at is None:
+            return metric(logits)
+        index = self.at.index(metric.pos % length)
+        return metric.at_last()(logits[:, index : index + 1])
+
+
+def reading_of(metrics: Sequence[Metric], length: int) -> Reading:
+    """What some metrics read of a prompt.
+
+    Raises:
+        SelectionError: A metric reads a position that the prompt does not have.
+    """
+    for metric in metrics:
+        if metric.pos is not None and not -length <= metric.pos < length:
+            raise SelectionError(
+                f"`pos` of {metric.name} must lie in {-length} to {length - 1}, the {length} positions of the prompt. "
+                f"Got {metric.pos}."
+            )
+    read = [None if metric.pos is None else metric.pos % length for metric in metrics]
+    return Reading(tuple(metrics), None if None in read else tuple(sorted({pos for pos in read if pos is not None})))

@@ -1,0 +1,107 @@
+"""From a plan to numbers: the passes one after the other, each evaluated while the next is being set up."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.model import run
+from mlx_patch.sweeps._base import Base, run_base
+from mlx_patch.sweeps._cells import unedited_sites
+from mlx_patch.sweeps._passes import Rows
+from mlx_patch.sweeps._plan import Pass, Plan
+from mlx_patch.sweeps._setup import Setup
+
+
+@dataclass
+class Numbers:
+    """What a sweep has found so far.
+
+    Attributes:
+        values: NaN where nothing has been run. Shape `(cell, metric, example)`, float32.
+        done: Which cells have been run, for each group of prompts. Shape `(group, cell)`.
+        baseline: The unedited runs. Shape `(metric, example)`, float32.
+        token_layers: What went through the blocks, counted as it went.
+    """
+
+    values: np.ndarray
+    done: np.ndarray
+    baseline: np.ndarray
+    token_layers: int = 0
+
+
+def no_numbers(setup: Setup) -> Numbers:
+    """What a sweep has found before it begins."""
+    cells, metrics, examples = len(setup.cells[0]), len(setup.metrics), setup.n_examples
+    return Numbers(
+        np.full((cells, metrics, examples), np.nan, np.float32),
+        np.zeros((len(setup.batches), cells), bool),
+        np.full((metrics, examples), np.nan, np.float32),
+    )
+
+
+def run_passes(
+    setup: Setup, plan: Plan, numbers: Numbers, mine: Callable[[int], bool], finished: Callable[[int], None]
+) -> None:
+    """Run what is left of a plan.
+
+    Args:
+        setup: The sweep.
+        plan: Its plan.
+        numbers: What has been found so far; what is found is put in.
+        mine: Whether the pass of a number is to be run here.
+        finished: Called after each pass, with the number of its cells.
+    """
+    left = [one for n, one in enumerate(plan.passes) if mine(n) and not numbers.done[one.group, list(one.cells)].all()]
+    for group in range(len(setup.batches)):
+        passes = [one for one in left if one.group == group]
+        batch = setup.batches[group]
+        if not passes and not np.isnan(numbers.baseline[:, list(batch.examples)]).any():
+            continue
+        base = _base(setup, plan, group, passes)
+        numbers.token_layers += base.token_layers
+        numbers.baseline[:, list(batch.examples)] = np.array(base.values)
+        for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):
+            numbers.values[np.ix_(one.cells, range(values.shape[1]), batch.examples)] = np.array(values)
+            numbers.done[group, list(one.cells)] = True
+            numbers.token_layers += cost()
+            finished(len(one.cells))
+
+
+def _base(setup: Setup, plan: Plan, group: int, passes: list[Pass]) -> Base:
+    starts = sorted({one.start for one in passes})
+    cells = [setup.cells[group][i] for one in passes for i in one.cells]
+    sites = unedited_sites(setup.model.layout, cells) if plan.executor == "grow" else ()
+    return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites)
+
+
+Started = tuple[Pass, mx.array, Callable[[], int]]
+
+
+def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
+    """A pass whose values are being computed. Their shape is `(cell, metric, batch)`."""
+    layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
+    cells = [setup.cells[one.group][i] for i in one.cells]
+    if plan.executor == "reference":
+        logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
+        values = mx.stack([reading.measure(each, batch.length) for each in logits])
+        return one, values, lambda: batch.tokens.size * plan.n_layers * len(cells)
+    rows = Rows(layout, batch.tokens, one.start, cells, one.entries)
+    values = rows.run(base, reading, grow=plan.executor == "grow")
+    return one, values, lambda: rows.token_layers
+
+
+def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
+    """Evaluate one at a time, each while the next is being set up."""
+    before: Started | None = None
+    for one in started:
+        if before is not None:
+            mx.eval(before[1])
+        mx.async_eval(one[1])
+        if before is not None:
+            yield before
+        before = one
+    if before is not None:
+        mx.eval(before[1])
+        yield before

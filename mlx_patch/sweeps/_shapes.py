@@ -1,0 +1,83 @@
+"""The shapes of activations, from a run of one token; with them, cells are tried before anything long is run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from mlx_patch.architectures import Layout
+from mlx_patch.errors import SelectionError
+from mlx_patch.interventions import Span
+from mlx_patch.model import run
+from mlx_patch.sites import SITES, Site
+from mlx_patch.sweeps._cells import Cell, places_of
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """The shapes of a model's activations.
+
+    Attributes:
+        layout: The model's layout.
+        tokens: A prompt. Shape `(batch, pos)`.
+    """
+
+    layout: Layout
+    tokens: mx.array
+    _known: dict[Site, tuple[tuple[int, ...], mx.Dtype]] = field(default_factory=dict)
+
+    def learn(self, sites: Sequence[Site]) -> None:
+        """Run one token to see the shapes at some sites that are not known yet."""
+        new = tuple(site for site in dict.fromkeys(sites) if site not in self._known and not site.is_raw)
+        if new:
+            ran = run(self.layout, self.tokens[:1, :1], sites=new)
+            self._known.update({site: (array.shape, array.dtype) for site, array in ran.activations.items()})
+
+    def zeros(self, site: Site, batch: int, length: int) -> mx.array | None:
+        """Zeros, never computed, of a site's shape in a run of so many rows and positions; None for a raw site."""
+        if site.is_raw:
+            return None
+        shape, dtype = self._known[site]
+        sizes = {"batch": batch, "pos": length, "query_pos": length, "key_pos": length}
+        whole = (sizes.get(axis, size) for axis, size in zip(site.axes, shape, strict=True))
+        return mx.zeros(tuple(whole), dtype)
+
+    def size(self, axis: str, names: Sequence[str], layers: Sequence[int] | None) -> int:
+        """How many heads, or entries of the last axis, some sites have at some layers.
+
+        Raises:
+            SelectionError: The sites have no such axis, or differ.
+        """
+        sites = tuple(site for name in names for site in self._sites(name, layers))
+        for site in sites:
+            if ("head" not in site.axes) if axis == "head" else (site.axes[-1:] in ((), ("key_pos",))):
+                raise SelectionError(f"`over` must not have {axis!r} at {site}, which has no such axis that is known.")
+        self.learn(sites)
+        found = {self._known[site][0][site.axes.index("head") if axis == "head" else -1] for site in sites}
+        if len(found) > 1:
+            raise SelectionError(
+                f"`{axis}s` must be given where layers differ in their number. Got None, and {sorted(found)} of them."
+            )
+        return found.pop()
+
+    def _sites(self, name: str, layers: Sequence[int] | None) -> tuple[Site, ...]:
+        if name in SITES:
+            return self.layout.select(name, None if layers is None else tuple(layers))
+        return (Site.parse(name),)
+
+
+def refuse_misfits(shapes: Shapes, size: Sequence[int], cells: Sequence[Cell]) -> None:
+    """Try every edit on zeros that are never computed, so that what does not fit is refused before a pass is run.
+
+    Raises:
+        ShapeError, SelectionError, KindError: As the edit says when it runs.
+    """
+    batch, length = size
+    wanted = [site for cell in cells for edit in cell.edits for site in places_of(shapes.layout, edit)]
+    shapes.learn(wanted)
+    blank = {site: shapes.zeros(site, batch, length) for site in dict.fromkeys(wanted)}
+    for cell in cells:
+        for edit in cell.edits:
+            for site in places_of(shapes.layout, edit):
+                if (zeros := blank[site]) is not None:
+                    edit.apply(zeros, site, Span(0, length, length))

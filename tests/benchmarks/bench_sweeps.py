@@ -1,0 +1,166 @@
+"""What sweeps cost beside the loop of the script that the D1 study comes from, on SmolLM2 in float32.
+
+    python tests/benchmarks/bench_sweeps.py
+
+Both run in one process, in turn. The loop's time a cell is the median of a few cells, and its time for a sweep is that
+times the cells, since it computes the same for each; the cells that it ran are compared with the sweep's. On Linux the
+script starts itself again with OpenBLAS if it finds it, and says so.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_patch as mp
+from mlx_patch.testing import smollm2_folder
+
+HERE = Path(__file__).parent
+IOI = "When John and Mary went to the shops, John gave a bottle of milk to"
+OTHER = "When Mary and John went to the shops, Mary gave a bottle of milk to"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sweep, and one cell of it in the seed's own way.
+
+    Attributes:
+        name: What is swept.
+        target: How many times faster than the loop it must be.
+        run: The sweep.
+        cells: Some cells: where they are in the result's values, and how the loop computes their logits.
+        n: How many cells the sweep has.
+    """
+
+    name: str
+    target: float
+    run: Callable[[], mp.SweepResult]
+    cells: Sequence[tuple[tuple[int, ...], Callable[[], mx.array]]]
+    n: int
+
+
+def loaded(path: Path, name: str) -> ModuleType:
+    """A module that is in no package."""
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.setdefault(name, module_from_spec(spec))
+    spec.loader.exec_module(module)
+    return module
+
+
+def patched(model: Any, tokens: mx.array, mask: mx.array, layer: int, edit: Callable[[mx.array], mx.array]) -> mx.array:
+    """The seed's loop with any edit of the stream after a layer."""
+    h = model.model.embed_tokens(tokens)
+    for i, block in enumerate(model.model.layers):
+        h = block(h, mask=mask)
+        h = edit(h) if i == layer else h
+        mx.eval(h)
+    return SEED.unembedded(model, h)
+
+
+SEED = loaded(HERE.parent / "real" / "seed_loop.py", "seed_loop")
+
+
+def at(donor: mx.array, pos: int) -> Callable[[mx.array], mx.array]:
+    """An edit of the stream that puts the donor's in at one position."""
+    def edit(h: mx.array) -> mx.array:
+        new = mx.array(h)
+        new[:, pos] = donor[:, pos]
+        return new
+
+    return edit
+
+
+def with_head(model: Any, tokens: mx.array, mask: mx.array, layer: int, head: int, donor: mx.array) -> mx.array:
+    """The seed's loop with one head's `z` at the last position the donor's."""
+    h = model.model.embed_tokens(tokens)
+    hooked = mp.HookedModel(model)
+    edit = mp.Replace(donor[:, -1:, head : head + 1]).at("z", layer=layer, pos=tokens.shape[1] - 1, head=head)
+    with hooked.editing(edit):
+        del h
+        logits = model(tokens)
+        mx.eval(logits)
+    return logits
+
+
+def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
+    """The four sweeps."""
+    raw, mask = model.model, SEED.causal_mask(tokens.shape[1])
+    metric = mp.metrics.LogProb(0)
+    donor_tokens = mx.concatenate([tokens[:, :1], tokens[:, :0:-1]], axis=1)
+    _, donor = model.run_with_cache(donor_tokens, sites=("resid_post",), logits_at=-1)
+    _, heads = model.run_with_cache(donor_tokens, sites=("z",), pos=-1, logits_at=-1)
+    short, other = model.tokenize(IOI), model.tokenize(OTHER)
+    _, short_donor = model.run_with_cache(other, sites=("resid_post",))
+    short_mask = SEED.causal_mask(short.shape[1])
+    n_heads, few = heads["z", 0].shape[2], sorted({0, layers // 2, layers - 1})
+    replace = mp.Replace(donor)
+
+    def whole(layer: int) -> Callable[[], mx.array]:
+        return lambda: patched(raw, tokens, mask, layer, lambda h: donor["resid_post", layer])
+
+    def last(layer: int) -> Callable[[], mx.array]:
+        return lambda: patched(raw, tokens, mask, layer, at(donor["resid_post", layer], tokens.shape[1] - 1))
+
+    def cell(layer: int, pos: int) -> Callable[[], mx.array]:
+        return lambda: patched(raw, short, short_mask, layer, at(short_donor["resid_post", layer], pos))
+
+    def head(layer: int, number: int) -> Callable[[], mx.array]:
+        return lambda: with_head(raw, tokens, mask, layer, number, heads["z", layer])
+
+    return [
+        Case("all layers, last position", 25, lambda: mp.sweep(
+            model, tokens, replace, at="resid_post", over="layer", positions=-1, metric=metric),
+            [((layer,), last(layer)) for layer in few], layers),
+        Case("all layers, whole sequence", 2.1, lambda: mp.sweep(
+            model, tokens, replace, at="resid_post", over="layer", metric=metric),
+            [((layer,), whole(layer)) for layer in few], layers),
+        Case("layers x positions", 6.5, lambda: mp.sweep(
+            model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=metric),
+            [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)], layers * short.shape[1]),
+        Case("layers x heads of z, last position", 100, lambda: mp.sweep(
+            model, tokens, mp.Replace(heads), at="z", over=("layer", "head"), positions=-1, metric=metric),
+            [((layer, 1), head(layer, 1)) for layer in few], layers * n_heads),
+    ]
+
+
+def main(only: str = "") -> None:
+    """Print how many times faster than the loop each sweep is, and how far its numbers are from the loop's."""
+    loaded(HERE / "bench_overhead.py", "bench_overhead").with_openblas()
+    model = mp.HookedModel.load(smollm2_folder("float32"))
+    d1 = loaded(HERE.parents[1] / "examples" / "d1_data.py", "d1_data")
+    tokens = model.tokenize(d1.build_conversation())
+    print(f"{model!r}, D1 prompt of {tokens.shape[1]} tokens")
+    for case in cases(model, tokens, model.n_layers):
+        if only not in case.name:
+            continue
+        taken, apart = [], 0.0
+        mx.reset_peak_memory()
+        start = time.perf_counter()
+        result = case.run()
+        seconds = time.perf_counter() - start
+        peak = mx.get_peak_memory() / 2**20
+        for where, loop in case.cells:
+            start = time.perf_counter()
+            logits = loop()
+            taken.append(time.perf_counter() - start)
+            apart = max(apart, abs(mp.metrics.LogProb(0)(logits).item() - result.values[where].item()))
+        each = statistics.median(taken)
+        print(
+            f"{case.name:<36} {case.n:>4} cells {seconds:7.2f} s, the loop {each * case.n:8.1f} s: "
+            f"{each * case.n / seconds:6.1f} times (target {case.target}), apart {apart:.1e}, peak {peak:.0f} MiB, "
+            f"token-layers {result.provenance['token_layers']:,} of {result.plan.minimum:,}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
