@@ -61,9 +61,7 @@ def heatmap(
             f"Got {values.shape}. Give labels for each."
         )
     if tokens is not None and len(tokens) != len(columns):
-        raise ShapeError(
-            f"`tokens` must be one a column, {len(columns)}. Got {len(tokens)}. Leave them out or give all."
-        )
+        raise ShapeError(f"`tokens` must be one a column, {len(columns)}. Got {len(tokens)}. Give all or none.")
     axes = axes_of(ax, *size_of_heatmap(len(rows), len(columns), tokens is not None))
     image = _image(axes, values, center, limit_of(values, center) if limit is None else _checked(limit), upwards)
     label_ticks(axes, "y", rows)
@@ -82,10 +80,10 @@ def size_of_heatmap(rows: int, columns: int, tokens: bool = False) -> tuple[floa
 
     Example:
         >>> [round(size, 1) for size in size_of_heatmap(30, 60, tokens=True)]
-        [12.4, 6.4]
+        [12.4, 7.0]
     """
     width = 1.6 + 0.18 * columns
-    height = 0.8 + 0.15 * rows + (1.1 if tokens else 0.3)
+    height = 0.8 + 0.17 * rows + (1.1 if tokens else 0.3)
     return min(max(width, 4.5), 40.0), min(max(height, 3.0), 40.0)
 
 
@@ -97,9 +95,7 @@ def limit_of(values: np.ndarray, center: float) -> float:
 
 def _checked(limit: float) -> float:
     if not 0 < limit < np.inf:
-        raise ValueRefusedError(
-            f"`limit` must be above 0 and finite. Got {limit}. Leave it out for the furthest value."
-        )
+        raise ValueRefusedError(f"`limit` must be above 0 and finite. Got {limit}. Leave it out to see all.")
     return limit
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 SIZE = 8.0
 """Of tick labels, in points."""
 
-_LINE = 1.4 * SIZE / 72  # a line of text, in inches
+_LINE = 1.15 * SIZE / 72  # a line of text, in inches
 _LETTER = 0.68 * SIZE / 72  # the width of a digit
 
 

@@ -32,6 +32,6 @@ def _state(result: SweepResult) -> str:
     parts = ["complete" if result.complete else missing]
     if result.left_out.any():
         by_example = result.left_out.reshape(-1, len(result.coords["example"]))
-        parts += [f"{np.count_nonzero(by_example.any(0))} examples left out"]
+        parts += [f"{np.count_nonzero(by_example.any(0))} of {by_example.shape[1]} examples left out"]
     executor = result.provenance.get("executor")
     return ", ".join([*([f"executor {executor}"] if executor else []), *parts])

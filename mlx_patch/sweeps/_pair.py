@@ -119,7 +119,7 @@ class PairResult:
             FileError: There is no such file, or it is damaged, of another kind, or of another version.
         """
         about, arrays = read_archive(path, "PairResult.save", _FORMAT)
-        both = (result_of(path, about[of], arrays, "PairResult.save", f"{of}/") for of in ("denoising", "noising"))
+        both = (result_of(path, about, arrays, "PairResult.save", of) for of in ("denoising", "noising"))
         return cls(*both)
 
     def plot(self, metric: str | None = None) -> "list[matplotlib.axes.Axes]":

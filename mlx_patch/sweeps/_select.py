@@ -18,7 +18,7 @@ def selected(result: SweepResult, labels: Mapping[str, Any]) -> SweepResult:
         if axis not in result.axes:
             known = did_you_mean(axis, result.axes)
             raise UnknownNameError(f"`sel` must be given axes of the result. Got {axis!r}. {known}")
-    places = {axis: _places(axis, result.coords[axis], labels.get(axis)) for axis in result.axes}
+    places = {axis: _places(axis, of, labels) for axis, of in result.coords.items() if axis in result.axes}
     dropped = [axis for axis in (*result.over, "metric") if axis in labels and _is_one(labels[axis])]
     coords = {
         name: tuple(of[place] for place in places["pos" if name == "token" else name])
@@ -40,10 +40,11 @@ def _is_one(label: Any) -> bool:
     return not isinstance(label, list | range)
 
 
-def _places(axis: str, labels: tuple[Any, ...], wanted: Any) -> list[int]:
-    if wanted is None:
-        return list(range(len(labels)))
-    return [place_of(axis, labels, label) for label in ([wanted] if _is_one(wanted) else wanted)]
+def _places(axis: str, known: tuple[Any, ...], labels: Mapping[str, Any]) -> list[int]:
+    if axis not in labels:
+        return list(range(len(known)))
+    wanted = [labels[axis]] if _is_one(labels[axis]) else labels[axis]
+    return [place_of(axis, known, label) for label in wanted]
 
 
 def _taken(

@@ -131,7 +131,7 @@ def degenerate(clean: np.ndarray, corrupted: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         gap = np.abs(clean - corrupted)
         least = np.maximum(ABSOLUTE_GAP, RELATIVE_GAP * np.maximum(np.abs(clean), np.abs(corrupted)))
-    return ~np.isfinite(gap) | (gap <= least)
+    return np.asarray(~np.isfinite(gap) | (gap <= least))
 
 
 def fraction_of_gap(values: np.ndarray, clean: np.ndarray, corrupted: np.ndarray) -> np.ndarray:

@@ -65,18 +65,19 @@ def result_of(
     about: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     written_by: str,
-    prefix: str = "",
+    part: str = "",
 ) -> SweepResult:
-    """The result that `about_result` and `arrays_of` described.
+    """The result that `about_result` and `arrays_of` described, or that of a part, `"denoising"`.
 
     Raises:
         FileError: Something is not there, or does not fit.
     """
     try:
-        coords = {name: tupled(labels) for name, labels in about["coords"].items()}
-        plan = None if about["plan"] is None else StoredPlan(**about["plan"])
+        own, prefix = (about[part], f"{part}/") if part else (about, "")
+        coords = {name: tupled(labels) for name, labels in own["coords"].items()}
+        plan = None if own["plan"] is None else StoredPlan(**own["plan"])
         values, baseline = arrays[f"{prefix}values"], arrays[f"{prefix}baseline"]
-        return SweepResult(values, tupled(about["axes"]), coords, baseline, about["provenance"], plan)
+        return SweepResult(values, tupled(own["axes"]), coords, baseline, own["provenance"], plan)
     except (PatchError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"`path` must be a file that {written_by} wrote. Got {path}, where not all fits: {error}."

@@ -41,11 +41,13 @@ class PairSummary:
     Attributes:
         threshold: The fraction of the gap from which on a cell counts.
         cells: How many cells there are.
+        missing: How many of them were not run both ways.
         rows: Those that are one or the other.
     """
 
     threshold: float
     cells: int
+    missing: int
     rows: tuple[PairRow, ...]
 
     def of(self, verdict: str) -> tuple[PairRow, ...]:
@@ -54,7 +56,8 @@ class PairSummary:
 
     @override
     def __str__(self) -> str:
-        lines = [f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells"]
+        missing = f", {self.missing} not run" if self.missing else ""
+        lines = [f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells{missing}"]
         for verdict in VERDICTS:
             rows = self.of(verdict)
             lines += [f"{verdict}: {len(rows)}", *[_line(row) for row in rows[:_SHOWN]]]
@@ -68,12 +71,12 @@ def _line(row: PairRow) -> str:
 
 def is_sufficient(denoising: np.ndarray, threshold: float) -> np.ndarray:
     """Where denoising restores so much of the gap or more; not where it is NaN."""
-    return denoising >= threshold
+    return np.asarray(denoising >= threshold)
 
 
 def is_necessary(noising: np.ndarray, threshold: float) -> np.ndarray:
     """Where noising takes so much of the gap or more away; not where it is NaN."""
-    return 1 - noising >= threshold
+    return np.asarray(1 - noising >= threshold)
 
 
 def summary_of(
@@ -89,7 +92,8 @@ def summary_of(
     for place in map(tuple, np.argwhere(sufficient | necessary)):
         verdict = VERDICTS[0 if sufficient[place] and necessary[place] else 1 if sufficient[place] else 2]
         rows.append(PairRow(cell_at(place, axes, coords), float(denoising[place]), float(noising[place]), verdict))
-    return PairSummary(threshold, denoising.size, tuple(sorted(rows, key=_rank)))
+    missing = int(np.count_nonzero(np.isnan(denoising) | np.isnan(noising)))
+    return PairSummary(threshold, denoising.size, missing, tuple(sorted(rows, key=_rank)))
 
 
 def _rank(row: PairRow) -> tuple[int, float]:
