@@ -17,7 +17,7 @@ from mlx_patch.testing import smollm2_folder
 FIGURES = Path(__file__).parent / "figures"
 PAIRS = (("John", "Mary"), ("Tom", "James"), ("Paul", "David"), ("Anna", "Kate"))
 TEXT = "When {0} and {1} went to the shops, {2} gave a bottle of milk to"
-METRIC = "logit of the name that was not repeated minus that of the other (nats)"
+METRIC = "logit of the right name minus the wrong one (nats)"
 
 
 def sweep(model: mp.HookedModel, tokens: mx.array, other: mx.array, metric: mp.metrics.Metric) -> SweepResult:
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     if not kept.exists():
         measured().save(kept)
     pair = PairResult.load(kept)
-    print(pair, pair.summary(), sep="\n\n")
+    sys.stdout.write(f"{pair}\n\n{pair.summary()}\n")
     result = pair.denoising
     pair.plot()[0].figure.savefig(FIGURES / "pair.png", dpi=80)
     result.plot().figure.savefig(FIGURES / "layer_pos.png", dpi=80)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_patch.errors import ShapeError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import label_ticks
+from mlx_patch.plot._text import label_ticks, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -26,6 +26,7 @@ def layer_curve(
     value_label: str = "",
     tokens: Sequence[str] | None = None,
     connected: bool = True,
+    band_label: str = "interval",
     title: str = "",
     ax: object = None,
 ) -> "matplotlib.axes.Axes":
@@ -42,6 +43,7 @@ def layer_curve(
         value_label: What the values are, with their unit.
         tokens: The token string of each place, written beneath its label.
         connected: Whether lines join the points; not for places that have no order, such as sites.
+        band_label: What the interval is, for the legend.
         title: Above the plot.
         ax: Where to draw; by default on a new figure.
     Returns:
@@ -66,12 +68,14 @@ def layer_curve(
             own = colour if len(set(bases)) > 1 else "0.4"
             axes.axhline(base, color=own, linestyle="--", linewidth=1, zorder=1)
     _dress(axes, axis_label, value_label, title)
+    axes.margins(x=0.02 if connected else 0.15)
     if not scaled or tokens is not None:
         label_ticks(axes, "x", layers, tokens, list(places))
     elif all(float(place).is_integer() for place in places):
         axes.locator_params(axis="x", integer=True)
-    if labels or baseline is not None:
-        _legend(axes, baseline is not None)
+    extra = ["unpatched"] * (baseline is not None) + [band_label] * (low is not None)
+    if labels or extra:
+        _legend(axes, extra)
     return axes
 
 
@@ -110,17 +114,18 @@ def _band(axes, places, ends, connected: bool, colour: str) -> None:
 
 def _dress(axes, axis_label: str, value_label: str, title: str) -> None:
     axes.set_xlabel(axis_label, parse_math=False)
-    axes.set_ylabel(value_label, parse_math=False)
+    write_value_label(axes, value_label, axes.bbox.height / axes.figure.dpi)
     axes.set_title(title, fontsize="medium", parse_math=False)
     axes.grid(alpha=0.25)
-    axes.margins(x=0.02)
 
 
-def _legend(axes, baseline: bool) -> None:
+def _legend(axes, extra: list[str]) -> None:
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     handles, names = axes.get_legend_handles_labels()
-    handles += [Line2D([], [], color="0.4", linestyle="--", linewidth=1)] if baseline else []
-    names += ["unpatched"] if baseline else []
-    for text in axes.legend(handles, names, fontsize="small", framealpha=0.85).get_texts():
+    for name in extra:
+        dashes = Line2D([], [], color="0.4", linestyle="--", linewidth=1)
+        handles.append(dashes if name == "unpatched" else Patch(color="0.5", alpha=0.25, linewidth=0))
+    for text in axes.legend(handles, names + extra, fontsize="small", framealpha=0.85).get_texts():
         text.set_parse_math(False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_patch.errors import ShapeError, ValueRefusedError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import SIZE, label_ticks
+from mlx_patch.plot._text import SIZE, label_ticks, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -84,7 +84,7 @@ def size_of_heatmap(rows: int, columns: int, tokens: bool = False) -> tuple[floa
     """
     width = 1.6 + 0.18 * columns
     height = 0.8 + 0.17 * rows + (1.1 if tokens else 0.3)
-    return min(max(width, 4.5), 40.0), min(max(height, 3.0), 40.0)
+    return min(max(width, 6.0), 40.0), min(max(height, 3.0), 40.0)
 
 
 def limit_of(values: np.ndarray, center: float) -> float:
@@ -114,8 +114,9 @@ def _image(axes, values, center: float, limit: float, upwards: bool) -> "matplot
 
 
 def _colorbar(axes, image, value_label: str) -> None:
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.015, fraction=0.05, aspect=30)
-    bar.set_label(value_label, parse_math=False)
+    width, height = axes.bbox.size / axes.figure.dpi
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.1 / width, fraction=min(0.2, 0.25 / width), aspect=height / 0.16)
+    write_value_label(bar.ax, value_label, height)
     bar.ax.tick_params(labelsize=SIZE)
 
 

@@ -1,6 +1,7 @@
 """Labels: tokens made readable, and ticks that do not run into each other."""
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def _shown(letter: str, drawable: Callable[[str], bool]) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def write_value_label(axes: "matplotlib.axes.Axes", label: str, height: float) -> None:
+    """Write what the values are beside an axis, in as many lines as its height in inches asks for."""
+    lines = [fill(line, max(20, int(height / _LETTER))) for line in label.splitlines()]
+    axes.set_ylabel("\n".join(lines), parse_math=False)
+
+
 def in_fonts() -> Callable[[str], bool]:
     """Whether one of matplotlib's present fonts has a character."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -66,16 +73,10 @@ def label_ticks(
     texts = [visible(label, 24, drawable) if isinstance(label, str) else str(label) for label in labels]
     if tokens is not None:
         texts = [f"{visible(token, drawable=drawable)} ({text})" for token, text in zip(tokens, texts, strict=True)]
-    upright = which == "y" or max(len(text) for text in texts) <= 3
-    step = _step(axes, which, texts, upright)
+    longest = _LETTER * (1 + max(len(text) for text in texts))
+    room = (axes.bbox.width if which == "x" else axes.bbox.height) / axes.figure.dpi / len(texts)
+    upright = which == "y" or longest <= max(room, 4 * _LETTER)
+    step = max(1, -int(-(longest if which == "x" and upright else _LINE) // room))
     ticks, at = (axes.set_xticks, "x") if which == "x" else (axes.set_yticks, "y")
     ticks(list(places)[::step], texts[::step], fontsize=SIZE, parse_math=False, rotation=0 if upright else 90)
     axes.tick_params(axis=at, length=2, pad=2)
-
-
-def _step(axes: "matplotlib.axes.Axes", which: str, texts: Sequence[str], upright: bool) -> int:
-    pixels = axes.bbox.width if which == "x" else axes.bbox.height
-    room = pixels / axes.figure.dpi / len(texts)
-    wide = which == "x" and upright
-    needed = _LETTER * (1 + max(len(text) for text in texts)) if wide else _LINE
-    return max(1, -int(-needed // room))

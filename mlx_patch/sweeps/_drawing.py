@@ -50,7 +50,7 @@ def _name(result: SweepResult) -> str:
 def value_label(result: SweepResult) -> str:
     """What the values of a plot are: the metric, its change, or a fraction."""
     if result.is_normalised:
-        return f"{_name(result)}: fraction of the gap\n(0 corrupted, 1 clean)"
+        return f"{_name(result)}\nfraction of the gap: 0 corrupted, 1 clean"
     return _name(result) if len(result.over) == 1 else f"change of {_name(result)}"
 
 
@@ -70,6 +70,7 @@ def _curve(result: SweepResult, ax: Any, title: str) -> "matplotlib.axes.Axes":
         value_label=value_label(result),
         tokens=result.coords.get("token"),
         connected=axis not in _NAMED,
+        band_label="95% interval of the mean",
         title=title,
         ax=ax,
     )

@@ -66,7 +66,8 @@ class PairSummary:
 
 
 def _line(row: PairRow) -> str:
-    return f"  {where_text(row.where)}: denoising restores {row.denoising:.2f}, noising leaves {row.noising:.2f}"
+    restores, leaves = (round(share, 2) + 0.0 for share in (row.denoising, row.noising))  # and never -0.00
+    return f"  {where_text(row.where)}: denoising restores {restores:.2f}, noising leaves {leaves:.2f}"
 
 
 def is_sufficient(denoising: np.ndarray, threshold: float) -> np.ndarray:

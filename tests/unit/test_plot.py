@@ -1,6 +1,7 @@
 """Plots of plain arrays: labels that can be read, a scale whose middle is white, and where they are drawn."""
 
 import sys
+from itertools import pairwise
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -96,6 +97,22 @@ def test_the_first_row_is_at_the_bottom_unless_told_otherwise():
     assert heatmap(values, ["a", "b"], [0], upwards=False).get_ylim() == (1.5, -0.5)
 
 
+def test_a_long_value_label_is_written_in_several_lines_and_stays_on_the_figure():
+    label = "logit of the right name minus that of the wrong one, at the last position (nats)\n0 corrupted, 1 clean"
+    for axes in (
+        layer_curve(np.ones(2), [0, 1], value_label=label),
+        bar(heatmap(np.ones((3, 3)), range(3), range(3), value_label=label)),
+    ):
+        axes.figure.canvas.draw()
+        box = axes.yaxis.label.get_window_extent()
+        assert box.y0 >= 0
+        assert box.y1 <= axes.figure.bbox.height
+        assert box.x0 >= 0
+    axes = layer_curve(np.ones(2), [0, 1], value_label=label)
+    assert axes.get_ylabel().replace("\n", " ") == label.replace("\n", " ")
+    assert axes.get_ylabel().endswith("\n0 corrupted, 1 clean")
+
+
 def test_labels_and_units_are_there_and_no_dollar_is_mathematics():
     axes = heatmap(np.ones((1, 10)), [4], range(10), tokens=TOKENS, value_label="a($5, $7) (nats)", title="$a$")
     axes.figure.canvas.draw()
@@ -110,7 +127,7 @@ def test_labels_and_units_are_there_and_no_dollar_is_mathematics():
     assert not any(text.get_parse_math() for text in written)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(30, 60), (12, 12), (3, 4), (80, 8), (200, 150)])
+@pytest.mark.parametrize(("rows", "columns"), [(30, 60), (12, 12), (3, 4), (100, 8)])
 def test_labels_do_not_run_into_each_other(rows, columns):
     tokens = [f" token{p}" for p in range(columns)]
     axes = heatmap(np.zeros((rows, columns)), range(rows), range(columns), tokens=tokens)
@@ -119,7 +136,7 @@ def test_labels_do_not_run_into_each_other(rows, columns):
     assert len(axes.get_yticklabels()) == rows
     for labels, ends in ((axes.get_xticklabels(), ("x0", "x1")), (axes.get_yticklabels(), ("y0", "y1"))):
         boxes = sorted(tuple(getattr(label.get_window_extent(), end) for end in ends) for label in labels)
-        assert all(before[1] <= after[0] + 0.5 for before, after in zip(boxes, boxes[1:], strict=False))
+        assert all(before[1] <= after[0] + 0.5 for before, after in pairwise(boxes))
 
 
 def test_where_there_is_no_room_for_all_labels_some_are_left_out():
@@ -130,12 +147,12 @@ def test_where_there_is_no_room_for_all_labels_some_are_left_out():
     assert shown[0] == "0"
     assert 3 < len(shown) < 20
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
-    assert all(before.x1 < after.x0 for before, after in zip(boxes, boxes[1:], strict=False))
+    assert all(before.x1 < after.x0 for before, after in pairwise(boxes))
 
 
 def test_a_figure_is_as_large_as_its_labels_need_and_no_larger():
     assert size_of_heatmap(30, 60, tokens=True) == pytest.approx((12.4, 7.0))
-    assert size_of_heatmap(1, 1) == (4.5, 3.0)
+    assert size_of_heatmap(1, 1) == (6.0, 3.0)
     assert size_of_heatmap(1000, 1000) == (40.0, 40.0)
 
 
@@ -169,7 +186,7 @@ def test_several_curves_have_names_colours_and_bands_of_their_own():
     bands = [band.get_paths()[0].get_extents() for band in axes.collections]
     assert [(band.y0, band.y1) for band in bands] == [(0, 3), (2, 5)]
     assert [line.get_color() for line in axes.lines if line.get_linestyle() == "--"] == [x.get_color() for x in lines]
-    assert texts(axes.get_legend().get_texts()) == ["a", "$b$ $c$", "unpatched"]
+    assert texts(axes.get_legend().get_texts()) == ["a", "$b$ $c$", "unpatched", "interval"]
     axes.figure.canvas.draw()
 
 

@@ -25,7 +25,7 @@ def made(values, axes, baseline=None, provenance=None, **coords):
 
 @pytest.fixture
 def grid():
-    """Layers 10 and 11, positions 5 to 7, two examples; value = 100 layer + 10 pos + example, baseline 1070 + example."""
+    """Layers 10 and 11, positions 5 to 7, two examples: 100 layer + 10 pos + example; baseline 1070 + example."""
     values = [[[100 * layer + 10 * pos + e for e in (0, 1)] for pos in (5, 6, 7)] for layer in (10, 11)]
     return made(
         values,

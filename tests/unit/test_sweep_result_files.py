@@ -158,7 +158,7 @@ def npy(array, **options):
         ({"about_json": '{"format": "mlx_patch.SweepResult/1"}'}, r"where not all fits: 'coords'"),
         (
             {"about_json": '{"format": "mlx_patch.SweepResult/7"}'},
-            r"`path` must be of version 1 of its format. Got .*, of version 7. Read it with the mlx_patch that wrote it.",
+            r"`path` must be of version 1 of its format. Got .*, of version 7. Read it with the mlx_patch that wrote",
         ),
     ],
 )

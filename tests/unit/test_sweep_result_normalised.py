@@ -207,9 +207,9 @@ def test_pairs_that_do_not_belong_together_are_refused():
         PairResult(low, fractions([0.5], 1, layer=(7,)))
     with pytest.raises(ShapeError, match=r"Got others: \('layer', 'example'\) and \('head', 'example'\)"):
         PairResult(low, made([[1]], [1], ("head", "example")).normalised(clean=1, corrupted=0))
+    other = made([[1]], [1], provenance={"metrics": ["other"]}).normalised(clean=1, corrupted=0)
     with pytest.raises(ShapeError, match=r"metrics \('m',\) and \('other',\)"):
-        other = made([[1]], [1], provenance={"metrics": ["other"]})
-        PairResult(low, other.normalised(clean=1, corrupted=0))
+        PairResult(low, other)
     with pytest.raises(ValueRefusedError, match=r"`denoising` must start from the corrupted run, at 0, .* Exchange"):
         PairResult(high, low)
     with pytest.raises(ValueRefusedError, match=r"Got starts at 0.0 and 0.0"):

@@ -40,6 +40,7 @@ def test_one_axis_is_a_curve_of_values_with_an_interval_and_the_baseline():
     assert curve.get_xydata().tolist() == [[0, 0], [1, 1], [2, 2]]
     assert base.get_ydata() == [-5, -5]
     assert len(axes.collections) == 1
+    assert texts(axes.get_legend().get_texts()) == ["unpatched", "95% interval of the mean"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "kl")
 
 
