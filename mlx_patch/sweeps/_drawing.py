@@ -50,7 +50,7 @@ def _name(result: SweepResult) -> str:
 def value_label(result: SweepResult) -> str:
     """What the values of a plot are: the metric, its change, or a fraction."""
     if result.is_normalised:
-        return f"{_name(result)}\nfraction of the gap: 0 corrupted, 1 clean"
+        return f"{_name(result)}\nfraction (0 corrupted, 1 clean)"
     return _name(result) if len(result.over) == 1 else f"change of {_name(result)}"
 
 

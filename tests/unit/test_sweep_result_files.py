@@ -76,6 +76,13 @@ def test_equal_numbers_give_equal_bytes_whatever_they_took(result, saved, tmp_pa
     assert json.loads(result.to_json())["seconds"] == 1.5
 
 
+def test_a_file_says_neither_when_nor_on_which_kind_of_machine_it_was_written(saved):
+    with zipfile.ZipFile(saved) as archive:
+        assert archive.namelist() == ["about.json", "values.npy", "baseline.npy"]
+        for entry in archive.infolist():
+            assert (entry.date_time, entry.create_system) == ((1980, 1, 1, 0, 0, 0), 3)
+
+
 def test_other_numbers_give_other_bytes(result, saved, tmp_path):
     values = result.values.copy()
     values[0, 0, 0, 0] = np.nextafter(np.float32(0), np.float32(1))

@@ -94,7 +94,7 @@ def test_fractions_are_shown_as_they_are_with_the_unpatched_run_in_the_middle():
     axes = noising.plot()
     assert colours(axes) == [[0, 0.25], [0.5, 0.75]]
     assert axes.images[0].get_clim() == (0, 2)
-    assert "fraction of the gap" in axes.images[0].colorbar.ax.get_ylabel()
+    assert "fraction (0 corrupted" in axes.images[0].colorbar.ax.get_ylabel()
 
 
 def test_what_was_chosen_is_the_title():
