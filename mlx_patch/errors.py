@@ -13,6 +13,8 @@
     * `FileError` (`OSError`): a file or a model that cannot be read, written or fetched
     * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
 
+One warning, `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
+
 Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
 """
 
@@ -72,6 +74,10 @@ class FileError(PatchError, OSError):
 
 class MissingExtraError(PatchError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class DegenerateGapWarning(UserWarning):
+    """Examples whose clean and corrupted runs do not differ, so that no fraction of their gap exists: NaN, left out."""
 
 
 def listed(names: Iterable[object]) -> str:

@@ -4,11 +4,10 @@ import re
 import pytest
 
 from mlx_patch import errors
-from mlx_patch.errors import PatchError, UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import DegenerateGapWarning, PatchError, UnknownNameError, did_you_mean, listed
 
-CLASSES = [
-    value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == "mlx_patch.errors"
-]
+OURS = [value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == "mlx_patch.errors"]
+CLASSES = [value for value in OURS if not issubclass(value, Warning)]
 TREE = dict(re.findall(r"^    \* `(\w+)` \(`(\w+)`\)", errors.__doc__ or "", flags=re.MULTILINE))
 
 
@@ -27,6 +26,12 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code(cls):
 
 def test_the_tree_lists_nothing_that_is_not_there():
     assert set(TREE) == {cls.__name__ for cls in CLASSES} - {"PatchError"}
+
+
+def test_warnings_are_named_in_the_docstring_and_are_those_that_python_shows():
+    warnings = set(OURS) - set(CLASSES)
+    assert warnings == {DegenerateGapWarning}
+    assert all(issubclass(cls, UserWarning) and f"`{cls.__name__}`" in (errors.__doc__ or "") for cls in warnings)
 
 
 def test_a_message_is_printed_as_it_is_even_by_a_key_error():

@@ -1,0 +1,8 @@
+"""Plots of plain arrays: curves over layers, heatmaps over layers and positions. Needs the extra `plot`."""
+
+from mlx_patch.plot._curve import layer_curve as layer_curve
+from mlx_patch.plot._figure import new_axes as new_axes
+from mlx_patch.plot._heatmap import heatmap as heatmap
+from mlx_patch.plot._heatmap import limit_of as limit_of
+from mlx_patch.plot._heatmap import size_of_heatmap as size_of_heatmap
+from mlx_patch.plot._text import visible as visible

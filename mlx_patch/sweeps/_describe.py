@@ -1,0 +1,37 @@
+"""A result in a few lines."""
+
+import numpy as np
+
+from mlx_patch.sweeps._coordinates import range_text, where_text
+from mlx_patch.sweeps._result import SweepResult
+
+
+def description(result: SweepResult) -> str:
+    """What a `SweepResult` prints as."""
+    sizes = " x ".join(range_text(axis, result.coords[axis]) for axis in result.axes if axis != "metric")
+    fixed = {axis: label for axis, label in result.provenance.get("selected", {}).items() if axis != "metric"}
+    lines = [f"SweepResult: {sizes}", *([f"at {where_text(fixed)}"] if fixed else [])]
+    if "metric" in result.axes:
+        lines += [_numbers(result.of_metric(metric), metric) for metric in result.metrics]
+    else:
+        lines += [_numbers(result, result.metrics[0] if result.metrics else "value")]
+    return "\n  ".join([*lines, _state(result)])
+
+
+def _numbers(result: SweepResult, name: str) -> str:
+    means, unit = result.mean(), " (fraction of the clean-corrupted gap)" if result.is_normalised else ""
+    there = means[~np.isnan(means)]
+    if not there.size:
+        return f"{name}{unit}: no cell has a value"
+    return f"{name}{unit}: {there.min():.3g} to {there.max():.3g}, peak at {result.peak()}"
+
+
+def _state(result: SweepResult) -> str:
+    cells = int(np.prod([len(result.coords[axis]) for axis in result.over], dtype=int))
+    missing = f"{result.missing} of {cells} cells are missing"
+    parts = ["complete" if result.complete else missing]
+    if result.left_out.any():
+        by_example = result.left_out.reshape(-1, len(result.coords["example"]))
+        parts += [f"{np.count_nonzero(by_example.any(0))} of {by_example.shape[1]} examples left out"]
+    executor = result.provenance.get("executor")
+    return ", ".join([*([f"executor {executor}"] if executor else []), *parts])

@@ -1,0 +1,143 @@
+"""Files of results: a zip of `.npy` arrays and `.json` texts, whose bytes depend on what is in them alone.
+
+Every member has the same date and is stored as it is, so that two runs that gave the same numbers give the same file;
+zip's checksums tell when one was damaged. `numpy.load` reads the arrays too.
+"""
+
+import json
+import os
+import struct
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from math import isinf, isnan
+from typing import Any
+
+import numpy as np
+
+from mlx_patch.errors import FileError
+from mlx_patch.files import written_whole
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
+_UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, struct.error, OverflowError)
+
+
+def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a description and arrays, whole or not at all.
+
+    Args:
+        path: A name that ends in `.npz`.
+        about: JSON values by name; `format` is one of them.
+        arrays: By name, in float32.
+    Raises:
+        FileError: `path` cannot be written to, or does not end in `.npz`.
+    """
+    if not str(path).endswith(".npz"):
+        raise FileError(f"`path` must end in '.npz'. Got {path}. Choose another name.")
+    members = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
+    members |= {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    with written_whole(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(_entry(name), content)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.create_system = 3  # else it says on which kind of machine it was written
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+def _npy(array: np.ndarray) -> bytes:
+    content = BytesIO()
+    np.lib.format.write_array(content, np.ascontiguousarray(array, dtype="<f4"), version=(1, 0), allow_pickle=False)
+    return content.getvalue()
+
+
+def read_archive(
+    path: str | os.PathLike[str], written_by: str, format_: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays that `write_archive` wrote.
+
+    Args:
+        path: The file.
+        written_by: Who writes such files: `SweepResult.save`.
+        format_: The format and its version: `mlx_patch.SweepResult/1`.
+    Raises:
+        FileError: There is no such file, or it is damaged, of another kind, or of another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            contents = {name: archive.read(name) for name in archive.namelist()}
+        about = json.loads(contents.pop("about.json"))
+        arrays = {name.removesuffix(".npy"): _array(content) for name, content in contents.items()}
+    except OSError as error:
+        raise FileError(f"`path` must be a file that {written_by} wrote. Got {path}: {error.strerror}.") from error
+    except _UNREADABLE as error:
+        raise FileError(
+            f"`path` must be a file that {written_by} wrote. Got {path}, which is damaged or of another kind: {error}."
+        ) from error
+    _check_format(path, about, written_by, format_)
+    return about, arrays
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.lib.format.read_array(BytesIO(content), allow_pickle=False).astype(np.float32)
+
+
+def _check_format(path: str | os.PathLike[str], about: object, written_by: str, wanted: str) -> None:
+    got = about.get("format") if isinstance(about, dict) else None
+    kind, _, version = wanted.partition("/")
+    if isinstance(got, str) and got.startswith(f"{kind}/") and got != wanted:
+        raise FileError(
+            f"`path` must be of version {version} of its format. Got {path}, of version {got.partition('/')[2]}. "
+            "Read it with the mlx_patch that wrote it."
+        )
+    if got != wanted:
+        raise FileError(f"`path` must be a file that {written_by} wrote. Got {path}, which is of another kind.")
+
+
+def as_json(fields: Mapping[str, Any]) -> str:
+    """JSON with one line a field and one line a row of an array. NaN is `null`, infinities are strings.
+
+    Example:
+        >>> print(as_json({"axes": ["layer"], "values": np.array([[0.1, np.nan], [-np.inf, 2]], dtype=np.float32)}))
+        {
+        "axes": ["layer"],
+        "values": [
+         [0.1, null],
+         ["-Infinity", 2.0]
+        ]
+        }
+    """
+    lines = [f"{json.dumps(name)}: {_json(value)}" for name, value in fields.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        return "[\n" + ",\n".join(f" {json.dumps(_strict(row))}" for row in value) + "\n]"
+    return json.dumps(_strict(value), ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    """The value in what JSON has; a number of float32 with as few digits as tell it from its neighbours."""
+    match value:
+        case np.ndarray():
+            return [_strict(row) for row in value]
+        case np.floating():
+            return _strict(float(str(value)))
+        case float() if isnan(value):
+            return None
+        case float() if isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        case dict():
+            return {name: _strict(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_strict(one) for one in value]
+    return value
+
+
+def tupled(value: Any) -> Any:
+    """Lists that JSON gave back as the tuples that they were."""
+    return tuple(tupled(one) for one in value) if isinstance(value, list) else value
