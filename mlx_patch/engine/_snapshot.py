@@ -27,6 +27,7 @@ class Shared(KVCache):
     def __init__(self, keys: mx.array, values: mx.array):
         super().__init__()
         self.past = (keys, values)
+        self.keys, self.values = self.past
         self.own: tuple[mx.array, mx.array] | None = None
         self.given: tuple[mx.array, ...] = ()
         self.offset = keys.shape[2]
@@ -40,6 +41,7 @@ class Shared(KVCache):
         self.given = tuple(
             mx.concatenate([repeated(past, len(own)), own], axis=2) for past, own in zip(self.past, new, strict=True)
         )
+        self.keys, self.values = self.given
         return self.given
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout, Place
 from mlx_patch.engine import Action, Frame, Hook, Opened, Pass, Phase, repeated
@@ -63,8 +64,9 @@ class Rows:
             opened.rows(rows)
             sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()]
         tokens = repeated(self.tokens[:, self.start :], rows * self.batch)
+        caches = opened.caches if opened else make_prompt_cache(layout.model) if layout.family.cached else None
         with Frame(layout.model, [*hooks, *sharing]):
-            logits = layout.model(tokens, **({} if opened is None else {"cache": opened.caches}))
+            logits = layout.model(tokens, **({} if caches is None else {"cache": caches}))
         refuse_unused(hooks)
         self._refuse_unmade()
         return mx.stack([reading.measure(logits[self._at(i)], length) for i in range(len(self.cells))])
