@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from mlx_patch.engine._prompt_cache import is_cache, note_offset
+from mlx_patch.engine._prompt_cache import arrays_of, is_cache, note_offset
 
 
 class Shared(KVCache):
@@ -61,26 +61,27 @@ class Snapshot:
 
     def opened(self) -> "Opened":
         """Caches for one run that goes on from here."""
-        return Opened(self, [_mapped(entry, mx.array) for entry in self.entries], self.entries)
+        return Opened(self)
 
 
-@dataclass
 class Opened:
     """The caches of one run that goes on from a snapshot.
 
     Attributes:
         snapshot: Where they come from.
         caches: What the model is given.
-        entries: What they hold for each row of the snapshot.
     """
 
-    snapshot: Snapshot
-    caches: list[Any]
-    entries: tuple[Any, ...]
+    def __init__(self, snapshot: Snapshot):
+        self.snapshot = snapshot
+        self.caches = [_mapped(entry, mx.array) for entry in snapshot.entries]
+        self._entries = snapshot.entries
+        self._given = [arrays_of(cache) for cache in self.caches]
 
     def settle(self) -> None:
-        """Take what the caches hold now, as the model has prepared them, as what each row of the snapshot holds."""
-        self.entries = tuple(_mapped(cache, mx.array) for cache in self.caches)
+        """Take what the caches hold now, as the model has prepared them before its first block, as what they held."""
+        self._entries = tuple(_mapped(cache, mx.array) for cache in self.caches)
+        self._given = [arrays_of(cache) for cache in self.caches]
 
     def rows(self, times: int) -> None:
         """Let every cache that has not been used yet hold the snapshot's rows so many times over, one after another."""
@@ -89,10 +90,15 @@ class Opened:
         def repeat(array: mx.array) -> mx.array:
             return repeated(array, batch * times) if array.ndim and len(array) == batch else array
 
-        for entry, cache in zip(self.entries, self.caches, strict=True):
-            if is_cache(cache) and not isinstance(cache, Shared):
+        for n, (entry, cache) in enumerate(zip(self._entries, self.caches, strict=True)):
+            if is_cache(cache) and not isinstance(cache, Shared) and self._unused(n):
                 vars(cache).update(vars(_mapped(entry, repeat)))
-        note_offset(self.caches, self.snapshot.length)
+                note_offset([cache], self.snapshot.length)
+                self._given[n] = arrays_of(cache)
+
+    def _unused(self, n: int) -> bool:
+        now = arrays_of(self.caches[n])
+        return len(now) == len(self._given[n]) and all(a is b for a, b in zip(now, self._given[n], strict=True))
 
 
 def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:

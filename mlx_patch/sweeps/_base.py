@@ -1,4 +1,8 @@
-"""`Base`: the unedited run, once: its metrics, its past for what goes on from it, and its stream for rows that enter."""
+"""`Base`: the unedited run, once: its metrics, its past for what goes on from it, and its stream for rows that enter.
+
+It is run in pieces over a prompt cache where the prompt is long. That takes less memory, and of the last block only
+what the metrics read: for the positions before, nothing needs more of it than its keys and values.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,9 +13,10 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Snapshot, arrays_of, can_be_cut, note_offset, snapshot
-from mlx_patch.model import run
+from mlx_patch.engine import Frame, Snapshot, arrays_of, can_be_cut, snapshot
+from mlx_patch.model import capture_hooks, slice_hook
 from mlx_patch.sites import Site
+from mlx_patch.sweeps._pieces import cuts
 from mlx_patch.sweeps._reading import Reading
 
 
@@ -35,7 +40,7 @@ class Base:
 
 
 def run_base(
-    layout: Layout, tokens: mx.array, reading: Reading, starts: Sequence[int], sites: Sequence[Site]
+    layout: Layout, tokens: mx.array, reading: Reading, starts: Sequence[int], sites: Sequence[Site], piece: int
 ) -> Base:
     """Run the prompts unedited.
 
@@ -45,45 +50,38 @@ def run_base(
         reading: What the metrics read.
         starts: The positions at which passes begin; where that is not 0, they need the past.
         sites: Where rows enter whose activation there is the unedited run's.
+        piece: Positions that run at once, at most, where the prompt may be split.
     """
     batch, length = tokens.shape
     later = sorted({start for start in starts if start})
-    first = min(starts, default=0)
-    if not later:
-        return _whole(layout, tokens, reading, sites)
-    caches = make_prompt_cache(layout.model)
-    base = Base(mx.array(0.0), first)
-    if first:
-        _take_in(layout, tokens[:, :first], caches)
-    pieces: list[dict[Site, mx.array]] = []
-    logits = mx.array(0.0)
-    cuttable = can_be_cut(caches)
-    edges = [first, *(() if cuttable else later[first in later :]), length]
-    for begin, end in pairwise(edges):
-        if begin and not cuttable:
-            base.past[begin] = snapshot(caches, begin, batch)
-        read = reading.at if end == length else (end - 1,)  # no metric reads before the last start
-        ran = run(layout, tokens[:, begin:end], sites=tuple(sites), prompt_cache=caches, logits_at=read)
-        pieces.append(ran.activations)
-        logits = ran.logits
-    base.stream = {site: mx.concatenate([piece[site] for piece in pieces], axis=1) for site in sites}
+    cut = cuts(layout, reading, 0, length, piece)
+    caches = make_prompt_cache(layout.model) if later or cut or layout.family.cached else None
+    cuttable = caches is not None and can_be_cut(caches)
+    base = Base(mx.array(0.0), min(starts, default=0))
+    streams: dict[Site, list[mx.array]] = {site: [] for site in sites}
+    edges = {0, *cut, length, base.first, *(() if cuttable else later)}
+    for begin, end in pairwise(sorted(edges)):
+        if begin in later and not cuttable:
+            base.past[begin] = snapshot(caches or (), begin, batch)
+        kept: dict[Site, mx.array] = {}
+        hooks = capture_hooks(layout, sites if begin >= base.first else (), None, kept)
+        logits = _piece(layout, tokens[:, begin:end], hooks, caches, reading, last=end == length)
+        if end == length:
+            base.values = reading.measure(logits, length)
+        mx.eval(kept, arrays_of(caches), base.values)
+        base.token_layers += tokens[:, begin:end].size * len(layout.blocks)
+        for site, stream in kept.items():
+            streams[site].append(stream)
     if cuttable:
-        base.past = {start: snapshot(caches, start, batch) for start in later}
-    base.values = reading.measure(logits, length)
-    base.token_layers = batch * length * len(layout.blocks)
-    mx.eval(base.values)
+        base.past = {start: snapshot(caches or (), start, batch) for start in later}
+    base.stream = {site: mx.concatenate(pieces, axis=1) for site, pieces in streams.items()}
+    mx.eval(base.stream)
     return base
 
 
-def _whole(layout: Layout, tokens: mx.array, reading: Reading, sites: Sequence[Site]) -> Base:
-    ran = run(layout, tokens, sites=tuple(sites), logits_at=reading.at)
-    values = reading.measure(ran.logits, tokens.shape[1])
-    mx.eval(values)
-    return Base(values, 0, ran.activations, {}, tokens.size * len(layout.blocks))
-
-
-def _take_in(layout: Layout, tokens: mx.array, caches: list[Any]) -> None:
-    """Fill a prompt cache. What only the logits need is never computed."""
-    layout.model(tokens, cache=caches)
-    note_offset(caches, tokens.shape[1])
-    mx.eval(arrays_of(caches))
+def _piece(layout: Layout, tokens: mx.array, hooks: list, caches: list[Any] | None, reading: Reading, last: bool):
+    """The logits of a piece of the prompt, lazily; of the last one, at the positions that are read."""
+    if last and reading.at is not None:
+        hooks = [*hooks, slice_hook(layout, reading.at)]
+    with Frame(layout.model, hooks):
+        return layout.model(tokens, **({} if caches is None else {"cache": caches}))

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import Edit, Replace, Span
+from mlx_patch.interventions import Edit, Interpolate, Replace, Span
 from mlx_patch.sites import Site
 
 ENDS = ("final_norm",)
@@ -52,6 +54,15 @@ def can_be_split(layout: Layout) -> bool:
 def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
     """The sites that an edit acts on."""
     return layout.select(edit.site, edit.layer)
+
+
+def can_be_cut(edit: Edit, first: Span) -> bool:
+    """Whether an edit can be made in pieces of the prompt: it is in the first, or takes each position from a cache."""
+    if edit.pos is not None:
+        last = Span(first.end, (first.prompt or 0) - first.end, first.prompt, pieces=True)
+        return edit.intervention.by_position and not last.local(edit.pos)
+    source = getattr(edit.intervention, "source", None)
+    return isinstance(edit.intervention, Replace | Interpolate) and not isinstance(source, mx.array)
 
 
 def left_by(layer: int) -> Site | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -14,7 +15,8 @@ from mlx_patch.interventions import Edit, Span
 from mlx_patch.model import action_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._base import Base
-from mlx_patch.sweeps._cells import Cell, entering, left_by, places_of, unedited_site
+from mlx_patch.sweeps._cells import Cell, can_be_cut, entering, left_by, places_of, unedited_site
+from mlx_patch.sweeps._pieces import cuts
 from mlx_patch.sweeps._reading import Reading
 
 
@@ -28,7 +30,9 @@ class Rows:
         start: The first position that is computed.
         cells: In the order in which their rows enter.
         entries: The block at which each enters.
+        piece: Positions that run at once, at most, where the cells and the model allow more than one piece.
         token_layers: What went through the blocks, counted as it goes.
+        used: Which edits have acted: numbers of a cell, and of an edit in it.
     """
 
     layout: Layout
@@ -36,6 +40,7 @@ class Rows:
     start: int
     cells: Sequence[Cell]
     entries: Sequence[int]
+    piece: int
     token_layers: int = 0
     used: set[tuple[int, int]] = field(default_factory=set)
 
@@ -45,31 +50,39 @@ class Rows:
         return self.tokens.shape[0]
 
     @property
-    def span(self) -> Span:
-        """The positions that are computed."""
-        length = self.tokens.shape[1]
-        return Span(self.start, length - self.start, length)
+    def length(self) -> int:
+        """The positions of the prompts."""
+        return self.tokens.shape[1]
 
     def run(self, base: Base, reading: Reading, grow: bool) -> mx.array:
         """Every metric of every cell, unevaluated. Shape `(cell, metric, batch)`."""
-        layout, length = self.layout, self.tokens.shape[1]
+        layout, rows = self.layout, 1 if grow else len(self.cells)
+        edges = (self.start, *self._cuts(reading), self.length)
         opened = base.past[self.start].opened() if self.start else None
-        rows = 1 if grow else len(self.cells)
-        hooks = [*self._entering(base, opened)] if grow else [*self._counting()]
-        hooks += action_hooks(layout, self._actions())
-        sharing: list[Hook] = []
-        if reading.at is not None:
-            hooks.append(slice_hook(layout, reading.at))
+        fresh = make_prompt_cache(layout.model) if len(edges) > 2 or layout.family.cached else None
         if opened is not None:
             opened.rows(rows)
-            sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()]
-        tokens = repeated(self.tokens[:, self.start :], rows * self.batch)
-        caches = opened.caches if opened else make_prompt_cache(layout.model) if layout.family.cached else None
-        with Frame(layout.model, [*hooks, *sharing]):
-            logits = layout.model(tokens, **({} if caches is None else {"cache": caches}))
-        refuse_unused(hooks)
+        hooks = [*(self._entering(base, opened) if grow else self._counting())]
+        hooks += action_hooks(layout, self._actions())
+        last = [slice_hook(layout, reading.at)] if reading.at is not None else []
+        sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()] if opened else []
+        tokens = repeated(self.tokens, rows * self.batch)
+        logits = tokens
+        for begin, end in pairwise(edges):
+            seen = [*hooks, *sharing, *(last if end == self.length else [])]
+            logits = self._forward(tokens[:, begin:end], seen, opened.caches if opened else fresh)
+        refuse_unused([*hooks, *last])
         self._refuse_unmade()
-        return mx.stack([reading.measure(logits[self._at(i)], length) for i in range(len(self.cells))])
+        return mx.stack([reading.measure(logits[self._at(i)], self.length) for i in range(len(self.cells))])
+
+    def _cuts(self, reading: Reading) -> tuple[int, ...]:
+        found = cuts(self.layout, reading, self.start, self.length, self.piece)
+        first = Span(self.start, self.piece, self.length, pieces=True)
+        return found if all(can_be_cut(edit, first) for cell in self.cells for edit in cell.edits) else ()
+
+    def _forward(self, tokens: mx.array, hooks: Sequence[Hook], caches: list | None) -> mx.array:
+        with Frame(self.layout.model, hooks):
+            return self.layout.model(tokens, **({} if caches is None else {"cache": caches}))
 
     def _at(self, cell: int) -> slice:
         return slice(cell * self.batch, (cell + 1) * self.batch)
@@ -84,43 +97,49 @@ class Rows:
     def _entering(self, base: Base, opened: Opened | None) -> Iterator[Hook]:
         """The hooks that let rows enter at their block, and count. Behind the last one they enter after its edits."""
         blocks = len(self.layout.blocks)
+        if opened is not None:
+            yield Hook(self.layout.place(Site("resid_pre", 0)), partial(self._settled, opened), Phase.GROW)
         for layer in range(min(self.entries), blocks):
             action = partial(self._entered, layer, base, opened)
             yield Hook(self.layout.place(Site("resid_pre", layer)), action, Phase.GROW)
         place = self.layout.place(Site("resid_post", blocks - 1))
         yield Hook(place, partial(self._entered, blocks, base, opened), Phase.CAPTURE)
 
+    def _settled(self, opened: Opened, value: mx.array, now: Pass) -> None:
+        if now.offset == self.start:
+            opened.settle()
+
     def _entered(self, layer: int, base: Base, opened: Opened | None, value: mx.array, now: Pass) -> mx.array | None:
         here = [i for i, entry in enumerate(self.entries) if entry == layer]
         before = [] if layer == self.entries[0] else [value]
-        grown = mx.concatenate([*before, *(self._row(i, base, value) for i in here)], axis=0) if here else value
+        grown = mx.concatenate([*before, *(self._row(i, base, value, now) for i in here)], axis=0) if here else value
         if layer < len(self.layout.blocks):
             self.token_layers += grown.shape[0] * now.length
-        if here and opened is not None:
-            if not before:
-                opened.settle()
+        if here and opened is not None and now.offset == self.start:
             opened.rows(grown.shape[0] // self.batch)
         return grown if here else None
 
-    def _row(self, cell: int, base: Base, like: mx.array) -> mx.array:
+    def _row(self, cell: int, base: Base, like: mx.array, now: Pass) -> mx.array:
         """What a cell's row begins with: the unedited stream, after the edits that are made before it enters."""
         layer = self.entries[cell]
         edits = entering(self.cells[cell], self.layout, layer)
         if not edits:
-            return self._unedited(unedited_site(self.layout, layer), base, like)
+            return self._unedited(unedited_site(self.layout, layer), base, like, now)
         site = Site("resid_post", layer - 1)
-        stream = self._unedited(site, base, like)
+        stream = self._unedited(site, base, like, now)
         for edit in edits:
-            stream = self._edited(cell, edit, stream, site)
+            stream = self._edited(cell, edit, stream, site, now)
         return self.layout.between(layer, stream) if layer < len(self.layout.blocks) else stream
 
-    def _unedited(self, site: Site, base: Base, like: mx.array) -> mx.array:
+    def _unedited(self, site: Site, base: Base, like: mx.array, now: Pass) -> mx.array:
         if site not in base.stream:  # wholly replaced, so that nothing of it is ever computed
             return mx.zeros((self.batch, *like.shape[1:]), like.dtype)
-        return base.stream[site][:, self.start - base.first :]
+        begin = now.offset - base.first
+        return base.stream[site][:, begin : begin + now.length]
 
-    def _edited(self, cell: int, edit: Edit, value: mx.array, site: Site) -> mx.array:
-        new = edit.apply(value, site, self.span)
+    def _edited(self, cell: int, edit: Edit, value: mx.array, site: Site, now: Pass) -> mx.array:
+        in_pieces = (now.offset, now.offset + now.length) != (self.start, self.length)
+        new = edit.apply(value, site, Span(now.offset, now.length, self.length, pieces=in_pieces))
         if new is None:
             return value
         self.used.add((cell, self.cells[cell].edits.index(edit)))
@@ -142,7 +161,7 @@ class Rows:
             own = self._at(i)
             row = value[own]
             for edit in edits[i]:
-                row = self._edited(i, edit, row, site)
+                row = self._edited(i, edit, row, site, now)
             pieces += [value[done : own.start], row] if own.start > done else [row]
             done = own.stop
         return mx.concatenate([*pieces, value[done:]] if done < value.shape[0] else pieces, axis=0)

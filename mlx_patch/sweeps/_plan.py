@@ -22,6 +22,10 @@ MOST_TOKENS = 4096
 """Rows times positions in one pass at most, for the same reason."""
 
 
+PIECE = 256
+"""Positions of a prompt that run at once, at most, where it may be split. Fewer would not fill a matrix product."""
+
+
 @dataclass(frozen=True)
 class Pass:
     """Cells that run together.
@@ -55,11 +59,13 @@ class Bounds:
         rows: Cells.
         tokens: Rows times positions; one cell may have more.
         memory: Bytes, estimated; one cell may have more. None is no bound.
+        piece: Positions that run at once, where a prompt may be split.
     """
 
     rows: int = MOST_ROWS
     tokens: int = MOST_TOKENS
     memory: int | None = None
+    piece: int = PIECE
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Plan:
         passes: What is run.
         minimum: The least that the cells cost: the unedited run, and of each cell what lies above and behind its edits.
         reference: What one full forward pass for each cell costs, with the unedited run.
+        piece: Positions that run at once, at most, where a prompt may be split.
         memory: An estimate of what the largest pass takes beside the weights, in bytes.
     """
 
@@ -86,6 +93,7 @@ class Plan:
     passes: tuple[Pass, ...]
     minimum: int
     reference: int
+    piece: int
     memory: int
 
     @property
@@ -179,7 +187,7 @@ def make_plan(
     )
     one_each = sum(g.batch * g.length * n_layers * len(own) for g, own in zip(groups, cells, strict=True))
     largest = max((memory_of(groups[one.group], one) for one in passes), default=0)
-    return Plan(executor, why, n_layers, tuple(groups), tuple(passes), all_of + least, all_of + one_each, largest)
+    return Plan(executor, why, n_layers, tuple(groups), tuple(passes), all_of + least, all_of + one_each, bounds.piece, largest)
 
 
 def _passes(

@@ -73,7 +73,7 @@ def _base(setup: Setup, plan: Plan, group: int, passes: list[Pass]) -> Base:
     starts = sorted({one.start for one in passes})
     cells = [setup.cells[group][i] for one in passes for i in one.cells]
     sites = unedited_sites(setup.model.layout, cells) if plan.executor == "grow" else ()
-    return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites)
+    return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites, plan.piece)
 
 
 Started = tuple[Pass, mx.array, Callable[[], int]]
@@ -87,7 +87,7 @@ def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
         values = mx.stack([reading.measure(each, batch.length) for each in logits])
         return one, values, lambda: batch.tokens.size * plan.n_layers * len(cells)
-    rows = Rows(layout, batch.tokens, one.start, cells, one.entries)
+    rows = Rows(layout, batch.tokens, one.start, cells, one.entries, plan.piece)
     values = rows.run(base, reading, grow=plan.executor == "grow")
     return one, values, lambda: rows.token_layers
 
