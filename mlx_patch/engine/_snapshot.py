@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from mlx_patch.engine._prompt_cache import arrays_of, is_cache, note_offset
+from mlx_patch.engine._prompt_cache import is_cache, note_offset
 
 
 class Shared(KVCache):
@@ -76,12 +76,12 @@ class Opened:
         self.snapshot = snapshot
         self.caches = [_mapped(entry, mx.array) for entry in snapshot.entries]
         self._entries = snapshot.entries
-        self._given = [arrays_of(cache) for cache in self.caches]
+        self._given = [list(_contents(cache)) for cache in self.caches]
 
     def settle(self) -> None:
         """Take what the caches hold now, as the model has prepared them before its first block, as what they held."""
         self._entries = tuple(_mapped(cache, mx.array) for cache in self.caches)
-        self._given = [arrays_of(cache) for cache in self.caches]
+        self._given = [list(_contents(cache)) for cache in self.caches]
 
     def rows(self, times: int) -> None:
         """Let every cache that has not been used yet hold the snapshot's rows so many times over, one after another."""
@@ -94,11 +94,11 @@ class Opened:
             if is_cache(cache) and not isinstance(cache, Shared) and self._unused(n):
                 vars(cache).update(vars(_mapped(entry, repeat)))
                 note_offset([cache], self.snapshot.length)
-                self._given[n] = arrays_of(cache)
+                self._given[n] = list(_contents(cache))
 
     def _unused(self, n: int) -> bool:
-        now = arrays_of(self.caches[n])
-        return len(now) == len(self._given[n]) and all(a is b for a, b in zip(now, self._given[n], strict=True))
+        now, given = list(_contents(self.caches[n])), self._given[n]
+        return len(now) == len(given) and all(a is b or (isinstance(a, int) and isinstance(b, int) and a == b) for a, b in zip(now, given, strict=True))
 
 
 def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
@@ -129,6 +129,17 @@ def _cut(entry: Any, length: int) -> Any:
     if hasattr(entry, "caches"):
         return _with(entry, caches=tuple(_cut(part, length) for part in entry.caches))
     return _mapped(entry, mx.array)
+
+
+def _contents(value: Any) -> Iterator[mx.array | int]:
+    """The arrays that a cache holds and its counts; some write into their arrays in place, and only count on."""
+    if isinstance(value, mx.array | int):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _contents(part)
+    elif is_cache(value):
+        yield from _contents(list(vars(value).values()))
 
 
 def _mapped(value: Any, on: Callable[[mx.array], mx.array]) -> Any:
