@@ -41,6 +41,24 @@ def test_the_last_token_alone_is_as_in_the_whole(name):
         assert deviation.item() <= ROUNDINGS * layers * float(mx.finfo(mx.float32).eps), site
 
 
+@pytest.mark.parametrize("name", PICKED)
+def test_a_token_that_is_made_to_see_all_keys_sees_those_that_it_did_not_pick(name):
+    model = mp.HookedModel(tiny_model(name))
+    tokens, newest = bench_of(model).tokens, 8
+
+    def spread(pattern, site):
+        last = mx.arange(pattern.shape[-1]) >= pattern.shape[-1] - newest
+        return mx.broadcast_to(last / newest, pattern.shape)
+
+    edit = mp.Apply(spread).at("pattern", layer=-1, pos=tokens.shape[1] - 1)
+    wanted = model.run(tokens, [edit], logits_at=-1)
+    prompt_cache = make_prompt_cache(model.model)
+    model.run(tokens[:, :-1], prompt_cache=prompt_cache)
+    got = model.run(tokens[:, -1:], [edit], prompt_cache=prompt_cache)
+    assert mx.allclose(got, wanted, rtol=0, atol=1e-5).item()
+    assert not mx.allclose(got, model.run(tokens, logits_at=-1), rtol=0, atol=1e-3).item()
+
+
 def test_an_edit_of_one_key_over_a_rotating_cache_finds_that_key():
     model = mp.HookedModel(tiny_model("llama-sliding"))
     tokens = bench_of(model).tokens
