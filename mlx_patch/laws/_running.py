@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.interventions import Apply, Replace
 from mlx_patch.laws._bench import REWRITTEN, Bench
@@ -83,14 +82,12 @@ def restored(bench: Bench) -> Iterator[Finding]:
     yield bench.scale.finding(6, "logits afterwards", bench.raw(), bench.plain, 0.0)
     if not bench.caches:
         return
-    prompt_cache = make_prompt_cache(bench.model.model)
-    first, second = bench.tokens[:, : bench.middle], bench.tokens[:, bench.middle :]
+    prompt_cache, (first, second) = bench.prompt_cache(), bench.parts
     bench.model.run(first, prompt_cache=prompt_cache)
     _fails(bench, bench.end.name, second, prompt_cache)
     logits = bench.model.run(second, prompt_cache=prompt_cache)
-    wanted = bench.plain[:, bench.middle :]
-    tolerance = bench.scale.through(bench.model.n_layers)
-    yield bench.scale.finding(6, "logits afterwards, over a prompt cache", logits, wanted, tolerance)
+    wanted = bench.in_parts[:, bench.middle :]
+    yield bench.scale.finding(6, "logits afterwards, over a prompt cache", logits, wanted, 0.0)
 
 
 def _fails(bench: Bench, name: str, tokens: mx.array, prompt_cache: list | None = None) -> bool:

@@ -113,4 +113,4 @@ def test_phi3small_sees_what_comes_later():
     model = tiny_model("phi3small")
     first, second = (model(mx.array([[*TOKENS[:8], last]]))[0, 6, :96] for last in (5, 6))
     assert mx.max(mx.abs(first - second)).item() > 1e-3
-    assert {finding.law for finding in report_of(model).broken} == {5, 6, 7, 9}
+    assert {finding.law for finding in report_of(model).broken} == {5, 7, 9}
