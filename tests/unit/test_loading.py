@@ -124,7 +124,9 @@ def test_a_folder_without_an_adapter_is_refused_at_once(folder, adapter, gone, s
 def test_an_adapter_of_another_model_is_refused(folder, tmp_path, save_adapter):
     (other := tmp_path / "other").mkdir()
     save_adapter(tiny_model("gpt2"), other)
-    message = r"`adapter_path` must hold an adapter of this model\. Got '.*other': .*not an adapter parameter.*own base model"
+    message = (
+        r"`adapter_path` must hold an adapter of this model\. Got '.*other': .*not an adapter parameter.*own base model"
+    )
     with pytest.raises(FileError, match=message):
         HookedModel.load(folder, adapter_path=other)
 
