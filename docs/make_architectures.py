@@ -127,6 +127,10 @@ def _notes(family: Family) -> Iterable[str]:
         yield "It is itself only over a prompt cache; a run without one makes one."
     if family.shared:
         yield f"Later blocks read {_listed(family.shared)} besides the stream."
+    if family.heads.further:
+        yield "`key_pos` has further keys behind the positions, which stand for several of them."
+    if family.heads.mixed_in:
+        yield "`z` is `pattern @ v` mixed with what another attention gathers."
 
 
 def _listed(names: Iterable[str]) -> str:
