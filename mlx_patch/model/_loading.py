@@ -6,7 +6,6 @@ from typing import Any
 
 import mlx.nn as nn
 import mlx_lm
-from mlx_lm.tuner.utils import load_adapters
 
 from mlx_patch.errors import FileError
 
@@ -43,6 +42,8 @@ def _refuse_no_adapter(folder: Path) -> None:
 
 def _adapted(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     """The model with the adapter that mlx_lm reads from a folder."""
+    from mlx_lm.tuner.utils import load_adapters  # which imports much that nobody else needs
+
     try:
         adapted = load_adapters(model, os.fspath(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
