@@ -1,5 +1,6 @@
 """Write docs/architectures.md from tables and zoo: `python docs/make_architectures.py`. A test compares them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 from mlx_patch import HookedModel
 from mlx_patch.architectures import FAMILIES, Family, Stream
 from mlx_patch.sites import SITES
-from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
+from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, tiny_model
 
 PAGE = Path(__file__).with_name("architectures.md")
 
@@ -21,12 +22,17 @@ and `final_norm` are there on all of them, and so is whatever has a raw module p
 Layers that have the same sites, with as many heads, stand in one row. Heads are those of the tiny model: of queries
 (`z`, or `q`, `rot_q`, `pattern`), and of keys and values (`rot_k`, or `k`, `v`) where these are sites.
 
-That these sites are what their names say is held by laws: `tests/laws/test_laws.py` checks all of them on every model
-here, in float32, 4-bit and, where MLX runs it, bfloat16; `tests/laws/test_zoo.py` that no module of mlx_lm is missing;
-`tests/laws/test_loading.py` that mlx_lm loads one of each table. `model.verify()` checks them on your own model.
+That these sites are what their names say is held by [laws](laws.md): `tests/laws/test_laws.py` checks all of them on
+every model here, in float32, 4-bit and, where MLX runs it, bfloat16; `tests/laws/test_zoo.py` that no module of mlx_lm
+is missing; `tests/laws/test_loading.py` that mlx_lm loads one of each table. `model.verify()` checks them on your own
+model. The column of laws has those that were held in float32, and `test_laws.py` compares it with what it finds. Law 7
+is about attention: a layer without `z` or `pattern` has none. Law 8 is about sweeps.
 """
 
 NOT_RUN = ("bitnet", "olmo")
+BROKEN = {"phi3small": (5, 7, 9)}
+"""The laws that do not hold of a model; `EXCEPTIONS` says why."""
+
 TOKENS = mx.array([[11, 48, 85, 26]])
 QUERIES = ("z", "q", "rot_q", "pattern")
 KEYS = ("rot_k", "k", "v")
@@ -51,7 +57,7 @@ def _section(module: str) -> Iterable[str]:
 
 def _without_running(name: str) -> Iterable[str]:
     (family,) = (family for family in FAMILIES if name in family.modules)
-    yield f"Table `{_label(family)}`, whose model is not run here: {EXCEPTIONS[name]}.\n"
+    yield f"Table `{_label(family)}`, whose model is not run here, so no law is held: {EXCEPTIONS[name]}.\n"
     yield f"Sites: {_listed(site for site in SITES if site in family.block)}.\n"
     yield from _reasons(family, family.absent)
 
@@ -60,9 +66,9 @@ def _species(name: str) -> Iterable[str]:
     model = HookedModel(tiny_model(name))
     layout, kinds = model.layout, _kinds(model)
     yield f"`{name}`, table `{_label(layout.family)}`\n"
-    yield "| layers | heads (queries / keys and values) | sites |\n|---|---|---|"
+    yield "| layers | heads (queries / keys and values) | sites | laws |\n|---|---|---|---|"
     for (sites, heads), layers in kinds.items():
-        yield f"| {', '.join(map(str, layers))} | {heads} | {_listed(sites)} |"
+        yield f"| {', '.join(map(str, layers))} | {heads} | {_listed(sites)} | {_laws(name, sites)} |"
     yield ""
     there = {site for sites, _ in kinds for site in sites}
     yield from _reasons(layout.family, [site for site, kind in SITES.items() if kind.layered and site not in there])
@@ -77,6 +83,20 @@ def _kinds(model: HookedModel) -> dict[tuple[tuple[str, ...], str], list[int]]:
         shapes = {site.name: (cache[site].shape, site.axes) for site in cache if site.layer == layer}
         kinds.setdefault((sites, _heads(shapes)), []).append(layer)
     return kinds
+
+
+def _laws(name: str, sites: Iterable[str]) -> str:
+    """The laws that hold of layers with some sites."""
+    without = () if {"z", "pattern"} <= {*sites} else (7,)
+    return " ".join(str(law) for law in LAWS if law not in (*without, *BROKEN.get(name, ())))
+
+
+def documented(name: str) -> dict[int, set[int]]:
+    """The laws that the page has for each layer of a model of the zoo, read from the page itself."""
+    _, found, rest = PAGE.read_text(encoding="utf-8").partition(f"\n`{name}`, table ")
+    rows = re.findall(r"^\| ([\d, ]+) \|.*\| ([\d ]+) \|$", rest.split("\n`", 1)[0], re.MULTILINE)
+    assert found, f"{name} is not in {PAGE.name}"
+    return {int(layer): {int(law) for law in laws.split()} for layers, laws in rows for layer in layers.split(", ")}
 
 
 def _heads(shapes: dict[str, tuple[tuple[int, ...], tuple[str, ...]]]) -> str:
@@ -107,6 +127,10 @@ def _notes(family: Family) -> Iterable[str]:
         yield "It is itself only over a prompt cache; a run without one makes one."
     if family.shared:
         yield f"Later blocks read {_listed(family.shared)} besides the stream."
+    if family.heads.further:
+        yield "`key_pos` has further keys behind the positions, which stand for several of them."
+    if family.heads.mixed_in:
+        yield "`z` is `pattern @ v` mixed with what another attention gathers."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -24,7 +24,12 @@ experts that were chosen, an edit of `router_logits` changes which are.
 
 In `attn_scores`, what is masked holds the lowest finite number of its dtype, as in MLX's own attention. With a prompt
 cache the key axis of `attn_scores` and `pattern` has the keys that the cache holds: for a sliding layer, those of its
-window, from the oldest to the newest.
+window, from the oldest to the newest. DeepSeek V4.1 also attends to entries that each stand for several positions:
+they come behind the others on that axis. Where queries pick their keys (there, and in DeepSeek V3.2), those that are
+not picked are masked, and an edit that gives them a weight counts.
+
+`pattern` and `v` make `z`, times a gate where the model has one. Only in the second run of IQuest-Loop-Coder's blocks
+does `z` hold more: `gate * (attention over the first run's keys and values) + (1 - gate) * (pattern @ v)`.
 
 Which sites each architecture has, and why it lacks the others, is in [architectures.md](architectures.md).
 """

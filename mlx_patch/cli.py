@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     start = time.perf_counter()
     try:
-        loaded = HookedModel.load(options.model, **({"adapter_path": options.adapter} if options.adapter else {}))
+        loaded = HookedModel.load(options.model, adapter_path=options.adapter_path)
         report = loaded.verify(options.prompt)
     except PatchError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="check on a model that its table of sites tells the truth"
     )
     verify.add_argument("model", help="a folder or a hub id, as mlx_lm.load takes it")
-    verify.add_argument("--adapter", help="a folder with a LoRA adapter")
+    verify.add_argument("--adapter-path", help="a folder with a LoRA adapter, as mlx_lm.lora writes it")
     verify.add_argument("--prompt", help="a short text (default: a few tokens of the vocabulary)")
     return parser
 

@@ -1,5 +1,6 @@
 """What every test has: annotations that are checked as the code runs, tiny models, and seeds."""
 
+import json
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,12 @@ beartype_package("mlx_patch.interventions._apply", conf=BeartypeConf(strategy=Be
 beartype_package("mlx_patch", conf=BeartypeConf(is_pep484_tower=True, violation_param_type=UserWarning))
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -63,6 +67,24 @@ def word_tokenizer() -> TokenizerWrapper:
     words = Tokenizer(WordLevel({f"w{i:02}": i for i in range(96)}, unk_token="w00"))
     words.pre_tokenizer = WhitespaceSplit()
     return TokenizerWrapper(PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w01", eos_token="w02"))
+
+
+@pytest.fixture(scope="session")
+def save_adapter():
+    """Writes a LoRA adapter of a model, in which nothing is 0, as `mlx_lm.lora` does; the model is adapted too."""
+
+    def save(model: nn.Module, folder: Path) -> None:
+        how = {"rank": 4, "scale": 10.0, "dropout": 0.0}
+        config = {"fine_tune_type": "lora", "num_layers": len(model.layers), "lora_parameters": how}
+        mx.random.seed(0)
+        linear_to_lora_layers(model, config["num_layers"], how)
+        parts = {name: array for name, array in tree_flatten(model.parameters()) if name.endswith(("lora_a", "lora_b"))}
+        drawn = {name: 0.1 * mx.random.normal(array.shape) for name, array in parts.items()}
+        model.load_weights(list(drawn.items()), strict=False)
+        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        mx.save_safetensors(str(folder / "adapters.safetensors"), drawn)
+
+    return save
 
 
 @pytest.fixture(scope="session")

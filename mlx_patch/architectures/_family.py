@@ -130,6 +130,7 @@ class Stream:
         readers: The paths of more modules that read `resid_mid`, after the one that it is read at.
         last: The path of a module that reads `resid_mid + mlp_out`, where blocks have a part behind the MLP.
         more: The path of the module that gives what that part adds; `post` is given it as well.
+        kept: Whether later blocks read the `resid_pre` of a block besides the stream; None where none is.
     """
 
     says: str = "resid_mid = resid_pre + mixer_out, resid_post = resid_mid + mlp_out"
@@ -138,6 +139,7 @@ class Stream:
     readers: tuple[str, ...] = ()
     last: str | None = None
     more: str | None = None
+    kept: Callable[[nn.Module], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ class Heads:
         sinks: Where a block keeps a score of each head that takes part in the softmax and attends to nothing; None in
             layers without.
         indexed: Which keys a query may attend to is decided from the stream, so `q` and `k` alone do not decide `z`.
+        further: Where attention sees more keys than one for each position, behind those along `key_pos`: from a block
+            and a number of positions, the last position that each of them stands for.
+        mixed_in: The walk of a loop in which `z` is a mixture, weighed by a gate, of what `pattern` gathers and of an
+            attention over keys and values of an earlier walk.
     """
 
     tiled: bool = False
@@ -160,6 +166,8 @@ class Heads:
     normed: bool = False
     sinks: str | None = None
     indexed: bool = False
+    further: Callable[[nn.Module, int], mx.array] | None = None
+    mixed_in: int | None = None
 
 
 @dataclass(frozen=True)

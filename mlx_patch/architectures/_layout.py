@@ -213,11 +213,17 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
     """The layout of a model, by its own family's table or by a given one.
 
     Raises:
-        ArchitectureError: There is no table for the model, or the table names modules that no block has.
+        ArchitectureError: There is no table for the model, or the table names modules that are not there.
     """
     family = family or family_of(model)
     times = family.loop.times(model) if family.loop else 1
-    walk = [block for block in attribute(model, family.blocks) for _ in range(family.parts)]
+    blocks = attribute(model, family.blocks)
+    if not isinstance(blocks, list | tuple):
+        raise ArchitectureError(
+            f"`family` must be a table of this architecture. Got one whose blocks are {family.blocks!r}, which is no "
+            f"list of modules in {type(model).__module__}. Leave it out for the registered one."
+        )
+    walk = [block for block in blocks for _ in range(family.parts)]
     layout = Layout(model, family, times * walk, times)
     _refuse_nowhere(layout)
     return layout

@@ -26,7 +26,7 @@ def attribute(module: nn.Module, path: str) -> Any:
     """
     try:
         return reduce(_child, path.split("."), module) if path else module
-    except (AttributeError, IndexError):
+    except (AttributeError, IndexError, ValueError):  # a list of modules has no names
         raise ArchitectureError(
             f"`family` must be a table of this architecture. Got one that looks for {path!r}, which is not in "
             f"{type(module).__name__} of {type(module).__module__}. Leave it out for the registered one."

@@ -2,8 +2,13 @@
 
 `resid_pre` and `resid_post` are the copies side by side. Attention and MLP read a mixture of the copies, whose weights
 are made from the copies one step before, and handed on beside them; what they write, `attn_out` and `mlp_out`, goes to
-each copy times a weight. Queries pick rows: those of a window, and in most layers entries that stand for several
-positions. `z` stands behind a rotation that takes the positions out again.
+each copy times a weight. `z` stands behind a rotation that takes the positions out again.
+
+Queries pick rows: those of a window, and in layers with a `ratio` also compressed entries, each of which stands for so
+many positions and is seen from the last of them on. A softmax is over both. So `key_pos` of `attn_scores` and `pattern`
+has a key for each position (over a prompt cache: for each row of the window), and behind them one for each entry: of
+8 positions and a ratio of 2, key 8 is the entry of positions 0 and 1, key 11 that of 6 and 7. What a query does not
+pick is masked, and is 0 in `pattern`.
 """
 
 import mlx.core as mx
@@ -14,13 +19,13 @@ from mlx_patch.architectures._views import Behind, ByHead, attribute
 
 _COPIES = Behind()
 _ROUTER = Point("mlp.gate", "inside", recipe="gate", flat=True)
+_ATTENTION = Point("self_attn", "inside", recipe="sparse")
 
 
-def _window_alone(block: nn.Module) -> bool:
-    return not attribute(block, "self_attn.ratio")
-
-
-_ATTENTION = Point("self_attn", "inside", recipe="sparse", given=_window_alone)
+def _ends(block: nn.Module, positions: int) -> mx.array:
+    """The last position of each compressed entry."""
+    ratio = attribute(block, "self_attn.ratio")
+    return mx.arange(ratio - 1, positions, ratio) if ratio else mx.arange(0)
 
 
 def _connected(stream: mx.array, added: mx.array, connection: nn.Module) -> mx.array:
@@ -36,9 +41,7 @@ DEEPSEEK_V41 = Family(
     {
         "resid_pre": Point("", "input", _COPIES),
         "q": Point("self_attn.q_b_proj", "output", ByHead("self_attn.num_heads")),
-        "rot_q": Point("self_attn", "inside", recipe="sparse"),
-        "attn_scores": _ATTENTION,
-        "pattern": _ATTENTION,
+        **dict.fromkeys(("rot_q", "attn_scores", "pattern"), _ATTENTION),
         "z": Point("self_attn.o_a_proj", "input", Behind("self_attn.num_heads"), flat=True),
         **adds(Point("self_attn", "output"), "attn_out", "mixer_out"),
         "router_logits": _ROUTER,
@@ -60,10 +63,10 @@ DEEPSEEK_V41 = Family(
         post=lambda stream, added, block: _connected(stream, added, attribute(block, "ffn_hc")),
     ),
     streams="args.hc_mult",
-    heads=Heads(sinks="self_attn.sinks"),
+    heads=Heads(sinks="self_attn.sinks", further=_ends),
     shared=(
         "{block}.ffn_hc:output.0",
-        "{block}.self_attn.compressor:output.0",
+        "{block}.self_attn.compressor:input",
         "{block}.self_attn.indexer:input.0",
         "{block}.self_attn.indexer:input.1",
     ),

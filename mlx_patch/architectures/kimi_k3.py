@@ -20,7 +20,11 @@ _HEADS = ByHead("self_attn.num_heads")
 
 
 def _mid(stream: mx.array, added: mx.array, block: nn.Module) -> mx.array:
-    return added if block.is_block_start else stream + added
+    return added if _starts(block) else stream + added
+
+
+def _starts(block: nn.Module) -> bool:
+    return bool(block.is_block_start)
 
 
 def _mixes(model: nn.Module) -> bool:
@@ -55,9 +59,10 @@ KIMI_K3_MIXED = replace(
     applies=_mixes,
     variant="residual attention",
     stream=Stream(
-        says="resid_mid = mixer_out in the first block of a stretch, else resid_pre + mixer_out; "
-        "resid_post = resid_mid + mlp_out",
+        says="resid_mid = mixer_out in the first block of a stretch, whose resid_pre all later parts read as well, "
+        "else resid_pre + mixer_out; resid_post = resid_mid + mlp_out",
         mid=_mid,
+        kept=_starts,
     ),
     shared=("embed",),
 )

@@ -57,7 +57,7 @@ def masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
 
 
 def softmax(scores: mx.array, sinks: mx.array | None) -> mx.array:
-    """Scores as probabilities, with what goes to a sink left out."""
+    """The pattern of scores, over all keys and a sink that takes part and attends to nothing."""
     if sinks is None:
         return mx.softmax(scores, axis=-1, precise=True)
     column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (*scores.shape[:-1], 1))

@@ -1,4 +1,4 @@
-"""Law 7: attention patterns are causal, sum to 1 and make z; heads are heads, queries ask and keys are asked."""
+"""Law 7: attention patterns are causal, sum to 1 and make z; of heads see `_heads`."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,11 @@ import mlx.core as mx
 
 from mlx_patch.architectures import attribute
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Ablate, Apply, Replace
-from mlx_patch.laws._bench import ZERO, Bench
+from mlx_patch.interventions import Apply, Replace
+from mlx_patch.laws._bench import Bench
+from mlx_patch.laws._heads import apart, as_seen, reach, read_by
 from mlx_patch.laws._report import Finding
-from mlx_patch.sites import Site
-
-_OF_QUERIES = ("q", "rot_q")
-_OF_KEYS = ("k", "rot_k")
+from mlx_patch.sites import SITES, Site
 
 
 def heads(bench: Bench) -> Iterator[Finding]:
@@ -25,19 +23,35 @@ def heads(bench: Bench) -> Iterator[Finding]:
     for layer in layers:
         yield from _patterns(bench, layer)
         yield from _made(one, layer, by_key["z", layer].astype(mx.float32))
-    yield from _through_pattern(bench, layers)
-    yield from _heads_apart(one, layers[0])
-    yield from _reach(one, layers[0])
+    yield from _through_pattern(bench, tuple(layer for layer in layers if not mixed_in(bench, layer)))
+    further = (layer for layer in layers if last_positions(bench, layer).size > bench.tokens.shape[1])
+    for layer in dict.fromkeys((layers[0], next(further, layers[0]))):
+        yield from apart(one, layer)
+        yield from reach(one, layer)
     for name in ("rot_q", "rot_k"):
         if bench.has(name):
-            yield from _as_seen(bench, name)
+            yield from as_seen(bench, name)
+
+
+def mixed_in(bench: Bench, layer: int) -> bool:
+    """Whether a layer's `z` is a mixture of what `pattern` gathers and another attention."""
+    layout = bench.model.layout
+    return bench.heads.mixed_in == layer // (len(layout.blocks) // layout.times) and layout.times > 1
+
+
+def last_positions(bench: Bench, layer: int) -> mx.array:
+    """For each key of a layer's pattern, the last position that it stands for. Shape `(key_pos,)`."""
+    positions, further = mx.arange(bench.tokens.shape[1]), bench.heads.further
+    if further is None:
+        return positions
+    return mx.concatenate([positions, further(bench.model.layout.blocks[layer], positions.size)])
 
 
 def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
     cache, where = bench.own[1], str(Site("pattern", layer))
     pattern = cache["pattern", layer].astype(mx.float32)
-    future = mx.triu(mx.abs(pattern), 1)
-    yield Finding(7, f"{where}, causal", float(mx.max(future)), 0.0)
+    future = last_positions(bench, layer) > mx.arange(pattern.shape[-2])[:, None]
+    yield Finding(7, f"{where}, causal", float(mx.max(mx.where(future, mx.abs(pattern), 0))), 0.0)
     scores, sinks = cache["attn_scores", layer].astype(mx.float32), _sinks(bench, layer)
     if sinks is None:
         ones, close = mx.ones(pattern.shape[:-1]), bench.scale.close
@@ -56,11 +70,25 @@ def _sinks(bench: Bench, layer: int) -> mx.array | None:
 
 
 def _attending_to_each_key(bench: Bench) -> ActivationCache:
-    """`z` in a run with a row for each key, in which all queries attend to that key alone, in each layer by itself."""
-    keys = bench.tokens.shape[1]
-    alone = Apply(lambda pattern, site: mx.broadcast_to(mx.eye(keys)[:, None, None, :], pattern.shape))
-    held = Apply(lambda stream, site: mx.broadcast_to(bench.own[1][site], stream.shape))
-    return bench.inside("z", held.at("resid_pre"), alone.at("pattern"), rows=keys)
+    """`z` in a run with a row for each key, in which all queries attend to that key alone, in each layer by itself.
+
+    And a last row, in which they attend to none.
+    """
+    own, raw = bench.own[1], [name for name in bench.shared if name not in SITES]
+    keys = max(own["pattern", layer].shape[-1] for layer in own.layers("pattern"))
+    alone = Apply(lambda pattern, site: mx.broadcast_to(_one_each(pattern)[:, None, None], pattern.shape))
+    beside = bench.model.run_with_cache(bench.tokens, sites=raw)[1] if raw else own
+    held = [
+        Apply(lambda stream, site, source=source: mx.broadcast_to(source[site], stream.shape)).at(name)
+        for source, names in ((own, ["resid_pre"]), (beside, raw))
+        for name in names
+    ]
+    return bench.inside("z", *held, alone.at("pattern"), rows=keys + 1)
+
+
+def _one_each(pattern: mx.array) -> mx.array:
+    """A row for each key and more. Shape `(batch, key_pos)`."""
+    return mx.eye(pattern.shape[0], pattern.shape[-1])
 
 
 def _made(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
@@ -71,14 +99,21 @@ def _made(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
     """
     cache, where, close = bench.own[1], str(Site("pattern", layer)), bench.scale.close
     pattern, z = (cache[name, layer][0].astype(mx.float32) for name in ("pattern", "z"))
+    by_key, rest = by_key[: pattern.shape[-1]], by_key[-1]
+    if mixed_in(bench, layer):
+        by_key = by_key - rest
+    else:
+        yield bench.scale.finding(7, f"{where}, none of it and no z", z + rest, z, 0.0)
+    shown = mx.all(mx.any(by_key != 0, axis=(-1, -2))).item()
+    yield Finding(7, f"{where}, every key shows in every z", float(not shown), 0.0)
     if bench.heads.normed:
         yield from _made_and_normed(bench, layer, by_key)
         return
-    made = mx.sum(pattern.transpose(2, 1, 0)[..., None] * by_key, axis=0)
+    made = mx.sum(pattern.transpose(2, 1, 0)[..., None] * by_key, axis=0) + rest
     yield bench.scale.finding(7, f"{where} makes z", made, z, close)
     if ("v", layer) in cache:
         values = cache["v", layer][0].astype(mx.float32)
-        values = mx.take(values, _read_by(bench, z.shape[1], values.shape[1]), axis=1)
+        values = mx.take(values, read_by(bench, z.shape[1], values.shape[1]), axis=1)
         own = mx.diagonal(by_key, axis1=0, axis2=1).transpose(2, 0, 1)
         if mx.array_equal(own, values).item():
             wanted = mx.broadcast_to(values[:, None], by_key.shape)
@@ -101,88 +136,9 @@ def _through_pattern(bench: Bench, layers: tuple[int, ...]) -> Iterator[Finding]
 def _made_and_normed(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
     """Where what attention gathers is normed and gated: the gate of each query is found where it attends to itself."""
     pattern, values, z = (bench.own[1][name, layer][0].astype(mx.float32) for name in ("pattern", "v", "z"))
-    values = mx.take(values, _read_by(bench, z.shape[1], values.shape[1]), axis=1)
+    values = mx.take(values, read_by(bench, z.shape[1], values.shape[1]), axis=1)
     gathered = (pattern @ values.swapaxes(0, 1)).swapaxes(0, 1)
     own = mx.diagonal(by_key, axis1=0, axis2=1).transpose(2, 0, 1)
     got, wanted = z * mx.fast.rms_norm(values, None, 0.0), own * mx.fast.rms_norm(gathered, None, 0.0)
     what = f"{Site('pattern', layer)}, v, a norm and a gate make z"
     yield bench.scale.finding(7, what, got, wanted, bench.scale.close)
-
-
-def _heads_apart(bench: Bench, layer: int) -> Iterator[Finding]:
-    """A head without its pattern is a head without its z, in what attention adds; and the others keep theirs.
-
-    One run: a row for each head without its z, then one for each without its pattern.
-    """
-    n_heads = bench.own[1]["z", layer].shape[2]
-    cases = [(name, head) for name in ("z", "pattern") for head in range(n_heads)]
-    edits = [ZERO.at(name, layer=layer, head=head, batch=row) for row, (name, head) in enumerate(cases)]
-    plain = bench.inside(Site("z", layer), rows=len(cases))["z", layer]
-    got = bench.inside((Site("z", layer), Site("attn_out", layer)), *edits, rows=len(cases))
-    by_z, by_pattern = mx.split(got["attn_out", layer], 2)
-    for head in range(n_heads):
-        where, tolerance = f"head {head} of {Site('pattern', layer)}", bench.exactly("pattern") + bench.scale.close
-        yield bench.scale.finding(7, where, by_pattern[head], by_z[head], tolerance)
-    for row, (name, head) in enumerate(cases):
-        others = mx.array([0 if h == head else 1 for h in range(n_heads)])[:, None]
-        kept, wanted = got["z", layer][row] * others, plain[row] * others
-        yield bench.scale.finding(7, f"head {head} of {Site(name, layer)}, the others", kept, wanted, bench.scale.close)
-
-
-def _reach(bench: Bench, layer: int) -> Iterator[Finding]:
-    """How far one head's query, key or value at one position reaches: its own head or group, its row or its column.
-
-    One run: a row for each site and head.
-    """
-    own = bench.own[1]
-    names = [name for name in (*_OF_QUERIES, *_OF_KEYS, "v") if (name, layer) in own]
-    cases = [(name, head) for name in names for head in range(own[name, layer].shape[2])]
-    edits = [ZERO.at(n, layer=layer, head=h, pos=bench.middle, batch=row) for row, (n, h) in enumerate(cases)]
-    sites = (Site("attn_scores", layer), Site("z", layer))
-    plain, got = (bench.inside(sites, *some, rows=len(cases)) for some in ((), edits))
-    for row, (name, head) in enumerate(cases):
-        seen = "z" if name == "v" else "attn_scores"
-        before, after = (_shown(cache[seen, layer][row]) for cache in (plain, got))
-        mine = _read_by(bench, own["z", layer].shape[2], own[name, layer].shape[2]) == head
-        all_heads = bench.heads.mixed and name in ("q", "k")
-        may = _may_change(name, before.shape, bench.middle, mine | all_heads)
-        what = f"head {head} of {Site(name, layer)} at one position"
-        kept = mx.where(may, before, after)
-        yield bench.scale.finding(7, f"{what}, elsewhere in {seen}", kept, before, bench.scale.close)
-        changed = mx.any((before != after) & may).item()
-        yield Finding(7, f"{what}, shows in {seen}", float(not changed), 0.0)
-
-
-def _read_by(bench: Bench, n_heads: int, n_kv_heads: int) -> mx.array:
-    """For each query head the KV head that it reads. Shape `(head,)`."""
-    heads = mx.arange(n_heads)
-    return heads % n_kv_heads if bench.heads.tiled else heads // (n_heads // n_kv_heads)
-
-
-def _may_change(name: str, shape: tuple[int, ...], position: int, heads: mx.array) -> mx.array:
-    """Which scores `(head, query_pos, key_pos)`, or which `z` `(pos, head, d_head)`, an edit of heads may change."""
-    first, second, third = (
-        mx.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape)
-    )
-    if name == "v":
-        return (first >= position) & heads[:, None] & (third >= 0)
-    return heads[:, None, None] & ((second if name in _OF_QUERIES else third) == position)
-
-
-def _as_seen(bench: Bench, name: str) -> Iterator[Finding]:
-    """With one query at every position, each key gets one score from all; with one key, each query gives one to all.
-
-    So nothing that depends on positions, RoPE above all, comes after.
-    """
-    cache = bench.inside("attn_scores", Ablate("mean").at(name))
-    for layer in cache.layers("attn_scores"):
-        scores = cache["attn_scores", layer]
-        one = scores[..., -1:, :] if name == "rot_q" else mx.diagonal(scores, axis1=-2, axis2=-1)[..., None]
-        both = (_shown(scores) != 0) & (_shown(one) != 0)
-        got, wanted = mx.where(both, scores, 0), mx.where(both, one, 0)
-        yield bench.scale.finding(7, f"{Site(name, layer)} is what attention sees", got, wanted, bench.scale.close)
-
-
-def _shown(scores: mx.array) -> mx.array:
-    """Scores with what is masked made 0."""
-    return mx.where(scores > 0.9 * float(mx.finfo(scores.dtype).min), scores, 0)

@@ -70,9 +70,29 @@ class Bench:
 
     def raw(self) -> mx.array:
         """What the raw model returns; over a prompt cache if it is itself only with one."""
-        model = self.model.model
-        cached = {"cache": make_prompt_cache(model)} if self.model.layout.family.cached else {}
-        return model(self.tokens, **cached)
+        cached = {"cache": self.prompt_cache()} if self.model.layout.family.cached else {}
+        return self.model.model(self.tokens, **cached)
+
+    def prompt_cache(self) -> list[Any]:
+        """An empty prompt cache, as mlx_lm makes it for the model."""
+        return make_prompt_cache(self.model.model)
+
+    @property
+    def parts(self) -> tuple[mx.array, mx.array]:
+        """The prompt in two."""
+        return self.tokens[:, : self.middle], self.tokens[:, self.middle :]
+
+    @cached_property
+    def in_parts(self) -> mx.array:
+        """The logits of the raw model for the prompt split in two over a prompt cache."""
+        logits = self.raw_in_parts()
+        mx.eval(logits)
+        return logits
+
+    def raw_in_parts(self) -> mx.array:
+        """What the raw model returns for the prompt split in two over a prompt cache."""
+        prompt_cache = self.prompt_cache()
+        return mx.concatenate([self.model.model(part, cache=prompt_cache) for part in self.parts], axis=1)
 
     @cached_property
     def own(self) -> tuple[mx.array, ActivationCache]:

@@ -7,7 +7,8 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Apply, Intervention, Replace, Scale, Where
+from mlx_patch.interventions import Apply, Edit, Intervention, Replace, Scale, Where
+from mlx_patch.laws._attention import mixed_in
 from mlx_patch.laws._bench import ZERO, Bench
 from mlx_patch.laws._report import Finding
 from mlx_patch.sites import SITES, Site
@@ -57,13 +58,15 @@ def decides(bench: Bench) -> Iterator[Finding]:
             for layer in bench.layers(*given, decided):
                 if given == ("mlp_post",) and ("expert_weights", layer) in donor:
                     continue  # There are experts beside these neurons.
+                if "pattern" in given and mixed_in(bench, layer):
+                    continue  # There is another attention beside it.
                 yield _decided(bench, " and ".join(given), Site(decided, layer), cache)
     for given, layers in (("embed", range(1)), ("resid_post", range(1, bench.model.n_layers))):
         cache = bench.inside("resid_pre", Replace(donor).at(given))
         yield from (_decided(bench, given, Site("resid_pre", layer), cache) for layer in layers)
     beside = [Replace(donor).at(name) for name in bench.shared]
     for site in _far_reaching(bench):
-        got = bench.run(*beside, Replace(donor).at(site))
+        got = bench.run(*_undone(bench, site), *beside, *_kept(bench, site), Replace(donor).at(site))
         yield bench.scale.finding(4, f"{site} decides the logits", got, logits, 0.0)
     for name in ("mlp_post", "expert_weights"):
         if bench.has(name):
@@ -81,6 +84,20 @@ def _far_reaching(bench: Bench) -> Iterator[Site]:
             layers = bench.layers(name)
             yield from (Site(name, layer) for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
     yield Site("embed")
+
+
+def _undone(bench: Bench, site: Site) -> Iterator[Edit]:
+    """What earlier blocks add to the stream made nothing: so it does not become the donor's without the site."""
+    for name in ("mixer_out", "mlp_out"):
+        if bench.has(name) and (layers := tuple(n for n in bench.own[1].layers(name) if n < (site.layer or 0))):
+            yield ZERO.at(name, layer=layers)
+
+
+def _kept(bench: Bench, site: Site) -> Iterator[Edit]:
+    """The streams up to a site that blocks behind it read besides their own."""
+    kept, blocks = bench.stream.kept, bench.model.layout.blocks[: (site.layer or 0) + 1]
+    if kept and (layers := tuple(layer for layer, block in enumerate(blocks) if kept(block))):
+        yield Replace(bench.donor[1]).at("resid_pre", layer=layers)
 
 
 def _turned(bench: Bench, name: str) -> Iterator[Finding]:
@@ -115,7 +132,7 @@ def _end(bench: Bench, name: str, layer: int) -> Site:
 
 
 @dataclass(frozen=True, eq=False)
-class _Kept(Intervention):
+class _Holding(Intervention):
     """Keeps hold of the activation that an edit is made in, and changes nothing."""
 
     seen: dict[Site, mx.array]
@@ -134,7 +151,7 @@ def forward_only(bench: Bench) -> Iterator[Finding]:
     middle = bench.middle
     for name in bench.names:
         seen: dict[Site, mx.array] = {}
-        edit = (_Kept(seen) | Replace(bench.donor[1])).at(name, pos=middle)
+        edit = (_Holding(seen) | Replace(bench.donor[1])).at(name, pos=middle)
         logits, cache = bench.model.run_with_cache(bench.tokens, sites=name, edits=[edit])
         before = bench.plain[:, :middle]
         yield bench.scale.finding(5, f"{name}, before", logits[:, :middle], before, bench.scale.close)

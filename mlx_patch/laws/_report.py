@@ -11,6 +11,9 @@ from mlx_patch.provenance import parameters
 ROUNDINGS = 8
 """How many roundings to nearest of an array's largest entry a deviation may amount to where sums are reordered."""
 
+INSIDE = 16
+"""How many times as far off as its logits what is inside a model may be: its softmax and its products see more."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,12 +104,17 @@ class Scale:
         """The tolerance where sums are reordered or divided again."""
         return ROUNDINGS * self.rounding
 
-    def through(self, blocks: int) -> float:
-        """The tolerance where so many blocks have each reordered their sums, one on top of the other.
+    @property
+    def half_the_digits(self) -> float:
+        """The most that rounding may make of a whole forward pass; models that are further off err."""
+        return self.rounding**0.5
+
+    def beside(self, own: float) -> float:
+        """The tolerance of what is inside a model whose logits are themselves off by `own`, a fraction of the largest.
 
         A quarter of the largest entry at most: with more, nothing would be checked.
         """
-        return min(blocks * self.close, 0.25)
+        return min(self.close + INSIDE * own, 0.25)
 
     def finding(self, law: int, what: str, got: mx.array, wanted: mx.array, tolerance: float) -> Finding:
         """Compare what was got with what was wanted."""

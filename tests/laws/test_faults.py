@@ -9,11 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_patch.architectures import FAMILIES, Point, family_of
+from mlx_patch.architectures import Point, family_of
 from mlx_patch.architectures._views import View, attribute
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.testing import tiny_model
-from mlx_patch.testing.zoo._classics import CLASSICS
 
 AXES, SUM, OWN, DECIDES, FORWARD, HEADS = 1, 2, 3, 4, 5, 7
 
@@ -110,26 +109,3 @@ def test_a_wrong_point_is_seen(broken, model, what, points, law):
 def test_a_wrong_place_of_the_whole_is_seen(broken, where, law):
     family = replace(family_of(tiny_model("llama")), **where)
     assert law in broken("llama", family=family)
-
-
-def says_the_same(family, own):
-    """Whether a table says nothing that is not so: another's may leave something out."""
-    places = ("blocks", "final_norm", "width", "vocabulary")
-    return family.block.items() <= own.block.items() and all(getattr(family, p) == getattr(own, p) for p in places)
-
-
-OWN_FAMILY = {name: family_of(tiny_model(name)) for name in CLASSICS}
-TABLES = [family for family in FAMILIES if any(family is own for own in OWN_FAMILY.values())]
-EXCHANGED = [(name, other) for name, own in OWN_FAMILY.items() for other in TABLES if not says_the_same(other, own)]
-
-
-@pytest.mark.parametrize(("model", "family"), EXCHANGED, ids=[f"{m}: {f.name} {f.variant}" for m, f in EXCHANGED])
-def test_another_family_s_table_is_seen(broken, model, family):
-    assert broken(model, family=family)
-
-
-def test_every_other_pair_of_tables_was_tried():
-    alike = {(name, other.name) for name, own in OWN_FAMILY.items() for other in TABLES if says_the_same(other, own)}
-    llamas = [name for name in CLASSICS if name.startswith("llama")] + ["qwen2", "qwen3"]
-    plain = {(name, other) for name in llamas for other in ("llama", "qwen2", "qwen3")}
-    assert alike == plain | {(name, family.name) for name, family in OWN_FAMILY.items()}

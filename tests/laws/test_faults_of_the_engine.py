@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch.architectures._views import Fused, HeadsFirst, Interleaved, Times, attribute
-from mlx_patch.engine import _attention, _frame, _recipes, _recipes_experts, _tap, _visit
+from mlx_patch.engine import _attention, _frame, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.engine._hook import Hook
 from mlx_patch.interventions import _edit
 from mlx_patch.interventions._span import Span
@@ -104,6 +104,18 @@ def stored_before_the_edit(self, keys, values):
     return mx.concatenate([all_keys[:, :, : -keys.shape[2]], self._on_fresh("rot_k", keys)], axis=2), all_values
 
 
+def stored_a_little_off(self, keys, values):
+    keys, values = self._on_fresh("rot_k", keys), self._on_fresh("v", values)
+    return self._cache.update_and_fetch((1 + 3e-5) * keys, values)
+
+
+class PutBackALittleOff(_prompt_cache.Restored):
+    def __exit__(self, failed, *details):
+        super().__exit__(failed, *details)
+        for array in _prompt_cache.arrays_of(self.cache) if failed is not None else ():
+            array[...] = (1 + 3e-5) * array
+
+
 def softmax_by_groups_turned(listener, scope, call):
     """Heads numbered group by group the wrong way round: `(repeat, kv_head)`."""
     replaced, call = recipe_of["softmax"](listener, scope, call)
@@ -191,6 +203,7 @@ ATTENTION = [
     Fault("scores are not scaled", _recipes, "attend", without_scale, 1),
     Fault("scores are shown before the mask", _recipes, "attend", before_the_mask, 7),
     Fault("an edit of rot_k is not kept", _recipes._WatchedCache, "update_and_fetch", stored_before_the_edit, 9),
+    Fault("keys are kept a little off", _recipes._WatchedCache, "update_and_fetch", stored_a_little_off, 9),
     Fault("heads are numbered by repeat", _recipes._RECIPES, "softmax", softmax_by_groups_turned, 7, "gemma2"),
     Fault("expert weights are only read", _recipes_experts, "spread", expert_weights_read_only, 5, "mixtral"),
 ]
@@ -198,6 +211,7 @@ RUNS = [
     Fault("a class is not restored", _tap, "swap_out", lambda modules: None, 1),
     Fault("a class is not restored after an exception", _frame.Frame, "__exit__", left_swapped, 6),
     Fault("a prompt cache is not put back", _running, "Restored", nullcontext, 6),
+    Fault("a prompt cache is put back a little off", _running, "Restored", PutBackALittleOff, 6),
     Fault("positions start again at a prompt cache", _frame, "offset_of", lambda cache: 0, 9),
 ]
 

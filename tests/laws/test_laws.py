@@ -1,7 +1,10 @@
 """Every law on every architecture in every precision; a test that fails names both, and its report the law."""
 
+import re
 import sys
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 
 import mlx.core as mx
@@ -33,6 +36,19 @@ def report_of(model, prompt=None) -> Report:
     return Report(repr(bench.model), tuple(finding for found in findings.values() for finding in found))
 
 
+DOCS = Path(__file__).parents[2] / "docs"
+SPEC = spec_from_file_location("make_architectures", DOCS / "make_architectures.py")
+make_architectures = module_from_spec(SPEC)
+SPEC.loader.exec_module(make_architectures)
+
+
+def found_by_layer(findings, n_layers) -> dict[int, set[int]]:
+    """The laws that held, for each layer; law 7 where a finding of it names the layer."""
+    held = {finding.law for finding in findings} - {finding.law for finding in findings if not finding.held}
+    named = {int(n) for finding in findings if finding.law == 7 for n in re.findall(r"blocks\.(\d+)\.", finding.what)}
+    return {layer: held - (set() if layer in named else {7}) for layer in range(n_layers)}
+
+
 def error_of(model, *inputs) -> str:
     """What MLX says if it cannot run a model; empty where it can."""
     try:
@@ -53,8 +69,10 @@ def error_of_experts(precision) -> str:
 @pytest.mark.parametrize("name", RUN)
 @pytest.mark.parametrize("precision", ["float32", "4bit"])
 def test_the_laws_hold(name, precision):
-    report = report_of(tiny_model(name, precision))
+    model = tiny_model(name, precision)
+    report = report_of(model)
     assert report.ok, report
+    assert found_by_layer(report.findings, HookedModel(model).n_layers) == make_architectures.documented(name)
 
 
 HALVES = [*((name, "bfloat16") for name in RUN), *((name, "float16") for name in CLASSICS)]
@@ -113,4 +131,6 @@ def test_phi3small_sees_what_comes_later():
     model = tiny_model("phi3small")
     first, second = (model(mx.array([[*TOKENS[:8], last]]))[0, 6, :96] for last in (5, 6))
     assert mx.max(mx.abs(first - second)).item() > 1e-3
-    assert {finding.law for finding in report_of(model).broken} == {5, 6, 7, 9}
+    report = report_of(model)
+    assert {finding.law for finding in report.broken} == {5, 7, 9}
+    assert found_by_layer(report.findings, HookedModel(model).n_layers) == make_architectures.documented("phi3small")

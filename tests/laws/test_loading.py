@@ -87,3 +87,17 @@ def test_its_tokenizer_still_cannot_be_loaded(name, tmp_path):
     save(name, tiny_model(name), tmp_path)
     with pytest.raises(StrictDataclassClassValidationError, match="conv_mixer"):
         HookedModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "phi3", "mixtral", "qwen3_next", "mamba2"])
+def test_the_laws_hold_of_a_saved_model_with_a_saved_adapter(name, tmp_path, save_adapter):
+    model = tiny_model(name)
+    save(name, model, tmp_path)
+    (adapter := tmp_path / "adapter").mkdir()
+    save_adapter(model, adapter)
+    loaded, base = HookedModel.load(tmp_path, adapter_path=adapter), HookedModel.load(tmp_path)
+    assert loaded.sites == base.sites
+    assert deviation(loaded.run(TOKENS), model(TOKENS)) <= ROUNDINGS * mx.finfo(mx.float32).eps
+    assert deviation(loaded.run(TOKENS), base.run(TOKENS)) > 0.01
+    report = loaded.verify()
+    assert report.ok, report

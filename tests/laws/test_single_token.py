@@ -1,14 +1,15 @@
 """A single token over a prompt cache, which many attentions and caches take on another way than a prompt."""
 
+from copy import deepcopy
+
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
 from mlx_patch.laws import bench_of
+from mlx_patch.laws._report import deviation
 from mlx_patch.testing import tiny_model
-
-ROUNDINGS = 8  # each layer reorders its sums, and what layers add up does too
 
 ROTATING = ("llama-sliding", "gpt_oss", "gemma4_text", "baichuan_m1", "muse_spark")
 PICKED = ("deepseek_v32", "deepseek_v41")
@@ -28,17 +29,36 @@ def _last(array: mx.array, name: str, keys: int) -> mx.array:
 @pytest.mark.parametrize("name", [*ROTATING, *PICKED, *FOLDED, *LOOPED])
 def test_the_last_token_alone_is_as_in_the_whole(name):
     model = mp.HookedModel(tiny_model(name))
-    tokens = bench_of(model).tokens
-    _, whole = model.run_with_cache(tokens, sites=model.sites)
+    bench = bench_of(model)
+    tokens, whole, prompt_cache = bench.tokens, bench.own[1], bench.prompt_cache()
+    model.run(tokens[:, :-1], prompt_cache=prompt_cache)
+    bare = model.model(tokens[:, -1:], cache=deepcopy(prompt_cache))
+    own = deviation(bare, bench.plain[:, -1:])
+    assert own <= bench.scale.half_the_digits
+    logits, alone = model.run_with_cache(tokens[:, -1:], sites=model.sites, prompt_cache=prompt_cache)
+    assert deviation(logits, bare) <= bench.exactly("pattern")
+    for site in model.sites:
+        keys = alone[site].shape[-1]
+        got, wanted = (_last(array, site.name, keys) for array in (alone[site], whole[site]))
+        assert deviation(got, wanted) <= bench.scale.beside(own), site
+
+
+@pytest.mark.parametrize("name", PICKED)
+def test_a_token_that_is_made_to_see_all_keys_sees_those_that_it_did_not_pick(name):
+    model = mp.HookedModel(tiny_model(name))
+    tokens, newest = bench_of(model).tokens, 8
+
+    def spread(pattern, site):
+        last = mx.arange(pattern.shape[-1]) >= pattern.shape[-1] - newest
+        return mx.broadcast_to(last / newest, pattern.shape)
+
+    edit = mp.Apply(spread).at("pattern", layer=-1, pos=tokens.shape[1] - 1)
+    wanted = model.run(tokens, [edit], logits_at=-1)
     prompt_cache = make_prompt_cache(model.model)
     model.run(tokens[:, :-1], prompt_cache=prompt_cache)
-    _, alone = model.run_with_cache(tokens[:, -1:], sites=model.sites, prompt_cache=prompt_cache)
-    for site in model.sites:
-        layers = model.n_layers if site.layer is None else site.layer + 1
-        got = alone[site]
-        wanted = _last(whole[site], site.name, got.shape[-1])
-        deviation = mx.max(mx.abs(_last(got, site.name, got.shape[-1]) - wanted)) / mx.max(mx.abs(wanted))
-        assert deviation.item() <= ROUNDINGS * layers * float(mx.finfo(mx.float32).eps), site
+    got = model.run(tokens[:, -1:], [edit], prompt_cache=prompt_cache)
+    assert mx.allclose(got, wanted, rtol=0, atol=1e-5).item()
+    assert not mx.allclose(got, model.run(tokens, logits_at=-1), rtol=0, atol=1e-3).item()
 
 
 def test_an_edit_of_one_key_over_a_rotating_cache_finds_that_key():

@@ -45,6 +45,22 @@ def test_a_prompt_is_taken(capsys):
     assert "  5  yes" in capsys.readouterr().out
 
 
+def test_an_adapter_is_taken(capsys, tmp_path, save_adapter, monkeypatch):
+    save_adapter(HookedModel.load(TINY).model, tmp_path)
+    verify, seen = HookedModel.verify, []
+    monkeypatch.setattr(HookedModel, "verify", lambda self, prompt: seen.append(self.model) or verify(self, prompt))
+    assert cli.main(["verify", str(TINY), "--adapter-path", str(tmp_path)]) == 0
+    assert any("lora_b" in module for module in seen[0].modules())
+    assert "  9  yes" in capsys.readouterr().out
+
+
+def test_a_folder_without_an_adapter_is_one_line(capsys, tmp_path):
+    assert cli.main(["verify", str(TINY), "--adapter-path", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: `adapter_path` must be a folder with adapter_config.json and adapters.safetensors.")
+    assert err.count("\n") == 1
+
+
 def test_a_law_that_does_not_hold(lying, capsys):
     assert cli.main(["verify", str(TINY)]) == 1
     out = capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_patch.errors import ShapeError
 from mlx_patch.laws import LAWS, ROUNDINGS, Finding, Report, check_laws, sums, watching
-from mlx_patch.laws._report import Scale, deviation
+from mlx_patch.laws._report import INSIDE, Scale, deviation
 
 GOOD = Finding(2, "blocks.0.hook_resid_post", 1e-7, 1e-6)
 BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)
@@ -38,13 +38,13 @@ def test_tolerances_are_roundings_of_the_model_s_precision(dtype, rounding):
     layer.set_dtype(dtype)
     scale = Scale(layer)
     assert scale.close == ROUNDINGS * rounding
-    assert scale.through(3) == min(3 * scale.close, 0.25)
+    assert scale.beside(0.0) == scale.close
+    assert scale.beside(rounding) == min(scale.close + INSIDE * rounding, 0.25)
+    assert scale.half_the_digits**2 == pytest.approx(rounding)
 
 
-def test_however_deep_a_model_a_quarter_is_too_far():
-    layer = nn.Linear(2, 2)
-    layer.set_dtype(mx.bfloat16)
-    assert Scale(layer).through(1000) == 0.25
+def test_however_far_off_a_model_itself_is_a_quarter_is_too_far():
+    assert Scale(nn.Linear(2, 2)).beside(0.9) == 0.25
 
 
 def test_a_finding_holds_within_its_tolerance():

@@ -2,12 +2,13 @@ import json
 
 import huggingface_hub.constants
 import mlx.core as mx
+import mlx_lm
 import pytest
 from mlx.utils import tree_flatten
 
 from mlx_patch import HookedModel
 from mlx_patch.errors import FileError
-from mlx_patch.testing import ZOO
+from mlx_patch.testing import ZOO, tiny_model
 
 
 @pytest.fixture
@@ -79,3 +80,62 @@ def test_weights_of_another_shape_are_told(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", **ZOO["llama"][1], "hidden_size": 32}))
     with pytest.raises(FileError, match="must be a model that mlx_lm can load"):
         HookedModel.load(folder)
+
+
+@pytest.fixture
+def adapter(folder, save_adapter):
+    """The folder of an adapter of the model in `folder`."""
+    (where := folder / "adapter").mkdir()
+    save_adapter(HookedModel.load(folder).model, where)
+    return where
+
+
+def test_a_model_is_loaded_with_its_adapter(folder, adapter, tokens):
+    base, adapted = HookedModel.load(folder), HookedModel.load(folder, adapter_path=adapter)
+    assert any("lora_b" in module for module in adapted.model.modules())
+    by_mlx_lm = mlx_lm.load(str(folder), adapter_path=str(adapter))[0]
+    assert mx.array_equal(adapted.run(tokens), by_mlx_lm(tokens)).item()
+    assert not mx.allclose(adapted.run(tokens), base.run(tokens), atol=0.1).item()
+
+
+def test_no_adapter_is_the_model_itself(folder, tokens):
+    base, same = HookedModel.load(folder), HookedModel.load(folder, adapter_path=None)
+    assert mx.array_equal(base.run(tokens), same.run(tokens)).item()
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("adapter_config.json",), r"adapter_config\.json\. Got"),
+        (("adapters.safetensors",), r"adapters\.safetensors\. Got"),
+        (
+            ("adapter_config.json", "adapters.safetensors"),
+            r"adapter_config\.json and adapters\.safetensors\. Got '.*adapter'\. Check the path, or train",
+        ),
+    ],
+)
+def test_a_folder_without_an_adapter_is_refused_at_once(folder, adapter, gone, said):
+    for file in gone:
+        (adapter / file).unlink()
+    with pytest.raises(FileError, match=rf"`adapter_path` must be a folder with {said}"):
+        HookedModel.load(folder, adapter_path=adapter)
+
+
+def test_an_adapter_of_another_model_is_refused(folder, tmp_path, save_adapter):
+    (other := tmp_path / "other").mkdir()
+    save_adapter(tiny_model("gpt2"), other)
+    message = (
+        r"`adapter_path` must hold an adapter of this model\. Got '.*other': .*not an adapter parameter.*own base model"
+    )
+    with pytest.raises(FileError, match=message):
+        HookedModel.load(folder, adapter_path=other)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("{", "Expecting property name"), ("{}", "num_layers"), ('{"num_layers": 3, "lora_parameters": {}}', "scale")],
+)
+def test_a_config_that_makes_no_adapter_is_told(folder, adapter, config, said):
+    (adapter / "adapter_config.json").write_text(config)
+    with pytest.raises(FileError, match=rf"`adapter_path` must hold an adapter of this model\. Got .*{said}"):
+        HookedModel.load(folder, adapter_path=adapter)

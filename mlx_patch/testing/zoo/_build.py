@@ -43,7 +43,7 @@ EXCEPTIONS: Mapping[str, str] = {
     "olmo": "mlx_lm's module stops Python where ai2-olmo is missing, and runs no prompt of more than one token: "
     "it adds the mask to the scores, and the mask is the text 'causal'",
     "phi3small": "mlx_lm adds its mask of bool to the scores of block-sparse layers, which so see what comes later: "
-    "laws 5, 7 and 9, and 6 over a prompt cache, do not hold",
+    "laws 5, 7 and 9 do not hold",
 }
 """Models of the zoo that do not run on every machine, or not as the laws say, with the reason as a clause."""
 
