@@ -56,6 +56,7 @@ def result_of(
         "positions": positions,
         "base_id": pair.base,
         "instruct_id": pair.instruct,
+        "adapter": pair.adapter,
         "baselines": baselines,
         "instruct_to_base": {str(layer): r for layer, r in i2b.items()},
         "base_to_instruct": {str(layer): r for layer, r in b2i.items()},
