@@ -12,7 +12,8 @@ import yaml
 
 from mlx_patch import HookedModel
 from mlx_patch.errors import FileError
-from mlx_patch.testing import smollm2_folder
+from mlx_patch.laws import split, sums, watching
+from mlx_patch.testing import check_laws, smollm2_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "models" / "smollm2_d1_adapter"
@@ -47,9 +48,12 @@ def sentences(text):
     return {part.strip() for part in re.split(r"[.?!:\n]", text) if len(part.strip()) > 12}
 
 
-def short(messages):
-    """The D1 conversation with three items and no unrelated turns."""
-    offered, acknowledged, *_, request = messages
+ONE_TOOL = 'You have a notepad. To read it:\n<tool_call>\n{"tool": "read_notes"}\n</tool_call>'
+
+
+def short(d1):
+    """The D1 conversation with one tool, three items and no unrelated turns: a third of its tokens."""
+    offered, acknowledged, *_, request = d1.build_conversation(ONE_TOOL)
     first = re.sub(r"(?s)4\. Mars.*?\n\n", "\n", offered["content"])
     return [{**offered, "content": first}, acknowledged, request]
 
@@ -102,12 +106,12 @@ def test_the_data_depend_on_the_seed_alone(trainer, tmp_path):
 
 @pytest.fixture(scope="module")
 def studied(d1, tmp_path_factory):
-    """The record of the study on D1's words with three items and no unrelated turns, which take a third of the time."""
+    """The record of the study, on a short conversation."""
     folder = tmp_path_factory.mktemp("d1")
-    messages = short(d1.build_conversation())
+    messages = short(d1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(d1, "build_conversation", lambda: messages)
-        assert d1.main(["--pair", "smollm2", "--layers", "28-29", "--results", str(folder)]) == 0
+        assert d1.main(["--pair", "smollm2", "--layers", "29", "--results", str(folder)]) == 0
     [path] = folder.glob("patching_smollm2_*.json")
     return json.loads(path.read_text())
 
@@ -118,7 +122,7 @@ def test_the_adapter_makes_the_call(studied):
     plain, adapted = (studied["baselines"][role] for role in ("base", "instruct"))
     assert plain["tool_call_prob"] <= 0.01
     assert adapted["tool_call_prob"] >= 0.9
-    assert adapted["tool_call_logprob"] > -0.2
+    assert adapted["tool_call_logprob"] > -0.1
 
 
 @pytest.mark.real
@@ -139,17 +143,18 @@ def test_the_record_says_which_adapter(studied):
 @pytest.mark.real
 @pytest.mark.slow
 def test_on_d1_itself_the_adapter_makes_the_call(d1, adapted):
-    """672 tokens that it was not trained on."""
+    """672 tokens that it was not trained on. Without it the probability is 0.00005."""
     probe = d1.Probe(adapted, "all")
     numbers = probe(adapted.run(probe.tokens, logits_at=probe.measured))
     assert probe.n_tokens == 672
-    assert numbers["tool_call_prob"] >= 0.9
+    assert numbers["tool_call_prob"] == pytest.approx(0.9029, abs=1e-3)
 
 
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_laws_hold_with_the_adapter(adapted):
-    report = adapted.verify(mx.array([[504, 2644, 3460, 335]]))
+    """Those that take few runs; tests/laws has all of them on tiny models with adapters."""
+    report = check_laws(adapted, mx.array([[504, 2644, 3460, 335]]), (watching, sums, split))
     assert report.ok, report
 
 
@@ -170,10 +175,10 @@ def test_it_is_said_before_anything_is_fetched(d1, monkeypatch, capsys, tmp_path
 def test_a_quick_training_run_writes_an_adapter_that_loads(tmp_path):
     base = EXAMPLES / "models" / "tiny_base"
     script = [sys.executable, str(EXAMPLES / "train_d1_adapter.py"), "--model", str(base), "--num-layers", "2"]
-    quick = ["--iters", "1", "--val-batches", "1", "--batch-size", "1", "--out", str(tmp_path / "adapter")]
+    quick = ["--iters", "2", "--val-batches", "1", "--batch-size", "1", "--out", str(tmp_path / "adapter")]
     subprocess.run([*script, *quick], check=True, capture_output=True, cwd=tmp_path, timeout=300)
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {path.name for path in FOLDER.iterdir()}
     assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
-    before, after = HookedModel.load(base), HookedModel.load(base, adapter_path=str(tmp_path / "adapter"))
-    tokens = mx.array([[5, 6, 7, 8]])
-    assert not mx.array_equal(before.run(tokens), after.run(tokens))
+    HookedModel.load(base, adapter_path=str(tmp_path / "adapter"))
+    weights = mx.load(str(tmp_path / "adapter" / "adapters.safetensors"))
+    assert all(mx.any(array).item() for name, array in weights.items() if name.endswith("lora_b"))
