@@ -178,7 +178,7 @@ def test_a_quick_training_run_writes_an_adapter_that_loads(tmp_path):
     quick = ["--iters", "2", "--val-batches", "1", "--batch-size", "1", "--out", str(tmp_path / "adapter")]
     subprocess.run([*script, *quick], check=True, capture_output=True, cwd=tmp_path, timeout=300)
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {path.name for path in FOLDER.iterdir()}
-    assert str(tmp_path) not in (tmp_path / "adapter" / "adapter_config.json").read_text()
+    assert "/" not in (tmp_path / "adapter" / "adapter_config.json").read_text()
     HookedModel.load(base, adapter_path=str(tmp_path / "adapter"))
     weights = mx.load(str(tmp_path / "adapter" / "adapters.safetensors"))
     assert all(mx.any(array).item() for name, array in weights.items() if name.endswith("lora_b"))
