@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parent / "models"
+SMOLLM2 = "SmolLM2-135M-Instruct"  # no hub id: the model that `mlx_patch.testing.smollm2_folder` makes
+ADAPTER = MODELS / "smollm2_d1_adapter"
 
 STATE_ITEMS = [
     "Mercury (planet 1, diameter 4879km)",
@@ -91,12 +93,14 @@ class Pair:
         instruct: Likewise.
         display: Name in tables and plots.
         d1_group: "A" externalises its state to a tool, "B" answers from memory.
+        adapter: Folder of an adapter that mlx_lm trained, which `instruct` is loaded with.
     """
 
     base: str
     instruct: str
     display: str
     d1_group: str
+    adapter: str | None = None
 
 
 PAIRS = {
@@ -112,6 +116,7 @@ PAIRS = {
     ),
     "tiny_ext": Pair(str(MODELS / "tiny_base"), str(MODELS / "tiny_instruct_ext"), "Tiny externaliser", "A"),
     "tiny_int": Pair(str(MODELS / "tiny_base"), str(MODELS / "tiny_instruct_int"), "Tiny internaliser", "B"),
+    "smollm2": Pair(SMOLLM2, SMOLLM2, "SmolLM2 135M, plain and with an adapter", "A", str(ADAPTER)),
 }
 
 

@@ -7,6 +7,7 @@ of one is put into a run of the other, both ways, and the probability of a tool 
 * base to instruct: where the instruct model stops calling it, the layers above cannot make the decision alone.
 
     python examples/d1_externalization.py                               # the embedded demonstration pairs
+    python examples/d1_externalization.py --pair smollm2                # a real model, from a wheel of PyPI
     python examples/d1_externalization.py --pair llama8b --layers 25-31
     python examples/d1_externalization.py --base PATH --instruct PATH --positions last
 
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import mlx.core as mx
 from d1_data import PAIRS, TOOL_STRINGS, Pair, build_conversation
+from d1_models import Role, load
 from d1_report import layer_line, print_peaks, result_of, summary_of, write_figures, write_json
 from tqdm import tqdm
 
@@ -79,16 +81,16 @@ class Models:
     """The two models of a pair, both in memory or one at a time."""
 
     def __init__(self, pair: Pair, sequential: bool):
-        self.ids, self.sequential = {"base": pair.base, "instruct": pair.instruct}, sequential
-        self.held: dict[str, mp.HookedModel] = {}
+        self.pair, self.sequential = pair, sequential
+        self.held: dict[Role, mp.HookedModel] = {}
 
-    def __getitem__(self, role: str) -> mp.HookedModel:
+    def __getitem__(self, role: Role) -> mp.HookedModel:
         if role not in self.held:
             if self.sequential:
                 self.held.clear()
                 gc.collect()
                 mx.clear_cache()
-            self.held[role] = mp.HookedModel.load(self.ids[role])
+            self.held[role] = load(self.pair, role)
         return self.held[role]
 
 
@@ -146,7 +148,7 @@ def scratch(options: argparse.Namespace) -> Iterator[Path | None]:
 
 def checked_layers(pair: Pair, wanted: tuple[int, int] | None) -> list[int]:
     """The layers to patch, once the two models are seen to fit each other. No weights are read for it."""
-    base, instruct = (mp.HookedModel.load(model, lazy=True) for model in (pair.base, pair.instruct))
+    base, instruct = load(pair, "base", lazy=True), load(pair, "instruct", lazy=True)
     for what in ("n_layers", "d_model", "d_vocab"):
         ours, theirs = getattr(base, what), getattr(instruct, what)
         if ours != theirs:

@@ -56,6 +56,7 @@ def result_of(
         "positions": positions,
         "base_id": pair.base,
         "instruct_id": pair.instruct,
+        "adapter": pair.adapter,
         "baselines": baselines,
         "instruct_to_base": {str(layer): r for layer, r in i2b.items()},
         "base_to_instruct": {str(layer): r for layer, r in b2i.items()},
@@ -143,7 +144,8 @@ def _line(panel, result: dict, way: str) -> None:
     peak = max(range(len(effects)), key=lambda i: abs(effects[i]))
     panel.plot(depths[peak], effects[peak], marker="*", markersize=14, color=line.get_color(), zorder=3)
     size = f"{effects[peak]:+.2f}" if abs(effects[peak]) >= 0.005 else f"{effects[peak]:+.0e}"
-    place = {"textcoords": "offset points", "xytext": (7, 9), "fontsize": 8}
+    inwards = {"xytext": (-7, 9), "ha": "right"} if depths[peak] > 85 else {"xytext": (7, 9)}
+    place = {"textcoords": "offset points", "fontsize": 8, **inwards}
     panel.annotate(f"layer {layers[peak]}: {size}", (depths[peak], effects[peak]), **place)
 
 
