@@ -7,7 +7,7 @@ from itertools import pairwise
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit, Replace, Span
-from mlx_patch.sites import Site
+from mlx_patch.sites import SITES, Site
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,27 @@ def _entries(layout: Layout, edit: Edit) -> Iterator[int | None]:
 
 
 def _entry_of_path(layout: Layout, path: str) -> int | None:
-    """The block that a module is in; None for one that is in no block, or in one that is walked several times."""
+    """The block that a module is in, or the number of blocks for the final norm.
+
+    None for a module that is anywhere else, or in a block that is walked several times.
+    """
     if layout.times > 1 or layout.family.parts > 1:
         return None
+    if path == layout.family.final_norm:
+        return len(layout.blocks)
+    return _block_of(layout, path)
+
+
+def _block_of(layout: Layout, path: str) -> int | None:
+    """The first layer whose block has a module at a path; None for a module outside the blocks."""
     paths = ((layer, layout.block_path(layer)) for layer in range(len(layout.blocks)))
     return next((layer for layer, block in paths if path == block or path.startswith(f"{block}.")), None)
+
+
+def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
+    """Whether an edit is made where only positions that are read may come: it needs all positions unembedded."""
+    site = places_of(layout, edit)[0]
+    return site.is_raw and site.raw[0] != layout.family.final_norm and _block_of(layout, site.raw[0]) is None
 
 
 def _first(edit: Edit, length: int) -> int:
@@ -93,6 +109,8 @@ def _first(edit: Edit, length: int) -> int:
         raise SelectionError(
             f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}. Leave it out for all."
         )
+    if edit.site not in SITES:  # whose positions may lie along another axis: only the whole length tells
+        return 0
     return min(local) if edit.intervention.by_position and _upwards(local, edit.head, edit.neuron, edit.batch) else 0
 
 

@@ -1,7 +1,7 @@
 """`Reading`: the metrics of a sweep, and the positions whose logits they read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -25,6 +25,10 @@ class Reading:
     def first(self) -> int:
         """The first position that is read."""
         return 0 if self.at is None else self.at[0]
+
+    def whole(self) -> "Reading":
+        """The same metrics, with all positions unembedded."""
+        return replace(self, at=None)
 
     def measure(self, logits: mx.array, length: int) -> mx.array:
         """Every metric, of the logits at the positions that are read.

@@ -12,7 +12,7 @@ from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._axes import Coordinate, grid_of
-from mlx_patch.sweeps._cells import Cell, cell_of
+from mlx_patch.sweeps._cells import Cell, cell_of, may_follow_the_norm
 from mlx_patch.sweeps._choices import ARGUMENTS, Choices, chosen_by_axis, site_names
 from mlx_patch.sweeps._given import CellChoice, given_cells, labels
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
@@ -91,6 +91,8 @@ def set_up(
     else:
         asked = _of_cells(over, interventions, site_names(at), given)
     _refuse_rows(asked.edits, several=len(batches) > 1 or len(interventions) > 1)
+    if any(may_follow_the_norm(model.layout, edit) for own in asked.edits for cell in own for edit in cell):
+        readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
         tuple(cell_of(model.layout, edits, batch.length, reading.first) for edits in _of_batch(asked.edits, batch))
         for batch, reading in zip(batches, readings, strict=True)
