@@ -127,9 +127,12 @@ def rows_of(name: str, source: Source, where: Where) -> mx.array:
         array = _held(name, source, where.site)
         _refuse_other_length(name, array, source, where)
         return _at_positions(name, array, source.positions, where)
-    if source.shape[1:] != where.whole.shape[1:]:
-        refuse_shape(name, ("any", *where.whole.shape[1:]), source.shape, _unequal(source.shape, where))
-    return where.take(source)
+    if source.shape[1:] == where.whole.shape[1:]:
+        return where.take(source)
+    prompt = where.span.prompt
+    if prompt is not None and source.shape[1:] == _with_length(where.whole.shape, where, prompt)[1:]:
+        return _at_positions(name, source, tuple(range(prompt)), where)
+    refuse_shape(name, ("any", *where.whole.shape[1:]), source.shape, _unequal(source.shape, where))
 
 
 def whole_of(name: str, source: Source, where: Where) -> mx.array:

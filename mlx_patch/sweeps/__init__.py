@@ -2,13 +2,13 @@
 
 from mlx_patch.sweeps._pair import PairResult as PairResult
 from mlx_patch.sweeps._peak import Peak as Peak
+from mlx_patch.sweeps._planned import Plan as Plan
 from mlx_patch.sweeps._result import SweepResult as SweepResult
 from mlx_patch.sweeps._stored import StoredPlan as StoredPlan
-from mlx_patch.sweeps._verdicts import PairRow as PairRow
-from mlx_patch.sweeps._verdicts import PairSummary as PairSummary
-from mlx_patch.sweeps._axes import onwards as onwards
-from mlx_patch.sweeps._axes import up_to as up_to
-from mlx_patch.sweeps._axes import windows as windows
-from mlx_patch.sweeps._plan import Plan as Plan
 from mlx_patch.sweeps._sweep import plan as plan
 from mlx_patch.sweeps._sweep import sweep as sweep
+from mlx_patch.sweeps._verdicts import PairRow as PairRow
+from mlx_patch.sweeps._verdicts import PairSummary as PairSummary
+from mlx_patch.sweeps._windows import onwards as onwards
+from mlx_patch.sweeps._windows import up_to as up_to
+from mlx_patch.sweeps._windows import windows as windows

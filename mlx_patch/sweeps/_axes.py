@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from operator import index
+from typing import Any, SupportsFloat, SupportsIndex
+
+from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import Edit, Interpolate, Intervention
@@ -11,10 +14,13 @@ from mlx_patch.interventions import Edit, Interpolate, Intervention
 NAMES = ("site", "layer", "pos", "head", "neuron", "alpha")
 """What a sweep may go over."""
 
-Coordinate = str | int | float | tuple[int, ...]
-"""One name or number, or ints that are patched together."""
+Chosen = int | float | tuple[int, ...]
+"""A number, or ints that are patched together."""
 
-Every = Callable[[str], Sequence[Coordinate]]
+Coordinate = str | Chosen
+"""What stands at one place of an axis: the name of a site, or a number or group."""
+
+Every = Callable[[str], Sequence[Chosen]]
 """From the name of an axis to all that there is along it."""
 
 
@@ -33,19 +39,23 @@ class Grid:
     site: str | None
 
     def edits(self, intervention: Intervention) -> list[tuple[Edit, ...]]:
-        """The edits of every cell, the last axis fastest."""
-        cells = product(*self.coords.values())
-        return [(self._edit(intervention, dict(zip(self.coords, cell, strict=True))),) for cell in cells]
+        """The edits of every cell, the last axis fastest.
 
-    def _edit(self, intervention: Intervention, chosen: dict[str, Any]) -> Edit:
-        site = chosen.pop("site", self.site)
-        if "alpha" in chosen:
-            intervention = Interpolate(_interpolated(intervention).source, chosen.pop("alpha"))
-        return intervention.at(site, **{**self.fixed, **chosen})
+        Raises:
+            KindError: There are alphas, and the intervention is no `Interpolate`.
+            SelectionError: The site cannot have such a choice.
+        """
+        by_alpha = {alpha: _interpolated(intervention, alpha) for alpha in self.coords.get("alpha", ())}
+        cells = product(*self.coords.values())
+        return [(self._edit(intervention, by_alpha, dict(zip(self.coords, cell, strict=True))),) for cell in cells]
+
+    def _edit(self, intervention: Intervention, by_alpha: Mapping[Any, Intervention], chosen: dict[str, Any]) -> Edit:
+        site, alpha = chosen.pop("site", self.site), chosen.pop("alpha", None)
+        return by_alpha.get(alpha, intervention).at(site, **{**self.fixed, **chosen})
 
 
 def grid_of(
-    over: Sequence[str], sites: Sequence[str], chosen: Mapping[str, Sequence[Coordinate] | None], every: Every
+    over: Sequence[str], sites: Sequence[str], chosen: Mapping[str, Sequence[Chosen] | None], every: Every
 ) -> Grid:
     """The grid of a sweep.
 
@@ -60,20 +70,26 @@ def grid_of(
     """
     _refuse_names(over)
     if "site" not in over and len(sites) != 1:
-        raise ValueRefusedError(f"`at` must be one site unless `over` has 'site'. Got {listed(sites)}.")
-    if chosen.get("alpha") is not None and "alpha" not in over:
-        raise ValueRefusedError("`alphas` must be left out unless `over` has 'alpha'. Give `alpha` to Interpolate.")
+        raise ValueRefusedError(f"`at` must be one site unless `over` has 'site'. Got {listed(sites)}. Add 'site'.")
+    if "alpha" not in over and (alphas := chosen.get("alpha")) is not None:
+        raise ValueRefusedError(
+            f"`alphas` must be left out unless `over` has 'alpha'. Got {listed(alphas)}. "
+            "Give one to Interpolate, or several with over=('alpha',)."
+        )
     coords: dict[str, tuple[Coordinate, ...]] = {}
     for name in over:
         given = chosen.get(name)
         coords[name] = tuple(sites) if name == "site" else tuple(every(name) if given is None else given)
-    fixed = {name: _flat(given) for name, given in chosen.items() if name not in over and given is not None}
+    fixed = {name: flat(given) for name, given in chosen.items() if name not in over and given is not None}
     return Grid(coords, fixed, None if "site" in over else sites[0])
 
 
-def choices(name: str, given: Any) -> tuple[Coordinate, ...] | None:
+def choices(name: str, given: object) -> tuple[Chosen, ...] | None:
     """What a caller chose along an axis: a number, or numbers and groups of numbers.
 
+    Args:
+        name: The argument: "layers", "positions", "heads", "neurons" or "alphas", which alone has no groups.
+        given: What came.
     Raises:
         SelectionError: It holds something else, nothing, or something twice.
     Example:
@@ -84,67 +100,54 @@ def choices(name: str, given: Any) -> tuple[Coordinate, ...] | None:
     """
     if given is None:
         return None
-    many = tuple(_choice(name, one) for one in (given if isinstance(given, Iterable) else (given,)))
+    many = tuple(_choice(name, one) for one in (given if _is_group(given) else (given,)))
     if not many:
         raise SelectionError(f"`{name}` must choose something. Got {given!r}. Leave it out to choose all.")
-    if len(set(many)) < len(many):
-        raise SelectionError(f"`{name}` must not name anything twice. Got {given!r}.")
+    refuse_twice(name, given, many)
     return many
 
 
-def windows(layers: Iterable[int], width: int) -> list[tuple[int, ...]]:
-    """Layers that are patched together: each and those after it, `width` of them, as far as there are so many.
+def refuse_twice(name: str, given: object, many: Sequence[object]) -> None:
+    """Refuse what names one thing twice, be it as 9 and as -1.
 
-    Source:
-        Meng et al. 2022, https://arxiv.org/abs/2202.05262, section 2.2, restore windows of ten layers.
-    Example:
-        >>> windows(range(4), 3)
-        [(0, 1, 2), (1, 2, 3)]
+    Raises:
+        SelectionError: It does.
     """
-    layers = tuple(layers)
-    if not 1 <= width <= len(layers):
-        raise ValueRefusedError(f"`width` must be 1 to {len(layers)}, the number of layers. Got {width}.")
-    return [layers[first : first + width] for first in range(len(layers) - width + 1)]
+    if len(set(many)) < len(many):
+        raise SelectionError(f"`{name}` must not name anything twice. Got {given!r}. Leave one of them out.")
 
 
-def up_to(layers: Iterable[int]) -> list[tuple[int, ...]]:
-    """Layers that are patched together: all up to each one.
+def _is_group(one: object) -> TypeIs[Iterable[object]]:
+    """Whether it holds several; an array of no axes is one number."""
+    return isinstance(one, Iterable) and not isinstance(one, str) and getattr(one, "ndim", 1) > 0
+
+
+def _choice(name: str, one: object) -> Chosen:
+    if name == "alphas":
+        return _alpha(one)
+    return tuple(_index(name, part) for part in one) if _is_group(one) else _index(name, one)
+
+
+def _index(name: str, one: object) -> int:
+    if isinstance(one, bool) or not isinstance(one, SupportsIndex) or _is_group(one):
+        raise SelectionError(f"`{name}` must hold ints, or groups of ints. Got {one!r}. Write [0, 1] or [(0, 1), 2].")
+    return index(one)
+
+
+def _alpha(one: object) -> float:
+    if isinstance(one, bool) or not isinstance(one, SupportsFloat) or _is_group(one):
+        raise SelectionError(f"`alphas` must hold numbers. Got {one!r}. Write [0.0, 0.5, 1.0].")
+    return float(one)
+
+
+def flat(given: Iterable[Chosen]) -> tuple[int, ...]:
+    """Numbers and groups of numbers in one row, as `Intervention.at` takes what is the same in every cell.
 
     Example:
-        >>> up_to(range(3))
-        [(0,), (0, 1), (0, 1, 2)]
+        >>> flat([0, (1, 2)])
+        (0, 1, 2)
     """
-    layers = tuple(layers)
-    return [layers[: last + 1] for last in range(len(layers))]
-
-
-def onwards(layers: Iterable[int]) -> list[tuple[int, ...]]:
-    """Layers that are patched together: each one and all after it.
-
-    Example:
-        >>> onwards(range(3))
-        [(0, 1, 2), (1, 2), (2,)]
-    """
-    layers = tuple(layers)
-    return [layers[first:] for first in range(len(layers))]
-
-
-def _choice(name: str, one: object) -> Coordinate:
-    if isinstance(one, Iterable) and not isinstance(one, str):
-        return tuple(_number(name, part) for part in one)
-    return _number(name, one)
-
-
-def _number(name: str, one: object) -> int | float:
-    if isinstance(one, bool) or not hasattr(one, "__index__" if name != "alphas" else "__float__"):
-        kind = "numbers" if name == "alphas" else "ints, or groups of ints"
-        raise SelectionError(f"`{name}` must hold {kind}. Got {one!r}.")
-    return float(cast(float, one)) if name == "alphas" else int(cast(int, one))
-
-
-def _flat(given: Sequence[Coordinate]) -> tuple[int, ...]:
-    """A choice that is the same in every cell, as `Intervention.at` takes it."""
-    parts = (one if isinstance(one, tuple) else (cast(int, one),) for one in given)
+    parts = (one if isinstance(one, tuple) else (int(one),) for one in given)
     return tuple(n for part in parts for n in part)
 
 
@@ -154,13 +157,15 @@ def _refuse_names(over: Sequence[str]) -> None:
             near = did_you_mean(str(name), NAMES)
             raise UnknownNameError(f"`over` must hold axes of a sweep. Got {name!r}. {near}")
     if not over or len(set(over)) < len(over):
-        raise ValueRefusedError(f"`over` must name at least one axis, and each once. Got {tuple(over)}.")
+        raise ValueRefusedError(
+            f"`over` must name at least one axis, and each once. Got {tuple(over)}. Write over=('layer',), say."
+        )
 
 
-def _interpolated(intervention: Intervention) -> Interpolate:
+def _interpolated(intervention: Intervention, alpha: Any) -> Interpolate:
     if not isinstance(intervention, Interpolate):
         raise KindError(
             f"`intervention` must be an Interpolate where `over` has 'alpha'. Got {intervention!r}. "
             "Write mp.Interpolate(source, 1.0)."
         )
-    return intervention
+    return Interpolate(intervention.source, alpha)

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit, Interpolate, Replace, Span
-from mlx_patch.sites import Site
-
-ENDS = ("final_norm",)
+from mlx_patch.sites import SITES, Site
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
         MissingSiteError, SelectionError: A site, layer or position that is not there.
     """
     entries = [entry for edit in edits for entry in _entries(layout, edit)]
-    known = None if None in entries else min(entry for entry in entries if entry is not None)
+    known = [entry for entry in entries if entry is not None]
+    entry = min(known) if len(known) == len(entries) else None
     start = min(reads, *(_first(edit, length) for edit in edits)) if can_be_split(layout) else 0
-    return Cell(tuple(edits), known, start)
+    return Cell(tuple(edits), entry, start)
 
 
 def can_be_split(layout: Layout) -> bool:
@@ -81,27 +81,58 @@ def _entries(layout: Layout, edit: Edit) -> Iterator[int | None]:
             yield _entry_of_path(layout, site.raw[0])
         elif site.name == "embed":
             yield None if layout.family.embed else 0
-        elif site.name in ENDS:
+        elif site.name == "final_norm":
             yield len(layout.blocks)
         else:
             yield (site.layer or 0) + (site.name == "resid_post")
 
 
 def _entry_of_path(layout: Layout, path: str) -> int | None:
-    """The block that a module is in; None for one that is in no block, or in one that is walked several times."""
+    """The block that a module is in, or the number of blocks for the final norm.
+
+    None for a module that is anywhere else, or in a block that is walked several times.
+    """
     if layout.times > 1 or layout.family.parts > 1:
         return None
+    if path == layout.family.final_norm:
+        return len(layout.blocks)
+    return _block_of(layout, path)
+
+
+def _block_of(layout: Layout, path: str) -> int | None:
+    """The first layer whose block has a module at a path; None for a module outside the blocks."""
     paths = ((layer, layout.block_path(layer)) for layer in range(len(layout.blocks)))
     return next((layer for layer, block in paths if path == block or path.startswith(f"{block}.")), None)
 
 
+def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
+    """Whether an edit is made where only positions that are read may come: it needs all positions unembedded."""
+    site = places_of(layout, edit)[0]
+    return site.is_raw and site.raw[0] != layout.family.final_norm and _block_of(layout, site.raw[0]) is None
+
+
 def _first(edit: Edit, length: int) -> int:
-    if edit.pos is None or not edit.intervention.by_position:
+    """The first position that an edit changes, as far as a run of the positions from there on gives the same."""
+    if edit.pos is None:
         return 0
     local = Span(0, length, length).local(edit.pos)
     if not local:
-        raise SelectionError(f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}.")
-    return min(local)
+        raise SelectionError(
+            f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}. Leave it out for all."
+        )
+    if edit.site not in SITES:  # whose positions may lie along another axis: only the whole length tells
+        return 0
+    return min(local) if edit.intervention.by_position and _upwards(local, edit.head, edit.neuron, edit.batch) else 0
+
+
+def _upwards(*picks: Sequence[int] | None) -> bool:
+    """Whether each choice goes upwards.
+
+    An array of the shape of what is picked is in the order of the picks; one of the shape of the activation is not. In
+    a run of fewer positions the first can have the shape of the second. Only where both orders agree is that no matter.
+    """
+    pairs = (pair for pick in picks for pair in pairwise(pick or ()))
+    return all(before < after and (before < 0) == (after < 0) for before, after in pairs)
 
 
 def unedited_sites(layout: Layout, cells: Sequence[Cell]) -> tuple[Site, ...]:

@@ -6,7 +6,7 @@ from typing import cast, get_args
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import ArchitectureError, UnknownNameError, did_you_mean
 from mlx_patch.sweeps._cells import Cell
-from mlx_patch.sweeps._plan import Executor
+from mlx_patch.sweeps._planned import Executor
 
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_patch.sweeps._plan import Group, Pass
+from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.sweeps._plan import Bounds
+from mlx_patch.sweeps._planned import Group, Pass
 from mlx_patch.sweeps._setup import Setup
 
 _STREAMS = 12
@@ -54,6 +56,25 @@ def device_budget() -> int | None:
     return max(0, whole - mx.get_active_memory()) // 2
 
 
+def bounds_of(memory: int | None) -> Bounds:
+    """How large passes may get.
+
+    Args:
+        memory: Bytes that a pass may take beside the weights, if one cell does not take more; None for what the device
+            has to spare.
+    Raises:
+        KindError: It is no whole number.
+        ValueRefusedError: It is less than 1.
+    """
+    if memory is None:
+        return Bounds(memory=device_budget())
+    if isinstance(memory, bool) or not isinstance(memory, int):
+        raise KindError(f"`memory` must be a whole number of bytes. Got {memory!r}. Write 4 * 2**30 for 4 GiB.")
+    if memory < 1:
+        raise ValueRefusedError(
+            f"`memory` must be 1 byte or more. Got {memory}. Leave it out for half of what the device has left."
+        )
+    return Bounds(memory=memory)
 
 
 def footprint(setup: Setup) -> Footprint:

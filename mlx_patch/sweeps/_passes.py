@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout, Place
 from mlx_patch.engine import Action, Frame, Hook, Opened, Pass, Phase, repeated
-from mlx_patch.errors import EditNotUsedError
+from mlx_patch.errors import EditNotUsedError, ShapeError
 from mlx_patch.interventions import Edit, Span
 from mlx_patch.model import action_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
@@ -33,6 +33,7 @@ class Rows:
         piece: Positions that run at once, at most, where the cells and the model allow more than one piece.
         token_layers: What went through the blocks, counted as it goes.
         used: Which edits have acted: numbers of a cell, and of an edit in it.
+        height: The rows of the batch, as it grows.
     """
 
     layout: Layout
@@ -42,6 +43,7 @@ class Rows:
     entries: Sequence[int]
     piece: int
     token_layers: int = 0
+    height: int = 0
     used: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -69,6 +71,7 @@ class Rows:
         tokens = repeated(self.tokens, rows * self.batch)
         logits = tokens
         for begin, end in pairwise(edges):
+            self.height = rows * self.batch
             seen = [*hooks, *sharing, *(last if end == self.length else [])]
             logits = self._forward(tokens[:, begin:end], seen, opened.caches if opened else fresh)
         refuse_unused([*hooks, *last])
@@ -113,6 +116,7 @@ class Rows:
         here = [i for i, entry in enumerate(self.entries) if entry == layer]
         before = [] if layer == self.entries[0] else [value]
         grown = mx.concatenate([*before, *(self._row(i, base, value, now) for i in here)], axis=0) if here else value
+        self.height = grown.shape[0]
         if layer < len(self.layout.blocks):
             self.token_layers += grown.shape[0] * now.length
         if here and opened is not None and now.offset == self.start:
@@ -142,20 +146,29 @@ class Rows:
         new = edit.apply(value, site, Span(now.offset, now.length, self.length, pieces=in_pieces))
         if new is None:
             return value
-        self.used.add((cell, self.cells[cell].edits.index(edit)))
+        self.used.add((cell, id(edit)))
         return new
 
     def _actions(self) -> list[tuple[Place, Action]]:
-        """What is edited at each site, over all cells."""
-        found: dict[Site, dict[int, list[Edit]]] = {}
+        """What is edited at each site, over all cells; in an order in which the edits of each cell keep their own."""
+        found: list[tuple[Site, dict[int, list[Edit]]]] = []
         for i, cell in enumerate(self.cells):
+            turn = 0  # two sites can be one place, where order matters: `embed` and the first `resid_pre`
             for edit in cell.edits:
                 for site in places_of(self.layout, edit):
                     if site != left_by(self.entries[i]):
-                        found.setdefault(site, {}).setdefault(i, []).append(edit)
-        return [(self.layout.place(site), partial(self._act, site, edits)) for site, edits in found.items()]
+                        turn = next((n for n in range(turn, len(found)) if found[n][0] == site), len(found))
+                        if turn == len(found):
+                            found.append((site, {}))
+                        found[turn][1].setdefault(i, []).append(edit)
+        return [(self.layout.place(site), partial(self._act, site, edits)) for site, edits in found]
 
     def _act(self, site: Site, edits: Mapping[int, Sequence[Edit]], value: mx.array, now: Pass) -> mx.array:
+        if value.shape[:1] != (self.height,):
+            raise ShapeError(
+                f"`executor` must be 'reference' for edits at {site}, whose first axis does not hold the rows of the "
+                f"batch. Got shape {value.shape} with {self.height} rows. Choose it, or a named site."
+            )
         pieces, done = [], 0
         for i in sorted(edits):
             own = self._at(i)
@@ -168,8 +181,8 @@ class Rows:
 
     def _refuse_unmade(self) -> None:
         for i, cell in enumerate(self.cells):
-            for number, edit in enumerate(cell.edits):
-                if (i, number) not in self.used:
+            for edit in cell.edits:
+                if (i, id(edit)) not in self.used:
                     raise EditNotUsedError(
                         f"`edits` must each act. {edit!r} did not: none of its positions was computed. "
                         "Choose positions of this prompt."

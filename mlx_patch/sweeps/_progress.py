@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, MissingExtraError
 
 ProgressChoice = Callable[[int, int], object] | bool | None
 """A function of the cells that are done and of all; True for a bar, False for none; None for one on a terminal."""
@@ -19,18 +19,23 @@ class Progress:
         choice: What the caller asked for.
         total: All cells.
         done: Those that were done before.
-
     Raises:
         KindError: `choice` is none.
+        MissingExtraError: A bar is asked for, and tqdm is not installed.
     """
 
     def __init__(self, choice: ProgressChoice, total: int, done: int = 0):
         if not (choice is None or isinstance(choice, bool) or callable(choice)):
             raise KindError(
-                f"`progress` must be a function of (done, total), a bool or None. Got {type(choice).__name__}."
+                f"`progress` must be a function of (done, total), a bool or None. Got {type(choice).__name__}. "
+                "Leave it out for a bar on a terminal."
+            )
+        if choice is True and not find_spec("tqdm"):
+            raise MissingExtraError(
+                "`progress` must be a function where tqdm is not installed. Got True. Run `pip install tqdm`."
             )
         self.told = choice if callable(choice) else None
-        self.wants_bar = choice is True or (choice is None and sys.stderr.isatty())
+        self.wants_bar = choice is True or (choice is None and _on_terminal())
         self.total, self.done = total, done
         self.bar: Any = None
 
@@ -54,3 +59,8 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _on_terminal() -> bool:
+    """Whether somebody reads what is written to the standard error; programs without a console have none."""
+    return sys.stderr is not None and sys.stderr.isatty()

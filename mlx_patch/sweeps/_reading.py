@@ -1,12 +1,12 @@
 """`Reading`: the metrics of a sweep, and the positions whose logits they read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_patch.errors import SelectionError
-from mlx_patch.metrics import Metric
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
+from mlx_patch.metrics import Metric, Tokenizer, as_metric
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Reading:
         """The first position that is read."""
         return 0 if self.at is None else self.at[0]
 
+    def whole(self) -> "Reading":
+        """The same metrics, with all positions unembedded."""
+        return replace(self, at=None)
+
     def measure(self, logits: mx.array, length: int) -> mx.array:
         """Every metric, of the logits at the positions that are read.
 
@@ -42,6 +46,29 @@ class Reading:
             return metric(logits)
         index = self.at.index(metric.pos % length)
         return metric.at_last()(logits[:, index : index + 1])
+
+
+def metrics_of(given: object, tokenizer: Tokenizer | None) -> tuple[Metric, ...]:
+    """The metrics that a caller names, with their strings as token ids.
+
+    Raises:
+        KindError: There is none, or something that is none.
+        ValueRefusedError: Two have the same name.
+        TokenError: A string is not one token.
+    """
+    if given is None or (isinstance(given, list | tuple) and not given):
+        came = "None" if given is None else "an empty list"
+        raise KindError(
+            f"`metric` must be a metric, or several. Got {came}. Write mp.metrics.LogitDiff(' Mary', ' John'), say."
+        )
+    many = given if isinstance(given, list | tuple) else (given,)
+    metrics = tuple(as_metric(one).resolve(tokenizer) for one in many)
+    names = [one.name for one in metrics]
+    if len(set(names)) < len(names):
+        raise ValueRefusedError(
+            f"`metric` must hold metrics of different names. Got {listed(names)}. Name them yourself: `name=`."
+        )
+    return metrics
 
 
 def reading_of(metrics: Sequence[Metric], length: int) -> Reading:

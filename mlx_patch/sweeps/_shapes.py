@@ -1,4 +1,4 @@
-"""The shapes of activations, from a run of one token; with them, cells are tried before anything long is run."""
+"""`Shapes`: the shapes of a model's activations, from a run of one token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
-from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import Span
+from mlx_patch.errors import SelectionError, listed
 from mlx_patch.model import run
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._cells import Cell, places_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +48,13 @@ class Shapes:
         """
         sites = tuple(site for name in names for site in self._sites(name, layers))
         for site in sites:
-            if ("head" not in site.axes) if axis == "head" else (site.axes[-1:] in ((), ("key_pos",))):
-                raise SelectionError(f"`over` must not have {axis!r} at {site}, which has no such axis that is known.")
+            _refuse_without(axis, site)
         self.learn(sites)
         found = {self._known[site][0][site.axes.index("head") if axis == "head" else -1] for site in sites}
         if len(found) > 1:
             raise SelectionError(
-                f"`{axis}s` must be given where layers differ in their number. Got None, and {sorted(found)} of them."
+                f"`{axis}s` must be given where sites or layers differ in how many they have: {listed(sorted(found))}. "
+                f"Got None. Give those that all have, {axis}s=range({min(found)}), or choose layers that agree."
             )
         return found.pop()
 
@@ -66,18 +64,12 @@ class Shapes:
         return (Site.parse(name),)
 
 
-def refuse_misfits(shapes: Shapes, size: Sequence[int], cells: Sequence[Cell]) -> None:
-    """Try every edit on zeros that are never computed, so that what does not fit is refused before a pass is run.
-
-    Raises:
-        ShapeError, SelectionError, KindError: As the edit says when it runs.
-    """
-    batch, length = size
-    wanted = [site for cell in cells for edit in cell.edits for site in places_of(shapes.layout, edit)]
-    shapes.learn(wanted)
-    blank = {site: shapes.zeros(site, batch, length) for site in dict.fromkeys(wanted)}
-    for cell in cells:
-        for edit in cell.edits:
-            for site in places_of(shapes.layout, edit):
-                if (zeros := blank[site]) is not None:
-                    edit.apply(zeros, site, Span(0, length, length))
+def _refuse_without(axis: str, site: Site) -> None:
+    if site.is_raw:
+        raise SelectionError(
+            f"`{axis}s` must be given at {site}, of which nobody knows the axes. Got None. Write {axis}s=[0, 1], say."
+        )
+    if ("head" not in site.axes) if axis == "head" else (site.axes[-1] == "key_pos"):
+        raise SelectionError(
+            f"`over` must not have {axis!r} at {site}, whose axes are: {listed(site.axes)}. Leave it out."
+        )

@@ -10,9 +10,9 @@ from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._memory import device_budget, footprint
+from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._executors import chosen_executor
-from mlx_patch.sweeps._plan import Bounds, Group, Plan, make_plan
+from mlx_patch.sweeps._plan import Group, Plan, make_plan
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
 from mlx_patch.sweeps._result import SweepResult
@@ -113,8 +113,7 @@ def _planned(setup: Setup, wanted: str, memory: int | None) -> Plan:
     layout = setup.model.layout
     executor, why = chosen_executor(wanted, layout, [cell for own in setup.cells for cell in own])
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
-    bounds = Bounds(memory=device_budget() if memory is None else memory)
-    return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds, footprint(setup), why)
+    return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds_of(memory), footprint(setup), why)
 
 
 def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:

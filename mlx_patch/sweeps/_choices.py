@@ -1,0 +1,126 @@
+"""`Choices`: what a caller chose along the axes of a sweep, and what there is where nothing was chosen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
+from mlx_patch.model import HookedModel
+from mlx_patch.sites import SITES, Site
+from mlx_patch.sweeps._axes import Chosen, choices, flat, refuse_twice
+from mlx_patch.sweeps._prompts import Batch
+from mlx_patch.sweeps._shapes import Shapes
+
+ARGUMENTS = {"layer": "layers", "pos": "positions", "head": "heads", "neuron": "neurons", "alpha": "alphas"}
+"""The argument that chooses along an axis, by the name of the axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What a caller chose along the axes of a sweep.
+
+    Attributes:
+        model: The model.
+        batches: The prompts, in groups of equal length.
+        sites: Where to patch.
+        chosen: Layers, positions and so on, by the name of the axis; None is all.
+        shapes: What says how many heads and neurons there are.
+    """
+
+    model: HookedModel
+    batches: Sequence[Batch]
+    sites: Sequence[str]
+    chosen: Mapping[str, Sequence[Chosen] | None]
+    shapes: Shapes
+
+    def every(self, name: str) -> Sequence[Chosen]:
+        """All that there is along an axis.
+
+        Raises:
+            SelectionError: A site has no such axis, or the layers differ in how much there is.
+            ValueRefusedError: Only the caller can say.
+        """
+        if name == "layer":
+            return _layers(self.sites, self.model)
+        if name == "pos":
+            return self._positions()
+        if name == "alpha":
+            raise ValueRefusedError("`alphas` must be given where `over` has 'alpha'. Got None. Write [0.0, 0.5, 1.0].")
+        layers = self.chosen["layer"]
+        return range(self.shapes.size(name, self.sites, None if layers is None else flat(layers)))
+
+    def _positions(self) -> Sequence[Chosen]:
+        if len(self.batches) > 1:
+            raise ValueRefusedError(
+                "`positions` must be given where prompts differ in length. Got None. Count from the end: [-2, -1]."
+            )
+        return range(self.batches[0].length)
+
+
+def chosen_by_axis(
+    given: Mapping[str, object], n_layers: int, batches: Sequence[Batch]
+) -> dict[str, Sequence[Chosen] | None]:
+    """What a caller chose, by the name of the axis: numbers from 0 wherever it is known from which end they count.
+
+    Args:
+        given: By the name of the axis.
+        n_layers: How many layers there are.
+        batches: The prompts. Where they differ in length, negative positions stay negative.
+    Raises:
+        SelectionError: It is no choice, names something twice, or something that is not there.
+    """
+    chosen: dict[str, Sequence[Chosen] | None] = {axis: choices(ARGUMENTS[axis], given[axis]) for axis in ARGUMENTS}
+    shortest = min(batch.length for batch in batches)
+    positions = _absolute("positions", chosen["pos"], shortest)
+    chosen["layer"] = _absolute("layers", chosen["layer"], n_layers)
+    return chosen if len(batches) > 1 else {**chosen, "pos": positions}
+
+
+def site_names(at: object) -> tuple[str, ...]:
+    """The sites that a caller names, as `Intervention.at` takes them.
+
+    Raises:
+        KindError: Something is no site.
+        ValueRefusedError: A site is there twice.
+    """
+    many = () if at is None else tuple(at) if isinstance(at, list | tuple) else (at,)
+    if not all(isinstance(one, str | Site) for one in many):
+        raise KindError(f"`at` must be a site, or several. Got {at!r}. Write at='resid_post', say.")
+    names = tuple(one.name if isinstance(one, Site) and one.layer is None else str(one) for one in many)
+    if len(set(names)) < len(names):
+        raise ValueRefusedError(f"`at` must name each site once. Got {listed(names)}. Leave one of them out.")
+    return names
+
+
+def _absolute(name: str, given: Sequence[Chosen] | None, size: int) -> tuple[Chosen, ...] | None:
+    """Numbers from 0 in place of those that count from the end."""
+    if given is None:
+        return None
+    many = tuple(
+        tuple(_from_0(name, n, size) for n in one) if isinstance(one, tuple) else _from_0(name, int(one), size)
+        for one in given
+    )
+    refuse_twice(name, list(given), many)
+    return many
+
+
+def _from_0(name: str, n: int, size: int) -> int:
+    if not -size <= n < size:
+        raise SelectionError(f"`{name}` must lie in {-size} to {size - 1}. Got {n}.")
+    return n % size
+
+
+def _layers(sites: Sequence[str], model: HookedModel) -> list[int]:
+    """The layers that have all of some sites."""
+    for name in sites:
+        if name not in SITES or not SITES[name].layered:
+            raise SelectionError(
+                f"`over` must not have 'layer' at {name!r}, which is not one of a kind that blocks have. "
+                "Leave 'layer' out, or name the site without its layer."
+            )
+    having = [{site.layer for site in model.layout.select(name, None)} for name in sites]
+    common = sorted(layer for layer in set.intersection(*having) if layer is not None)
+    if not common:
+        raise SelectionError(
+            f"`at` must be sites that a layer has together. Got {listed(sites)}. Sweep them one by one."
+        )
+    return common
