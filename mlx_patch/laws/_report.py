@@ -80,9 +80,10 @@ LAWS: dict[int, str] = {
     5: "an edit at a position leaves the logits before it as they were",
     6: "after an exception in a run, the model is as before",
     7: "attention patterns are causal, sum to 1 and make z; heads are heads",
+    8: "a fast sweep equals the reference sweep, at the cost that its plan names",
     9: "a prompt split over a prompt cache gives what the whole gives",
 }
-"""The laws by number. Law 8, that a fast sweep equals the reference sweep, belongs to sweeps."""
+"""The laws by number. Law 8 is checked by `mlx_patch.sweeps.check_sweeps`, for it needs sweeps."""
 
 
 class Scale:

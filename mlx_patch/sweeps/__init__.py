@@ -1,5 +1,7 @@
 """Sweeps: what they measured, with statistics over examples, files and plots."""
 
+from mlx_patch.sweeps._law import check_sweeps as check_sweeps
+from mlx_patch.sweeps._law import exact_sweeps as exact_sweeps
 from mlx_patch.sweeps._pair import PairResult as PairResult
 from mlx_patch.sweeps._peak import Peak as Peak
 from mlx_patch.sweeps._planned import Plan as Plan

@@ -196,9 +196,9 @@ VIEWS = [
     Fault("heads are not put back", HeadsFirst, "write", heads_not_put_back, 3, "gemma2"),
 ]
 ATTENTION = [
-    Fault("the mask is off by one", _attention, "_masked", sees_the_next, 7),
-    Fault("scores are not masked", _attention, "_masked", lambda scores, mask: scores, 7),
-    Fault("the softmax goes over queries", _attention, "_softmax", lambda x, sinks: mx.softmax(x, axis=-2), 7),
+    Fault("the mask is off by one", _attention, "masked", sees_the_next, 7),
+    Fault("scores are not masked", _attention, "masked", lambda scores, mask: scores, 7),
+    Fault("the softmax goes over queries", _attention, "softmax", lambda x, sinks: mx.softmax(x, axis=-2), 7),
     Fault("KV heads are tiled, not repeated", _recipes, "attend", tiled, 7),
     Fault("scores are not scaled", _recipes, "attend", without_scale, 1),
     Fault("scores are shown before the mask", _recipes, "attend", before_the_mask, 7),

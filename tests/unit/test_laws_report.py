@@ -80,7 +80,7 @@ def test_laws_can_be_chosen(tiny):
 def test_a_model_verifies_itself(tiny):
     report = tiny().verify(mx.array([[1, 2, 3, 4]]))
     assert report.ok
-    assert {finding.law for finding in report.findings} == set(LAWS)
+    assert {finding.law for finding in report.findings} == set(LAWS) - {8}  # which is of sweeps
 
 
 def test_three_tokens_are_too_few(tiny):

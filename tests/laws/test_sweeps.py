@@ -1,0 +1,123 @@
+"""Law 8 on every architecture: a fast sweep equals the reference sweep, at the cost that its plan names."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache, make_prompt_cache
+
+import mlx_patch as mp
+from mlx_patch.errors import ShapeError
+from mlx_patch.sweeps._law import _spread
+from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
+
+RUN = [name for name in ZOO if name not in EXCEPTIONS]
+LONG = mx.array([[(11 + 37 * (i + 20 * row)) % 96 for i in range(20)] for row in (0, 1)])
+"""Two prompts, five times as long as the windows of the zoo; one patch is behind the first window's end."""
+
+MORE_THAN_THE_STREAM = {
+    *("afm7", "deepseek_v41", "gemma3n", "gemma4", "gemma4_text", "gemma4_text-experts", "hunyuan", "hunyuan-dense"),
+    *("iquestloopcoder", "kimi_k3", "longcat_flash", "longcat_flash_ngram", "rwkv7", "talkie"),
+}
+"""Where rows cannot begin in the middle of the model, because later blocks read more than the stream."""
+
+WINDOWED = ("llama-sliding", "gemma3_text", "gpt_oss", "baichuan_m1", "gear", "recurrent_gemma", "llama4", "plamo3")
+DENSE = (
+    *("llama", "llama-sliding", "gemma2", "gpt2", "gpt_neox-parallel", "phi3", "qwen3", "granite", "hunyuan-dense"),
+    *("mamba2", "qwen3_5", "minicpm3"),
+)
+EXPERTS = ("mixtral", "deepseek_v3")  # which MLX's CPU backend multiplies in float32 alone
+COARSER = [*((name, p) for name in DENSE for p in ("bfloat16", "4bit")), *((name, "4bit") for name in EXPERTS)]
+
+
+def windowed(model) -> bool:
+    parts = [part for entry in make_prompt_cache(model) for part in getattr(entry, "caches", (entry,))]
+    return any(isinstance(part, RotatingKVCache | ChunkedKVCache) for part in parts)
+
+
+def grown(report) -> bool:
+    return any("grow in smaller passes" in finding.what for finding in report.findings)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_fast_sweep_equals_the_reference_sweep(name, tiny):
+    model = tiny(name)
+    report = check_sweeps(model, LONG if windowed(model.model) else None)
+    assert report.ok, report
+    assert {finding.law for finding in report.findings} == {8}
+    assert grown(report) == (name not in MORE_THAN_THE_STREAM)
+    if not model.layout.family.rounds:
+        assert all(finding.tolerance <= 1e-5 for finding in report.findings)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_a_patch_within_the_first_window(name, tiny):
+    report = check_sweeps(tiny(name))
+    assert report.ok, report
+
+
+@pytest.mark.parametrize(("name", "precision"), COARSER)
+def test_in_coarser_precision(name, precision, tiny):
+    report = check_sweeps(tiny(name, precision))
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("prompt", [[[5, 5, 5, 5, 9]], [[3, 1, 4, 1]], [[i * row for i in range(1, 7)] for row in (1, 2, 3)]])
+def test_of_other_prompts(prompt, tiny):
+    report = check_sweeps(tiny("llama"), mx.array(prompt))
+    assert report.ok, report
+
+
+def test_a_prompt_of_three_tokens_is_refused(tiny):
+    with pytest.raises(ShapeError, match=r"`prompt` must have 4 tokens or more\. Got 3"):
+        check_sweeps(tiny("llama"), [1, 2, 3])
+
+
+def test_every_site_is_swept(tiny):
+    findings = check_sweeps(tiny("qwen3_5")).findings
+    compared = {finding.what for finding in findings}
+    for name in ("resid_post", "attn_out", "mixer_out", "mlp_out", "z"):
+        for over in ("layer", "layer and pos"):
+            assert {f"by {over}, rows, {name}", f"by {over}, grow in smaller passes, {name}"} <= compared
+    assert {"by layer and head, rows, z", "by layer and head, grow in smaller passes, z"} <= compared
+
+
+class Decoder(nn.Module):
+    """A decoder that is none of mlx_lm's: each block adds a map of the mean of what came before."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.blocks, self.out = nn.Embedding(96, 8), [Block() for _ in range(3)], nn.Linear(8, 96)
+
+    def __call__(self, tokens):
+        stream = self.embed(tokens)
+        for block in self.blocks:
+            stream = block(stream)
+        return self.out(stream)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(8, 8)
+
+    def __call__(self, stream):
+        return stream + self.map(mx.cumsum(stream, axis=1) / mx.arange(1, stream.shape[1] + 1)[:, None])
+
+
+def test_a_model_without_a_table_is_swept_in_rows():
+    report = check_sweeps(mp.HookedModel(Decoder()))
+    assert report.ok, report
+    assert not grown(report)
+
+
+def test_it_is_a_law_like_the_others(tiny):
+    report = check_laws(tiny("llama"), laws=(exact_sweeps,))
+    assert report.ok, report
+    assert LAWS[8] in str(report)
+
+
+def test_some_of_many_are_picked_with_both_ends():
+    assert _spread(range(30), 5) == [0, 7, 14, 21, 29]
+    assert _spread(range(3), 5) == [0, 1, 2]
+    assert _spread((4,), 5) == [4]
+    assert _spread((), 5) == []
