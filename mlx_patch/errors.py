@@ -11,6 +11,7 @@
     * `ArchitectureError` (`TypeError`): a model for which there is no table, or one that cannot be tapped
     * `TokenError` (`ValueError`): text or tokens that do not resolve as they must
     * `FileError` (`OSError`): a file or a model that cannot be read, written or fetched
+    * `RankError` (`RuntimeError`): another process of a distributed sweep that failed, is gone, or runs something else
     * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
 
 One warning, `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
@@ -70,6 +71,10 @@ class TokenError(PatchError, ValueError):
 
 class FileError(PatchError, OSError):
     """A file or a model that cannot be read, written or fetched."""
+
+
+class RankError(PatchError, RuntimeError):
+    """Another process of a distributed sweep that failed, is gone, or runs something else."""
 
 
 class MissingExtraError(PatchError, ImportError):

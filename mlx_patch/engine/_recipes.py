@@ -16,9 +16,9 @@ from mlx_lm.models.base import scaled_dot_product_attention as fused_attention
 from mlx_patch.engine import _recipes_experts as experts
 from mlx_patch.engine._attention import attend, dequantized
 from mlx_patch.engine._fused_sums import fused_sums
+from mlx_patch.engine._hook import SHARED_PAST
 from mlx_patch.engine._key_order import in_order
 from mlx_patch.engine._recipes_sparse import indexed, sparse
-from mlx_patch.engine._hook import SHARED_PAST
 from mlx_patch.engine._scope import Call, Listener, Mlx, Scope, WithMethods, rebound
 from mlx_patch.engine._shared_past import attend_shared, worth_it
 from mlx_patch.errors import ArchitectureError

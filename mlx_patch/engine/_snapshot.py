@@ -98,7 +98,9 @@ class Opened:
 
     def _unused(self, n: int) -> bool:
         now, given = list(_contents(self.caches[n])), self._given[n]
-        return len(now) == len(given) and all(a is b or (isinstance(a, int) and isinstance(b, int) and a == b) for a, b in zip(now, given, strict=True))
+        return len(now) == len(given) and all(
+            a is b or (isinstance(a, int) and isinstance(b, int) and a == b) for a, b in zip(now, given, strict=True)
+        )
 
 
 def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:

@@ -12,7 +12,17 @@ from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
 from ._softmax import log_softmax, softmax
-from ._tokens import Answers, Tokenizer, as_answers, for_rows, has_text, held, ids_per_row, listed_answers, single_tokens
+from ._tokens import (
+    Answers,
+    Tokenizer,
+    as_answers,
+    for_rows,
+    has_text,
+    held,
+    ids_per_row,
+    listed_answers,
+    single_tokens,
+)
 
 
 @dataclass(frozen=True, repr=False)

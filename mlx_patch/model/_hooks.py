@@ -5,7 +5,7 @@ from itertools import product
 
 import mlx.core as mx
 
-from mlx_patch.architectures import Layout, Place, Point, attribute
+from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
 from mlx_patch.engine import Action, Box, Hook, Pass, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
@@ -71,7 +71,13 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
 
 
 def action_hooks(layout: Layout, actions: Iterable[tuple[Place, Action]]) -> list[Hook]:
-    """The hooks that edit some places, with all that carries each edit to whoever reads the same value elsewhere."""
+    """The hooks that edit some places, with all that carries each edit to whoever reads the same value elsewhere.
+
+    Raises:
+        MissingSiteError: Of a sharded model, this rank has only a part of a place.
+    """
+    actions = list(actions)
+    refuse_parts(layout, (place for place, _ in actions))
     hooks = [hook for place, action in actions for hook in _with_rejoin(layout, Hook(place, action, Phase.EDIT))]
     return [*hooks, *_boxing(layout, hooks)]
 
@@ -177,6 +183,9 @@ def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, in
     """The hooks that keep what stands at some sites, at all positions or at some.
 
     What is kept is contiguous, and so does not hold on to the larger array that it may be a part of.
+
+    Raises:
+        MissingSiteError: Of a sharded model, this rank has only a part of a site.
     """
     chosen = as_positions(pos)
 
@@ -186,7 +195,9 @@ def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, in
 
         return keep
 
-    return [Hook(layout.place(site), kept(site), Phase.CAPTURE) for site in sites]
+    places = {site: layout.place(site) for site in sites}
+    refuse_parts(layout, places.values())
+    return [Hook(place, kept(site), Phase.CAPTURE) for site, place in places.items()]
 
 
 def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:

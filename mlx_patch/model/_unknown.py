@@ -10,7 +10,17 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures import Family, Layout, Place, Point, guessed, layout_of, registered, without_table
+from mlx_patch.architectures import (
+    Family,
+    Layout,
+    Place,
+    Point,
+    guessed,
+    layout_of,
+    refuse_missing_blocks,
+    registered,
+    without_table,
+)
 from mlx_patch.engine import Action, Frame, Hook, Phase
 from mlx_patch.errors import ArchitectureError, PatchError, listed
 from mlx_patch.interventions import Replace
@@ -28,8 +38,10 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     """The layout of a model: by a given table, by the registered one, or by a guess that held.
 
     Raises:
-        ArchitectureError: There is no table for it, and the guess did not hold; the message says what was not so.
+        ArchitectureError: There is no table for it, and the guess did not hold; the message says what was not so. Or
+            some of its blocks are on other ranks.
     """
+    refuse_missing_blocks(model)
     if known := family or registered(model):
         return layout_of(model, known)
     guess = layout_of(model, guessed(model))

@@ -4,6 +4,7 @@ from mlx_patch.architectures import Layout
 from mlx_patch.sweeps._cells import can_be_split
 from mlx_patch.sweeps._reading import Reading
 
+
 def cuts(layout: Layout, reading: Reading, start: int, length: int, piece: int) -> tuple[int, ...]:
     """The positions at which a run from `start` to the end is cut: every so many, and before the first that is read.
 

@@ -57,9 +57,9 @@ def run_passes(
     for group in range(len(setup.batches)):
         passes = [one for one in left if one.group == group]
         batch = setup.batches[group]
-        if not passes and not np.isnan(numbers.baseline[:, list(batch.examples)]).any():
+        if not passes:
             continue
-        base = _base(setup, plan, group, passes)
+        base = _base(setup, plan, group, [one for one in plan.passes if one.group == group])
         numbers.token_layers += base.token_layers
         numbers.baseline[:, list(batch.examples)] = np.array(base.values)
         for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):

@@ -1,23 +1,28 @@
 """`sweep`: many patched runs, at the cost of few. `plan`: what that would be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._executors import chosen_executor
-from mlx_patch.sweeps._plan import Group, Plan, make_plan
+from mlx_patch.sweeps._memory import bounds_of, footprint
+from mlx_patch.sweeps._messages import described, merge, packed
+from mlx_patch.sweeps._plan import Bounds, Group, Plan, make_plan
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
+from mlx_patch.sweeps._ranks import Ranks, ranks_of
 from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
 from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
+from mlx_patch.sweeps._shares import shares
 
 
 def sweep(
@@ -35,6 +40,7 @@ def sweep(
     executor: str = "auto",
     progress: ProgressChoice = None,
     memory: int | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> SweepResult:
     """Patch many places, one after another, and measure each time: exact, at the least cost that the arithmetic allows.
 
@@ -60,27 +66,46 @@ def sweep(
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
+        group: `mx.distributed.init()` under `mlx.launch`: its ranks, which all call this with the same arguments,
+            divide the passes, and each returns the whole result. None runs all passes here.
     Returns:
         The numbers of every cell, with axes and coordinates. Ctrl-C returns what is done, with NaN for the rest.
     Raises:
         PatchError: Whatever cannot be run is refused before the first pass, with the reason.
+        RankError: Another rank failed, is gone, or runs another sweep.
     Source:
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     began = perf_counter()
-    setup = set_up(
-        model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
-    )
-    planned = _planned(setup, executor, memory)
-    numbers = no_numbers(setup)
-    with Progress(progress, planned.n_cells) as shown:
-        try:
-            run_passes(setup, planned, numbers, lambda number: True, shown.more)
-        except KeyboardInterrupt:
-            if not numbers.done.any():
-                raise
+    ranks = ranks_of(group, model.layout)
+    with ranks.together():
+        setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
+        bounds = bounds_of(memory)
+    bounds = replace(bounds, memory=ranks.least(bounds.memory))
+    with ranks.together():
+        planned = _planned(setup, executor, bounds)
+        shown = Progress(progress if ranks.rank == 0 or callable(progress) else False, planned.n_cells)
+    ranks.refuse_others(described(setup, planned))
+    with shown:
+        numbers = _found(setup, planned, ranks, shown.more)
     return result_of(setup, planned, numbers, perf_counter() - began)
+
+
+def _found(setup: Setup, planned: Plan, ranks: Ranks, more: Callable[[int], None]) -> Numbers:
+    """What all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have."""
+    numbers = no_numbers(setup)
+    rank_of = shares(planned, ranks.size if ranks.divided else 1)
+
+    def run(finished: Callable[[int], None]) -> None:
+        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, finished)
+
+    interrupted, said = ranks.work(run, lambda: packed(numbers), more)
+    if said:
+        merge(numbers, said, [batch.examples for batch in setup.batches])
+    if interrupted and not numbers.done.any():
+        raise KeyboardInterrupt
+    return numbers
 
 
 def plan(
@@ -103,17 +128,15 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
-    setup = set_up(
-        model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
-    )
-    return _planned(setup, executor, memory)
+    setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
+    return _planned(setup, executor, bounds_of(memory))
 
 
-def _planned(setup: Setup, wanted: str, memory: int | None) -> Plan:
+def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
     layout = setup.model.layout
     executor, why = chosen_executor(wanted, layout, [cell for own in setup.cells for cell in own])
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
-    return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds_of(memory), footprint(setup), why)
+    return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds, footprint(setup), why)
 
 
 def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
@@ -130,8 +153,13 @@ def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> 
     values = numbers.values[(slice(None), *kept)].reshape(*sizes, *numbers.values.shape[1 + (not several) :])
     axes = tuple(name for name in coords if name != "token")
     return SweepResult(
-        values=values, axes=axes, coords=coords, baseline=numbers.baseline[kept],
-        provenance=_provenance(setup, planned, numbers), plan=planned, seconds=seconds,
+        values=values,
+        axes=axes,
+        coords=coords,
+        baseline=numbers.baseline[kept],
+        provenance=_provenance(setup, planned, numbers),
+        plan=planned,
+        seconds=seconds,
     )
 
 

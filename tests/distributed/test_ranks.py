@@ -1,0 +1,97 @@
+"""Sweeps whose passes are divided over two ranks of `mlx.launch`."""
+
+import re
+
+import pytest
+
+NAMES = ("llama", "jamba", "qwen3_next")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_ranks_find_bit_for_bit_what_one_process_finds(two_ranks, name: str):
+    first, second = (rank[name] for rank in two_ranks("divided"))
+    for part in ("values", "baseline"):
+        assert first["shared"][part] == second["shared"][part] == first["alone"][part] == second["alone"][part]
+    assert first["file"] == second["file"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_passes_are_divided(two_ranks, name: str):
+    ranks = two_ranks("divided")
+    alone = ranks[0][name]["calls"][0]
+    calls = [rank[name]["calls"][1] for rank in ranks]
+    assert sum(calls) == alone + 1  # each rank runs the prompt unedited
+    assert max(calls) < 0.75 * alone
+
+
+def test_token_layers_are_those_of_all_ranks(two_ranks):
+    ranks = two_ranks("divided")
+    first, second = (rank["llama"]["shared"]["token_layers"] for rank in ranks)
+    assert first == second == ranks[0]["llama"]["alone"]["token_layers"] + 8 * 3  # 8 tokens, 3 layers, unedited
+
+
+def test_prompts_of_several_lengths_and_metrics_that_are_nan_come_through(two_ranks):
+    first, second = two_ranks("prompts")
+    assert first["some NaN"]
+    for part in ("values", "baseline"):
+        assert first["shared"][part] == second["shared"][part] == first["alone"][part]
+
+
+def test_progress_counts_the_cells_of_all_ranks(two_ranks):
+    for rank in two_ranks("prompts"):
+        done, total = rank["told"][-1]
+        assert done == total
+
+
+FAILED = {
+    "metric": ("ArithmeticError", "the fourth cell is bad"),
+    "set up": ("SelectionError", "`layer` must lie in"),
+    "progress": ("ValueError", "no screen"),
+}
+
+
+@pytest.mark.parametrize("what", FAILED)
+def test_what_fails_on_one_rank_fails_on_all_and_says_where(two_ranks, what: str):
+    other, own = (rank[what] for rank in two_ranks("failing"))
+    kind, message = FAILED[what]
+    assert own[0] == kind
+    assert message in own[1]
+    assert other[0] == "RankError"
+    assert re.fullmatch(rf"`group` must have no rank that fails. Got on rank 1 of 2: {kind}: .*", other[1], re.DOTALL)
+    assert message in other[1]
+
+
+def test_a_failure_is_heard_of_before_all_passes_have_run(two_ranks):
+    first, second = two_ranks("failing")
+    assert second["ran"] == 4
+    assert first["ran"] <= 6
+
+
+@pytest.mark.parametrize("what", ["tokens", "cells"])
+def test_ranks_that_run_other_sweeps_are_refused(two_ranks, what: str):
+    for rank in two_ranks("failing"):
+        kind, message = rank[what]
+        assert kind == "RankError"
+        assert re.match(rf"`group` must have the same sweep on every rank. Got another {what} on rank 1 than", message)
+
+
+def test_after_a_failure_the_ranks_can_go_on_together(two_ranks):
+    first, second = two_ranks("failing")
+    assert first["again"] == second["again"] == first["last"] == second["last"]
+
+
+def test_the_rank_with_the_least_memory_decides_the_plan(two_ranks):
+    first, second = two_ranks("failing")
+    assert first["least memory"] == second["least memory"] == first["again"]
+
+
+def test_ctrl_c_on_one_rank_returns_what_all_have_done(two_ranks):
+    first, second = two_ranks("failing")
+    assert first["interrupted"] == second["interrupted"]
+    _, complete, n_cells = first["interrupted"]
+    assert not complete
+    assert 0 < n_cells
+
+
+def test_ctrl_c_before_anything_is_done_interrupts_all_ranks(two_ranks):
+    assert [rank["at once"][0] for rank in two_ranks("failing")] == ["KeyboardInterrupt"] * 2
