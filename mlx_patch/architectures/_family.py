@@ -226,7 +226,8 @@ class Family:
         rereads: Whether blocks read the tokens besides the stream, which then decides nothing for other tokens.
         parts: How many layers each block is, one after the other.
         boxing: How edits between two modules are carried on, where the stream is the model's own variable.
-        uncut: Why a prompt that is split over a prompt cache gives other numbers than the whole; empty where it does not.
+        uncut: Why a prompt that is split over a prompt cache gives other numbers than the whole; empty where it gives
+            the same.
         shared: The sites that later blocks read besides the stream, raw ones too: `rot_k` and `v` where blocks share
             keys and values. `{block}` in a raw one is the path of each block.
     """

@@ -29,20 +29,20 @@ class Shared(KVCache):
         self.past = (keys, values)
         self.keys, self.values = self.past
         self.own: tuple[mx.array, mx.array] | None = None
-        self.given: tuple[mx.array, ...] = ()
+        self.given = self.past
         self.offset = keys.shape[2]
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, ...]:
-        new = (keys, values)
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         if self.own is not None:
-            new = (mx.concatenate([self.own[0], keys], axis=2), mx.concatenate([self.own[1], values], axis=2))
-        self.own = new
-        self.offset += keys.shape[2]
-        self.given = tuple(
-            mx.concatenate([repeated(past, len(own)), own], axis=2) for past, own in zip(self.past, new, strict=True)
-        )
+            keys, values = mx.concatenate([self.own[0], keys], axis=2), mx.concatenate([self.own[1], values], axis=2)
+        self.own = keys, values
+        self.offset = self.past[0].shape[2] + keys.shape[2]
+        self.given = self._behind_past(0, keys), self._behind_past(1, values)
         self.keys, self.values = self.given
         return self.given
+
+    def _behind_past(self, which: int, own: mx.array) -> mx.array:
+        return mx.concatenate([repeated(self.past[which], own.shape[0]), own], axis=2)
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,7 @@ class Opened:
 
     def _unused(self, n: int) -> bool:
         now, given = list(_contents(self.caches[n])), self._given[n]
-        return len(now) == len(given) and all(
-            a is b or (isinstance(a, int) and isinstance(b, int) and a == b) for a, b in zip(now, given, strict=True)
-        )
+        return len(now) == len(given) and all(map(_same, now, given))
 
 
 def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
@@ -127,10 +125,15 @@ def _parts(caches: Sequence[Any]) -> Iterator[Any]:
 
 def _cut(entry: Any, length: int) -> Any:
     if type(entry) is KVCache:
-        return entry if entry.keys is None else Shared(entry.keys[:, :, :length], entry.values[:, :, :length])
+        keys, values = entry.keys, entry.values
+        return entry if keys is None or values is None else Shared(keys[:, :, :length], values[:, :, :length])
     if hasattr(entry, "caches"):
         return _with(entry, caches=tuple(_cut(part, length) for part in entry.caches))
     return _mapped(entry, mx.array)
+
+
+def _same(now: mx.array | int, given: mx.array | int) -> bool:
+    return now is given or (isinstance(now, int) and isinstance(given, int) and now == given)
 
 
 def _contents(value: Any) -> Iterator[mx.array | int]:

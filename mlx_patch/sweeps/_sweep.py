@@ -192,5 +192,5 @@ def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
     said = []
     for pos in positions:
         columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]
-        said.append("".join(tokenizer.decode([int(own[0])]) if len(own) == 1 else "*" for own in columns))
+        said.append("".join(tokenizer.decode(own.tolist()) if own.size == 1 else "*" for own in columns))
     return tuple(said)
