@@ -19,62 +19,20 @@ import argparse
 import gc
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlx.core as mx
-from d1_data import PAIRS, TOOL_STRINGS, Pair, build_conversation
+from d1_data import PAIRS, Pair
 from d1_models import Role, load
+from d1_probe import ANSWER, Probe
 from d1_report import layer_line, print_peaks, result_of, summary_of, write_figures, write_json
-from tqdm import tqdm
 
 import mlx_patch as mp
 
-ANSWER = "<tool_call>"
 GROUPS = {"all": ["llama8b", "qwen7b", "mistral7b"], "tiny": ["tiny_ext", "tiny_int"]}
-
-
-@mp.metric("d1_entropy")
-def entropy(logits: mx.array) -> mx.array:
-    """Entropy of the next token in nats, with the original's 1e-10 that keeps log(0) away. Shape `(batch,)`."""
-    probs = mx.softmax(logits[:, 0].astype(mx.float32), axis=-1)
-    return -mx.sum(probs * mx.log(probs + 1e-10), axis=-1)
-
-
-class Probe:
-    """The conversation as tokens, and what is measured after it.
-
-    The tokens go on with all of `<tool_call>` but its last token, so that one pass gives the probability of the whole
-    string. Attention is causal, so what is measured at the prompt's end does not see them.
-    """
-
-    def __init__(self, instruct: mp.HookedModel, positions: str):
-        tokenizer, prompt = instruct.tokenizer, instruct.tokenize(build_conversation())
-        self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
-        self.tokens = mx.concatenate([prompt, mx.array([self.answer[:-1]], dtype=prompt.dtype)], axis=1)
-        self.n_tokens = prompt.shape[1]
-        self.measured = range(self.n_tokens - 1, self.tokens.shape[1])
-        self.patched = None if positions == "all" else self.n_tokens - 1
-        self.tokenizer = tokenizer
-        self.tool_probs = {s: mp.metrics.TokenSetProb(s, pos=0).resolve(tokenizer) for s in TOOL_STRINGS}
-
-    def __call__(self, logits: mx.array) -> dict:
-        """The study's numbers, from the logits at the prompt's end and after each token of the answer but the last."""
-        probs = {name: round(float(metric(logits)), 8) for name, metric in self.tool_probs.items()}
-        logprobs = (float(mp.metrics.LogProb(token, pos=i)(logits)) for i, token in enumerate(self.answer))
-        [top5] = mp.metrics.TopK(5, pos=0)(logits, self.tokenizer)
-        return {
-            "tool_call_prob": probs[ANSWER],
-            "tool_call_logprob": round(sum(logprobs), 6),
-            "top5": [
-                {"id": t.id, "token": str(t.token).replace("\n", "\\n"), "prob": round(t.probability, 6)} for t in top5
-            ],
-            "entropy": round(float(entropy(logits)), 4),
-            "tool_probs": probs,
-        }
 
 
 class Models:
@@ -105,14 +63,22 @@ def capture(model: mp.HookedModel, probe: Probe, file: Path | None) -> tuple[dic
 
 def patch(target: mp.HookedModel, donor: mp.ActivationCache, probe: Probe, layers: list[int], before: dict) -> dict:
     """The measurement for each layer at which the donor's stream is put into the target; a line printed for each."""
+    result = mp.sweep(
+        target,
+        probe.tokens,
+        mp.Replace(donor),
+        at="resid_post",
+        over="layer",
+        layers=layers,
+        positions=probe.patched,
+        metric=list(probe.metrics.values()),
+    )
+    each = round((result.seconds or 0.0) / len(layers), 2)
     results = {}
-    for layer in tqdm(layers, disable=None, leave=False, unit="layer"):
-        start = time.perf_counter()
-        edit = mp.Replace(donor).at("resid_post", layer=layer, pos=probe.patched)
-        numbers = probe(target.run(probe.tokens, [edit], logits_at=probe.measured))
+    for layer, numbers in probe.of_layers(result).items():
         effect = round(numbers["tool_call_prob"] - before["tool_call_prob"], 8)
-        results[layer] = {**numbers, "effect": effect, "time_s": round(time.perf_counter() - start, 2)}
-        tqdm.write(layer_line(layer, target.n_layers, results[layer]))
+        results[layer] = {**numbers, "effect": effect, "time_s": each}
+        print(layer_line(layer, target.n_layers, results[layer]))
     return results
 
 

@@ -99,6 +99,12 @@ def d1():
         sys.path.remove(str(EXAMPLES))
 
 
+@pytest.fixture(scope="session")
+def d1_data(d1):
+    """The study's conversation, as a module."""
+    return sys.modules["d1_data"]
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     mx.random.seed(0)

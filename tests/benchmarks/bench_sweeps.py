@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 import mlx_patch as mp
 from mlx_patch.testing import smollm2_folder
@@ -72,6 +71,7 @@ SEED = loaded(HERE.parent / "real" / "seed_loop.py", "seed_loop")
 
 def at(donor: mx.array, pos: int) -> Callable[[mx.array], mx.array]:
     """An edit of the stream that puts the donor's in at one position."""
+
     def edit(h: mx.array) -> mx.array:
         new = mx.array(h)
         new[:, pos] = donor[:, pos]
@@ -118,18 +118,38 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
         return lambda: with_head(raw, tokens, mask, layer, number, heads["z", layer])
 
     return [
-        Case("all layers, last position", 25, lambda: mp.sweep(
-            model, tokens, replace, at="resid_post", over="layer", positions=-1, metric=metric),
-            [((layer,), last(layer)) for layer in few], layers),
-        Case("all layers, whole sequence", 2.1, lambda: mp.sweep(
-            model, tokens, replace, at="resid_post", over="layer", metric=metric),
-            [((layer,), whole(layer)) for layer in few], layers),
-        Case("layers x positions", 6.5, lambda: mp.sweep(
-            model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=metric),
-            [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)], layers * short.shape[1]),
-        Case("layers x heads of z, last position", 100, lambda: mp.sweep(
-            model, tokens, mp.Replace(heads), at="z", over=("layer", "head"), positions=-1, metric=metric),
-            [((layer, 1), head(layer, 1)) for layer in few], layers * n_heads),
+        Case(
+            "all layers, last position",
+            25,
+            lambda: mp.sweep(model, tokens, replace, at="resid_post", over="layer", positions=-1, metric=metric),
+            [((layer,), last(layer)) for layer in few],
+            layers,
+        ),
+        Case(
+            "all layers, whole sequence",
+            2.1,
+            lambda: mp.sweep(model, tokens, replace, at="resid_post", over="layer", metric=metric),
+            [((layer,), whole(layer)) for layer in few],
+            layers,
+        ),
+        Case(
+            "layers x positions",
+            6.5,
+            lambda: mp.sweep(
+                model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=metric
+            ),
+            [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)],
+            layers * short.shape[1],
+        ),
+        Case(
+            "layers x heads of z, last position",
+            100,
+            lambda: mp.sweep(
+                model, tokens, mp.Replace(heads), at="z", over=("layer", "head"), positions=-1, metric=metric
+            ),
+            [((layer, 1), head(layer, 1)) for layer in few],
+            layers * n_heads,
+        ),
     ]
 
 
@@ -158,7 +178,8 @@ def main(only: str = "") -> None:
         print(
             f"{case.name:<36} {case.n:>4} cells {seconds:7.2f} s, the loop {each * case.n:8.1f} s: "
             f"{each * case.n / seconds:6.1f} times (target {case.target}), apart {apart:.1e}, peak {peak:.0f} MiB, "
-            f"token-layers {result.provenance['token_layers']:,} of {result.plan.minimum:,}", flush=True
+            f"token-layers {result.provenance['token_layers']:,} of {result.plan.minimum:,}",
+            flush=True,
         )
 
 

@@ -51,9 +51,9 @@ def sentences(text):
 ONE_TOOL = 'You have a notepad. To read it:\n<tool_call>\n{"tool": "read_notes"}\n</tool_call>'
 
 
-def short(d1):
+def short(d1_data):
     """The D1 conversation with one tool, three items and no unrelated turns: a third of its tokens."""
-    offered, acknowledged, *_, request = d1.build_conversation(ONE_TOOL)
+    offered, acknowledged, *_, request = d1_data.build_conversation(ONE_TOOL)
     first = re.sub(r"(?s)4\. Mars.*?\n\n", "\n", offered["content"])
     return [{**offered, "content": first}, acknowledged, request]
 
@@ -74,9 +74,9 @@ def test_the_adapter_is_what_the_settings_say(trainer):
     assert {min(shape) for shape in shapes.values()} == {8}
 
 
-def test_no_sentence_of_d1_was_trained_on(trained_on, d1):
+def test_no_sentence_of_d1_was_trained_on(trained_on, d1_data):
     seen = set().union(*(sentences(message["content"]) for messages in trained_on for message in messages))
-    of_d1 = set().union(*(sentences(message["content"]) for message in d1.build_conversation()))
+    of_d1 = set().union(*(sentences(message["content"]) for message in d1_data.build_conversation()))
     assert len(of_d1) > 30
     assert seen & of_d1 == set()
 
@@ -105,12 +105,12 @@ def test_the_data_depend_on_the_seed_alone(trainer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def studied(d1, tmp_path_factory):
+def studied(d1, d1_data, tmp_path_factory):
     """The record of the study, on a short conversation."""
     folder = tmp_path_factory.mktemp("d1")
-    messages = short(d1)
+    messages = short(d1_data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(d1, "build_conversation", lambda: messages)
+        patch.setattr(sys.modules["d1_probe"], "build_conversation", lambda: messages)
         assert d1.main(["--pair", "smollm2", "--layers", "29", "--results", str(folder)]) == 0
     [path] = folder.glob("patching_smollm2_*.json")
     return json.loads(path.read_text())

@@ -58,11 +58,11 @@ def assert_same_logits(way: Way) -> None:
         assert mx.array_equal(ours, theirs), f"layer {layer}: {mx.max(mx.abs(ours - theirs)).item()}"
 
 
-def assert_same_numbers(d1, seed_loop, probe, way: Way) -> None:
+def assert_same_numbers(d1, d1_data, seed_loop, probe, way: Way) -> None:
     """What the study writes of the target by itself and of every layer is what the script measures."""
 
     def compare(ours, logits):
-        theirs = seed_loop.measure_tool_probability(logits, probe.tokenizer, d1.TOOL_STRINGS)
+        theirs = seed_loop.measure_tool_probability(logits, probe.tokenizer, d1_data.TOOL_STRINGS)
         probabilities = mx.softmax(logits[0, -1].astype(mx.float32))
         assert ours["tool_probs"] == pytest.approx(theirs["tool_probs"], abs=TOLERANCE)
         assert ours["tool_call_prob"] == ours["tool_probs"]["<tool_call>"]
@@ -97,11 +97,11 @@ def perturbed(model: HookedModel, amount: float) -> HookedModel:
 
 
 @pytest.fixture(scope="module", params=["tiny_ext", "tiny_int"])
-def embedded(request, seed_loop, d1):
+def embedded(request, seed_loop, d1, d1_data):
     """Both ways of an embedded pair on the study's conversation."""
     pair = d1.PAIRS[request.param]
     base, instruct = HookedModel.load(pair.base), HookedModel.load(pair.instruct)
-    return ways(seed_loop, instruct.tokenize(d1.build_conversation()), base, instruct)
+    return ways(seed_loop, instruct.tokenize(d1_data.build_conversation()), base, instruct)
 
 
 @pytest.mark.slow
@@ -111,15 +111,15 @@ def test_the_embedded_pairs_have_the_loop_s_logits(embedded):
 
 
 @pytest.mark.slow
-def test_the_embedded_pairs_have_the_loop_s_numbers(embedded, seed_loop, d1):
+def test_the_embedded_pairs_have_the_loop_s_numbers(embedded, seed_loop, d1, d1_data):
     probe = d1.Probe(embedded[0].donor, "all")
     for way in embedded:
-        assert_same_numbers(d1, seed_loop, probe, way)
+        assert_same_numbers(d1, d1_data, seed_loop, probe, way)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "4bit"])
-def test_two_tiny_llamas_have_the_loop_s_logits(seed_loop, d1, precision):
-    text = d1.build_conversation()[0]["content"]
+def test_two_tiny_llamas_have_the_loop_s_logits(seed_loop, d1_data, precision):
+    text = d1_data.build_conversation()[0]["content"]
     tokens = mx.array([[ord(character) % 96 for character in text[:300]]])
     for way in ways(seed_loop, tokens, *(HookedModel(tiny_model("llama", precision, seed)) for seed in (1, 2))):
         assert_same_logits(way)
@@ -134,12 +134,12 @@ def test_smollm2_has_the_loop_s_logits(seed_loop, smollm2):
 
 
 @pytest.mark.real
-def test_a_tool_call_of_several_tokens_has_the_loop_s_numbers(seed_loop, d1, smollm2):
+def test_a_tool_call_of_several_tokens_has_the_loop_s_numbers(seed_loop, d1, d1_data, smollm2):
     """Two small llamas with the tokenizer of SmolLM2, to which `<tool_call>` is several tokens."""
     shape = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "num_attention_heads": 4}
     args = llama.ModelArgs.from_dict({"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 49152, **shape})
     one, other = (perturbed(HookedModel(llama.Model(args), smollm2.tokenizer), 0.5) for _ in range(2))
     probe = d1.Probe(one, "all")
     assert len(probe.answer) > 1
-    for way in ways(seed_loop, one.tokenize(d1.build_conversation()), one, other):
-        assert_same_numbers(d1, seed_loop, probe, way)
+    for way in ways(seed_loop, one.tokenize(d1_data.build_conversation()), one, other):
+        assert_same_numbers(d1, d1_data, seed_loop, probe, way)
