@@ -19,7 +19,12 @@ from mlx_patch.sweeps._reading import Reading
 from mlx_patch.testing import exact_sweeps, tiny_model
 
 run, act, edited, cell_of, make_plan = Rows.run, Rows._act, Rows._edited, _cells.cell_of, _plan.make_plan
-snapshot, opened, attend_shared, slice_hook = _snapshot.snapshot, Snapshot.opened, _shared_past.attend_shared, _passes.slice_hook
+snapshot, opened, attend_shared, slice_hook = (
+    _snapshot.snapshot,
+    Snapshot.opened,
+    _shared_past.attend_shared,
+    _passes.slice_hook,
+)
 unedited = Rows._unedited
 
 

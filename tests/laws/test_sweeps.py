@@ -61,7 +61,9 @@ def test_in_coarser_precision(name, precision, tiny):
     assert report.ok, report
 
 
-@pytest.mark.parametrize("prompt", [[[5, 5, 5, 5, 9]], [[3, 1, 4, 1]], [[i * row for i in range(1, 7)] for row in (1, 2, 3)]])
+@pytest.mark.parametrize(
+    "prompt", [[[5, 5, 5, 5, 9]], [[3, 1, 4, 1]], [[i * row for i in range(1, 7)] for row in (1, 2, 3)]]
+)
 def test_of_other_prompts(prompt, tiny):
     report = check_sweeps(tiny("llama"), mx.array(prompt))
     assert report.ok, report
