@@ -28,4 +28,5 @@ PHI3SMALL = Family(
     },
     absent=DENSE,
     final_norm="model.final_layernorm",
+    uncut="its block-sparse layers see what comes later in the prompt",
 )

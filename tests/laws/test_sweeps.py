@@ -69,6 +69,11 @@ def test_of_other_prompts(prompt, tiny):
     assert report.ok, report
 
 
+def test_a_model_that_sees_what_comes_later_is_swept_over_whole_prompts(tiny):
+    report = check_sweeps(tiny("phi3small"))
+    assert report.ok, report
+
+
 def test_a_prompt_of_three_tokens_is_refused(tiny):
     with pytest.raises(ShapeError, match=r"`prompt` must have 4 tokens or more\. Got 3"):
         check_sweeps(tiny("llama"), [1, 2, 3])

@@ -36,6 +36,7 @@ def test_a_model_whose_laws_hold(capsys):
     assert "router_logits   none        its MLP has no experts" in out
     assert "resid_post      all         the stream that leaves a block" in out
     assert "  2  yes" in out
+    assert "  8  yes" in out
     assert "broken" not in out
     assert out.endswith(" seconds\n")
 
