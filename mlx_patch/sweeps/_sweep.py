@@ -1,6 +1,8 @@
 """`sweep`: many patched runs, at the cost of few. `plan`: what that would be."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,8 +12,10 @@ from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._memory import device_budget, footprint
+from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
+from mlx_patch.sweeps._identity import identity_of
+from mlx_patch.sweeps._memory import device_budget, footprint
 from mlx_patch.sweeps._plan import Bounds, Group, Plan, make_plan
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
@@ -35,6 +39,7 @@ def sweep(
     executor: str = "auto",
     progress: ProgressChoice = None,
     memory: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> SweepResult:
     """Patch many places, one after another, and measure each time: exact, at the least cost that the arithmetic allows.
 
@@ -60,27 +65,55 @@ def sweep(
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
+        checkpoint: A file that holds, after each pass, all that has been found. If it is there, the sweep goes on from
+            it, by the plan that it was begun with, and its numbers are to the last bit those of a sweep that was never
+            stopped; if all is in it, nothing is run. It must be of the same versions, model and weights, prompts,
+            cells, interventions and their sources, metrics and executor; `mlx_patch.sweeps._fingerprint` says what
+            makes functions the same. It stays when the sweep is done: delete it when the result is saved.
     Returns:
         The numbers of every cell, with axes and coordinates. Ctrl-C returns what is done, with NaN for the rest.
     Raises:
         PatchError: Whatever cannot be run is refused before the first pass, with the reason.
+        FileError: `checkpoint` cannot be written or read, or is of another sweep; the message says what differs.
+        KindError: With a checkpoint, an intervention or a metric holds what no other process could know again.
+        KeyboardInterrupt: Ctrl-C, before anything is done.
     Source:
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     began = perf_counter()
-    setup = set_up(
-        model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
-    )
-    planned = _planned(setup, executor, memory)
-    numbers = no_numbers(setup)
-    with Progress(progress, planned.n_cells) as shown:
+    path = None if checkpoint is None else checked_path(checkpoint)
+    setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
+    planned, numbers, keep = _begun(setup, executor, memory, path)
+    done = int(numbers.done.sum())
+    with Progress(progress, planned.n_cells, done) as shown:
+
+        def finished(cells: int) -> None:
+            keep(numbers)
+            shown.more(cells)
+
+        if done:
+            shown.more(0)
         try:
-            run_passes(setup, planned, numbers, lambda number: True, shown.more)
+            run_passes(setup, planned, numbers, lambda number: True, finished)
         except KeyboardInterrupt:
             if not numbers.done.any():
                 raise
+            keep(numbers)
     return result_of(setup, planned, numbers, perf_counter() - began)
+
+
+def _begun(
+    setup: Setup, executor: str, memory: int | None, path: Path | None
+) -> tuple[Plan, Numbers, Callable[[Numbers], None]]:
+    """The plan, what has been found already, and what keeps what is found."""
+    blank = no_numbers(setup)
+    if path is None:
+        return _planned(setup, executor, memory), blank, lambda numbers: None
+    cells = [cell for own in setup.cells for cell in own]
+    saved = Checkpoint(path, identity_of(setup, chosen_executor(executor, setup.model.layout, cells)[0]))
+    planned, numbers = saved.read(blank) or (_planned(setup, executor, memory), blank)
+    return planned, numbers, saved.writer(planned)
 
 
 def plan(
