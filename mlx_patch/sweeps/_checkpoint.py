@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,9 +54,8 @@ class Checkpoint:
         try:
             differing = list(differences(about["identity"], self.identity))
             if differing:
-                raise FileError(
-                    f"`checkpoint` must be of this sweep. Got {self.path}, which is of {' and of '.join(differing)}. {_REMEDY}"
-                )
+                of = f"which is of {' and of '.join(differing)}"
+                raise FileError(f"`checkpoint` must be of this sweep. Got {self.path}, {of}. {_REMEDY}")
             plan = Plan.from_dict(about["plan"])
             numbers = Numbers(
                 arrays["values"], arrays["done"], arrays["baseline"], token_layers=int(arrays["token_layers"])

@@ -1,4 +1,4 @@
-"""Functions and classes, as far as their code tells them apart: what they read, where they come from, what is theirs."""
+"""Functions and classes, as far as code tells them apart: what they read, where they come from, what is theirs."""
 
 import builtins
 import dis

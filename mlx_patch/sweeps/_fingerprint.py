@@ -5,6 +5,7 @@ order. So a fingerprint is made of contents alone: of numbers, of bytes of array
 never of `id`, `hash`, or a `repr` that may have an address in it. What has no contents that can be seen is refused.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -49,8 +50,8 @@ def fingerprint(value: object, name: str = "value") -> str:
     Example:
         >>> fingerprint({"a": 1, "b": (2.0, mx.array([3]))}) == fingerprint({"b": (2.0, mx.array([3])), "a": 1})
         True
-        >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
-        False
+        >>> fingerprint((1, 2)) == fingerprint((1.0, 2)), fingerprint((1, 2)) == fingerprint([1, 2])
+        (False, False)
     """
     return Fingerprints().of(value, name)
 
@@ -62,10 +63,11 @@ class Fingerprints:
         self._known: dict[int, tuple[object, bytes]] = {}  # with the value, which keeps its id from being used again
         self._open: list[int] = []
         self._trail: list[str] = []
+        self._reach = sys.maxsize
 
     def of(self, value: object, name: str = "value") -> str:
         """What `fingerprint` returns."""
-        self._open, self._trail = [], [name]
+        self._open, self._trail, self._reach = [], [name], sys.maxsize
         return self._of(value).hex()
 
     def _of(self, value: object, part: str = "") -> bytes:
@@ -74,13 +76,21 @@ class Fingerprints:
         if id(value) in self._known:
             return self._known[id(value)][1]
         if id(value) in self._open:  # a value inside itself: how far up it is says which
-            return _digest("within", str(len(self._open) - self._open.index(id(value))).encode())
+            place = self._open.index(id(value))
+            self._reach = min(self._reach, place)
+            return _digest("within", str(len(self._open) - place).encode())
+        return self._entered(value, part)
+
+    def _entered(self, value: object, part: str) -> bytes:
+        depth, outer, self._reach = len(self._open), self._reach, sys.maxsize
         self._open.append(id(value))
         self._trail.append(part)
         found = self._found(value)
         self._trail.pop()
         self._open.pop()
-        self._known[id(value)] = value, found
+        if self._reach > depth:  # else it is inside itself, and looks different from elsewhere in that circle
+            self._known[id(value)] = value, found
+        self._reach = min(outer, self._reach)
         return found
 
     def _found(self, value: Any) -> bytes:
@@ -88,7 +98,9 @@ class Fingerprints:
             case np.generic() | np.ndarray() | mx.array():
                 return self._array(value)
             case Enum():
-                return _digest("enum", self._of(type(value)), value.name.encode())
+                return _digest(
+                    "enum", _code.full_name(type(value)).encode(), value.name.encode(), self._of(value.value)
+                )
             case HookedModel():
                 return self._found(value.model)
             case nn.Module():

@@ -66,7 +66,9 @@ def _cells(setup: Setup, seen: Fingerprints) -> dict[str, Any]:
     for intervention in {id(one.intervention): one.intervention for one in _every(edits)}.values():
         several.setdefault(seen.of(intervention, "intervention"), _ADDRESS.sub("", repr(intervention)))
     number = {found: n for n, found in enumerate(several)}
-    of = {name: _hash_of([[[getattr(e, name) for e in cell] for cell in own] for own in edits], seen) for name in _PLACE}
+    of = {
+        name: _hash_of([[[getattr(e, name) for e in cell] for cell in own] for own in edits], seen) for name in _PLACE
+    }
     which = [[[number[seen.of(e.intervention)] for e in cell] for cell in own] for own in edits]
     choices = {"number": len(edits[0]), **of, "intervention": _hash_of(which, seen)}
     return {"intervention": [[label, found] for found, label in several.items()], "choice of cells": choices}

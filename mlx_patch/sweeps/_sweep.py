@@ -136,9 +136,7 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
-    setup = set_up(
-        model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
-    )
+    setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
     return _planned(setup, executor, memory)
 
 
@@ -164,8 +162,13 @@ def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> 
     values = numbers.values[(slice(None), *kept)].reshape(*sizes, *numbers.values.shape[1 + (not several) :])
     axes = tuple(name for name in coords if name != "token")
     return SweepResult(
-        values=values, axes=axes, coords=coords, baseline=numbers.baseline[kept],
-        provenance=_provenance(setup, planned, numbers), plan=planned, seconds=seconds,
+        values=values,
+        axes=axes,
+        coords=coords,
+        baseline=numbers.baseline[kept],
+        provenance=_provenance(setup, planned, numbers),
+        plan=planned,
+        seconds=seconds,
     )
 
 
@@ -198,5 +201,5 @@ def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
     said = []
     for pos in positions:
         columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]
-        said.append("".join(tokenizer.decode([int(own[0])]) if len(own) == 1 else "*" for own in columns))
+        said.append("".join(tokenizer.decode([int(own[0])]) if own.size == 1 else "*" for own in columns))
     return tuple(said)

@@ -1,6 +1,7 @@
 """What a model's modules and weights are, in a few hex digits, for little more than one reading of the weights."""
 
 from hashlib import blake2b
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,7 +28,8 @@ def checksum(model: nn.Module) -> str:
     whole = blake2b(digest_size=16)
     for path, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
         whole.update(repr((path, type(module).__qualname__, module.training, _plain(module))).encode())
-    found = [(path, array, _sums(array)) for path, array in sorted(tree_flatten(model.parameters()))]
+    named = cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
+    found = [(path, array, _sums(array)) for path, array in sorted(named, key=lambda pair: pair[0])]
     mx.eval([sums for _, _, sums in found])
     for path, array, sums in found:
         whole.update(repr((path, str(array.dtype), array.shape)).encode())
