@@ -98,7 +98,7 @@ def test_a_sweep_that_is_killed_20_times_resumes_to_the_same_file(tmp_path):
     began = time.monotonic()
     said, code = ended(now)
     a_pass = (time.monotonic() - began) / len(said)
-    assert (said[-1], code) == ("24 24", 0)
+    assert (said[-1], code) == ("32 32", 0)
     watcher = Watcher(path)
     watcher.start()
     try:
