@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from time import time
 
 from mlx_patch.errors import FileError
 
@@ -20,7 +21,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_dir():
         raise FileError(f"`path` must be a file's name. Got {target}: Is a directory. Choose another name.")
     try:
-        with NamedTemporaryFile(dir=target.parent, prefix=".partial-", suffix=target.suffix, delete=False) as file:
+        with NamedTemporaryFile(dir=target.parent, prefix=_prefix(target), suffix=target.suffix, delete=False) as file:
             beside = Path(file.name)
     except OSError as error:
         raise FileError(
@@ -32,6 +33,25 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike[str], older_than: float = 60.0) -> None:
+    """Remove what killed processes left of files that were to be named `path`.
+
+    Args:
+        path: As for `written_whole`.
+        older_than: Seconds; what is younger may belong to a process that is writing it.
+    """
+    target = Path(path)
+    for file in target.parent.iterdir():
+        if file.name.startswith(_prefix(target)) and file.suffix == target.suffix:
+            with suppress(FileNotFoundError):  # another process may be as tidy
+                if time() - file.stat().st_mtime > older_than:
+                    file.unlink()
+
+
+def _prefix(target: Path) -> str:
+    return f".partial-{target.name[:100]}-"
 
 
 def _umask() -> int:

@@ -18,6 +18,10 @@ import numpy as np
 from mlx_patch.errors import FileError
 from mlx_patch.files import written_whole
 
+ABOUT = "about.json"
+"""The member that describes the others."""
+
+_DTYPES = {"f": "<f4", "b": "|b1", "i": "<i8"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
 _UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, struct.error, OverflowError)
 
@@ -34,11 +38,24 @@ def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays
     """
     if not str(path).endswith(".npz"):
         raise FileError(f"`path` must end in '.npz'. Got {path}. Choose another name.")
-    members = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
-    members |= {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    described = json.dumps(about, indent=1, sort_keys=True).encode()
+    write_members(path, {ABOUT: described, **array_members(arrays)})
+
+
+def write_members(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> None:
+    """Write a zip with such members, whole or not at all.
+
+    Raises:
+        FileError: `path` cannot be written to.
+    """
     with written_whole(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             archive.writestr(_entry(name), content)
+
+
+def array_members(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Arrays of floats, truth values or integers as members of a file: in float32, in bool, in int64."""
+    return {f"{name}.npy": _npy(array) for name, array in arrays.items()}
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -49,13 +66,13 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _npy(array: np.ndarray) -> bytes:
-    content = BytesIO()
-    np.lib.format.write_array(content, np.ascontiguousarray(array, dtype="<f4"), version=(1, 0), allow_pickle=False)
+    content, dtype = BytesIO(), _DTYPES[array.dtype.kind]
+    np.lib.format.write_array(content, np.asarray(array, dtype, order="C"), version=(1, 0), allow_pickle=False)
     return content.getvalue()
 
 
 def read_archive(
-    path: str | os.PathLike[str], written_by: str, format_: str
+    path: str | os.PathLike[str], written_by: str, format_: str, argument: str = "path", remedy: str = ""
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays that `write_archive` wrote.
 
@@ -63,38 +80,36 @@ def read_archive(
         path: The file.
         written_by: Who writes such files: `SweepResult.save`.
         format_: The format and its version: `mlx_patch.SweepResult/1`.
+        argument: What the caller calls the file.
+        remedy: What to do about a file that is not one.
     Raises:
         FileError: There is no such file, or it is damaged, of another kind, or of another version.
     """
+    wanted = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
     try:
         with zipfile.ZipFile(path) as archive:
             contents = {name: archive.read(name) for name in archive.namelist()}
-        about = json.loads(contents.pop("about.json"))
+        about = json.loads(contents.pop(ABOUT))
         arrays = {name.removesuffix(".npy"): _array(content) for name, content in contents.items()}
     except OSError as error:
-        raise FileError(f"`path` must be a file that {written_by} wrote. Got {path}: {error.strerror}.") from error
+        raise FileError(f"{wanted}: {error.strerror}. {remedy}".rstrip()) from error
     except _UNREADABLE as error:
+        raise FileError(f"{wanted}, which is damaged or of another kind: {error}. {remedy}".rstrip()) from error
+    got = about.get("format") if isinstance(about, dict) else None
+    kind, _, version = format_.partition("/")
+    if isinstance(got, str) and got.startswith(f"{kind}/") and got != format_:
         raise FileError(
-            f"`path` must be a file that {written_by} wrote. Got {path}, which is damaged or of another kind: {error}."
-        ) from error
-    _check_format(path, about, written_by, format_)
+            f"`{argument}` must be of version {version} of its format. Got {path}, of version "
+            f"{got.partition('/')[2]}. {remedy or 'Read it with the mlx_patch that wrote it.'}"
+        )
+    if got != format_:
+        raise FileError(f"{wanted}, which is of another kind. {remedy}".rstrip())
     return about, arrays
 
 
 def _array(content: bytes) -> np.ndarray:
-    return np.lib.format.read_array(BytesIO(content), allow_pickle=False).astype(np.float32)
-
-
-def _check_format(path: str | os.PathLike[str], about: object, written_by: str, wanted: str) -> None:
-    got = about.get("format") if isinstance(about, dict) else None
-    kind, _, version = wanted.partition("/")
-    if isinstance(got, str) and got.startswith(f"{kind}/") and got != wanted:
-        raise FileError(
-            f"`path` must be of version {version} of its format. Got {path}, of version {got.partition('/')[2]}. "
-            "Read it with the mlx_patch that wrote it."
-        )
-    if got != wanted:
-        raise FileError(f"`path` must be a file that {written_by} wrote. Got {path}, which is of another kind.")
+    array = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    return array if array.dtype.kind in "bi" else array.astype(np.float32)
 
 
 def as_json(fields: Mapping[str, Any]) -> str:

@@ -6,10 +6,12 @@ the same and says so, and everybody raises. A process that is gone comes to none
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from time import monotonic
 
 import mlx.core as mx
@@ -59,6 +61,11 @@ class Ranks:
     def size(self) -> int:
         """How many processes there are."""
         return 1 if self.group is None else self.group.size()
+
+    def own_file(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+        """The name of this rank's own file: `night.rank0of2.npz` for `night.npz`; where it is alone, the name itself."""
+        whole = Path(path)
+        return path if self.size == 1 else whole.with_name(f"{whole.stem}.rank{self.rank}of{self.size}{whole.suffix}")
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -1,4 +1,8 @@
-"""From a plan to numbers: the passes one after the other, each evaluated while the next is being set up."""
+"""From a plan to numbers: the passes one after the other, each evaluated while the next is being set up.
+
+What a pass gives depends on the plan alone, and not on which passes were run before it in this process: so a sweep that
+goes on where it was stopped, or that is divided over several processes, finds the same numbers to the last bit.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +26,8 @@ class Numbers:
         values: NaN where nothing has been run. Shape `(cell, metric, example)`, float32.
         done: Which cells have been run, for each group of prompts. Shape `(group, cell)`.
         baseline: The unedited runs. Shape `(metric, example)`, float32.
-        token_layers: What went through the blocks, counted as it went.
+        token_layers: What went through the blocks for these numbers, counted as it went. An unedited run that a
+            resumed sweep needs again is not counted again.
     """
 
     values: np.ndarray
@@ -54,25 +59,30 @@ def run_passes(
         finished: Called after each pass, with the number of its cells.
     """
     left = [one for n, one in enumerate(plan.passes) if mine(n) and not numbers.done[one.group, list(one.cells)].all()]
-    for group in range(len(setup.batches)):
+    for group, batch in enumerate(setup.batches):
         passes = [one for one in left if one.group == group]
-        batch = setup.batches[group]
-        if not passes:
+        rows = list(batch.examples)
+        known = bool(numbers.done[group].any() or not np.isnan(numbers.baseline[:, rows]).any())
+        if known and not passes:
             continue
-        base = _base(setup, plan, group, [one for one in plan.passes if one.group == group])
-        numbers.token_layers += base.token_layers
-        numbers.baseline[:, list(batch.examples)] = np.array(base.values)
+        base = _base(setup, plan, group)
+        if not known:
+            numbers.token_layers += base.token_layers
+            numbers.baseline[:, rows] = np.array(base.values)
         for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):
-            numbers.values[np.ix_(one.cells, range(values.shape[1]), batch.examples)] = np.array(values)
+            numbers.values[np.ix_(one.cells, range(values.shape[1]), rows)] = np.array(values)
             numbers.done[group, list(one.cells)] = True
             numbers.token_layers += cost()
             finished(len(one.cells))
 
 
-def _base(setup: Setup, plan: Plan, group: int, passes: list[Pass]) -> Base:
-    starts = sorted({one.start for one in passes})
-    cells = [setup.cells[group][i] for one in passes for i in one.cells]
-    sites = unedited_sites(setup.model.layout, cells) if plan.executor == "grow" else ()
+def _base(setup: Setup, plan: Plan, group: int) -> Base:
+    """The unedited run for all passes of a group, also where few of them are left to run here.
+
+    Where it begins, and the pieces in which a past is made that cannot be cut afterwards, decide how it rounds.
+    """
+    starts = sorted({one.start for one in plan.passes if one.group == group})
+    sites = unedited_sites(setup.model.layout, setup.cells[group]) if plan.executor == "grow" else ()
     return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites, plan.piece)
 
 
@@ -93,15 +103,25 @@ def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
 
 
 def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
-    """Evaluate one at a time, each while the next is being set up."""
+    """Evaluate one at a time, each while the next is being set up. Where that fails, the one before is not lost."""
     before: Started | None = None
-    for one in started:
-        if before is not None:
-            mx.eval(before[1])
-        mx.async_eval(one[1])
-        if before is not None:
-            yield before
+    while True:
+        try:
+            one = next(started, None)
+        except BaseException:
+            yield from _evaluated(before)
+            raise
+        yield from _evaluated(before, one)
+        if one is None:
+            return
         before = one
+
+
+def _evaluated(before: Started | None, after: Started | None = None) -> Iterator[Started]:
+    """A pass that was started, once it is evaluated, with the one after it on its way."""
     if before is not None:
         mx.eval(before[1])
+    if after is not None:
+        mx.async_eval(after[1])
+    if before is not None:
         yield before

@@ -1,20 +1,23 @@
 """`sweep`: many patched runs, at the cost of few. `plan`: what that would be."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
-from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
+from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
+from mlx_patch.sweeps._identity import identity_of
 from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._messages import described, merge, packed
+from mlx_patch.sweeps._outcome import result_of
 from mlx_patch.sweeps._plan import Bounds, Group, Plan, make_plan
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
@@ -40,6 +43,7 @@ def sweep(
     executor: str = "auto",
     progress: ProgressChoice = None,
     memory: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     group: mx.distributed.Group | None = None,
 ) -> SweepResult:
     """Patch many places, one after another, and measure each time: exact, at the least cost that the arithmetic allows.
@@ -66,13 +70,21 @@ def sweep(
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
+        checkpoint: A file that holds, after each pass, all that has been found. If it is there, the sweep goes on from
+            it, by the plan that it was begun with, and its numbers are to the last bit those of a sweep that was never
+            stopped; if all is in it, nothing is run. It must be of the same versions, model and weights, prompts,
+            cells, interventions and their sources, metrics and executor; `mlx_patch.sweeps._fingerprint` says what
+            makes functions the same. It stays when the sweep is done: delete it when the result is saved.
         group: `mx.distributed.init()` under `mlx.launch`: its ranks, which all call this with the same arguments,
             divide the passes, and each returns the whole result. None runs all passes here.
     Returns:
         The numbers of every cell, with axes and coordinates. Ctrl-C returns what is done, with NaN for the rest.
     Raises:
         PatchError: Whatever cannot be run is refused before the first pass, with the reason.
+        FileError: `checkpoint` cannot be written or read, or is of another sweep; the message says what differs.
+        KindError: With a checkpoint, an intervention or a metric holds what no other process could know again.
         RankError: Another rank failed, is gone, or runs another sweep.
+        KeyboardInterrupt: Ctrl-C, before anything is done.
     Source:
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
@@ -80,32 +92,54 @@ def sweep(
     began = perf_counter()
     ranks = ranks_of(group, model.layout)
     with ranks.together():
+        path = None if checkpoint is None else checked_path(ranks.own_file(checkpoint))
         setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
         bounds = bounds_of(memory)
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
     with ranks.together():
-        planned = _planned(setup, executor, bounds)
-        shown = Progress(progress if ranks.rank == 0 or callable(progress) else False, planned.n_cells)
+        planned, numbers, keep = _begun(setup, executor, bounds, path)
+        done = int(numbers.done.sum())
+        shown = Progress(progress if ranks.rank == 0 or callable(progress) else False, planned.n_cells, done)
     ranks.refuse_others(described(setup, planned))
     with shown:
-        numbers = _found(setup, planned, ranks, shown.more)
+        if done:
+            shown.more(0)
+        _find(setup, planned, numbers, ranks, keep, shown.more)
     return result_of(setup, planned, numbers, perf_counter() - began)
 
 
-def _found(setup: Setup, planned: Plan, ranks: Ranks, more: Callable[[int], None]) -> Numbers:
-    """What all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have."""
-    numbers = no_numbers(setup)
+Keep = Callable[[Numbers], None]
+
+
+def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tuple[Plan, Numbers, Keep]:
+    """The plan, what has been found already, and what keeps what is found."""
+    blank = no_numbers(setup)
+    if path is None:
+        return _planned(setup, executor, bounds), blank, lambda numbers: None
+    cells = [cell for own in setup.cells for cell in own]
+    saved = Checkpoint(path, identity_of(setup, chosen_executor(executor, setup.model.layout, cells)[0]))
+    planned, numbers = saved.read(blank) or (_planned(setup, executor, bounds), blank)
+    return planned, numbers, saved.writer(planned)
+
+
+def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, more: Callable[[int], None]) -> None:
+    """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have."""
     rank_of = shares(planned, ranks.size if ranks.divided else 1)
 
     def run(finished: Callable[[int], None]) -> None:
-        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, finished)
+        def kept(cells: int) -> None:
+            keep(numbers)
+            finished(cells)
+
+        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept)
 
     interrupted, said = ranks.work(run, lambda: packed(numbers), more)
+    if interrupted and numbers.done.any():
+        keep(numbers)
     if said:
         merge(numbers, said, [batch.examples for batch in setup.batches])
     if interrupted and not numbers.done.any():
         raise KeyboardInterrupt
-    return numbers
 
 
 def plan(
@@ -137,60 +171,3 @@ def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
     executor, why = chosen_executor(wanted, layout, [cell for own in setup.cells for cell in own])
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
     return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds, footprint(setup), why)
-
-
-def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
-    """The numbers of a sweep with their axes."""
-    several = len(setup.metrics) > 1
-    sizes = [len(coords) for coords in setup.coords.values()]
-    coords: dict[str, tuple] = dict(setup.coords)
-    if several:
-        coords["metric"] = tuple(metric.name for metric in setup.metrics)
-    coords["example"] = tuple(range(setup.n_examples))
-    if "pos" in coords and (tokens := _token_strings(setup, coords["pos"])):
-        coords["token"] = tokens
-    kept = (slice(None),) if several else (0,)
-    values = numbers.values[(slice(None), *kept)].reshape(*sizes, *numbers.values.shape[1 + (not several) :])
-    axes = tuple(name for name in coords if name != "token")
-    return SweepResult(
-        values=values,
-        axes=axes,
-        coords=coords,
-        baseline=numbers.baseline[kept],
-        provenance=_provenance(setup, planned, numbers),
-        plan=planned,
-        seconds=seconds,
-    )
-
-
-def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, Any]:
-    return {
-        "versions": versions(),
-        "model": setup.model.identity,
-        "tokens": _token_ids(setup),
-        "metrics": [metric.name for metric in setup.metrics],
-        **setup.said,
-        "executor": planned.executor,
-        "fell_back": planned.why,
-        "token_layers": numbers.token_layers,
-    }
-
-
-def _token_ids(setup: Setup) -> list[list[int]]:
-    rows: dict[int, list[int]] = {}
-    for batch in setup.batches:
-        rows.update(zip(batch.examples, np.array(batch.tokens).tolist(), strict=True))
-    return [rows[example] for example in sorted(rows)]
-
-
-def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
-    """What stands at each position, where all prompts have the same there, and somebody can say it."""
-    tokenizer = setup.model.tokenizer
-    if tokenizer is None or len(setup.batches) > 1:
-        return ()
-    rows = np.array(setup.batches[0].tokens)
-    said = []
-    for pos in positions:
-        columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]
-        said.append("".join(tokenizer.decode(own.tolist()) if own.size == 1 else "*" for own in columns))
-    return tuple(said)
