@@ -7,10 +7,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch.architectures import refuse_parts
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
+from mlx_patch.sweeps._cells import places_of
 from mlx_patch.sweeps._executors import chosen_executor
 from mlx_patch.sweeps._memory import device_budget, footprint
 from mlx_patch.sweeps._messages import described, merge, packed
@@ -82,6 +84,8 @@ def sweep(
         setup = set_up(
             model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
         )
+        edits = (edit for own in setup.cells for cell in own for edit in cell.edits)
+        refuse_parts(model.layout, (model.layout.place(site) for edit in edits for site in places_of(model.layout, edit)))
         budget = device_budget() if memory is None else memory
     budget = ranks.least(budget)
     with ranks.together():
