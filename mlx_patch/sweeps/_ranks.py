@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from time import monotonic
+from zlib import crc32
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +26,10 @@ Group = mx.distributed.Group
 
 EVERY = 5.0
 """Seconds between two meetings while passes run, at least. A pass is not interrupted for one."""
+
+
+_SIGN = 0x6D705F72
+"""What every message begins with: where a rank is gone, what comes in its place may be anything."""
 
 
 class State(IntEnum):
@@ -63,7 +68,7 @@ class Ranks:
         return 1 if self.group is None else self.group.size()
 
     def own_file(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-        """The name of this rank's own file: `night.rank0of2.npz` for `night.npz`; where it is alone, the name itself."""
+        """The name of this rank's own file, `night.rank0of2.npz` for `night.npz`; where it is alone, the name itself."""
         whole = Path(path)
         return path if self.size == 1 else whole.with_name(f"{whole.stem}.rank{self.rank}of{self.size}{whole.suffix}")
 
@@ -144,6 +149,7 @@ class Ranks:
             if self.size > 1:  # the others may be in the middle of a pass, which cannot go on without this rank
                 raise
             return True
+        self._meet(State.READY)  # where the model is sharded, nobody was lost on the way
         return False
 
     def _say_why(self, error: BaseException) -> None:
@@ -165,11 +171,15 @@ class Ranks:
         if self.size == 1:
             return _Heard((state,), [said])
         with interrupts_held():
-            heads = self._collected(np.array([[state, len(said)]], np.int32))
-            longest = int(heads[:, 1].max())
+            heads = self._collected(np.array([[_SIGN, state, len(said), crc32(said, _SIGN)]], np.int64))
+            if (heads[:, 0] != _SIGN).any():
+                raise self._lost("numbers that no rank sent")
+            longest = int(heads[:, 2].max())
             bodies = self._collected(np.frombuffer(said.ljust(longest + 1, b"\0"), np.uint8)[None])
-        heard = [bytes(body[:size]) for body, (_, size) in zip(bodies, heads.tolist(), strict=True)]
-        states = tuple(State(state) for state in heads[:, 0].tolist())
+        heard = [bytes(body[:size]) for body, size in zip(bodies, heads[:, 2].tolist(), strict=True)]
+        if [crc32(each, _SIGN) for each in heard] != heads[:, 3].tolist():
+            raise self._lost("numbers that no rank sent")
+        states = tuple(State(state) for state in heads[:, 1].tolist())
         if State.FAILED in states:
             failed = states.index(State.FAILED)
             raise RankError(
@@ -179,13 +189,18 @@ class Ranks:
         return _Heard(states, heard)
 
     def _collected(self, row: np.ndarray) -> np.ndarray:
+        rows = mx.distributed.all_gather(mx.array(row), group=self.group)
         try:
-            return np.array(mx.distributed.all_gather(mx.array(row), group=self.group))
+            mx.eval(rows)  # what reads an array without this is given memory that nobody wrote, and no error
         except RuntimeError as error:
-            raise RankError(
-                f"`group` must keep its {self.size} ranks to the end of the sweep. Got an error from MLX on rank "
-                f"{self.rank}: {error}. Start the sweep again on all ranks."
-            ) from error
+            raise self._lost(str(error)) from error
+        return np.array(rows)
+
+    def _lost(self, what: str) -> RankError:
+        return RankError(
+            f"`group` must keep its {self.size} ranks to the end of the sweep. Got from MLX on rank {self.rank}: {what}. "
+            "Start the sweep again on all ranks."
+        )
 
 
 @dataclass(frozen=True)

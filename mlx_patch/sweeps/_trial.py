@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mlx_patch.architectures import Layout
+from mlx_patch.architectures import Layout, refuse_parts
 from mlx_patch.interventions import Intervention, Span
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, places_of
@@ -13,7 +13,7 @@ def check_sources(layout: Layout, cells: Sequence[Sequence[Cell]]) -> None:
     """Check each intervention once, for all sites that it is used at.
 
     Raises:
-        MissingSiteError: A source lacks a site.
+        MissingSiteError: A source lacks a site, or the model is sharded and has only a part of one here.
         ValueRefusedError: A source holds NaN, or the intervention means nothing at one of the sites.
     """
     used: dict[int, tuple[Intervention, dict[Site, None]]] = {}
@@ -21,6 +21,7 @@ def check_sources(layout: Layout, cells: Sequence[Sequence[Cell]]) -> None:
         _, sites = used.setdefault(id(edit.intervention), (edit.intervention, {}))
         sites.update(dict.fromkeys(places_of(layout, edit)))
     for intervention, sites in used.values():
+        refuse_parts(layout, map(layout.place, sites))
         intervention.check(tuple(sites))
 
 

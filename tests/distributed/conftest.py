@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -39,20 +40,48 @@ def is_free(port: int) -> bool:
 
 def finished(command: Sequence[str], env: dict[str, str]) -> tuple[int, str]:
     """Run a command to its end, or kill it and all that it started. Its input is a pipe that nobody writes to."""
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    process = Popen(
+        command, env=env, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     own_input, process.stdin = process.stdin, None  # kept open: `mlx.launch` spins on one that has ended
     try:
         said, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError(f"a rank hangs: {process.communicate()[0]}") from None
+        return 1, f"a rank hangs: {process.communicate()[0]}"
     finally:
         if own_input:
             own_input.close()
     return process.returncode, said
+
+
+def program(scenario: str, folder: Path) -> list[str]:
+    return [sys.executable, str(PROGRAM), scenario, str(folder)]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(PROGRAM.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    without_compiler = {"MLX_DISABLE_COMPILE": "1"}  # which would run g++ for most of the time
+    return {**os.environ, **without_compiler, "PYTHONPATH": path}
+
+
+@pytest.fixture
+def one_killed(tmp_path: Path) -> tuple[Any, float]:
+    """What rank 0 of scenario "killed" wrote, and how many seconds it took. Nothing but MLX watches over the ranks."""
+    first = free_ports(2)
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{first}"], [f"127.0.0.1:{first + 1}"]]))
+    env = {**environment(), "MLX_HOSTFILE": str(hosts)}
+    began = monotonic()
+    ranks = [Popen(program("killed", tmp_path), env={**env, "MLX_RANK": str(n)}, stdin=DEVNULL) for n in (0, 1)]
+    try:
+        assert ranks[1].wait(SECONDS) == -signal.SIGKILL
+        assert ranks[0].wait(SECONDS) == 0
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return json.loads((tmp_path / "rank0.json").read_text()), monotonic() - began
 
 
 @pytest.fixture(scope="session")
@@ -60,16 +89,18 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[
     """Runs a scenario of `program.py` on two ranks, once; returns what each wrote."""
 
     @cache
-    def run(scenario: str) -> list[Any]:
-        tmp_path = tmp_path_factory.mktemp(scenario)
-        path = os.pathsep.join([str(PROGRAM.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    def run(scenario: str) -> tuple[int, str, list[Any]]:
+        folder = tmp_path_factory.mktemp(scenario)
         port = str(free_ports(2))
         command = [sys.executable, "-c", LAUNCH, "-n", "2", "--backend", "ring", "--starting-port", port, "--"]
-        command += [sys.executable, str(PROGRAM), scenario, str(tmp_path)]
-        without_compiler = {"MLX_DISABLE_COMPILE": "1"}  # g++ would take most of the time
-        status, said = finished(command, {**os.environ, **without_compiler, "PYTHONPATH": path})
-        written = [tmp_path / f"rank{rank}.json" for rank in (0, 1)]
-        assert status == 0 and all(one.exists() for one in written), said
-        return [json.loads(one.read_text()) for one in written]
+        status, said = finished([*command, *program(scenario, folder)], environment())
+        written = [folder / f"rank{rank}.json" for rank in (0, 1)]
+        return status, said, [json.loads(one.read_text()) if one.exists() else None for one in written]
 
-    return run
+    def found(scenario: str) -> list[Any]:
+        status, said, written = run(scenario)
+        assert status == 0, said
+        assert None not in written, said
+        return written
+
+    return found

@@ -5,15 +5,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 
 import mlx_patch as mp
+from mlx_patch.architectures._sharded import WHOLE
 from mlx_patch.sweeps import _ranks
-from mlx_patch.testing import tiny_model
+from mlx_patch.testing import ZOO, tiny_model
+
+_MODULE, _CONFIG = ZOO["llama"]
+cast("dict[str, Any]", ZOO)["llama-wide"] = (_MODULE, {**_CONFIG, "intermediate_size": 128})  # halves in groups of 32
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 OTHER = mx.array([[12, 47, 80, 21, 60, 9, 45, 70]])
@@ -163,6 +168,66 @@ def killed(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     patch = mp.Replace(donor(model))
     return {"raised": caught(lambda: mp.sweep(model, TOKENS, patch, "resid_post", ("layer", "pos"), deadly,
                                               memory=1, group=group))}  # fmt: skip
+
+
+def sharded(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
+    """Models split by heads and neurons, against the same ones whole."""
+    found: dict[str, Any] = {}
+    for name, precision in (("llama", "float32"), ("gpt_oss", "float32"), ("llama-wide", "4bit")):
+        whole, split = wrapped(name, precision), wrapped(name, precision)
+        split.model.shard(group)
+        sites = [site for site in whole.sites if site.name in WHOLE]
+        logits, own = whole.run_with_cache(TOKENS, sites=sites)
+        split_logits, split_own = split.run_with_cache(TOKENS, sites=sites)
+        patch = mp.Replace(whole.run_with_cache(OTHER, sites=sites)[1])
+        apart = [distance(split_logits, logits), *(distance(split_own[site], own[site]) for site in sites)]
+        patched = [(patch.at(site), patch.at(site, pos=3)) for site in sites]
+        apart += [distance(split.run(TOKENS, e), whole.run(TOKENS, e)) for edits in patched for e in edits]
+        found[f"{name} {precision}"] = {"apart": max(apart), "bits": bits(np.array(split_logits))}
+    return found | sharded_llama(group)
+
+
+def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:
+    """Sweeps of a sharded llama, and what is refused of it."""
+    whole, split = wrapped(), wrapped()
+    split.model.shard(group)
+    found: dict[str, Any] = {}
+    for site in ("resid_post", "attn_out", "mlp_out"):
+        patch = mp.Replace(donor(whole, site))
+        one, two = (mp.sweep(m, TOKENS, patch, site, ("layer", "pos"), RIGHT_MINUS_WRONG) for m in (whole, split))
+        far = distance(mx.array(two.values), mx.array(one.values))
+        found[f"sweep {site}"] = {"apart": far, "bits": seen(two), "size": float(np.ptp(one.values))}
+    runs: list[int] = []
+    counted = type("Counted", (type(split.model),), {"__call__": lambda *given, **named: runs.append(1)})
+    patch, plain = mp.Replace(donor(whole)), type(split.model)
+    split.model.__class__ = counted
+    block = "model.layers.1"
+    raw = ("self_attn.o_proj:input", "self_attn.q_proj:output", "mlp.down_proj:input", "self_attn:output", ":output")
+    zero = mp.Ablate("zero")
+    refused = {
+        "head": lambda: split.run(TOKENS, [zero.at("z", layer=1, head=0)]),
+        "neuron": lambda: split.run(TOKENS, [zero.at("mlp_post", layer=1, neuron=0)]),
+        "captured": lambda: split.run_with_cache(TOKENS, sites=["pattern"]),
+        "editing": lambda: split.editing(zero.at("q", layer=0)).__enter__(),
+        "sweep": lambda: mp.sweep(split, TOKENS, zero, "z", ("layer", "head"), RIGHT_MINUS_WRONG),
+        "group": lambda: mp.sweep(split, TOKENS, patch, "resid_post", ("layer",), RIGHT_MINUS_WRONG, group=group),
+        "raw sweep": lambda: mp.sweep(split, TOKENS, over=[zero.at(f"{block}.{raw[0]}")], metric=RIGHT_MINUS_WRONG),
+        **{side: partial(split.run, TOKENS, [zero.at(f"{block}.{side}".replace(".:", ":"))]) for side in raw[:3]},
+    }
+    found["refused"] = {what: caught(call) for what, call in refused.items()}
+    found["runs"] = len(runs)
+    split.model.__class__ = plain
+    ends = [zero.at(f"{block}.{side}".replace(".:", ":")) for side in raw[3:]]
+    found["raw apart"] = max(distance(split.run(TOKENS, [edit]), whole.run(TOKENS, [edit])) for edit in ends)
+    piped = tiny_model("qwen2")
+    piped.model.pipeline(group)
+    found["pipeline"] = caught(lambda: mp.HookedModel(piped))
+    return found
+
+
+def distance(one: mx.array, other: mx.array) -> float:
+    """The largest difference of two arrays, relative to the largest number."""
+    return (mx.abs(one - other).max() / mx.abs(other).max()).item()
 
 
 def main(scenario: str, folder: Path) -> None:

@@ -95,3 +95,12 @@ def test_ctrl_c_on_one_rank_returns_what_all_have_done(two_ranks):
 
 def test_ctrl_c_before_anything_is_done_interrupts_all_ranks(two_ranks):
     assert [rank["at once"][0] for rank in two_ranks("failing")] == ["KeyboardInterrupt"] * 2
+
+
+def test_a_rank_that_dies_is_an_error_on_the_others(one_killed):
+    found, seconds = one_killed
+    kind, message = found["raised"]
+    assert kind == "RankError"
+    assert re.match(r"`group` must keep its 2 ranks to the end of the sweep. Got from MLX on rank 0: .*", message)
+    assert "Start the sweep again on all ranks." in message
+    assert seconds < 40
