@@ -1,5 +1,6 @@
 """Sweeps: what they measured, with statistics over examples, files and plots."""
 
+from mlx_patch.sweeps._both_ways import sweep_pair as sweep_pair
 from mlx_patch.sweeps._law import check_sweeps as check_sweeps
 from mlx_patch.sweeps._law import exact_sweeps as exact_sweeps
 from mlx_patch.sweeps._pair import PairResult as PairResult

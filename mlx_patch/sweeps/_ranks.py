@@ -6,7 +6,6 @@ the same and says so, and everybody raises. A process that is gone comes to none
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,10 +66,10 @@ class Ranks:
         """How many processes there are."""
         return 1 if self.group is None else self.group.size()
 
-    def own_file(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-        """The name of this rank's own file, `night.rank0of2.npz` for `night.npz`; where it is alone, the name itself."""
-        whole = Path(path)
-        return path if self.size == 1 else whole.with_name(f"{whole.stem}.rank{self.rank}of{self.size}{whole.suffix}")
+    def own_file(self, path: Path) -> Path:
+        """This rank's own file, `night.rank0of2.npz` for `night.npz`; where it is alone, the file itself."""
+        own = f"{path.stem}.rank{self.rank}of{self.size}{path.suffix}"
+        return path if self.size == 1 else path.with_name(own)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -198,7 +197,7 @@ class Ranks:
 
     def _lost(self, what: str) -> RankError:
         return RankError(
-            f"`group` must keep its {self.size} ranks to the end of the sweep. Got from MLX on rank {self.rank}: {what}. "
+            f"`group` must keep its {self.size} ranks to the end of the sweep. Got on rank {self.rank}: {what}. "
             "Start the sweep again on all ranks."
         )
 

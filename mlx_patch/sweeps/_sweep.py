@@ -92,7 +92,7 @@ def sweep(
     began = perf_counter()
     ranks = ranks_of(group, model.layout)
     with ranks.together():
-        path = None if checkpoint is None else checked_path(ranks.own_file(checkpoint))
+        path = None if checkpoint is None else ranks.own_file(checked_path(checkpoint))
         setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
         bounds = bounds_of(memory)
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
