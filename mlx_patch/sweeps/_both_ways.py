@@ -63,7 +63,7 @@ def _one_batch(name: str, given: Prompts, model: HookedModel) -> Batch:
     if len(batches) > 1:
         lengths = sorted(batch.length for batch in batches)
         raise ShapeError(
-            f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each length by itself."
+            f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each by itself."
         )
     return batches[0]
 
@@ -73,5 +73,5 @@ def _refuse_several(metric: object, choices: dict[str, Any]) -> None:
         raise KindError(f"`metric` must be one metric. Got {len(metric)}. Sweep the pair once for each.")
     if "checkpoint" in choices:
         raise KindError(
-            "`checkpoint` must be left out: a pair is two sweeps. Call `sweep` for each, with its own file."
+            "`checkpoint` must be left out: a pair is two sweeps. Call `sweep` for each."
         )

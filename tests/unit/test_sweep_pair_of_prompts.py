@@ -46,12 +46,12 @@ def test_several_sites_are_swept_in_one_call(tiny):
         (
             {"corrupted": CORRUPTED[:, :4]},
             ShapeError,
-            r"`corrupted` must have the shape of `clean`, \(2, 5\). Got \(2, 4\)",
+            r"`corrupted` must have .* \(2, 5\). Got \(2, 4\)",
         ),
         (
             {"clean": [CLEAN[0], CLEAN[1, :3]]},
             ShapeError,
-            r"`clean` must hold prompts of one length. Got \[3, 5\] tokens",
+            r"`clean` must hold .* one length. Got \[3, 5\]",
         ),
         ({"metric": [GAP, GAP]}, KindError, "`metric` must be one metric. Got 2"),
         ({"at": None}, KindError, "`at` must be a site. Got None"),
