@@ -55,7 +55,7 @@ def merge(numbers: Numbers, said: Sequence[bytes], examples: Sequence[Sequence[i
         theirs = _unpacked(each, numbers)
         for group, own in enumerate(examples):
             new = np.flatnonzero(theirs.done[group] & ~done[group])
-            cells = np.ix_(new, range(values.shape[1]), own)
+            cells = np.ix_(new.tolist(), range(values.shape[1]), own)
             values[cells] = theirs.values[cells]
         done |= theirs.done
         baseline = np.where(np.isnan(baseline), theirs.baseline, baseline)

@@ -85,7 +85,8 @@ def sweep(
             model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas
         )
         edits = (edit for own in setup.cells for cell in own for edit in cell.edits)
-        refuse_parts(model.layout, (model.layout.place(site) for edit in edits for site in places_of(model.layout, edit)))
+        sites = dict.fromkeys(site for edit in edits for site in places_of(model.layout, edit))
+        refuse_parts(model.layout, map(model.layout.place, sites))
         budget = device_budget() if memory is None else memory
     budget = ranks.least(budget)
     with ranks.together():

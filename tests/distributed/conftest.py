@@ -20,6 +20,7 @@ LAUNCH = "import sys; from mlx._distributed_utils.launch import main; sys.exit(m
 SECONDS = 60
 """Nothing here takes so long. What does hangs."""
 
+
 def free_ports(number: int) -> int:
     """The first of some ports in a row that nobody listens at; test runs beside this one begin to look elsewhere."""
     for first in count(20_000 + os.getpid() * 8 % 12_000, number):

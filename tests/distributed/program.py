@@ -77,7 +77,12 @@ def divided(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
         shared = both(group)
         shared.save(path := folder / f"{name}{group.rank()}.npz")
         n_shared = len(calls) - n_alone
-        found[name] = {"alone": seen(alone), "shared": seen(shared), "calls": [n_alone, n_shared], "file": path.read_bytes().hex()}
+        found[name] = {
+            "alone": seen(alone),
+            "shared": seen(shared),
+            "calls": [n_alone, n_shared],
+            "file": path.read_bytes().hex(),
+        }
     return found
 
 
