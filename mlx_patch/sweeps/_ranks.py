@@ -197,8 +197,8 @@ class Ranks:
 
     def _lost(self, what: str) -> RankError:
         return RankError(
-            f"`group` must keep its {self.size} ranks to the end of the sweep. Got on rank {self.rank}: {what}. "
-            "Start the sweep again on all ranks."
+            f"`group` must keep its {self.size} ranks to the end of the sweep. Got from MLX, on rank "
+            f"{self.rank}: {what}. Start the sweep again on all ranks."
         )
 
 

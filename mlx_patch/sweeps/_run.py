@@ -62,11 +62,10 @@ def run_passes(
     for group, batch in enumerate(setup.batches):
         passes = [one for one in left if one.group == group]
         rows = list(batch.examples)
-        known = bool(numbers.done[group].any() or not np.isnan(numbers.baseline[:, rows]).any())
-        if known and not passes:
+        if not passes:
             continue
         base = _base(setup, plan, group)
-        if not known:
+        if not numbers.done[group].any():
             numbers.token_layers += base.token_layers
             numbers.baseline[:, rows] = np.array(base.values)
         for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):

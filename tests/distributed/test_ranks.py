@@ -101,6 +101,6 @@ def test_a_rank_that_dies_is_an_error_on_the_others(one_killed):
     found, seconds = one_killed
     kind, message = found["raised"]
     assert kind == "RankError"
-    assert re.match(r"`group` must keep its 2 ranks to the end of the sweep. Got from MLX on rank 0: .*", message)
+    assert re.match(r"`group` must keep its 2 ranks to the end of the sweep. Got from MLX, on rank 0: .*", message)
     assert "Start the sweep again on all ranks." in message
     assert seconds < 40
