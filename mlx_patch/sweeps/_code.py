@@ -4,7 +4,6 @@ import builtins
 import dis
 import functools
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 _BUILTIN = ("builtin_function_or_method", "method-wrapper", "wrapper_descriptor", "method_descriptor", "ufunc")
 _BUILTIN_OF_MLX = ("nb_func", "nb_method", "nb_bound_method")
 _INSTALLED = {"site-packages", "dist-packages"}
-_STDLIB = sysconfig.get_path("stdlib")
+_STDLIB = Path(dis.__file__).parent
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def arguments(model, tokens, executor="auto"):
     }
 
 
-MODELS = ["llama", "jamba", "mamba", "qwen3_next", "recurrent_gemma", "gemma3n"]
+# On mamba2 and the hybrids with its chunks the unedited run rounds differently when it is made in other pieces.
+MODELS = ["llama", "jamba", "mamba2", "falcon_h1", "nemotron_h", "gemma3n"]
 
 
 @pytest.mark.parametrize("executor", ["auto", "rows"])
@@ -101,7 +102,7 @@ def test_stopped_after_any_pass_it_goes_on_to_the_same_bits(tiny, tokens, tmp_pa
 
 
 def test_one_pass_a_process_comes_to_the_same_bits(tiny, tokens, tmp_path):
-    wanted = {**arguments(tiny("jamba"), tokens), "memory": 1}
+    wanted = {**arguments(tiny("falcon_h1"), tokens), "memory": 1}
     sweep(**wanted, checkpoint=tmp_path / "whole")
     path, stops = tmp_path / "stopped", 0
     while stops < 20:
@@ -445,14 +446,11 @@ def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path,
         sweep(**wanted, checkpoint=tmp_path / given if isinstance(given, str) else given)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only_is_refused(wanted, tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(FileError, match=r"can be written to. Got .*: Permission denied. Choose another folder."):
-            sweep(**wanted, checkpoint=tmp_path / "a")
-    finally:
-        tmp_path.chmod(0o700)
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write everywhere
+    monkeypatch.setattr(_sweep, "set_up", None)
+    with pytest.raises(FileError, match=r"can be written to. Got .*a: Permission denied. Choose another folder."):
+        sweep(**wanted, checkpoint=tmp_path / "a")
 
 
 def test_a_metric_that_cannot_be_known_again_is_refused_before_anything_runs(wanted, tmp_path, counted):
