@@ -26,7 +26,7 @@ That these sites are what their names say is held by [laws](laws.md): `tests/law
 every model here, in float32, 4-bit and, where MLX runs it, bfloat16; `tests/laws/test_zoo.py` that no module of mlx_lm
 is missing; `tests/laws/test_loading.py` that mlx_lm loads one of each table. `model.verify()` checks them on your own
 model. The column of laws has those that were held in float32, and `test_laws.py` compares it with what it finds. Law 7
-is about attention: a layer without `z` or `pattern` has none. Law 8 is about sweeps.
+is about attention: a layer without `z` or `pattern` has none. Law 8 is about sweeps: `tests/laws/test_sweeps.py`.
 """
 
 NOT_RUN = ("bitnet", "olmo")

@@ -1,6 +1,7 @@
 """What every test has: annotations that are checked as the code runs, tiny models, and seeds."""
 
 import json
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -109,3 +110,8 @@ def d1_data(d1):
 def _seeded():
     mx.random.seed(0)
     np.random.seed(0)
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Names without addresses, which two processes that share the tests would not agree on."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(val)) if " at 0x" in repr(val) else None

@@ -33,6 +33,7 @@ class Shared(KVCache):
         self.offset = keys.shape[2]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Take in the keys and values of each row, and give those of the past and of all that came since."""
         if self.own is not None:
             keys, values = mx.concatenate([self.own[0], keys], axis=2), mx.concatenate([self.own[1], values], axis=2)
         self.own = keys, values

@@ -62,9 +62,7 @@ def _one_batch(name: str, given: Prompts, model: HookedModel) -> Batch:
     batches = batches_of(given, model.tokenizer, model.d_vocab)
     if len(batches) > 1:
         lengths = sorted(batch.length for batch in batches)
-        raise ShapeError(
-            f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each by itself."
-        )
+        raise ShapeError(f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each by itself.")
     return batches[0]
 
 
@@ -72,6 +70,4 @@ def _refuse_several(metric: object, choices: dict[str, Any]) -> None:
     if isinstance(metric, list | tuple) and len(metric) != 1:
         raise KindError(f"`metric` must be one metric. Got {len(metric)}. Sweep the pair once for each.")
     if "checkpoint" in choices:
-        raise KindError(
-            "`checkpoint` must be left out: a pair is two sweeps. Call `sweep` for each."
-        )
+        raise KindError("`checkpoint` must be left out: a pair is two sweeps. Call `sweep` for each.")

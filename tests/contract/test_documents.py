@@ -55,7 +55,7 @@ def test_the_first_block_of_the_readme_is_two_commands():
     for line in (study, tests):
         assert line.startswith("python3 -m venv .venv && .venv/bin/pip install -q -e ")
     assert study.endswith("examples/d1_externalization.py")
-    assert tests.endswith("-m pytest -q")
+    assert tests.endswith("-m pytest -q -n 2")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

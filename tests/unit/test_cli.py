@@ -48,8 +48,8 @@ def test_a_prompt_is_taken(capsys):
 
 def test_an_adapter_is_taken(capsys, tmp_path, save_adapter, monkeypatch):
     save_adapter(HookedModel.load(TINY).model, tmp_path)
-    verify, seen = HookedModel.verify, []
-    monkeypatch.setattr(HookedModel, "verify", lambda self, prompt: seen.append(self.model) or verify(self, prompt))
+    check, seen = cli.check_laws, []
+    monkeypatch.setattr(cli, "check_laws", lambda model, *rest: seen.append(model.model) or check(model, *rest))
     assert cli.main(["verify", str(TINY), "--adapter-path", str(tmp_path)]) == 0
     assert any("lora_b" in module for module in seen[0].modules())
     assert "  9  yes" in capsys.readouterr().out

@@ -10,7 +10,7 @@ N_LAYERS = 4
 
 
 def plan_of(groups: list[Group], passes: list[Pass]) -> Plan:
-    return Plan("grow", "", N_LAYERS, tuple(groups), tuple(passes), 1, 1, 0)
+    return Plan("grow", "", N_LAYERS, tuple(groups), tuple(passes), 1, 1, 256, 0)
 
 
 def layers_of_one_prompt(n: int) -> Plan:

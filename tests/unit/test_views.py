@@ -64,7 +64,9 @@ for part in range(3):
             ),
         )
     )
-every_view = pytest.mark.parametrize(("view", "shape", "oracle"), READS, ids=lambda value: repr(value)[:60])
+every_view = pytest.mark.parametrize(
+    ("view", "shape", "oracle"), READS, ids=lambda value: repr(value).split(" at 0x")[0][:60]
+)
 
 
 @every_view
