@@ -63,7 +63,8 @@ def _one_batch(name: str, given: Prompts, model: HookedModel) -> Batch:
     if len(batches) > 1:
         lengths = sorted(batch.length for batch in batches)
         raise ShapeError(f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each by itself.")
-    return batches[0]
+    [batch] = batches
+    return batch
 
 
 def _refuse_several(metric: object, choices: dict[str, Any]) -> None:
