@@ -59,12 +59,11 @@ def _donor(model: HookedModel, tokens: mx.array, sites: Any) -> Any:
 
 
 def _one_batch(name: str, given: Prompts, model: HookedModel) -> Batch:
-    batches = batches_of(given, model.tokenizer, model.d_vocab)
+    batches = list(batches_of(given, model.tokenizer, model.d_vocab))
     if len(batches) > 1:
         lengths = sorted(batch.length for batch in batches)
         raise ShapeError(f"`{name}` must hold prompts of one length. Got {lengths} tokens. Sweep each by itself.")
-    [batch] = batches
-    return batch
+    return batches[0]
 
 
 def _refuse_several(metric: object, choices: dict[str, Any]) -> None:
