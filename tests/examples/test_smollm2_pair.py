@@ -142,16 +142,6 @@ def test_the_record_says_which_adapter(studied):
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_on_d1_itself_the_adapter_makes_the_call(d1, adapted):
-    """672 tokens that it was not trained on. Without it the probability is 0.00005."""
-    probe = d1.Probe(adapted, "all")
-    numbers = probe(adapted.run(probe.tokens, logits_at=probe.measured))
-    assert probe.n_tokens == 672
-    assert numbers["tool_call_prob"] == pytest.approx(0.9029, abs=1e-3)
-
-
-@pytest.mark.real
-@pytest.mark.slow
 def test_the_laws_hold_with_the_adapter(adapted):
     """Those that take few runs; tests/laws has all of them on tiny models with adapters."""
     report = check_laws(adapted, mx.array([[504, 2644, 3460, 335]]), (watching, sums, split))

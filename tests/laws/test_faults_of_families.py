@@ -6,6 +6,7 @@ not wrong: some families differ in nothing that the model has.
 
 from dataclasses import replace
 from functools import cache
+from zlib import crc32
 
 import mlx.core as mx
 import pytest
@@ -90,11 +91,17 @@ def outcome(bench, family):
         return type(error)
 
 
+def is_tried(name, other):
+    """Every fourth pair, and those that are not refused as they should be; all 11,400 take a minute more."""
+    return (name, other) in {*UNSEEN, *RAISED} or crc32(f"{name} {other}".encode()) % 4 == 0
+
+
 @pytest.mark.parametrize("name", models())
 def test_another_family_s_table_is_refused_or_breaks_a_law(name):
     raw = tiny_model(name)
     bench, own = bench_of(HookedModel(raw)), family_of(raw)
-    outcomes = {(name, label(family)): outcome(bench, family) for family in FAMILIES if family is not own}
+    others = [family for family in FAMILIES if family is not own and is_tried(name, label(family))]
+    outcomes = {(name, label(family)): outcome(bench, family) for family in others}
     assert {pair for pair, found in outcomes.items() if found is None} == {pair for pair in UNSEEN if pair[0] == name}
     raised = {pair: found for pair, found in outcomes.items() if found in (AttributeError, KeyError, ValueError)}
     assert raised == {pair: error for pair, error in RAISED.items() if pair[0] == name}

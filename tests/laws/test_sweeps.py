@@ -21,10 +21,7 @@ MORE_THAN_THE_STREAM = {
 """Where rows cannot begin in the middle of the model, because later blocks read more than the stream."""
 
 WINDOWED = ("llama-sliding", "gemma3_text", "gpt_oss", "baichuan_m1", "gear", "recurrent_gemma", "llama4", "plamo3")
-DENSE = (
-    *("llama", "llama-sliding", "gemma2", "gpt2", "gpt_neox-parallel", "phi3", "qwen3", "granite", "hunyuan-dense"),
-    *("mamba2", "qwen3_5", "minicpm3"),
-)
+DENSE = ("llama", "gemma2", "gpt_neox-parallel", "hunyuan-dense", "mamba2", "qwen3_5")
 EXPERTS = ("mixtral", "deepseek_v3")  # which MLX's CPU backend multiplies in float32 alone
 COARSER = [*((name, p) for name in DENSE for p in ("bfloat16", "4bit")), *((name, "4bit") for name in EXPERTS)]
 
