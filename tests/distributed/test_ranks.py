@@ -45,7 +45,7 @@ def test_progress_counts_the_cells_of_all_ranks(two_ranks):
 
 FAILED = {
     "metric": ("ArithmeticError", "the fourth cell is bad"),
-    "set up": ("SelectionError", "`layer` must lie in"),
+    "set up": ("SelectionError", "must lie in"),
     "progress": ("ValueError", "no screen"),
 }
 
