@@ -34,6 +34,7 @@ class Rows:
         token_layers: What went through the blocks, counted as it goes.
         used: Which edits have acted: numbers of a cell, and of an edit in it.
         height: The rows of the batch, as it grows.
+        in_pieces: Whether the positions run piece by piece.
     """
 
     layout: Layout
@@ -44,6 +45,7 @@ class Rows:
     piece: int
     token_layers: int = 0
     height: int = 0
+    in_pieces: bool = False
     used: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -60,8 +62,9 @@ class Rows:
         """Every metric of every cell, unevaluated. Shape `(cell, metric, batch)`."""
         layout, rows = self.layout, 1 if grow else len(self.cells)
         edges = (self.start, *self._cuts(reading), self.length)
+        self.in_pieces = len(edges) > 2
         opened = base.past[self.start].opened() if self.start else None
-        fresh = make_prompt_cache(layout.model) if len(edges) > 2 or layout.family.cached else None
+        fresh = make_prompt_cache(layout.model) if self.in_pieces or layout.family.cached else None
         if opened is not None:
             opened.rows(rows)
         hooks = [*(self._entering(base, opened) if grow else self._counting())]
@@ -142,8 +145,7 @@ class Rows:
         return base.stream[site][:, begin : begin + now.length]
 
     def _edited(self, cell: int, edit: Edit, value: mx.array, site: Site, now: Pass) -> mx.array:
-        in_pieces = (now.offset, now.offset + now.length) != (self.start, self.length)
-        new = edit.apply(value, site, Span(now.offset, now.length, self.length, pieces=in_pieces))
+        new = edit.apply(value, site, Span(now.offset, now.length, self.length, pieces=self.in_pieces))
         if new is None:
             return value
         self.used.add((cell, id(edit)))

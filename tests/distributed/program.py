@@ -17,9 +17,6 @@ from mlx_patch.architectures._sharded import WHOLE
 from mlx_patch.sweeps import _ranks
 from mlx_patch.testing import ZOO, tiny_model
 
-_MODULE, _CONFIG = ZOO["llama"]
-cast("dict[str, Any]", ZOO)["llama-wide"] = (_MODULE, {**_CONFIG, "intermediate_size": 128})  # halves in groups of 32
-
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 OTHER = mx.array([[12, 47, 80, 21, 60, 9, 45, 70]])
 SHORT = [7, 8, 9, 10, 11]
@@ -230,7 +227,14 @@ def distance(one: mx.array, other: mx.array) -> float:
     return (mx.abs(one - other).max() / mx.abs(other).max()).item()
 
 
+def widen() -> None:
+    """Put a llama into the zoo whose halves can be quantised in groups of 32."""
+    module, config = ZOO["llama"]
+    cast("dict[str, Any]", ZOO)["llama-wide"] = (module, {**config, "intermediate_size": 128})
+
+
 def main(scenario: str, folder: Path) -> None:
+    widen()
     group = mx.distributed.init(strict=True, backend="ring")
     found = globals()[scenario](group, folder)
     (folder / f"rank{group.rank()}.json").write_text(json.dumps(found))

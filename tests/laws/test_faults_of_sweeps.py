@@ -65,8 +65,8 @@ def on_the_row_before(self, site, edits, value, now):
     return mx.roll(act(self, site, edits, turned, now), -self.batch, axis=0)
 
 
-def on_the_next_position(self, cell, edit, value, site):
-    return mx.roll(edited(self, cell, edit, mx.roll(value, -1, axis=1), site), 1, axis=1)
+def on_the_next_position(self, cell, edit, value, site, now):
+    return mx.roll(edited(self, cell, edit, mx.roll(value, -1, axis=1), site, now), 1, axis=1)
 
 
 def only_the_first(self, site, edits, value, now):
@@ -116,13 +116,13 @@ def of_the_block_below(layout, layer):
     return Site("resid_pre", max(0, layer - 1))
 
 
-def of_the_edited_prompt(self, site, base, like):
-    return mx.roll(unedited(self, site, base, like), 1, axis=0)
+def of_the_edited_prompt(self, site, base, like, now):
+    return mx.roll(unedited(self, site, base, like, now), 1, axis=0)
 
 
-def from_the_first_position(self, site, base, like):
+def from_the_first_position(self, site, base, like, now):
     if site not in base.stream:
-        return unedited(self, site, base, like)
+        return unedited(self, site, base, like, now)
     return base.stream[site][:, : like.shape[1]]
 
 
