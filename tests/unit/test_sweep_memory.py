@@ -1,0 +1,55 @@
+"""Memory does not grow with the number of cells, and `memory=` bounds it."""
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models import llama
+
+from mlx_patch import Ablate, HookedModel, sweep
+from mlx_patch.metrics import LogProb
+from mlx_patch.sweeps._reading import Reading
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A llama whose logits take more room than its weights' activations: 30,000 tokens."""
+    shape = {"hidden_size": 64, "num_hidden_layers": 4, "intermediate_size": 512, "num_attention_heads": 4}
+    args = llama.ModelArgs.from_dict({"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 30_000, **shape})
+    model = llama.Model(args)
+    mx.eval(model.parameters())
+    return HookedModel(model)
+
+
+TOKENS = mx.array([[5 * i % 97 for i in range(40)]])
+
+
+def peak(model, neurons: int, **choices) -> int:
+    """Bytes at the most, beside what is there before."""
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    over, zero = ("layer", "neuron"), Ablate("zero")
+    sweep(model, TOKENS, zero, "mlp_post", over, LogProb(3), positions=-1, neurons=range(neurons), **choices)
+    return mx.get_peak_memory() - before
+
+
+def test_two_thousand_cells_take_no_more_than_two_hundred(wide):
+    few, many = peak(wide, 50), peak(wide, 500)
+    assert many <= 1.05 * few
+
+
+def test_logits_that_are_kept_would_show(wide, monkeypatch):
+    measure, kept = Reading.measure, []
+
+    def keeping(self, logits, length):
+        kept.append(logits)
+        return measure(self, logits, length)
+
+    monkeypatch.setattr(Reading, "measure", keeping)
+    few = peak(wide, 50)
+    kept.clear()
+    assert peak(wide, 500) > 2 * few
+
+
+def test_a_budget_is_kept(wide):
+    free = peak(wide, 100)
+    assert peak(wide, 100, memory=free // 8) < free // 2
