@@ -6,8 +6,11 @@ before that position changes, so a prompt cache holds it.
 """
 
 from copy import deepcopy
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
@@ -84,3 +87,17 @@ def test_the_name_s_position_matters_early(prompts, effect):
 def test_the_last_position_matters_late(prompts, effect):
     effects = [effect(layer, prompts[0].shape[1] - 1) for layer in EVERY_THIRD]
     assert effects == pytest.approx([0.00, 0.00, 0.00, 0.00, 0.00, 0.00, -0.01, 0.42, 0.89, 0.98], abs=0.01)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_name_s_position_carries_the_answer_early_and_the_last_one_late(smollm2, d1):
+    """Both ways of four pairs of prompts, by the example's own sweep."""
+    spec = spec_from_file_location("indirect_object", Path(d1.__file__).with_name("indirect_object.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    example = module_from_spec(spec)
+    spec.loader.exec_module(example)
+    pair = example.measured(smollm2, layers=(6, 27), positions=(9, 15))
+    np.testing.assert_allclose(pair.denoising.mean(), [[1, 0], [0, 1]], atol=0.1)
+    np.testing.assert_allclose(pair.noising.mean(), [[0, 1], [1, 0]], atol=0.1)
