@@ -83,11 +83,13 @@ def write(pair: PairResult, folder: Path) -> None:
 def draw(pair: PairResult, folder: Path) -> None:
     """Both directions; denoising by itself; and its last position."""
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     mpl.use("Agg")
     result = pair.denoising
     panels = {"ioi_smollm2": pair.plot()[0], "layer_pos": result.plot(), "layer": result.sel(pos=-1).plot()}
     for name, panel in panels.items():
+        assert isinstance(panel.figure, Figure)
         with mp.written_whole(folder / f"{name}.png") as beside:
             panel.figure.savefig(beside, dpi=80)
 
