@@ -82,14 +82,15 @@ def _tapped(plain: type, visit: Visitor) -> type:
     """The subclass of a module's class whose instances tell the frames about their calls."""
     called = any("__call__" in vars(cls) for cls in plain.__mro__[:-1])
     methods = ("__call__",) if called else tuple(name for name in _IN_PLACE_OF_A_CALL if hasattr(plain, name))
-    told = {name: _told(getattr(plain, name), visit) for name in methods}
+    told = {name: _told(plain, name, visit) for name in methods}
     names = {**told, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (plain,), names)
 
 
-def _told(forward: Callable[..., Any], visit: Visitor) -> Callable[..., Any]:
+def _told(plain: type, name: str, visit: Visitor) -> Callable[..., Any]:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        seen = _local.frames
+        # Looked up at each call: tapped classes outlive a run, and a model's own class may be changed between two runs.
+        seen, forward = _local.frames, getattr(plain, name)
         return visit(seen, self, forward, args, kwargs) if seen else forward(self, *args, **kwargs)
 
     return call

@@ -33,6 +33,14 @@ def test_a_run_without_edits_is_the_model_bit_for_bit(tiny, tokens, precision):
     assert same(model.run_with_cache(tokens, sites=("resid_post", "z"))[0], plain)
 
 
+def test_a_class_that_is_changed_after_a_run_is_seen_by_the_next(tiny, tokens, monkeypatch):
+    model = tiny()
+    first = model.run_with_cache(tokens, sites=("resid_post",))[0]
+    cls, plain = type(model.model), type(model.model).__call__
+    monkeypatch.setattr(cls, "__call__", lambda self, ids, **more: 2 * plain(self, ids, **more))
+    assert same(model.run_with_cache(tokens, sites=("resid_post",))[0], 2 * first)
+
+
 @pytest.mark.parametrize("at", [0, -1, 5, [2, -2], slice(3, None), slice(None, 4, 2), range(6, 8)], ids=repr)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_logits_at_are_a_slice_of_all(tiny, tokens, name, at):
