@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,14 @@ def d1():
 def d1_data(d1):
     """The study's conversation, as a module."""
     return sys.modules["d1_data"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hears_ctrl_c():
+    """A shell starts its background jobs deaf to Ctrl-C; tests of it need what every other process is born with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
