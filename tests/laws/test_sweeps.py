@@ -1,5 +1,7 @@
 """Law 8 on every architecture: a fast sweep equals the reference sweep, at the cost that its plan names."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -7,7 +9,9 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache, make_prompt_cac
 
 import mlx_patch as mp
 from mlx_patch.errors import ShapeError
+from mlx_patch.sweeps import _sweep
 from mlx_patch.sweeps._law import _spread
+from mlx_patch.sweeps._passes import Rows
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
 
 RUN = [name for name in ZOO if name not in EXCEPTIONS]
@@ -22,6 +26,17 @@ MORE_THAN_THE_STREAM = {
 
 WINDOWED = ("llama-sliding", "gemma3_text", "gpt_oss", "baichuan_m1", "gear", "recurrent_gemma", "llama4", "plamo3")
 DENSE = ("llama", "gemma2", "gpt_neox-parallel", "hunyuan-dense", "mamba2", "qwen3_5")
+CUT = (
+    "llama-sliding",
+    "gpt_oss",
+    "recurrent_gemma",
+    "llama4",
+    "plamo3",
+    "gemma2",
+    "hunyuan-dense",
+    "mamba2",
+    "qwen3_5",
+)
 EXPERTS = ("mixtral", "deepseek_v3")  # which MLX's CPU backend multiplies in float32 alone
 COARSER = [*((name, p) for name in DENSE for p in ("bfloat16", "4bit")), *((name, "4bit") for name in EXPERTS)]
 
@@ -56,6 +71,29 @@ def test_a_patch_within_the_first_window(name, tiny):
 def test_in_coarser_precision(name, precision, tiny):
     report = check_sweeps(tiny(name, precision))
     assert report.ok, report
+
+
+@pytest.fixture
+def pieces(monkeypatch):
+    """Prompts run three positions at once at most. How many passes did so in more than one piece."""
+    bounds, run, cut = _sweep.bounds_of, Rows.run, []
+
+    def noted(self, *given, grow):
+        values = run(self, *given, grow=grow)
+        cut.append(self.in_pieces)
+        return values
+
+    monkeypatch.setattr(_sweep, "bounds_of", lambda memory: replace(bounds(memory), piece=3))
+    monkeypatch.setattr(Rows, "run", noted)
+    return cut
+
+
+@pytest.mark.parametrize("name", [*CUT, "gemma3n", "rwkv7", *EXPERTS])
+def test_prompts_that_run_in_pieces(name, tiny, pieces):
+    model = tiny(name)
+    report = check_sweeps(model, LONG if windowed(model.model) else None)
+    assert report.ok, report
+    assert any(pieces) == (not model.layout.family.uncut)
 
 
 @pytest.mark.parametrize(
