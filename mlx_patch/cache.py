@@ -11,6 +11,8 @@ from typing_extensions import override
 
 from mlx_patch.errors import FileError, MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
 from mlx_patch.files import written_whole
+from mlx_patch.interventions import Aligned
+from mlx_patch.positions import Alignment
 from mlx_patch.provenance import versions
 from mlx_patch.sites import SITES, Site
 
@@ -84,6 +86,14 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     def __copy__(self) -> "ActivationCache":
         return ActivationCache(self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers)
+
+    def aligned(self, alignment: Alignment) -> Aligned:
+        """These activations at the positions of another prompt: what `Replace(cache, positions=alignment)` takes.
+
+        Raises:
+            ShapeError, SelectionError: The cache is not of the alignment's source; `alignment.inverse` may be.
+        """
+        return Aligned(self, alignment)
 
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers at which a site is held, in order."""

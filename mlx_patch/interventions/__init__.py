@@ -2,6 +2,7 @@
 
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
+from mlx_patch.interventions._aligned import Aligned as Aligned
 from mlx_patch.interventions._apply import Apply as Apply
 from mlx_patch.interventions._base import Chain as Chain
 from mlx_patch.interventions._base import Intervention as Intervention

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.interventions._where import Where
+from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ class Intervention(ABC):
         """
         return False
 
+    @property
+    def covers(self) -> tuple[int, ...] | None:
+        """The positions that it has values for, if not for all of the prompt: an edit without `pos` is there."""
+        return None
+
+    def aligned(self, alignment: Alignment) -> "Intervention":
+        """The same intervention with its source at the positions of another prompt.
+
+        Raises:
+            KindError: It has no source that could be.
+        """
+        raise KindError(
+            f"`positions` must not be an alignment for {self!r}, which takes nothing from another prompt. "
+            "Use it with Replace or Interpolate."
+        )
+
     def check(self, sites: Iterable[Site]) -> None:  # noqa: B027  # most interventions have nothing to check
         """Refuse, before anything is computed, a source that does not serve these sites, or a site that it cannot.
 
@@ -66,7 +83,9 @@ class Intervention(ABC):
         Args:
             site: A short name, TransformerLens's spelling, or a raw module path with a side.
             layer: Blocks, from 0; negative ones count from the last. None is all that have the site.
-            pos: Absolute positions; negative ones count from the end of the prompt. A slice may run on.
+            pos: Absolute positions; negative ones count from the end of the prompt. A slice may run on. Or a selector,
+                `mp.pos.token(" Mary")`, which is resolved against the tokens of the run. None is all, or those that an
+                aligned source has values for.
             head: Heads, at sites that have them; KV heads at `k`, `v`, `rot_k`.
             neuron: Indices along the last axis: neurons, coordinates of the stream, experts.
             batch: Rows of the batch.
@@ -112,6 +131,20 @@ class Chain(Intervention):
     @override
     def by_position(self) -> bool:
         return all(step.by_position for step in self.steps)
+
+    @property
+    @override
+    def covers(self) -> tuple[int, ...] | None:
+        limits = [set(covers) for step in self.steps if (covers := step.covers) is not None]
+        return tuple(sorted(set.intersection(*limits))) if limits else None
+
+    @override
+    def aligned(self, alignment: Alignment) -> "Chain":
+        takes = [type(step).aligned is not Intervention.aligned for step in self.steps]
+        if not any(takes):
+            super().aligned(alignment)
+        pairs = zip(self.steps, takes, strict=True)
+        return Chain(tuple(step.aligned(alignment) if own else step for step, own in pairs))
 
     @override
     def check(self, sites: Iterable[Site]) -> None:

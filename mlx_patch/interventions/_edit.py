@@ -12,10 +12,11 @@ from mlx_patch.errors import SelectionError
 from mlx_patch.interventions._base import Intervention, fitted
 from mlx_patch.interventions._span import Span, refuse_twice
 from mlx_patch.interventions._where import Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
 Choice = int | Sequence[int] | range | None
-PositionChoice = int | Sequence[int] | range | slice | None
+PositionChoice = int | Sequence[int] | range | slice | Selector | None
 
 _AXES = ("batch", "pos", "head", "neuron")
 
@@ -28,7 +29,7 @@ class Edit:
         intervention: What to do.
         site: The short name of a site, or a raw module path with a side.
         layer: Blocks; None is every block that has the site. Always None for sites without a layer.
-        pos: Absolute positions or a slice of them; None is all.
+        pos: Absolute positions or a slice of them, or a selector that a run resolves; None is all.
         head: Heads; None is all.
         neuron: Indices along the last axis; None is all.
         batch: Rows of the batch; None is all.
@@ -37,7 +38,7 @@ class Edit:
     intervention: Intervention
     site: str
     layer: tuple[int, ...] | None = None
-    pos: tuple[int, ...] | slice | None = None
+    pos: tuple[int, ...] | slice | Selector | None = None
     head: tuple[int, ...] | None = None
     neuron: tuple[int, ...] | None = None
     batch: tuple[int, ...] | None = None
@@ -104,7 +105,7 @@ def make_edit(
     name, layers = _site_and_layers(site, layer)
     template = Site(name, 0) if name in SITES and SITES[name].layered else Site(name)
     chosen = {
-        "pos": as_positions(pos),
+        "pos": as_positions(intervention.covers if pos is None else pos),
         "head": _numbers("head", head),
         "neuron": _numbers("neuron", neuron),
         "batch": _numbers("batch", batch),
@@ -128,13 +129,15 @@ def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, .
     return parsed.name, None if parsed.layer is None else (parsed.layer,)
 
 
-def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | None:
-    """A choice of positions in the form that `Span` takes.
+def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | Selector | None:
+    """A choice of positions in the form that `Span` takes, once selectors are resolved.
 
     Raises:
         SelectionError: It is not an int, a slice or a list of ints, or it is empty, names something twice or goes
             backwards.
     """
+    if isinstance(pos, Selector):
+        return pos
     return _slice(pos) if isinstance(pos, slice) else _numbers("pos", pos)
 
 

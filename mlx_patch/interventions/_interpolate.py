@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import finite
 from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
 from mlx_patch.interventions._where import Where
+from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
 
@@ -22,6 +24,7 @@ class Interpolate(Intervention):
 
     Args:
         source: As of `Replace`.
+        positions: As of `Replace`.
         alpha: Any finite number; 0 to 1 at `attn_scores`, where the rest would unmask what is masked.
     Source:
         Sundararajan et al. 2017 (integrated gradients), https://arxiv.org/abs/1703.01365, section 3: the path.
@@ -33,14 +36,23 @@ class Interpolate(Intervention):
     source: Source
     alpha: float
 
-    def __init__(self, source: Given, alpha: float) -> None:
-        object.__setattr__(self, "source", as_source("source", source))
+    def __init__(self, source: Given, alpha: float, positions: Alignment | None = None) -> None:
+        object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
         object.__setattr__(self, "alpha", finite("alpha", alpha))
 
     @property
     @override
     def by_position(self) -> bool:
         return True
+
+    @property
+    @override
+    def covers(self) -> tuple[int, ...] | None:
+        return covered(self.source)
+
+    @override
+    def aligned(self, alignment: Alignment) -> "Interpolate":
+        return Interpolate(self.source, self.alpha, alignment)
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:

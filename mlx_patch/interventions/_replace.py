@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention
 from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
 from mlx_patch.interventions._where import Where
+from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
 
@@ -19,6 +21,12 @@ class Replace(Intervention):
     Args:
         source: An `ActivationCache` (the same site and positions are taken from it), or an array of the whole
             activation's shape, of the picked part's, or one that broadcasts to it. A batch of 1 serves every row.
+        positions: Which position of the source's prompt stands for which of the run's, `mp.align(clean, corrupted)`,
+            where they are not the same. Without `pos`, the edit is at all positions that have a source.
+
+    Raises:
+        KindError: The source is none, or an array that is to be aligned.
+        SelectionError, ShapeError: The source is not of the alignment's source prompt.
     Source:
         Vig et al. 2020, https://arxiv.org/abs/2004.12265; Meng et al. 2022, https://arxiv.org/abs/2202.05262.
     Example:
@@ -28,8 +36,17 @@ class Replace(Intervention):
 
     source: Source
 
-    def __init__(self, source: Given) -> None:
-        object.__setattr__(self, "source", as_source("source", source))
+    def __init__(self, source: Given, positions: Alignment | None = None) -> None:
+        object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
+
+    @property
+    @override
+    def covers(self) -> tuple[int, ...] | None:
+        return covered(self.source)
+
+    @override
+    def aligned(self, alignment: Alignment) -> "Replace":
+        return Replace(self.source, alignment)
 
     @property
     @override

@@ -213,8 +213,8 @@ def _unequal(got: tuple[int, ...], where: Where, wanted: int | None = None) -> s
     whole, axis = where.whole.shape, where.pos_axis
     if len(got) == len(whole) > axis and got[axis] != (whole[axis] if wanted is None else wanted):
         return (
-            "The two prompts differ in length: use prompts of equally many tokens, or take the rows you mean from "
-            "the source and pass them as an array, with `.at(..., pos=...)` for where they go."
+            "The two prompts differ in length: say which position stands for which, "
+            "`mp.Replace(cache, positions=mp.align(clean, corrupted))`."
         )
     return ""
 

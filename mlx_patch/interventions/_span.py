@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mlx_patch.errors import SelectionError
+from mlx_patch.positions import Selector
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,18 @@ class Span:
         """The absolute position after the last one."""
         return self.offset + self.length
 
-    def local(self, pos: slice | tuple[int, ...]) -> tuple[int, ...]:
+    def local(self, pos: slice | tuple[int, ...] | Selector) -> tuple[int, ...]:
         """The indices of absolute positions within this pass.
 
         Raises:
             SelectionError: A position that is not in the prompt, that is named twice, or that a prompt cache
                 already holds.
         """
+        if isinstance(pos, Selector):
+            raise SelectionError(
+                f"`pos` must be positions where the prompt is not known. Got {pos!r}. Resolve it first, "
+                f"pos=mp.pos.{pos!r}.resolve(tokens, tokenizer), or pass the edits to `model.run` or `model.generate`."
+            )
         if isinstance(pos, slice):
             return tuple(p - self.offset for p in self._sliced(pos))
         return tuple(p - self.offset for p in self._listed(pos) if self.offset <= p < self.end)

@@ -6,4 +6,5 @@ from mlx_patch.model._hooks import capture_hooks as capture_hooks
 from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt
+from mlx_patch.model._placing import Placing as Placing
 from mlx_patch.model._running import run as run

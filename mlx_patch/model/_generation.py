@@ -10,6 +10,7 @@ from mlx_patch.engine import Frame, offset_of
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.model._hooks import edit_hooks, pieces_of, refuse_unused
+from mlx_patch.model._placing import Placing
 from mlx_patch.tokens import as_tokens
 
 
@@ -24,8 +25,9 @@ def generate(layout: Layout, tokenizer: Any, tokens: Any, edits: Iterable[Edit],
     ids = as_tokens(tokens, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
-    prompt = offset_of(kwargs.get("prompt_cache")) + ids.shape[1]
-    hooks = edit_hooks(layout, edits, pieces_of(prompt))
+    offset = offset_of(kwargs.get("prompt_cache"))
+    placed = Placing(ids, tokenizer, offset).edits(edits)
+    hooks = edit_hooks(layout, placed, pieces_of(offset + ids.shape[1]))
     with Frame(layout.model, hooks):
         text = mlx_lm.generate(
             layout.model, tokenizer, cast("list[int]", ids[0].tolist()), max_tokens=max_tokens, **kwargs

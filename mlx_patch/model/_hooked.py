@@ -133,7 +133,8 @@ class HookedModel:
             PatchError: As the tokens, the edits and their sources say, before anything is computed.
             EditNotUsedError: An edit never acted.
         """
-        return run(self.layout, tokens, edits, logits_at=logits_at, prompt_cache=prompt_cache).logits
+        more = {"logits_at": logits_at, "prompt_cache": prompt_cache, "tokenizer": self.tokenizer}
+        return run(self.layout, tokens, edits, **more).logits
 
     def run_with_cache(
         self,
@@ -160,7 +161,8 @@ class HookedModel:
             PatchError: As in `run`.
         """
         chosen = chosen_sites(self.layout, sites)
-        ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, logits_at=logits_at, prompt_cache=prompt_cache)
+        more = {"logits_at": logits_at, "prompt_cache": prompt_cache, "tokenizer": self.tokenizer}
+        ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, **more)
         cache = ActivationCache(
             ran.activations, ran.tokens, ran.positions, ran.n_positions, self.identity, self.n_layers
         )

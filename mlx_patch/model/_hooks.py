@@ -9,6 +9,7 @@ from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_part
 from mlx_patch.engine import Action, Box, Hook, Pass, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
+from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
 SpanOf = Callable[[Pass], Span]
@@ -62,7 +63,7 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
         UnknownNameError, MissingSiteError, SelectionError, ValueRefusedError: As `Intervention.at` and the sources say.
     """
     actions: list[tuple[Place, Action]] = []
-    for edit in _as_edits(edits):
+    for edit in as_edits(edits):
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
         edit.intervention.check(sites)
@@ -124,7 +125,12 @@ def _name(function: HookFunction) -> str:
     return getattr(function, "__name__", repr(function))
 
 
-def _as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """One edit, or several, as a tuple.
+
+    Raises:
+        KindError: Something is not an edit.
+    """
     many = (edits,) if isinstance(edits, Edit) else tuple(edits)
     for edit in many:
         if not isinstance(edit, Edit):
@@ -208,7 +214,7 @@ def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
     return Hook(place, lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
 
 
-def _at(pos: tuple[int, ...] | slice | None, value: mx.array, site: Site, now: Pass) -> mx.array:
+def _at(pos: tuple[int, ...] | slice | Selector | None, value: mx.array, site: Site, now: Pass) -> mx.array:
     """The rows of a site's array at some positions."""
     if pos is None:
         return value

@@ -11,6 +11,7 @@ from mlx_patch.architectures import Layout
 from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
+from mlx_patch.model._placing import Placing
 from mlx_patch.sites import Site
 from mlx_patch.tokens import as_tokens
 
@@ -43,12 +44,16 @@ def run(
     pos: PositionChoice = None,
     logits_at: PositionChoice = None,
     prompt_cache: Sequence[Any] | None = None,
+    tokenizer: Any = None,
 ) -> Ran:
     """Run the model once. See `HookedModel.run_with_cache` for arguments and errors."""
     ids = as_tokens(tokens, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    placing = Placing(ids, tokenizer, offset)
+    edits, pos = placing.edits(edits), placing.choice("pos", pos)
+    logits_at = placing.choice("logits_at", logits_at)
     positions = tuple(range(offset, end)[p] for p in _local(pos, offset, end))
     _local(logits_at, offset, end)
     hooks = edit_hooks(layout, edits, whole_prompt)

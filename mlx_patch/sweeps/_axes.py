@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
-from operator import index
+from operator import index, or_
 from typing import Any, SupportsFloat, SupportsIndex
 
 from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import Edit, Interpolate, Intervention
+from mlx_patch.positions import Selector
 
 NAMES = ("site", "layer", "pos", "head", "neuron", "alpha")
 """What a sweep may go over."""
 
-Chosen = int | float | tuple[int, ...]
-"""A number, or ints that are patched together."""
+Chosen = int | float | tuple[int, ...] | Selector
+"""A number, or ints that are patched together; of positions also a selector, which each prompt resolves."""
 
 Coordinate = str | Chosen
 """What stands at one place of an axis: the name of a site, or a number or group."""
@@ -35,7 +37,7 @@ class Grid:
     """
 
     coords: Mapping[str, tuple[Coordinate, ...]]
-    fixed: Mapping[str, tuple[int, ...]]
+    fixed: Mapping[str, tuple[int, ...] | Selector]
     site: str | None
 
     def edits(self, intervention: Intervention) -> list[tuple[Edit, ...]]:
@@ -80,7 +82,7 @@ def grid_of(
     for name in over:
         given = chosen.get(name)
         coords[name] = tuple(sites) if name == "site" else tuple(every(name) if given is None else given)
-    fixed = {name: flat(given) for name, given in chosen.items() if name not in over and given is not None}
+    fixed = {name: together(given) for name, given in chosen.items() if name not in over and given is not None}
     return Grid(coords, fixed, None if "site" in over else sites[0])
 
 
@@ -123,6 +125,8 @@ def _is_group(one: object) -> TypeIs[Iterable[object]]:
 
 
 def _choice(name: str, one: object) -> Chosen:
+    if isinstance(one, Selector) and name == "positions":
+        return one
     if name == "alphas":
         return _alpha(one)
     return tuple(_index(name, part) for part in one) if _is_group(one) else _index(name, one)
@@ -140,14 +144,31 @@ def _alpha(one: object) -> float:
     return float(one)
 
 
+def together(given: Sequence[Chosen]) -> tuple[int, ...] | Selector:
+    """Choices in one, as `Intervention.at` takes what is the same in every cell.
+
+    Raises:
+        SelectionError: Selectors among numbers.
+    """
+    if not any(isinstance(one, Selector) for one in given):
+        return flat(given)
+    selectors = [one for one in given if isinstance(one, Selector)]
+    if len(selectors) < len(given):
+        raise SelectionError(
+            f"`positions` must be selectors or numbers where `over` has no 'pos'. Got both: {listed(given)}. "
+            "Write mp.pos.last for -1."
+        )
+    return reduce(or_, selectors)
+
+
 def flat(given: Iterable[Chosen]) -> tuple[int, ...]:
-    """Numbers and groups of numbers in one row, as `Intervention.at` takes what is the same in every cell.
+    """Numbers and groups of numbers in one row.
 
     Example:
         >>> flat([0, (1, 2)])
         (0, 1, 2)
     """
-    parts = (one if isinstance(one, tuple) else (int(one),) for one in given)
+    parts = (one if isinstance(one, tuple) else (int(one),) for one in given if not isinstance(one, Selector))
     return tuple(n for part in parts for n in part)
 
 

@@ -1,5 +1,6 @@
 """`sweep_pair`: a clean and a corrupted prompt, each patched into the other."""
 
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -7,13 +8,21 @@ import mlx.core as mx
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.interventions import Replace
 from mlx_patch.model import HookedModel
+from mlx_patch.positions import Alignment
 from mlx_patch.sweeps._pair import PairResult
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
 from mlx_patch.sweeps._sweep import sweep
 
 
 def sweep_pair(
-    model: HookedModel, clean: Prompts, corrupted: Prompts, at: Any = None, *, metric: object = None, **choices: Any
+    model: HookedModel,
+    clean: Prompts,
+    corrupted: Prompts,
+    at: Any = None,
+    *,
+    metric: object = None,
+    positions: Any = None,
+    **choices: Any,
 ) -> PairResult:
     """Patch two prompts into each other: what of the clean run restores the answer, what of the other breaks it.
 
@@ -23,9 +32,11 @@ def sweep_pair(
     Args:
         model: The model.
         clean: As `tokens` of `sweep`; of one length. Each prompt is an example.
-        corrupted: As many prompts, of the same length.
+        corrupted: As many prompts, of the same length, or of any with an alignment.
         at: A site, or several where `over` has "site".
         metric: One metric, the same for both. Its gap between clean and corrupted is what values are a fraction of.
+        positions: As `sweep` takes it; or `mp.align(clean, corrupted)` for prompts of unequal length. The results then
+            have the positions of `corrupted`.
         choices: Everything else as `sweep` takes it: `over`, `layers`, `positions`, `executor`, `memory` ...
     Returns:
         Both sweeps, and `summary()`: which cells are sufficient, necessary, or both.
@@ -37,16 +48,27 @@ def sweep_pair(
     """
     _refuse_several(metric, choices)
     pair = [_one_batch(name, given, model) for name, given in (("clean", clean), ("corrupted", corrupted))]
-    if pair[0].tokens.shape != pair[1].tokens.shape:
+    aligned = isinstance(positions, Alignment)
+    if pair[0].tokens.shape != pair[1].tokens.shape and not aligned:
         raise ShapeError(
             f"`corrupted` must have the shape of `clean`, {pair[0].tokens.shape}. Got {pair[1].tokens.shape}. "
-            "Write the two prompts so that they have equally many tokens."
+            "Say which position stands for which: positions=mp.align(clean, corrupted)."
         )
     sites = (at,) if isinstance(at, str) else at
     noising, denoising = (
-        sweep(model, target.tokens, Replace(_donor(model, donor.tokens, sites)), at, metric=metric, **choices)
-        for target, donor in (pair, reversed(pair))
+        sweep(
+            model,
+            target.tokens,
+            Replace(_donor(model, donor.tokens, sites)),
+            at,
+            metric=metric,
+            positions=where,
+            **choices,
+        )
+        for target, donor, where in ((*pair, positions.inverse if aligned else positions), (*pair[::-1], positions))
     )
+    if "pos" in noising.axes and aligned:
+        noising = replace(noising, coords={**noising.coords, "pos": denoising.coords["pos"]})
     ends = {"clean": noising.baseline, "corrupted": denoising.baseline}
     return PairResult(denoising.normalised(**ends), noising.normalised(**ends))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
 from mlx_patch.model import HookedModel
+from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 from mlx_patch.sweeps._axes import Chosen, choices, flat, refuse_twice
 from mlx_patch.sweeps._prompts import Batch
@@ -95,12 +96,13 @@ def _absolute(name: str, given: Sequence[Chosen] | None, size: int) -> tuple[Cho
     """Numbers from 0 in place of those that count from the end."""
     if given is None:
         return None
-    many = tuple(
-        tuple(_from_0(name, n, size) for n in one) if isinstance(one, tuple) else _from_0(name, int(one), size)
-        for one in given
-    )
+    many = tuple(one if isinstance(one, Selector) else _of_one(name, one, size) for one in given)
     refuse_twice(name, list(given), many)
     return many
+
+
+def _of_one(name: str, one: int | float | tuple[int, ...], size: int) -> Chosen:
+    return tuple(_from_0(name, n, size) for n in one) if isinstance(one, tuple) else _from_0(name, int(one), size)
 
 
 def _from_0(name: str, n: int, size: int) -> int:

@@ -59,7 +59,7 @@ def _token_ids(setup: Setup) -> list[list[int]]:
 def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
     """What stands at each position, where all prompts have the same there, and somebody can say it."""
     tokenizer = setup.model.tokenizer
-    if tokenizer is None or len(setup.batches) != 1:
+    if tokenizer is None or len(setup.batches) != 1 or any(isinstance(pos, str) for pos in positions):
         return ()
     rows = np.array(setup.batches[0].tokens)
     said = []

@@ -1,6 +1,6 @@
 """`Setup`: a sweep that is ready to run. Whatever can be refused is refused while it is made, before anything long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +9,10 @@ from typing_extensions import TypeIs
 from mlx_patch.errors import KindError, ValueRefusedError, listed
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import Metric
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, Placing
+from mlx_patch.positions import Selector
 from mlx_patch.sites import Site
+from mlx_patch.sweeps._aligning import placed
 from mlx_patch.sweeps._axes import Coordinate, grid_of
 from mlx_patch.sweeps._cells import Cell, cell_of, may_follow_the_norm
 from mlx_patch.sweeps._choices import ARGUMENTS, Choices, chosen_by_axis, site_names
@@ -81,7 +83,7 @@ def set_up(
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     readings = _readings(metrics_of(metric, model.tokenizer), batches)
-    interventions = _interventions(intervention, _count(batches))
+    interventions, positions = placed(_interventions(intervention, _count(batches)), positions, batches)
     given = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
     shapes = Shapes(model.layout, batches[0].tokens)
     if _are_axes(over):
@@ -94,8 +96,8 @@ def set_up(
     if any(may_follow_the_norm(model.layout, edit) for own in asked.edits for cell in own for edit in cell):
         readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
-        tuple(cell_of(model.layout, edits, batch.length, reading.first) for edits in _of_batch(asked.edits, batch))
-        for batch, reading in zip(batches, readings, strict=True)
+        tuple(cell_of(model.layout, edits, batch.length, reading.first) for edits in resolved)
+        for batch, reading, resolved in zip(batches, readings, _resolved(asked.edits, batches, model), strict=True)
     )
     check_sources(model.layout, cells)
     for batch, own in zip(batches, cells, strict=True):
@@ -120,8 +122,25 @@ def _of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices
     if not choices.sites:
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
     grid = grid_of(over, choices.sites, choices.chosen, choices.every)
-    said = {"intervention": _said(interventions), "at": list(choices.sites), **grid.fixed}
-    return _Asked([grid.edits(one) for one in interventions], grid.coords, said)
+    fixed = {name: repr(given) if isinstance(given, Selector) else given for name, given in grid.fixed.items()}
+    said = {"intervention": _said(interventions), "at": list(choices.sites), **fixed}
+    return _Asked([grid.edits(one) for one in interventions], _named(grid.coords), said)
+
+
+def _named(coords: Mapping[str, tuple[Coordinate, ...]]) -> Mapping[str, tuple[Coordinate, ...]]:
+    """The coordinates with selectors as they are written."""
+    return {
+        axis: tuple(repr(one) if isinstance(one, Selector) else one for one in along) for axis, along in coords.items()
+    }
+
+
+def _resolved(
+    edits: Sequence[Sequence[tuple[Edit, ...]]], batches: Sequence[Batch], model: HookedModel
+) -> Iterator[list[tuple[Edit, ...]]]:
+    """For each batch the edits of every cell, at its own positions."""
+    for batch in batches:
+        placing = Placing(batch.tokens, model.tokenizer)
+        yield [placing.edits(cell) for cell in _of_batch(edits, batch)]
 
 
 def _of_cells(

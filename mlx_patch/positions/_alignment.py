@@ -1,0 +1,147 @@
+"""`Alignment`: which position of one prompt stands for which of another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+from unicodedata import east_asian_width
+
+from typing_extensions import override
+
+from mlx_patch.errors import SelectionError, ValueRefusedError
+from mlx_patch.positions._pieces import Pieces, prompt_ids
+
+_GAP = "-"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which positions of two prompts belong together: what is taken from where, and put where.
+
+    `mp.align(clean, corrupted)` makes one. Printed, it is two lines of text, one column a pair.
+
+    Args:
+        source_tokens: The prompt that activations come from. Token ids, `(pos,)` or `(1, pos)`.
+        target_tokens: The prompt that they are put into.
+        pairs: Positions `(source, target)`, which rise in both. Each at most once; those left out are not patched.
+        source_tokenizer: To print the tokens as text.
+        target_tokenizer: Likewise.
+
+    Raises:
+        SelectionError: A position that is not there.
+        ValueRefusedError: The pairs do not rise, or there are none.
+    Example:
+        >>> alignment = Alignment((5, 6, 7), (5, 8, 9, 7), ((0, 0), (1, 2), (2, 3)))
+        >>> print(alignment)
+        source | 5 | - | 6 | 7
+        target | 5 | 8 | 9 | 7
+        >>> alignment.source_of(2), alignment.inverse.source_of(1)
+        (1, 2)
+    """
+
+    source_tokens: tuple[int, ...]
+    target_tokens: tuple[int, ...]
+    pairs: tuple[tuple[int, int], ...]
+    source_tokenizer: Any = field(default=None, repr=False, compare=False)
+    target_tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("source_tokens", "target_tokens"):
+            object.__setattr__(self, name, prompt_ids(name, getattr(self, name)))
+        object.__setattr__(self, "pairs", tuple((int(source), int(target)) for source, target in self.pairs))
+        _refuse_bad(self.pairs, len(self.source_tokens), len(self.target_tokens))
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The positions of the source that are taken, in order."""
+        return tuple(source for source, _ in self.pairs)
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The positions of the target that something is put into, in order."""
+        return tuple(target for _, target in self.pairs)
+
+    @cached_property
+    def _source_of(self) -> dict[int, int]:
+        return {target: source for source, target in self.pairs}
+
+    def source_of(self, target: int) -> int:
+        """The position of the source that stands for one of the target; negative ones count from its end.
+
+        Raises:
+            SelectionError: Nothing stands for it.
+        """
+        absolute = target + len(self.target_tokens) if target < 0 else target
+        if absolute not in self._source_of:
+            raise SelectionError(
+                f"`pos` must be a position that the alignment has a source for. Got {target}. It has "
+                f"{list(self.targets)}. Choose one of them, or give your own: mp.Alignment(source, target, pairs)."
+            )
+        return self._source_of[absolute]
+
+    @property
+    def inverse(self) -> "Alignment":
+        """The same pairs the other way: what was the target is the source."""
+        pairs = tuple((target, source) for source, target in self.pairs)
+        return Alignment(self.target_tokens, self.source_tokens, pairs, self.target_tokenizer, self.source_tokenizer)
+
+    @property
+    def columns(self) -> tuple[tuple[int | None, int | None], ...]:
+        """Every position of both in the order of reading: pairs together, the others with a gap beside them."""
+        found: list[tuple[int | None, int | None]] = []
+        source, target = 0, 0
+        for a, b in (*self.pairs, (len(self.source_tokens), len(self.target_tokens))):
+            found += [(i, None) for i in range(source, a)]
+            found += [(None, i) for i in range(target, b)]
+            found.append((a, b))
+            source, target = a + 1, b + 1
+        return tuple(found[:-1])
+
+    @override
+    def __str__(self) -> str:
+        sides = [_words(self.source_tokens, self.source_tokenizer), _words(self.target_tokens, self.target_tokenizer)]
+        columns = [
+            [_GAP if at is None else words[at] for words, at in zip(sides, column, strict=True)]
+            for column in self.columns
+        ]
+        padded = [[_padded(word, max(map(_width, column))) for word in column] for column in columns]
+        return "\n".join(
+            " | ".join([name, *(column[row] for column in padded)]).rstrip()
+            for row, name in enumerate(("source", "target"))
+        )
+
+
+def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) -> None:
+    if not pairs:
+        raise ValueRefusedError(
+            "`pairs` must hold a pair of positions. Got none: the two prompts have nothing in common. "
+            "Give the pairs that you mean: mp.Alignment(source, target, [(3, 4)])."
+        )
+    for source, target in pairs:
+        if not (0 <= source < n_source and 0 <= target < n_target):
+            raise SelectionError(
+                f"`pairs` must lie within the {n_source} and {n_target} positions, counted from 0. "
+                f"Got {(source, target)}."
+            )
+    for before, after in pairwise(pairs):
+        if before[0] >= after[0] or before[1] >= after[1]:
+            raise ValueRefusedError(
+                f"`pairs` must rise in source and target, and name each position once. Got {before}, then {after}."
+            )
+
+
+def _words(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
+    """Tokens as they are written in a column."""
+    if tokenizer is None:
+        return list(map(str, ids))
+    return [repr(text)[1:-1] if text else "\u00b7" for text in Pieces(ids, tokenizer).texts]
+
+
+def _width(text: str) -> int:
+    """The columns that a text takes on a terminal."""
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))

@@ -1,0 +1,124 @@
+"""Positions that say what they mean: `mp.pos.token(" Mary")`, `mp.pos.text("went to").final`, `mp.pos.last + -1`.
+
+Each function makes a `Selector`, which goes wherever a position goes: `.at(pos=)`, `logits_at=`, `positions=`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, SelectionError
+from mlx_patch.positions._by_chat import OfRole, OfTurn
+from mlx_patch.positions._by_text import Last, Matching, Text, Token, checked_nth, checked_text
+from mlx_patch.positions._pieces import Pieces, prompt_ids
+from mlx_patch.positions._selector import Selector
+
+__all__ = ["Shown", "last", "role", "show", "text", "token", "turn", "where"]
+
+last: Selector = Last()
+"""The last position of the prompt."""
+
+
+def token(token: str | int, nth: int | Literal["all"] | None = None) -> Selector:
+    """Where a token stands.
+
+    Args:
+        token: A text that is one token, mostly with its leading space, or a token id.
+        nth: Which of several, from 0 or from the end; "all" for each. None where it must be there once.
+    Example:
+        >>> token(7, nth=-1).resolve([5, 7, 9, 7])
+        (3,)
+    """
+    if isinstance(token, bool) or not isinstance(token, str | int):
+        raise KindError(f"`token` must be a text or a token id. Got {token!r}.")
+    return Token(token if isinstance(token, int) else checked_text(token), checked_nth(nth))
+
+
+def text(text: str, nth: int | Literal["all"] | None = None) -> Selector:
+    """All tokens of a text; `.final` is the last of them, which has read them all.
+
+    Args:
+        text: As it stands in the prompt. Tokens may begin or end with spaces beside it, and not with more.
+        nth: As of `token`.
+    """
+    return Text(checked_text(text), checked_nth(nth))
+
+
+def role(role: str) -> Selector:
+    """The content of all messages of a role in a chat, "user" say, without headers and end marks.
+
+    What stands between messages is learnt from the tokenizer's own chat template.
+    """
+    return OfRole(checked_text(role))
+
+
+def turn(number: int) -> Selector:
+    """The content of one message of a chat, from 0 or from the end.
+
+    Messages without content, such as the one that a generation prompt begins, do not count.
+    """
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise KindError(f"`turn` must be the number of a message. Got {number!r}. Write mp.pos.turn(-1).")
+    return OfTurn(number)
+
+
+def where(function: Callable[[int, int, str], bool]) -> Selector:
+    """The positions of which a function of (position, token id, text of the token) says yes.
+
+    Example:
+        >>> where(lambda position, token, text: token > 6).resolve([5, 7, 9])
+        (1, 2)
+    """
+    if not callable(function):
+        raise KindError(f"`function` must be a function of (position, token, text). Got {function!r}.")
+    return Matching(function)
+
+
+@dataclass(frozen=True, repr=False)
+class Shown:
+    """Positions that were chosen, printed in their prompt.
+
+    Attributes:
+        positions: The chosen positions.
+        text: What is printed.
+    """
+
+    positions: tuple[int, ...]
+    text: str
+
+    @override
+    def __repr__(self) -> str:
+        return self.text
+
+
+def show(chosen: Selector | int | Sequence[int], tokens: Any, tokenizer: Any = None) -> Shown:
+    """The positions that are chosen in a prompt, with their tokens: print it.
+
+    Args:
+        chosen: A selector, or positions.
+        tokens: The prompt: token ids, a text or chat messages.
+        tokenizer: Its tokenizer.
+    Raises:
+        SelectionError: As the selector says.
+    Example:
+        >>> show(last, [5, 7, 9])
+        last: 1 of 3 positions
+        2 9
+    """
+    prompt = Pieces(prompt_ids("tokens", tokens, tokenizer), tokenizer)
+    if isinstance(chosen, Selector):
+        positions = chosen.find(prompt)
+    else:
+        positions = tuple(_absolute(p, len(prompt)) for p in ([chosen] if isinstance(chosen, int) else chosen))
+    lines = [f"{chosen!r}: {len(positions)} of {len(prompt)} positions", prompt.shown(positions)]
+    if tokenizer is not None:
+        lines.append("".join(f"[{t}]" if i in positions else t for i, t in enumerate(prompt.texts)))
+    return Shown(positions, "\n".join(lines))
+
+
+def _absolute(position: int, length: int) -> int:
+    if not -length <= position < length:
+        raise SelectionError(f"`pos` must lie in {-length} to {length - 1}. Got {position}.")
+    return position % length
