@@ -62,7 +62,7 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[H
         UnknownNameError, MissingSiteError, SelectionError, ValueRefusedError: As `Intervention.at` and the sources say.
     """
     actions: list[tuple[Place, Action]] = []
-    for edit in _as_edits(edits):
+    for edit in as_edits(edits):
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
         edit.intervention.check(sites)
@@ -124,7 +124,12 @@ def _name(function: HookFunction) -> str:
     return getattr(function, "__name__", repr(function))
 
 
-def _as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits, each seen to be one.
+
+    Raises:
+        KindError: Something is not an edit.
+    """
     many = (edits,) if isinstance(edits, Edit) else tuple(edits)
     for edit in many:
         if not isinstance(edit, Edit):

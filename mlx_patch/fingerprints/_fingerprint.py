@@ -21,9 +21,9 @@ import numpy as np
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
+from mlx_patch.fingerprints import _code
 from mlx_patch.model import HookedModel
-from mlx_patch.sweeps import _code
-from mlx_patch.sweeps._weights import checksum
+from mlx_patch.provenance import checksum
 
 _PLAIN = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, range)
 _BY_NAME = (mx.Dtype, np.dtype, PurePath)
@@ -57,9 +57,14 @@ def fingerprint(value: object, name: str = "value") -> str:
 
 
 class Fingerprints:
-    """Fingerprints of several values, where what they share is read once."""
+    """Fingerprints of several values, where what they share is read once.
 
-    def __init__(self) -> None:
+    Args:
+        remedy: What to do where a value cannot be told, for a message.
+    """
+
+    def __init__(self, remedy: str = "Leave `checkpoint` out") -> None:
+        self._remedy = remedy
         self._known: dict[int, tuple[object, bytes]] = {}  # with the value, which keeps its id from being used again
         self._open: list[int] = []
         self._trail: list[str] = []
@@ -151,8 +156,8 @@ class Fingerprints:
             trail = ": ".join(filter(None, self._trail))
             raise KindError(
                 f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, a "
-                f"{type(value).__module__}.{type(value).__qualname__}. Leave `checkpoint` out, or use what it gives "
-                "in place of it: token ids, say, in place of a tokenizer."
+                f"{type(value).__module__}.{type(value).__qualname__}. {self._remedy}, or use what it gives in place of it: "
+                "token ids, say, in place of a tokenizer."
             )
         parts = (name.encode() + b"=" + self._of(own[name], f"attribute {name!r}") for name in sorted(own))
         return _digest("object", self._of(type(value)), *parts)
