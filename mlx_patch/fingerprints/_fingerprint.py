@@ -156,8 +156,8 @@ class Fingerprints:
             trail = ": ".join(filter(None, self._trail))
             raise KindError(
                 f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, a "
-                f"{type(value).__module__}.{type(value).__qualname__}. {self._remedy}, or use what it gives in place of it: "
-                "token ids, say, in place of a tokenizer."
+                f"{type(value).__module__}.{type(value).__qualname__}. {self._remedy}, or use what it gives in "
+                "place of it: token ids, say, in place of a tokenizer."
             )
         parts = (name.encode() + b"=" + self._of(own[name], f"attribute {name!r}") for name in sorted(own))
         return _digest("object", self._of(type(value)), *parts)

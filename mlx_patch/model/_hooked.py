@@ -191,7 +191,7 @@ class HookedModel:
         logits_at: PositionChoice = None,
         batch_size: int = 8,
     ) -> list[mx.array]:
-        """A forward pass of each of several prompts, of any lengths. Prompts of one length run together; none is padded.
+        """One forward pass of each prompt, whatever its length. Prompts of one length run together; none is padded.
 
         Args:
             prompts: Texts, chats or token ids, one an entry.

@@ -67,7 +67,8 @@ def run(
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
         mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values())
-    return Ran(logits if unembed else mx.zeros((ids.shape[0], 0, 0)), {site: kept[site] for site in sites}, ids, positions, end)
+    given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
+    return Ran(given, {site: kept[site] for site in sites}, ids, positions, end)
 
 
 def cache_of(ran: Ran, model: Mapping[str, str], n_layers: int) -> ActivationCache:

@@ -1,4 +1,4 @@
-"""A second model on the same weights: its modules are its own, so that classes and taps are apart; its arrays are not."""
+"""A second model on the same weights: with modules of its own, so that classes and taps are apart."""
 
 from functools import partial
 from types import MethodType

@@ -5,8 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.tokens import Batch as Batch
-from mlx_patch.tokens import as_tokens, by_length, is_text_or_chat, one_prompt, tokenize
+from mlx_patch.tokens import Batch, as_tokens, by_length, is_text_or_chat, one_prompt, tokenize
 
 Prompts = Any
 """Token ids `(batch, pos)` or `(pos,)`, a text, chat messages, or a list of such, one an example."""
