@@ -24,6 +24,7 @@ from mlx_patch.metrics import metric as metric
 from mlx_patch.model import HookedModel as HookedModel
 from mlx_patch.sites import SITES as SITES
 from mlx_patch.sites import Site as Site
+from mlx_patch.store import ActivationStore as ActivationStore
 from mlx_patch.sweeps import SweepResult as SweepResult
 from mlx_patch.sweeps import plan as plan
 from mlx_patch.sweeps import sweep as sweep

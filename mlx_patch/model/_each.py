@@ -33,6 +33,10 @@ def prompts_of(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator
     """
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
         raise KindError(f"`prompts` must be a list of prompts. Got {type(prompts).__name__}. Put it into a list.")
+    return _one_by_one(prompts, tokenizer, d_vocab)
+
+
+def _one_by_one(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator[mx.array]:
     for number, one in enumerate(prompts):
         if isinstance(one, Mapping | int | np.integer) or (isinstance(one, mx.array | np.ndarray) and one.ndim == 0):
             raise KindError(
@@ -70,7 +74,9 @@ def run_rows(
     """
     own = _edits_of_each(edits, len(rows))
     raw = any(site.is_raw for site in sites) or any(edit.site not in SITES for each in own for edit in each)
-    size = 1 if raw else _natural(batch_size)  # only named sites are known to have the batch first
+    size = (
+        1 if raw else natural("batch_size", batch_size, "prompts")
+    )  # only named sites are known to have the batch first
     found: dict[int, Ran] = {}
     for batch in by_length(rows, size):
         joined = _joined([own[n] for n in batch.examples])
@@ -158,7 +164,12 @@ def _are_lists(many: tuple[object, ...]) -> TypeIs[tuple[Iterable[Edit], ...]]:
     return any(isinstance(one, list | tuple) for one in many) and not any(isinstance(one, Edit) for one in many)
 
 
-def _natural(batch_size: object) -> int:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueRefusedError(f"`batch_size` must be 1 or more prompts. Got {batch_size!r}.")
-    return batch_size
+def natural(name: str, given: object, what: str) -> int:
+    """A number of things, 1 or more.
+
+    Raises:
+        ValueRefusedError: It is none.
+    """
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueRefusedError(f"`{name}` must be 1 or more {what}. Got {given!r}.")
+    return given
