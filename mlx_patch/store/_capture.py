@@ -190,10 +190,8 @@ def _kept(pos: PositionChoice, length: int, number: int) -> int:
 
 def _refuse_other_prompts(folder: Path, index: Index, number: int, window: Sequence[mx.array], first: int) -> None:
     refuse_other_size(folder, index.shards[number])
-    there, here = (
-        open_shard(folder, index, number).tokens,
-        [tuple(cast("list[int]", row[0].tolist())) for row in window],
-    )
+    there = open_shard(folder, index, number).tokens
+    here = [tuple(cast("list[int]", row[0].tolist())) for row in window]
     for n, (one, other) in enumerate(zip(there, here, strict=False)):
         if one != other:
             said = f"{len(one)} tokens in the folder, {len(other)} here"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_patch import Ablate, ActivationCache, ActivationStore, HookedModel, Replace, Scale, Site
+from mlx_patch import Ablate, ActivationCache, ActivationStore, Apply, HookedModel, Replace, Scale, Site
 from mlx_patch.errors import (
     FileError,
     KindError,
@@ -22,7 +22,7 @@ from mlx_patch.store import Rows, _capture, _means, _store
 from mlx_patch.testing import tiny_model
 
 SITES = ("embed", "resid_post", "mixer_out", "z", "mlp_post", "mlp_out", "final_norm")
-PROMPTS = [[(7 * n + 3 * p * p) % 95 + 1 for p in range(1 + (5 * n) % 7)] for n in range(23)]
+PROMPTS = [[(7 * n + 3 * p * p) % 95 + 1 for p in range(1 + (5 * n) % 7)] for n in range(17)]
 ROWS = sum(map(len, PROMPTS))
 
 
@@ -38,11 +38,11 @@ def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.fixture
-def stored(tiny, tmp_path):
-    """A store of 23 prompts in several shards, and its model."""
-    model = tiny("llama")
-    return ActivationStore.capture(model, PROMPTS, tmp_path / "store", sites=sites_of(model), shard_mb=0.1), model
+@pytest.fixture(scope="module")
+def stored(tiny, tmp_path_factory):
+    """A store of 17 prompts in several shards, and its model."""
+    model, folder = tiny("llama"), tmp_path_factory.mktemp("shared") / "store"
+    return ActivationStore.capture(model, PROMPTS, folder, sites=sites_of(model), shard_mb=0.1), model
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def stored(tiny, tmp_path):
         ("gpt2", "float32"),
         ("qwen3_next", "float32"),
         ("mamba", "float32"),
-        ("mixtral", "bfloat16"),
+        ("mixtral", "float32"),
     ],
 )
 def test_each_prompt_is_read_back_as_its_own_run_gave_it(tiny, tmp_path, name, precision):
@@ -64,9 +64,9 @@ def test_each_prompt_is_read_back_as_its_own_run_gave_it(tiny, tmp_path, name, p
     model = tiny(name, precision)
     sites = sites_of(model)
     store = ActivationStore.capture(model, PROMPTS, tmp_path / "store", sites=sites, shard_mb=0.1)
-    assert len(list(tmp_path.glob("store/shard-*.safetensors"))) > 2
-    assert (len(store), store.n_rows, store.sites, store.lengths) == (23, ROWS, sites, tuple(map(len, PROMPTS)))
-    for prompt, cache, by_number in zip(PROMPTS, store, map(store.__getitem__, range(23)), strict=True):
+    assert len(list(tmp_path.glob("store/shard-*.safetensors"))) > 1
+    assert (len(store), store.n_rows, store.sites, store.lengths) == (17, ROWS, sites, tuple(map(len, PROMPTS)))
+    for prompt, cache, by_number in zip(PROMPTS, store, map(store.__getitem__, range(17)), strict=True):
         _, alone = model.run_with_cache([prompt], sites=sites)
         assert list(cache) == list(alone)
         assert all(equal(cache[site], alone[site]) for site in sites)
@@ -112,7 +112,9 @@ def test_batches_are_all_rows_in_order(stored, size):
     assert sum(len(rows) for _, rows in batches) == ROWS
     assert equal(mx.concatenate([values for values, _ in batches], axis=0), store.array("resid_post.2"))
     for name in ("prompts", "positions", "tokens"):
-        assert np.concatenate([getattr(rows, name) for _, rows in batches]).tolist() == getattr(store.rows, name).tolist()
+        assert (
+            np.concatenate([getattr(rows, name) for _, rows in batches]).tolist() == getattr(store.rows, name).tolist()
+        )
 
 
 def test_shuffled_batches_have_every_row_once_with_its_place(stored):
@@ -133,7 +135,7 @@ def test_shuffled_batches_have_every_row_once_with_its_place(stored):
 
 def test_what_is_read_does_not_depend_on_how_it_was_cut(tiny, tmp_path):
     stores = [ActivationStore.capture(tiny(), PROMPTS, tmp_path / f"{mb}", shard_mb=mb) for mb in (1e-6, 0.02, 256)]
-    assert [len(list(store.path.glob("shard-*"))) for store in stores] == [23, 4, 1]
+    assert [len(list(store.path.glob("shard-*"))) for store in stores] == [17, 3, 1]
     for store in stores[1:]:
         assert equal(store.array("resid_post.1"), stores[0].array("resid_post.1"))
         assert store.rows.tokens.tolist() == stores[0].rows.tokens.tolist()
@@ -142,7 +144,7 @@ def test_what_is_read_does_not_depend_on_how_it_was_cut(tiny, tmp_path):
 def test_positions_are_kept_of_each_prompt(tiny, tmp_path):
     model = tiny()
     store = ActivationStore.capture(model, PROMPTS, tmp_path / "store", pos=-1, shard_mb=0.01)
-    assert (store.n_rows, len(store)) == (23, 23)
+    assert (store.n_rows, len(store)) == (17, 17)
     assert store.rows.positions.tolist() == [len(prompt) - 1 for prompt in PROMPTS]
     assert store.rows.tokens.tolist() == [prompt[-1] for prompt in PROMPTS]
     for prompt, cache in zip(PROMPTS, store, strict=True):
@@ -177,7 +179,7 @@ def test_texts_and_generators_are_captured(tiny, tmp_path, word_tokenizer):
     assert store[3].tokens.tolist() == [[11, 11, 11, 11]]
     assert seen == [(1, None), (2, None), (3, None), (4, None)]
     ActivationStore.capture(model, PROMPTS, tmp_path / "more", progress=lambda *done: seen.append(done))
-    assert seen[-1] == (23, 23)
+    assert seen[-1] == (17, 17)
 
 
 def test_layers_above_the_last_site_are_not_computed(tiny, tmp_path, monkeypatch):
@@ -185,7 +187,6 @@ def test_layers_above_the_last_site_are_not_computed(tiny, tmp_path, monkeypatch
     model = HookedModel(tiny_model("llama"))
     zeros = mx.zeros_like(model.model.model.norm.weight)
     ActivationStore.capture(model, PROMPTS, tmp_path / "one", sites=("resid_post.0",))
-    evaluated = []
     block = model.model.model.layers[2]
     weight = block.mlp.down_proj.weight
     lazy = weight + zeros.reshape(-1, 1)
@@ -193,27 +194,25 @@ def test_layers_above_the_last_site_are_not_computed(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(_capture, "identity_of", lambda *args: {})  # which reads the weights
     before = mx.get_active_memory()
     ActivationStore.capture(model, PROMPTS, tmp_path / "two", sites=("resid_post.0",))
-    evaluated.append(mx.get_active_memory() - before)
+    captured = mx.get_active_memory() - before
     mx.eval(lazy)
-    evaluated.append(mx.get_active_memory() - before)
-    assert evaluated[1] - evaluated[0] >= weight.nbytes
+    assert mx.get_active_memory() - before - captured >= weight.nbytes
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "qwen3_next", "mamba"])
 def test_a_mean_is_that_of_all_rows_by_hand(tiny, tmp_path, name):
     model = tiny(name)
-    store = ActivationStore.capture(model, PROMPTS, tmp_path / "store", sites=sites_of(model), shard_mb=0.1)
+    store = ActivationStore.capture(model, PROMPTS[:9], tmp_path / "store", sites=sites_of(model), shard_mb=0.05)
+    caches = [model.run_with_cache([prompt], sites=store.sites)[1] for prompt in PROMPTS[:9]]
     mean = store.mean()
     prompt = [[5, 6, 7, 8]]
     for site in store.sites:
-        rows = np.concatenate([np.array(model.run_with_cache([p], sites=site)[1][site][0]) for p in PROMPTS])
-        by_hand = rows.astype(np.float64).mean(axis=0)
+        by_hand = np.concatenate([np.array(cache[site][0]) for cache in caches]).astype(np.float64).mean(axis=0)
         assert mean[site].shape == (1, 1, *by_hand.shape)
         assert np.allclose(np.array(mean[site][0, 0]), by_hand, rtol=1e-6, atol=1e-7)
     _, plain = model.run_with_cache(prompt, sites=store.sites)
     for site in store.sites:
-        edits = [Ablate("mean", source).at(site) for source in (mean, mx.array(plain[site]) * 0 + mean[site])]
-        _, ablated = model.run_with_cache(prompt, sites=site, edits=edits[:1])
+        _, ablated = model.run_with_cache(prompt, sites=site, edits=[Ablate("mean", mean).at(site)])
         assert mx.allclose(ablated[site], mx.broadcast_to(mean[site], plain[site].shape), atol=1e-5).item()
         assert not mx.allclose(ablated[site], plain[site], atol=1e-3).item()
 
@@ -223,7 +222,9 @@ def test_a_mean_ablates_heads_and_neurons(stored):
     store, model = stored
     prompt = [[5, 6, 7, 8]]
     z = np.concatenate([np.array(model.run_with_cache([p], sites="z.1")[1]["z", 1][0]) for p in PROMPTS])
-    post = np.concatenate([np.array(model.run_with_cache([p], sites="mlp_post.2")[1]["mlp_post", 2][0]) for p in PROMPTS])
+    post = np.concatenate(
+        [np.array(model.run_with_cache([p], sites="mlp_post.2")[1]["mlp_post", 2][0]) for p in PROMPTS]
+    )
     edits = [
         Ablate("mean", store.mean()).at("z", layer=1, head=2, pos=[1, 2]),
         Ablate("mean", store.mean(sites=["mlp_post.2"])).at("mlp_post", layer=2, neuron=[3, 40]),
@@ -278,8 +279,8 @@ def test_a_mean_of_many_rows_loses_nothing():
     """The sum of 2**24 + 4 ones in float32 is 2**24."""
 
     class Ones:
-        arrays = {"a": mx.ones((2**12, 1)) * 3}
-        starts = (0, 2**12)
+        def __init__(self):
+            self.arrays, self.starts = {"a": mx.ones((2**12, 1)) * 3}, (0, 2**12)
 
     means, positions = _means.mean_of_rows([Ones() for _ in range(2**5)], ["a"])
     assert (means["a"].item(), positions) == (3.0, (0,))
@@ -334,13 +335,13 @@ def test_slices_and_negative_numbers_choose_prompts(stored):
     store, _ = stored
     assert store[-1].tokens.tolist() == [PROMPTS[-1]]
     assert [cache.tokens[0].tolist() for cache in store[3:9:2]] == PROMPTS[3:9:2]
-    assert repr(store).endswith(f"store': 23 prompts, {ROWS} rows, {len(store.sites)} sites)")
+    assert repr(store).endswith(f"store': 17 prompts, {ROWS} rows, {len(store.sites)} sites)")
 
 
 def test_what_is_not_there_is_refused(stored):
     store, _ = stored
-    for n in (23, -24):
-        with pytest.raises(SelectionError, match=rf"`store` must be given a prompt of -23 to 22\. Got {n}"):
+    for n in (17, -18):
+        with pytest.raises(SelectionError, match=rf"`store` must be given a prompt of -17 to 16\. Got {n}"):
             store[n]
     with pytest.raises(SelectionError, match=r"`store` must be given the number of a prompt\. Got 'a'"):
         store["a"]
@@ -358,11 +359,15 @@ def test_what_is_not_there_is_refused(stored):
 
 def test_means_that_mean_nothing_are_refused(stored):
     store, _ = stored
-    with pytest.raises(UnknownNameError, match=r"`over` must be batch_pos or batch\. Got 'pos'\. Did you mean batch_pos"):
+    with pytest.raises(
+        UnknownNameError, match=r"`over` must be batch_pos or batch\. Got 'pos'\. Known: batch_pos, batch"
+    ):
         store.mean("pos")
     with pytest.raises(ValueRefusedError, match=r"`n_positions` must be left out of a mean over 'batch_pos'\. Got 3"):
         store.mean(n_positions=3)
-    message = r"`n_positions` must be given where prompts differ in length: they have 1 to 7 tokens\. Got None\. Give the"
+    message = (
+        r"`n_positions` must be given where prompts differ in length: they have 1 to 7 tokens\. Got None\. Give the"
+    )
     with pytest.raises(ValueRefusedError, match=message):
         store.mean("batch")
     with pytest.raises(ValueRefusedError, match=r"`n_positions` must be 1 or more positions\. Got 0"):
@@ -376,17 +381,25 @@ def test_means_that_mean_nothing_are_refused(stored):
         (
             {"sites": "pattern"},
             ShapeError,
-            r"`sites` must each have the axes \(batch, pos, \.\.\.\).* Got blocks\.0\.attn\.hook_pattern, which has the "
-            r"axes batch head query_pos key_pos\. Capture it with `model\.run_each_with_cache`",
+            r"`sites` must each have the axes \(batch, pos, \.\.\.\).* Got blocks\.0\.attn\.hook_pattern, which has "
+            r"the axes batch head query_pos key_pos\. Capture it with `model\.run_each_with_cache`",
         ),
-        ({"sites": "model.layers.0.self_attn.rope:input"}, ShapeError, r"which has shape \(1, 4, 2, \d+\) for a prompt o"),
+        (
+            {"sites": "model.layers.0.self_attn.rope:input[0]"},
+            ShapeError,
+            r"which has shape \(1, 4, 2, \d+\) for a prompt o",
+        ),
         ({"sites": "resid_pst"}, UnknownNameError, "Did you mean resid_post"),
         ({"shard_mb": 0}, ValueRefusedError, r"`shard_mb` must be more than 0 megabytes\. Got 0"),
         ({"shard_mb": float("nan")}, ValueRefusedError, r"`shard_mb` must be more than 0 megabytes\. Got nan"),
         ({"batch_size": 0}, ValueRefusedError, r"`batch_size` must be 1 or more prompts\. Got 0"),
         ({"progress": True}, KindError, r"`progress` must be a function of \(done, total\), or None\. Got bool"),
         ({"pos": 5}, SelectionError, r"`pos` must lie in .* Got 5\. This is prompt 0, of 1 tokens"),
-        ({"pos": slice(5, None)}, SelectionError, r"`pos` must keep a position of each prompt\. Got slice\(5.* prompt 0"),
+        (
+            {"pos": slice(5, None)},
+            SelectionError,
+            r"`pos` must keep a position of each prompt\. Got slice\(5.* prompt 0",
+        ),
         ({"edits": [3]}, KindError, "`edits` must hold edits"),
         ({"edits": [[]]}, KindError, "`edits` must hold edits"),
         ({"prompts": "w11"}, KindError, r"`prompts` must be a list of prompts\. Got str"),
@@ -394,7 +407,11 @@ def test_means_that_mean_nothing_are_refused(stored):
         ({"prompts": [[96]]}, SelectionError, "`tokens` must lie in 0 to 95"),
         ({"prompts": ["w11"]}, TokenError, "`tokenizer` must be there"),
         ({"path": 3}, KindError, r"`path` must be the path of a folder\. Got int"),
-        ({"path": "/no/such/folder"}, FileError, r"`path` must be a folder, or a name for one\. Got /no/such/folder: No"),
+        (
+            {"path": "/no/such/folder"},
+            FileError,
+            r"`path` must be a folder, or a name for one\. Got /no/such/folder: No",
+        ),
         ({"path": __file__}, FileError, r"`path` must be a folder, or a name for one\. Got .*: File exists"),
     ],
 )
@@ -405,17 +422,12 @@ def test_what_cannot_be_captured_is_refused(tiny, tmp_path, choices, error, mess
 
 
 def test_an_edit_that_no_process_could_know_again_is_refused(tiny, tmp_path):
-    with pytest.raises(KindError, match=r"`edits` must consist of what another process can know again\. .*Capture without"):
-        ActivationStore.capture(tiny(), PROMPTS, tmp_path / "store", edits=[Scale(2.0).at("embed", pos=Odd())])
-
-
-class Odd:
-    """An index with nothing in it that can be seen."""
-
-    __slots__ = ()
-
-    def __index__(self):
-        return 0
+    hidden = object()
+    edit = Apply(lambda own, site: own * bool(hidden)).at("embed")
+    with pytest.raises(
+        KindError, match=r"`edits` must consist of what another process can know again\. .*Capture without"
+    ):
+        ActivationStore.capture(tiny(), PROMPTS, tmp_path / "store", edits=[edit])
 
 
 def test_rows_know_their_number():
@@ -427,7 +439,7 @@ def test_a_store_is_the_same_in_every_process_that_makes_it(tiny, tmp_path):
     for name in ("one", "other"):
         ActivationStore.capture(tiny(), PROMPTS, tmp_path / name, shard_mb=0.02)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
-    assert sorted(contents(tmp_path / "one")) == ["index.json", *(f"shard-0000{n}.safetensors" for n in range(4))]
+    assert sorted(contents(tmp_path / "one")) == ["index.json", *(f"shard-0000{n}.safetensors" for n in range(3))]
     assert json.loads((tmp_path / "one" / "index.json").read_text())["complete"] is True
 
 
@@ -449,7 +461,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tmp_path):
         assert sum(len(cache) for cache in store) == 3 * n
         return captured, mx.get_peak_memory() - before
 
-    few, many = peak(60), peak(600)
-    assert len(list((tmp_path / "600").glob("shard-*"))) > 8 * len(list((tmp_path / "60").glob("shard-*"))) > 8
+    few, many = peak(100), peak(400)
+    assert [len(list((tmp_path / n).glob("shard-*"))) for n in ("100", "400")] == [4, 15]
     assert many[0] <= 1.05 * few[0] + 10_000
     assert many[1] <= 1.05 * few[1] + 10_000
