@@ -152,13 +152,17 @@ def open_shard(folder: Path, index: Index, number: int) -> Opened:
     }
     wanted |= {name: ((size,), mx.int32) for name, size in {**rows, **prompts}.items()}
     for name, (shape, dtype) in wanted.items():
-        got = (tuple(arrays[name].shape), arrays[name].dtype) if name in arrays else "nothing"
-        if got != (shape, dtype):
-            raise _damaged(folder, shard, f"has {got} for {name!r}, and the index {(shape, dtype)}")
+        got = _said(arrays[name].shape, arrays[name].dtype) if name in arrays else "nothing"
+        if got != _said(shape, dtype):
+            raise _damaged(folder, shard, f"has {got} for {name!r}, and the index {_said(shape, dtype)}")
     opened = Opened(arrays, sum(before.prompts for before in index.shards[:number]))
     if "tokens" not in arrays or sum(opened.lengths) != arrays["tokens"].size or opened.starts[-1] != shard.rows:
         raise _damaged(folder, shard, "does not fit: its prompts do not add up")
     return opened
+
+
+def _said(shape: tuple[int, ...], dtype: mx.Dtype) -> str:
+    return f"{str(dtype).removeprefix('mlx.core.')} {tuple(shape)}"
 
 
 def _damaged(folder: Path, shard: Shard, why: str) -> FileError:
