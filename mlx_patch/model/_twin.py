@@ -30,7 +30,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 
 def _module(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     plain = plain_class(module)
-    known[id(module)] = copy = object.__new__(plain)  # known before its parts, one of which may hold it
+    known[id(module)] = copy = dict.__new__(plain)  # known before its parts, one of which may hold it
     for name, part in module.items():
         dict.__setitem__(copy, name, _copied(part, known))
     for name, part in vars(module).items():
