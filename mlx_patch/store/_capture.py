@@ -18,7 +18,7 @@ from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model import HookedModel, SiteChoice, as_edits, chosen_sites, natural, prompts_of, run, run_rows
 from mlx_patch.sites import Site
 from mlx_patch.store._identity import identity_of
-from mlx_patch.store._index import NAME, Held, Index, read_index
+from mlx_patch.store._index import NAME, Held, Index, Shard, folder_of, read_index
 from mlx_patch.store._shards import file_name, open_shard, refuse_other_size, write_shard
 
 Progress = Callable[[int, int | None], object]
@@ -58,7 +58,7 @@ def capture(
         raise KindError(f"`progress` must be a function of (done, total), or None. Got {type(progress).__name__}.")
     rows = prompts_of(prompts, model.tokenizer, model.d_vocab)
     total = len(prompts) if isinstance(prompts, Sized) else None
-    folder = _folder_of(path)
+    folder = _made(path)
     asked = _asked(model, folder, sites, pos, edits, shard_mb, batch_size)
     with _alone_in(folder):
         _fill(replace(asked, index=_begun(folder, asked.index)), rows, progress or _untold, total)
@@ -140,7 +140,7 @@ def _fill(asked: _Asked, rows: Iterator[mx.array], progress: Progress, total: in
         replace(index, complete=True).write(folder)
 
 
-def _captured(asked: _Asked, number: int, window: Sequence[mx.array]) -> Any:
+def _captured(asked: _Asked, number: int, window: Sequence[mx.array]) -> Shard:
     remove_leftovers(asked.folder / file_name(number), older_than=-1)
     ran = run_rows(
         asked.model.layout,
@@ -206,16 +206,14 @@ def _other_prompts(folder: Path, of: str) -> FileError:
     return FileError(f"`path` must be a store of these prompts. Got {folder}, which is of {of}. {_OTHER}")
 
 
-def _folder_of(path: object) -> Path:
+def _made(path: object) -> Path:
     """The folder, which is made if it is not there.
 
     Raises:
         KindError: `path` is no path.
         FileError: It is a file, or cannot be made.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise KindError(f"`path` must be the path of a folder. Got {type(path).__name__}.")
-    folder = Path(path)
+    folder = folder_of(path)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

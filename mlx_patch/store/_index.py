@@ -1,6 +1,7 @@
 """The index of a store: what it is of, and its shards. A JSON file, written whole after every shard."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
@@ -9,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.errors import FileError, PatchError
+from mlx_patch.errors import FileError, KindError, PatchError
 from mlx_patch.files import written_whole
 from mlx_patch.sites import Site
 
@@ -97,6 +98,17 @@ class Index:
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True)
         with written_whole(folder / NAME) as beside:
             beside.write_text(f"{text}\n", encoding="utf-8")
+
+
+def folder_of(path: object) -> Path:
+    """The path of a folder.
+
+    Raises:
+        KindError: It is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise KindError(f"`path` must be the path of a folder. Got {type(path).__name__}.")
+    return Path(path)
 
 
 def read_index(folder: Path) -> Index:

@@ -5,7 +5,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from operator import index as as_int
-from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 import mlx.core as mx
@@ -26,7 +25,7 @@ from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.model import HookedModel, SiteChoice, natural
 from mlx_patch.sites import Site
 from mlx_patch.store._capture import Progress, capture
-from mlx_patch.store._index import read_index
+from mlx_patch.store._index import folder_of, read_index
 from mlx_patch.store._means import mean_of_positions, mean_of_rows
 from mlx_patch.store._rows import Rows, batched, joined, rows_of
 from mlx_patch.store._shards import Opened, open_shard, refuse_damaged, refuse_other_size
@@ -45,11 +44,12 @@ class ActivationStore:
         path: The folder.
 
     Raises:
+        KindError: It is no path.
         FileError: It holds no store, or one that is not finished, or a shard is gone or cut off.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
+        self.path = folder_of(path)
         self._index = read_index(self.path)
         if not self._index.complete:
             raise FileError(

@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch import ActivationStore, Add, Apply, HookedModel, Scale
-from mlx_patch.errors import FileError
+from mlx_patch.errors import FileError, KindError
 from mlx_patch.store import _capture, _identity, _shards
 from mlx_patch.testing import tiny_model
 
@@ -316,6 +316,11 @@ def test_an_index_that_is_none_is_refused(tiny, folder, text, message):
     for use in (lambda: ActivationStore(folder), lambda: ActivationStore.capture(tiny(), PROMPTS, folder, **HOW)):
         with pytest.raises(FileError, match=message):
             use()
+
+
+def test_what_is_no_path_is_refused():
+    with pytest.raises(KindError, match=r"`path` must be the path of a folder\. Got int"):
+        ActivationStore(3)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
