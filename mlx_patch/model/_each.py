@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import TypeIs, override
 
 from mlx_patch.architectures import Layout
-from mlx_patch.errors import EditNotUsedError, KindError, ValueRefusedError
+from mlx_patch.errors import EditNotUsedError, KindError, PatchError, ValueRefusedError
 from mlx_patch.interventions import Edit, Intervention, PositionChoice, Where
 from mlx_patch.model._hooks import as_edits
 from mlx_patch.model._running import Ran, run
@@ -43,7 +43,15 @@ def _one_by_one(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterato
                 "`prompts` must hold texts, chats or token ids, one an entry. "
                 f"Got {type(one).__name__} in entry {number}. Put the prompt into a list."
             )
-        yield one_prompt(one, number, tokenizer, d_vocab)
+        yield _one_of_several(one, number, tokenizer, d_vocab)
+
+
+def _one_of_several(one: Any, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
+    """The tokens of a prompt; what is refused of it says which one it is, for there may be very many."""
+    try:
+        return one_prompt(one, number, tokenizer, d_vocab)
+    except PatchError as error:
+        raise type(error)(f"{error} This is entry {number} of `prompts`.") from error
 
 
 def run_rows(

@@ -154,7 +154,7 @@ def test_ragged_rows_are_refused_with_the_remedy(tiny):
         ([[1], {"role": "user"}], KindError, r"Got dict in entry 1"),
         ([[1], [[1], [2]]], ShapeError, r"`tokens` must hold one prompt an entry\. Got 2 in entry 1"),
         ([[1], []], (KindError, ShapeError), r"`tokens` must"),
-        ([[1], [1, 96]], SelectionError, r"`tokens` must lie in 0 to 95\. Got 96"),
+        ([[1], [1, 96]], SelectionError, r"`tokens` must lie in 0 to 95\. Got 96\. .* This is entry 1 of `prompts`\."),
         ([[1], "w11"], TokenError, r"`tokenizer` must be there"),
     ],
 )
