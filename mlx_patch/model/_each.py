@@ -80,13 +80,10 @@ def run_rows(
         ValueRefusedError: As many lists of edits as prompts are wanted, or `batch_size` is none.
         PatchError: As `run` says.
     """
-    own = _edits_of_each(edits, len(rows))
+    own, size = _edits_of_each(edits, len(rows)), natural("batch_size", batch_size, "prompts")
     raw = any(site.is_raw for site in sites) or any(edit.site not in SITES for each in own for edit in each)
-    size = (
-        1 if raw else natural("batch_size", batch_size, "prompts")
-    )  # only named sites are known to have the batch first
     found: dict[int, Ran] = {}
-    for batch in by_length(rows, size):
+    for batch in by_length(rows, 1 if raw else size):  # only named sites are known to have the batch first
         joined = _joined([own[n] for n in batch.examples])
         ran = run(layout, batch.tokens, joined, sites=sites, pos=pos, logits_at=logits_at, unembed=unembed)
         found.update(zip(batch.examples, _apart(ran), strict=True))
