@@ -27,6 +27,7 @@ from mlx_patch.positions import align as align
 from mlx_patch.positions import pos as pos
 from mlx_patch.sites import SITES as SITES
 from mlx_patch.sites import Site as Site
+from mlx_patch.store import ActivationStore as ActivationStore
 from mlx_patch.sweeps import SweepResult as SweepResult
 from mlx_patch.sweeps import plan as plan
 from mlx_patch.sweeps import sweep as sweep

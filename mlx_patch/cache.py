@@ -125,7 +125,7 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Every array as numpy, by the full name of its site; bfloat16, which numpy lacks, as float32."""
-        return {str(site): _numpy(array) for site, array in self._arrays.items()}
+        return {str(site): as_numpy(array) for site, array in self._arrays.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: arrays in their dtypes, sites, tokens, positions, model. Whole or not at all.
@@ -174,22 +174,36 @@ class ActivationCache(Mapping[Site, mx.array]):
         return f"{held}, positions {f'{here[0]} to {here[-1]}' if run else here} of {self.n_positions}"
 
     def _site(self, key: object) -> Site:
-        match key:
-            case (str(name),):
-                return Site(name)
-            case (str(name), int(layer)):
-                return Site(name, layer if layer >= 0 else self._from_the_end(layer))
-            case (str(name), int(layer), str(part)) if f".{part}." in str(site := self._site((name, layer))):
-                return site
-            case str() | Site():
-                return Site.parse(key)
-        raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
+        return site_of(key, self.n_layers)
 
-    def _from_the_end(self, layer: int) -> int:
-        if self.n_layers is None or layer < -self.n_layers:
-            known = "does not know how many the model has" if self.n_layers is None else f"has {self.n_layers}"
-            raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
-        return self.n_layers + layer
+
+def site_of(key: object, n_layers: int | None) -> Site:
+    """The site that a key names.
+
+    Args:
+        key: As one of `ActivationCache`.
+        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
+    Raises:
+        UnknownNameError: It names no site.
+        SelectionError: A negative layer before the first, or where nobody knows how many there are.
+    """
+    match key:
+        case (str(name),):
+            return Site(name)
+        case (str(name), int(layer)):
+            return Site(name, layer if layer >= 0 else _from_the_end(layer, n_layers))
+        case (str(name), int(layer), str(part)) if f".{part}." in str(site := site_of((name, layer), n_layers)):
+            return site
+        case str() | Site():
+            return Site.parse(key)
+    raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
+
+
+def _from_the_end(layer: int, n_layers: int | None) -> int:
+    if n_layers is None or layer < -n_layers:
+        known = "does not know how many the model has" if n_layers is None else f"has {n_layers}"
+        raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
+    return n_layers + layer
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, Any]]:
@@ -199,5 +213,6 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, 
         raise FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}: {error}.") from error
 
 
-def _numpy(array: mx.array) -> np.ndarray:
+def as_numpy(array: mx.array) -> np.ndarray:
+    """The array as numpy; bfloat16, which numpy lacks, as float32."""
     return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)

@@ -1,14 +1,21 @@
-"""What a number came from: versions, and which model."""
+"""What a number came from: versions, which model, and which weights."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from hashlib import blake2b
 from importlib.metadata import version
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_patch._version import __version__
+
+_PLAIN = (type(None), bool, int, float, str)
+_ADAPTER = ("lora_a", "lora_b", "m")
 
 
 def versions() -> dict[str, str]:
@@ -16,14 +23,16 @@ def versions() -> dict[str, str]:
     return {"mlx_patch": __version__, "mlx": version("mlx"), "mlx_lm": version("mlx-lm")}
 
 
-def model_identity(model: nn.Module, name: str | None = None) -> dict[str, str]:
-    """What a model is: where it came from, a hash of its config, its dtypes and its quantisation.
+def model_identity(model: nn.Module, name: str | None = None, tuned: str = "") -> dict[str, str]:
+    """What a model is: where it came from, a hash of its config, its dtypes, its quantisation and its adapter.
 
     Args:
         model: The model.
         name: The folder or hub id that it was loaded from, if known.
+        tuned: What its adapter is where that cannot be seen in its modules: a full fine-tune, which replaces weights.
     Returns:
-        Strings by `name`, `architecture`, `config` (16 hex digits), `dtype` and `bits` ("" where not quantised).
+        Strings by `name`, `architecture`, `config` (16 hex digits), `dtype`, `bits` ("" where not quantised) and
+        `adapter` ("" where there is none; else its kind and 16 hex digits of what it holds).
     """
     args = getattr(model, "args", None)
     config = repr(sorted(asdict(args).items())) if is_dataclass(args) and not isinstance(args, type) else repr(args)
@@ -37,12 +46,62 @@ def model_identity(model: nn.Module, name: str | None = None) -> dict[str, str]:
         "config": hashlib.sha256(config.encode()).hexdigest()[:16],
         "dtype": ",".join(sorted(names)),
         "bits": ",".join(sorted(bits)),
+        "adapter": tuned or _adapter(parts),
     }
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether there are LoRA or DoRA layers in a model."""
+    return any(map(_is_adapter, _parts(model)))
+
+
+def digest_of(arrays: Mapping[str, mx.array]) -> str:
+    """16 hex digits that tell named arrays from others, by the sums of `checksum`."""
+    whole = blake2b(digest_size=8)
+    _add_arrays(whole, sorted(arrays.items()))
+    return whole.hexdigest()
+
+
+def _adapter(parts: Sequence[object]) -> str:
+    """The kind of the LoRA or DoRA layers among some parts, and a digest of what they hold."""
+    layers = [vars(part) | dict(part) for part in parts if isinstance(part, nn.Module) and _is_adapter(part)]
+    if not layers:
+        return ""
+    held = {f"{n}.{name}": layer[name] for n, layer in enumerate(layers) for name in _ADAPTER if name in layer}
+    scaled = {f"{n}.scale": mx.array(float(layer["scale"])) for n, layer in enumerate(layers) if "scale" in layer}
+    kind = "dora" if any("m" in layer for layer in layers) else "lora"
+    return f"{kind} {digest_of({**held, **scaled})}"
+
+
+def _is_adapter(part: object) -> bool:
+    return isinstance(part, nn.Module) and "lora_a" in part
 
 
 def parameters(model: nn.Module) -> list[mx.array]:
     """Every parameter of a model."""
     return [part for part in _parts(model) if isinstance(part, mx.array)]
+
+
+def checksum(model: nn.Module) -> str:
+    """32 hex digits that differ where two models compute differently: base and tuned, with and without adapters.
+
+    Every module counts by class, mode and plain attributes, an adapter's scale among them. Every parameter counts by
+    name, dtype, shape, and the sums of its bits along rows and along columns, as integers of 16 bits (8 where numbers
+    have 8) that wrap at 32: to change a weight changes a row's sum and a column's, to exchange two rows as well. It is
+    made to tell models apart, not to withstand somebody who wants two to look alike. What begins with an underscore
+    is left out, as in `model.parameters()`: modules keep there what they have worked out.
+
+    Example:
+        >>> one, other = nn.Linear(4, 4), nn.Linear(4, 4)
+        >>> checksum(one) == checksum(other), checksum(one) == checksum(other.update(one.parameters()))
+        (False, True)
+    """
+    whole = blake2b(digest_size=16)
+    for path, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
+        whole.update(repr((path, type(module).__qualname__, module.training, _plain(module))).encode())
+    named = cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
+    _add_arrays(whole, sorted(named, key=lambda pair: pair[0]))
+    return whole.hexdigest()
 
 
 def _parts(model: nn.Module) -> Iterator[object]:
@@ -60,3 +119,24 @@ def _parts(model: nn.Module) -> Iterator[object]:
             left += part
         if isinstance(part, nn.Module | mx.array):
             yield part
+
+
+def _plain(module: nn.Module) -> list[tuple[str, object]]:
+    return sorted((n, v) for n, v in vars(module).items() if type(v) in _PLAIN and not n.startswith("_"))
+
+
+def _sums(array: mx.array) -> list[mx.array]:
+    if not array.size:
+        return []
+    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1)
+    bits = rows.view(mx.uint8 if array.dtype.size == 1 else mx.uint16)
+    return [mx.sum(bits, axis=axis).astype(mx.uint32) for axis in (0, 1)]
+
+
+def _add_arrays(whole: blake2b, named: Sequence[tuple[str, mx.array]]) -> None:
+    found = [(path, array, _sums(array)) for path, array in named]
+    mx.eval([sums for _, _, sums in found])
+    for path, array, sums in found:
+        whole.update(repr((path, str(array.dtype), array.shape)).encode())
+        for one in sums:
+            whole.update(np.array(one).tobytes())

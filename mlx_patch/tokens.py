@@ -1,6 +1,7 @@
-"""From text or chat messages to tokens: one beginning-of-sequence token, never two."""
+"""From text or chat messages to tokens: one beginning-of-sequence token, never two; and prompts by their length."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
@@ -11,6 +12,24 @@ from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
 
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one length, which run together.
+
+    Attributes:
+        tokens: Shape `(batch, pos)`.
+        examples: Which of all prompts they are, in order.
+    """
+
+    tokens: mx.array
+    examples: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """The positions of each prompt."""
+        return self.tokens.shape[1]
 
 
 def tokenize(tokenizer: Any, prompt: Prompt, **template: Any) -> mx.array:
@@ -93,6 +112,46 @@ def as_tokens(given: object, d_vocab: int) -> mx.array:
     return tokens.astype(mx.int32)
 
 
+def one_prompt(one: object, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
+    """The tokens of one prompt of several. Shape `(1, pos)`.
+
+    Args:
+        one: A text, chat messages or token ids.
+        number: Which of the prompts it is, for a message.
+        tokenizer: For texts and messages.
+        d_vocab: How many tokens the model knows.
+    Raises:
+        TokenError, KindError, SelectionError: As `tokenize` and `as_tokens` say.
+        ShapeError: It is several prompts, or none.
+    """
+    tokens = tokenize(tokenizer, one) if is_text_or_chat(one) else as_tokens(one, d_vocab)
+    if tokens.shape[0] != 1:
+        raise ShapeError(
+            f"`tokens` must hold one prompt an entry. Got {tokens.shape[0]} in entry {number}. "
+            "Pass a batch of one length as one array, or each prompt by itself."
+        )
+    return tokens
+
+
+def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Batch, ...]:
+    """Prompts in batches of equal length, which are not padded. Within a batch they stay in order.
+
+    Args:
+        rows: Token ids, each of shape `(1, pos)`.
+        at_most: The most prompts in a batch; None is any number.
+    Example:
+        >>> rows = [mx.array([[1, 2]]), mx.array([[3]]), mx.array([[4, 5]])]
+        >>> [batch.examples for batch in by_length(rows)]
+        [(0, 2), (1,)]
+    """
+    same: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        same.setdefault(row.shape[1], []).append(number)
+    size = at_most or max(1, len(rows))
+    chunks = [tuple(own[start : start + size]) for own in same.values() for start in range(0, len(own), size)]
+    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk) for chunk in chunks)
+
+
 def _array(given: object) -> mx.array:
     if isinstance(given, mx.array):
         return given
@@ -100,7 +159,8 @@ def _array(given: object) -> mx.array:
         array = np.asarray(given)
     except ValueError:
         raise ShapeError(
-            "`tokens` must have equally many in each row. Got rows of different lengths. Group prompts by length."
+            "`tokens` must have equally many in each row. Got rows of different lengths. Pass them as a list to "
+            "`model.run_each`, which runs prompts of each length by themselves and pads nothing."
         ) from None
     if array.dtype.kind not in "iu":
         raise KindError(f"`tokens` must be integers. Got {type(given).__name__}. Use `model.tokenize(text)`.")

@@ -15,3 +15,4 @@ from mlx_patch.engine._snapshot import Snapshot as Snapshot
 from mlx_patch.engine._snapshot import can_be_cut as can_be_cut
 from mlx_patch.engine._snapshot import repeated as repeated
 from mlx_patch.engine._snapshot import snapshot as snapshot
+from mlx_patch.engine._tap import plain_class as plain_class

@@ -41,6 +41,7 @@ class Frame(AbstractContextManager):
 
     def __exit__(self, *_: object) -> None:
         self._seen.__exit__()
+        del self._seen  # it holds this frame, and in a circle what hooks hold would stay until Python looks for circles
         _tap.swap_out(self._modules.values())
 
     @property

@@ -77,6 +77,12 @@ def swap_out(modules: Iterable[nn.Module]) -> None:
                 module.__class__ = cast(type, type(module).__base__)
 
 
+def plain_class(module: nn.Module) -> type:
+    """The class that a module has when nobody taps it."""
+    with _lock:
+        return cast(type, type(module).__base__) if id(module) in _holders else type(module)
+
+
 @cache
 def _tapped(plain: type, visit: Visitor) -> type:
     """The subclass of a module's class whose instances tell the frames about their calls."""

@@ -1,10 +1,17 @@
 """`HookedModel`: an mlx_lm model whose activations can be read and edited."""
 
+from mlx_patch.model._each import natural as natural
+from mlx_patch.model._each import prompts_of as prompts_of
+from mlx_patch.model._each import run_rows as run_rows
 from mlx_patch.model._hooked import HookedModel as HookedModel
+from mlx_patch.model._hooks import SiteChoice as SiteChoice
 from mlx_patch.model._hooks import action_hooks as action_hooks
+from mlx_patch.model._hooks import as_edits as as_edits
 from mlx_patch.model._hooks import capture_hooks as capture_hooks
+from mlx_patch.model._hooks import chosen_sites as chosen_sites
 from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt
 from mlx_patch.model._placing import Placing as Placing
+from mlx_patch.model._running import Ran as Ran
 from mlx_patch.model._running import run as run

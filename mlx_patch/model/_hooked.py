@@ -14,6 +14,7 @@ from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
+from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
 from mlx_patch.model._generation import generate
 from mlx_patch.model._hooks import (
     HookFunction,
@@ -24,8 +25,8 @@ from mlx_patch.model._hooks import (
     refuse_unused,
     unknown_pieces,
 )
-from mlx_patch.model._loading import load
-from mlx_patch.model._running import run
+from mlx_patch.model._loading import adapted, load
+from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
@@ -58,6 +59,7 @@ class HookedModel:
         self.tokenizer = tokenizer
         self.layout = layout_for(model, family)
         self.name = name
+        self._tuned = ""
 
     @classmethod
     def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
@@ -67,8 +69,27 @@ class HookedModel:
             FileError: It cannot be found, fetched or read.
             ArchitectureError: As for the class.
         """
-        model, tokenizer = load(path_or_hub_id, **kwargs)
-        return cls(model, tokenizer, name=os.fspath(path_or_hub_id))
+        model, tokenizer, tuned = load(path_or_hub_id, **kwargs)
+        hooked = cls(model, tokenizer, name=os.fspath(path_or_hub_id))
+        hooked._tuned = tuned
+        return hooked
+
+    def with_adapter(self, adapter_path: str | os.PathLike[str]) -> "HookedModel":
+        """A second model: this one with an adapter (LoRA, DoRA, full fine-tune), on the same weights in memory.
+
+        It equals `HookedModel.load(..., adapter_path=...)` bit for bit. This model stays as it is, and both can run,
+        be edited and patched into each other.
+
+        Args:
+            adapter_path: The adapter's folder, as `mlx_lm.lora` writes it: adapter_config.json, adapters.safetensors.
+        Raises:
+            FileError: The folder holds no adapter, or one of another model.
+            ValueRefusedError: This model has an adapter already.
+        """
+        model, tuned = adapted(self.model, adapter_path, self._tuned)
+        hooked = HookedModel(model, self.tokenizer, name=self.name, family=self.layout.family)
+        hooked._tuned = tuned
+        return hooked
 
     @property
     def n_layers(self) -> int:
@@ -92,8 +113,8 @@ class HookedModel:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the model is, in a few strings: name, architecture, hash of the config, dtypes, bits."""
-        return model_identity(self.model, self.name)
+        """What the model is, in a few strings: name, architecture, hash of the config, dtypes, bits, adapter."""
+        return model_identity(self.model, self.name, self._tuned)
 
     def tokenize(self, prompt: Prompt, **template: Any) -> mx.array:
         """The tokens of a text, or of chat messages through the chat template: one BOS, never two.
@@ -163,10 +184,61 @@ class HookedModel:
         chosen = chosen_sites(self.layout, sites)
         more = {"logits_at": logits_at, "prompt_cache": prompt_cache, "tokenizer": self.tokenizer}
         ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, **more)
-        cache = ActivationCache(
-            ran.activations, ran.tokens, ran.positions, ran.n_positions, self.identity, self.n_layers
-        )
-        return ran.logits, cache
+        return ran.logits, cache_of(ran, self.identity, self.n_layers)
+
+    def run_each(
+        self,
+        prompts: Iterable[Any],
+        edits: EditsOfEach = (),
+        logits_at: PositionChoice = None,
+        batch_size: int = 8,
+    ) -> list[mx.array]:
+        """One forward pass of each prompt, whatever its length. Prompts of one length run together; none is padded.
+
+        Args:
+            prompts: Texts, chats or token ids, one an entry.
+            edits: As in `run`, for every prompt; or a list of edits for each. An edit sees one prompt at a time, a
+                batch of 1, as it would if the prompt ran alone.
+            logits_at: As in `run`, of each prompt.
+            batch_size: The most prompts in one forward pass.
+        Returns:
+            For each prompt, in the order given, what `run` returns for it. Each of shape `(1, pos, d_vocab)`.
+        Raises:
+            PatchError: As in `tokenize` and `run`.
+        """
+        rows = list(prompts_of(prompts, self.tokenizer, self.d_vocab))
+        more = {"logits_at": logits_at, "batch_size": batch_size, "tokenizer": self.tokenizer}
+        ran = run_rows(self.layout, rows, edits, **more)
+        return [one.logits for one in ran]
+
+    def run_each_with_cache(
+        self,
+        prompts: Iterable[Any],
+        sites: SiteChoice = ("resid_post",),
+        edits: EditsOfEach = (),
+        logits_at: PositionChoice = None,
+        pos: PositionChoice = None,
+        batch_size: int = 8,
+    ) -> tuple[list[mx.array], list[ActivationCache]]:
+        """`run_each`, and the activations of each prompt. For more prompts than fit in memory: `ActivationStore`.
+
+        Args:
+            prompts: As in `run_each`.
+            sites: As in `run_with_cache`.
+            edits: As in `run_each`.
+            logits_at: As in `run`, of each prompt.
+            pos: As in `run_with_cache`, of each prompt.
+            batch_size: The most prompts in one forward pass.
+        Returns:
+            Logits and caches, one a prompt, in the order given.
+        Raises:
+            PatchError: As in `tokenize` and `run`.
+        """
+        chosen, rows = chosen_sites(self.layout, sites), list(prompts_of(prompts, self.tokenizer, self.d_vocab))
+        more = {"logits_at": logits_at, "batch_size": batch_size, "tokenizer": self.tokenizer}
+        ran = run_rows(self.layout, rows, edits, sites=chosen, pos=pos, **more)
+        about = self.identity
+        return [one.logits for one in ran], [cache_of(one, about, self.n_layers) for one in ran]
 
     def run_with_hooks(
         self,

@@ -1,17 +1,21 @@
-"""Loading a model through mlx_lm, with errors that say what to do."""
+"""Loading a model through mlx_lm, and adapters on it, with errors that say what to do."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 
-from mlx_patch.errors import FileError
+from mlx_patch.errors import FileError, KindError, ValueRefusedError
+from mlx_patch.model._twin import twin
+from mlx_patch.provenance import digest_of, has_adapter
 
 
-def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any]:
-    """Model and tokenizer, as `mlx_lm.load` gives them.
+def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
+    """Model and tokenizer, as `mlx_lm.load` gives them, and what `adapted` says of the adapter.
 
     Raises:
         FileError: The folder is not there or holds no model, or the hub does not give it; or `adapter_path` holds no
@@ -20,7 +24,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
     name, adapter = os.fspath(path_or_hub_id), kwargs.pop("adapter_path", None)
     refuse_unreachable(name)
     if adapter is not None:
-        _refuse_no_adapter(Path(adapter))
+        _refuse_no_adapter(_folder(adapter))
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
@@ -28,7 +32,38 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
             f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_first_line(error)} "
             "Check the name and the network, or give a folder with config.json and safetensors."
         ) from error
-    return (model if adapter is None else _adapted(model, adapter)), tokenizer
+    if adapter is None:
+        return model, tokenizer, ""
+    model, tuned = _adapted(model, adapter)
+    return model, tokenizer, tuned
+
+
+def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) -> tuple[nn.Module, str]:
+    """A second model, with an adapter, on the weights of a first one, which stays as it is.
+
+    Args:
+        model: The base model.
+        adapter_path: The adapter's folder, as `mlx_lm.lora` writes it.
+        tuned: What the model's own adapter is, where that cannot be seen in its modules.
+    Returns:
+        The model; and its adapter, where that cannot be seen in its modules.
+    Raises:
+        ValueRefusedError: The model has an adapter already.
+        FileError: `adapter_path` holds no adapter, or one of another model.
+    """
+    _refuse_no_adapter(_folder(adapter_path))
+    if tuned or has_adapter(model):
+        raise ValueRefusedError(
+            "`model` must be a base model to be given an adapter. Got one that has an adapter, whose weights the other "
+            "would take the place of. Load the base without `adapter_path`."
+        )
+    return _adapted(twin(model), adapter_path)
+
+
+def _folder(given: object) -> Path:
+    if not isinstance(given, str | os.PathLike):
+        raise KindError(f"`adapter_path` must be the path of a folder. Got {type(given).__name__}.")
+    return Path(given)
 
 
 def _refuse_no_adapter(folder: Path) -> None:
@@ -40,19 +75,27 @@ def _refuse_no_adapter(folder: Path) -> None:
         )
 
 
-def _adapted(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
-    """The model with the adapter that mlx_lm reads from a folder."""
+def _adapted(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[nn.Module, str]:
+    """The model with the adapter that mlx_lm reads from a folder; and what that is, where no module shows it."""
     from mlx_lm.tuner.utils import load_adapters  # which imports much that nobody else needs
 
     try:
-        adapted = load_adapters(model, os.fspath(folder))
+        held = mx.load(str(Path(folder) / "adapters.safetensors"))
+        model = load_adapters(model, os.fspath(folder))
+        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise FileError(
             f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}: {_told(error)} "
             "Give the adapter's own base model, or train one for this."
         ) from error
-    adapted.eval()
-    return adapted
+    assert isinstance(held, dict)
+    if not held:
+        raise FileError(
+            f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}, whose adapters.safetensors "
+            "holds no array. Train it again."
+        )
+    model.eval()
+    return model, f"full {digest_of(held)}" if config.get("fine_tune_type") == "full" else ""
 
 
 def _told(error: BaseException) -> str:

@@ -37,7 +37,10 @@ class Placing:
             SelectionError: A selector finds nothing, or more than it may.
             TokenError: It goes by text, and there is no tokenizer.
         """
-        return tuple(placed for edit in as_edits(edits) for placed in self._edit(edit))
+        given = as_edits(edits)
+        if not any(isinstance(edit.pos, Selector) for edit in given):
+            return given
+        return tuple(placed for edit in given for placed in self._edit(edit))
 
     def choice(self, name: str, pos: PositionChoice) -> PositionChoice:
         """A choice of positions that is the same in all rows.

@@ -1,6 +1,6 @@
 """One forward pass with edits and captures: set up, run, evaluate once, check that everything came to pass."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
+from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
@@ -45,8 +46,13 @@ def run(
     logits_at: PositionChoice = None,
     prompt_cache: Sequence[Any] | None = None,
     tokenizer: Any = None,
+    unembed: bool = True,
 ) -> Ran:
-    """Run the model once. See `HookedModel.run_with_cache` for arguments and errors."""
+    """Run the model once. See `HookedModel.run_with_cache` for arguments and errors.
+
+    Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
+    last site cost nothing.
+    """
     ids = as_tokens(tokens, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
@@ -65,8 +71,20 @@ def run(
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
-        mx.eval(logits, *kept.values(), *arrays_of(prompt_cache))
-    return Ran(logits, {site: kept[site] for site in sites}, ids, positions, end)
+        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values())
+    given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
+    return Ran(given, {site: kept[site] for site in sites}, ids, positions, end)
+
+
+def cache_of(ran: Ran, model: Mapping[str, str], n_layers: int) -> ActivationCache:
+    """What a run kept, as a cache.
+
+    Args:
+        ran: The run.
+        model: The model's identity.
+        n_layers: How many blocks it has.
+    """
+    return ActivationCache(ran.activations, ran.tokens, ran.positions, ran.n_positions, model, n_layers)
 
 
 def _local(pos: PositionChoice, offset: int, end: int) -> Sequence[int]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from mlx_patch.errors import FileError, KindError
 from mlx_patch.files import remove_leftovers
+from mlx_patch.fingerprints import Identity, differences
 from mlx_patch.sweeps._files import ABOUT, array_members, read_archive, write_members
-from mlx_patch.sweeps._identity import Identity, differences
 from mlx_patch.sweeps._plan import Plan
 from mlx_patch.sweeps._run import Numbers
 

@@ -73,7 +73,7 @@ def sweep(
         checkpoint: A file that holds, after each pass, all that has been found. If it is there, the sweep goes on from
             it, by the plan that it was begun with, and its numbers are to the last bit those of a sweep that was never
             stopped; if all is in it, nothing is run. It must be of the same versions, model and weights, prompts,
-            cells, interventions and their sources, metrics and executor; `mlx_patch.sweeps._fingerprint` says what
+            cells, interventions and their sources, metrics and executor; `mlx_patch.fingerprints` says what
             makes functions the same. It stays when the sweep is done: delete it when the result is saved.
         group: `mx.distributed.init()` under `mlx.launch`: its ranks, which all call this with the same arguments,
             divide the passes, and each returns the whole result. None runs all passes here.

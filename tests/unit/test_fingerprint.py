@@ -17,9 +17,9 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from mlx_patch import Ablate, ActivationCache, Add, Apply, HookedModel, Interpolate, Replace, Scale, Site
 from mlx_patch.errors import KindError
+from mlx_patch.fingerprints import Fingerprints, fingerprint
 from mlx_patch.metrics import KL, LogProb, as_metric
-from mlx_patch.sweeps._fingerprint import Fingerprints, fingerprint
-from mlx_patch.sweeps._weights import checksum
+from mlx_patch.provenance import checksum
 
 OFFSET = 3
 

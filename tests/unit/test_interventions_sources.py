@@ -120,7 +120,8 @@ def test_prompts_of_unequal_length_are_refused():
     y = mx.zeros((2, 8, 3, 5))
     message = (
         r"`source` must have the activation's shape \(2, 6, 3, 5\)\. Got \(2, 8, 3, 5\)\. "
-        r"The two prompts differ in length: say which position stands for which, `mp\.Replace\(cache, positions=mp\.align"
+        r"The two prompts differ in length: say which position stands for which, "
+        r"`mp\.Replace\(cache, positions=mp\.align"
     )
     for source in (y, Cache(y, n_positions=8), Cache(y[:, :2], positions=(1, 3), n_positions=8)):
         with pytest.raises(ShapeError, match=message):

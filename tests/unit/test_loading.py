@@ -98,6 +98,21 @@ def test_a_model_is_loaded_with_its_adapter(folder, adapter, tokens):
     assert not mx.allclose(adapted.run(tokens), base.run(tokens), atol=0.1).item()
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_an_adapter_that_is_loaded_is_one_that_is_put_on_the_base(folder, adapter, tokens, kind):
+    """The same numbers bit for bit, and the same identity."""
+    if kind == "full":
+        weights = {name: 1.5 * array for name, array in tree_flatten(HookedModel.load(folder).model.parameters())}
+        mx.save_safetensors(str(adapter / "adapters.safetensors"), weights)
+        (adapter / "adapter_config.json").write_text('{"fine_tune_type": "full"}')
+    base, loaded = HookedModel.load(folder), HookedModel.load(folder, adapter_path=adapter)
+    donor = base.with_adapter(adapter)
+    assert mx.array_equal(donor.run(tokens), loaded.run(tokens)).item()
+    assert donor.identity == loaded.identity
+    assert donor.identity["adapter"].startswith(kind)
+    assert not mx.array_equal(donor.run(tokens), base.run(tokens)).item()
+
+
 def test_no_adapter_is_the_model_itself(folder, tokens):
     base, same = HookedModel.load(folder), HookedModel.load(folder, adapter_path=None)
     assert mx.array_equal(base.run(tokens), same.run(tokens)).item()

@@ -3,8 +3,8 @@
 import mlx.core as mx
 import pytest
 
-from mlx_patch import Apply, HookedModel, Replace, Scale, pos, sweep
-from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError
+from mlx_patch import ActivationStore, Alignment, Apply, HookedModel, Replace, Scale, align, pos, sweep
+from mlx_patch.errors import FileError, KindError, SelectionError, TokenError, ValueRefusedError
 from mlx_patch.metrics import LogProb
 from mlx_patch.positions import Pieces
 
@@ -254,3 +254,33 @@ def test_a_sweep_goes_over_selectors(tiny, executor):
 def test_a_sweep_refuses_selectors_among_numbers(tiny, tokens):
     with pytest.raises(SelectionError, match=r"selectors or numbers where `over` has no 'pos'. Got both: last, 3"):
         sweep(tiny(), tokens, Scale(0.0), "z", "layer", LogProb(3), positions=[pos.last, 3])
+
+
+# In lists of prompts and in stores
+
+
+def test_each_prompt_of_a_list_has_its_own_positions(tiny):
+    model, prompts = tiny(), [[5, 7, 9, 11], [7, 2, 2, 4, 9], [7, 5, 9, 12]]
+    edit = Scale(0.0).at("resid_post", layer=0, pos=pos.token(7))
+    got = model.run_each(prompts, [edit], logits_at=pos.token(9))
+    for prompt, logits in zip(prompts, got, strict=True):
+        at = [Scale(0.0).at("resid_post", layer=0, pos=prompt.index(7))]
+        assert bits(logits, model.run([prompt], at, logits_at=prompt.index(9)))
+
+
+def test_a_store_keeps_what_a_selector_chooses_of_each_prompt(tiny, tmp_path):
+    model, prompts = tiny(), [[5, 7, 9, 11], [7, 2, 2, 4, 9], [7, 5, 9, 12]]
+    store = ActivationStore.capture(model, prompts, tmp_path / "s", sites="resid_post", pos=pos.token(9) | pos.token(7))
+    for prompt, cache in zip(prompts, store, strict=True):
+        assert cache.positions == tuple(sorted((prompt.index(7), prompt.index(9))))
+
+
+def test_a_checkpoint_knows_an_alignment_again(tiny, tmp_path):
+    model, short, long = tiny(), mx.array([[5, 7, 9]]), mx.array([[5, 2, 7, 9]])
+    cache = model.run_with_cache(short, "resid_post")[1]
+    arguments = (model, long, Replace(cache), "resid_post", "layer", LogProb(3))
+    first = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
+    again = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
+    assert (first.values == again.values).all()
+    with pytest.raises(FileError, match="of another"):
+        sweep(*arguments, positions=Alignment(short, long, [(0, 0), (2, 3)]), checkpoint=tmp_path / "c")

@@ -1,5 +1,7 @@
 """One forward pass: what it returns, what it takes, what it refuses, and how it leaves the model."""
 
+import gc
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -31,6 +33,23 @@ def test_a_run_without_edits_is_the_model_bit_for_bit(tiny, tokens, precision):
     assert same(model(tokens), plain)
     assert same(model.run(tokens), plain)
     assert same(model.run_with_cache(tokens, sites=("resid_post", "z"))[0], plain)
+
+
+def test_what_a_run_kept_is_let_go_with_its_cache(tiny):
+    """At once: a circle of objects would hold it until Python looks for circles, which it does by their number."""
+    tokens = mx.array([[n % 90 + 1 for n in range(256)]])
+    tiny().run_with_cache(tokens)
+    gc.collect()
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        logits, cache = tiny().run_with_cache(tokens, sites=("resid_post", "z", "mlp_post"))
+        held = mx.get_active_memory() - before
+        del logits, cache
+        left = mx.get_active_memory() - before
+        assert left < 20_000 < held
+    finally:
+        gc.enable()
 
 
 def test_a_class_that_is_changed_after_a_run_is_seen_by_the_next(tiny, tokens, monkeypatch):

@@ -114,7 +114,7 @@ def test_other_shapes_are_refused(given):
 
 
 def test_rows_of_different_lengths_are_refused():
-    with pytest.raises(ShapeError, match=r"`tokens` must have equally many in each row\. .* Group prompts by length"):
+    with pytest.raises(ShapeError, match=r"`tokens` must have equally many in each row\. .* list to `model\.run_each`"):
         as_tokens([[1, 2], [3]], 96)
 
 

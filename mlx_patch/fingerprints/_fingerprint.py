@@ -21,9 +21,9 @@ import numpy as np
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
+from mlx_patch.fingerprints import _code
 from mlx_patch.model import HookedModel
-from mlx_patch.sweeps import _code
-from mlx_patch.sweeps._weights import checksum
+from mlx_patch.provenance import checksum
 
 _PLAIN = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, range)
 _BY_NAME = (mx.Dtype, np.dtype, PurePath)
@@ -35,7 +35,8 @@ def fingerprint(value: object, name: str = "value") -> str:
     * Numbers, texts, enums and the like count with their type: `1`, `1.0` and `True` are three values.
     * Lists, tuples, mappings and sets count by their members; in mappings and sets the order does not matter.
     * Arrays of mlx and numpy count by dtype, shape and bytes; an `ActivationCache` by its arrays, tokens and positions.
-    * Dataclasses, and other objects written in Python, count by class and fields or attributes.
+    * Dataclasses, and other objects written in Python, count by class and fields or attributes; fields that are not
+      compared do not count.
     * Functions count by name, bytecode, constants, defaults, what they close over, and the globals that they read; so
       do the methods of classes. Where a function or class comes with Python, with mlx_patch or with an installed
       package, its name stands for its code. Whatever `mx.compile`, `mx.grad` or `mx.vmap` made of a function counts as
@@ -57,9 +58,14 @@ def fingerprint(value: object, name: str = "value") -> str:
 
 
 class Fingerprints:
-    """Fingerprints of several values, where what they share is read once."""
+    """Fingerprints of several values, where what they share is read once.
 
-    def __init__(self) -> None:
+    Args:
+        remedy: What to do where a value cannot be told, for a message.
+    """
+
+    def __init__(self, remedy: str = "Leave `checkpoint` out") -> None:
+        self._remedy = remedy
         self._known: dict[int, tuple[object, bytes]] = {}  # with the value, which keeps its id from being used again
         self._open: list[int] = []
         self._trail: list[str] = []
@@ -144,15 +150,15 @@ class Fingerprints:
 
     def _object(self, value: Any) -> bytes:
         if is_dataclass(value):
-            own = {field.name: getattr(value, field.name) for field in fields(value)}
+            own = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
             own = {**_slots(value), **vars(value)} if hasattr(value, "__dict__") else _slots(value)
         else:
             trail = ": ".join(filter(None, self._trail))
             raise KindError(
                 f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, a "
-                f"{type(value).__module__}.{type(value).__qualname__}. Leave `checkpoint` out, or use what it gives "
-                "in place of it: token ids, say, in place of a tokenizer."
+                f"{type(value).__module__}.{type(value).__qualname__}. {self._remedy}, or use what it gives in "
+                "place of it: token ids, say, in place of a tokenizer."
             )
         parts = (name.encode() + b"=" + self._of(own[name], f"attribute {name!r}") for name in sorted(own))
         return _digest("object", self._of(type(value)), *parts)

@@ -1,0 +1,286 @@
+"""`ActivationStore`: the activations of many prompts, in a folder of safetensors files with an index."""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from operator import index as as_int
+from typing import Any, SupportsIndex, overload
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.cache import ActivationCache, Key, as_numpy, site_of
+from mlx_patch.errors import (
+    FileError,
+    MissingSiteError,
+    SelectionError,
+    UnknownNameError,
+    ValueRefusedError,
+    did_you_mean,
+    listed,
+)
+from mlx_patch.interventions import Edit, PositionChoice
+from mlx_patch.model import HookedModel, SiteChoice, natural
+from mlx_patch.sites import Site
+from mlx_patch.store._capture import Progress, capture
+from mlx_patch.store._index import folder_of, read_index
+from mlx_patch.store._means import mean_of_positions, mean_of_rows
+from mlx_patch.store._rows import Rows, batched, joined, rows_of
+from mlx_patch.store._shards import Opened, open_shard, refuse_damaged, refuse_other_size
+
+_OVER = ("batch_pos", "batch")
+
+
+class ActivationStore:
+    """The activations of many prompts, on disk. `store[i]` is the `ActivationCache` of prompt `i`.
+
+    `ActivationStore.capture` makes it. Prompts may differ in length; nothing is padded. A row is one kept position of
+    one prompt; the rows of a prompt stand together, and prompts are in the order in which they were given. Reading
+    holds one shard in memory at a time, and sees that its bytes are those that were written.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        KindError: It is no path.
+        FileError: It holds no store, or one that is not finished, or a shard is gone or cut off.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = folder_of(path)
+        self._index = read_index(self.path)
+        if not self._index.complete:
+            raise FileError(
+                f"`path` must be a store that is finished. Got {self.path}, with {len(self._index.shards)} shards so "
+                "far. Call `ActivationStore.capture` with the same arguments again: it goes on from there."
+            )
+        for shard in self._index.shards:
+            refuse_other_size(self.path, shard)
+        self._ends = tuple(accumulate(shard.prompts for shard in self._index.shards))
+        self._whole: set[int] = set()
+        self._last: tuple[int, Opened] | None = None
+
+    @classmethod
+    def capture(
+        cls,
+        model: HookedModel,
+        prompts: Iterable[Any],
+        path: str | os.PathLike[str],
+        sites: SiteChoice = ("resid_post",),
+        pos: PositionChoice = None,
+        edits: Iterable[Edit] = (),
+        shard_mb: float = 256,
+        batch_size: int = 8,
+        progress: Progress | None = None,
+    ) -> "ActivationStore":
+        """Capture the activations of many prompts into a folder.
+
+        Prompts are taken one after the other, and one shard of them is in memory at a time, so that their number is
+        bounded by the disk alone. Within a shard, prompts of one length run together. Layers above the last site are
+        not computed.
+
+        A capture that was stopped, however, goes on where it was when it is called again with the same arguments and
+        the same prompts, to the same files byte for byte.
+
+        Args:
+            model: The model.
+            prompts: Texts, chats or token ids, one an entry; a generator as well.
+            path: The folder, which is made if it is not there.
+            sites: As in `run_with_cache`, of those whose axes begin with batch and pos: not scores and pattern.
+            pos: The positions of each prompt to keep, absolute or from the end; None is all.
+            edits: As in `run`, for every prompt, each of which it sees by itself.
+            shard_mb: A file has so many megabytes (10**6 bytes), and up to one prompt more.
+            batch_size: The most prompts in one forward pass.
+            progress: A function of the prompts that are done and of all, called after every shard. All are None where
+                `prompts` has no length.
+        Raises:
+            FileError: The folder holds something else, or a capture of another model, sites, prompts or version; the
+                message says what differs. Or another process captures into it.
+            PatchError: As in `run_each`.
+        """
+        return cls(capture(model, prompts, path, sites, pos, edits, shard_mb, batch_size, progress))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that it holds."""
+        return tuple(Site.parse(held.site) for held in self._index.sites)
+
+    @property
+    def model(self) -> dict[str, str]:
+        """What `HookedModel.identity` said of the model."""
+        return dict(self._index.model)
+
+    @property
+    def n_rows(self) -> int:
+        """How many positions are kept, of all prompts together."""
+        return sum(shard.rows for shard in self._index.shards)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens each prompt has, kept or not."""
+        return tuple(length for shard in self._shards() for length in shard.lengths)
+
+    @property
+    def rows(self) -> Rows:
+        """The prompt, position and token of every row."""
+        return joined([rows_of(shard) for shard in self._shards()])
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, which: SupportsIndex) -> ActivationCache: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[ActivationCache]: ...
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return [self[n] for n in range(len(self))[which]]
+        try:
+            n = as_int(which)
+        except TypeError:
+            raise SelectionError(f"`store` must be given the number of a prompt. Got {which!r}.") from None
+        if not -len(self) <= n < len(self):
+            raise SelectionError(f"`store` must be given a prompt of {-len(self)} to {len(self) - 1}. Got {n}.")
+        number = bisect_right(self._ends, n % len(self))
+        shard = self._shard(number)
+        return self._cache(shard, n % len(self) - shard.first)
+
+    def __iter__(self) -> Iterator[ActivationCache]:
+        for shard in self._shards():
+            yield from (self._cache(shard, n) for n in range(len(shard.lengths)))
+
+    def array(self, site: Key) -> mx.array:
+        """A site at every row, which comes from the disk when it is first used. Shape `(row, *rest)`.
+
+        Args:
+            site: As a key of `ActivationCache`.
+        Raises:
+            MissingSiteError: It is not held.
+        """
+        name = self._name(site)
+        pieces = [shard.arrays[name] for shard in self._shards()]
+        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=0)
+
+    def numpy(self, site: Key) -> np.ndarray:
+        """A site at every row, as numpy; bfloat16, which numpy lacks, as float32. Shape `(row, *rest)`.
+
+        Args:
+            site: As a key of `ActivationCache`.
+        Raises:
+            MissingSiteError: It is not held.
+        """
+        name = self._name(site)
+        return np.concatenate([as_numpy(shard.arrays[name]) for shard in self._shards()], axis=0)
+
+    def batches(self, site: Key, rows: int, seed: int | None = None) -> Iterator[tuple[mx.array, Rows]]:
+        """Batches of rows of one site, to train on; the last one has what is left.
+
+        Args:
+            site: As a key of `ActivationCache`.
+            rows: How many in a batch.
+            seed: Shuffle: the shards, and the rows of each shard among themselves. None is the order of prompts.
+        Returns:
+            Pairs of the values, of shape `(row, *rest)`, and where they come from.
+        Raises:
+            MissingSiteError: The site is not held.
+            ValueRefusedError: `rows` is not 1 or more, or `seed` not 0 or more.
+        """
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+            raise ValueRefusedError(f"`seed` must be 0 or more, or None. Got {seed!r}.")
+        return batched(self._shuffled(self._name(site), seed), natural("rows", rows, "rows"))
+
+    def mean(
+        self, over: str = "batch_pos", sites: Iterable[Key] | None = None, n_positions: int | None = None
+    ) -> ActivationCache:
+        """The mean activation, for `Ablate("mean", store.mean(...), over=...)` with the same `over`.
+
+        It is added up in float64, shard by shard, and given in float32.
+
+        Args:
+            over: `"batch_pos"`: one mean over every row; a prompt of ten positions counts ten times as much as one of
+                one. `"batch"`: a mean for each position, over the prompts that have it.
+            sites: Keys of those sites that are wanted; None is all.
+            n_positions: For `"batch"`: the length of the prompts that are to be ablated; None where all that were
+                captured have one length.
+        Returns:
+            A cache of a prompt that is none, and has no tokens. Each array has the shape `(1, pos, *rest)`, where
+            `pos` is 1 for `"batch_pos"`.
+        Raises:
+            UnknownNameError: There is no such `over`.
+            MissingSiteError: A site is not held.
+            ValueRefusedError: `n_positions` is missing where prompts differ in length, or given where it means nothing.
+        """
+        names = tuple(held.site for held in self._index.sites) if sites is None else tuple(map(self._name, sites))
+        if over not in _OVER:
+            raise UnknownNameError(
+                f"`over` must be {' or '.join(_OVER)}. Got {over!r}. {did_you_mean(str(over), _OVER)}"
+            )
+        if over == "batch_pos":
+            if n_positions is not None:
+                raise ValueRefusedError(f"`n_positions` must be left out of a mean over {over!r}. Got {n_positions}.")
+            length, (means, positions) = 1, mean_of_rows(self._shards(), names)
+        else:
+            length = self._one_length() if n_positions is None else natural("n_positions", n_positions, "positions")
+            means, positions = mean_of_positions(self._shards(), names, length)
+        by_site = {Site.parse(name): mean for name, mean in means.items()}
+        nobody = mx.zeros((0, length), dtype=mx.int32)
+        return ActivationCache(by_site, nobody, positions, length, self.model, self._index.n_layers)
+
+    @override
+    def __repr__(self) -> str:
+        return f"ActivationStore({str(self.path)!r}: {len(self)} prompts, {self.n_rows} rows, {len(self.sites)} sites)"
+
+    def _one_length(self) -> int:
+        lengths = set(self.lengths)
+        if len(lengths) > 1:
+            raise ValueRefusedError(
+                f"`n_positions` must be given where prompts differ in length: they have {min(lengths)} to "
+                f"{max(lengths)} tokens. Got None. Give the length of the prompts that are to be ablated."
+            )
+        return lengths.pop()
+
+    def _name(self, key: Key) -> str:
+        site = site_of(key, self._index.n_layers)
+        if site not in self.sites:
+            raise MissingSiteError(
+                f"`site` must be one that the store holds. Got {site}. It holds: {listed(self.sites)}. "
+                "Capture it with `ActivationStore.capture(..., sites=...)`."
+            )
+        return str(site)
+
+    def _shards(self) -> Iterator[Opened]:
+        """Each shard, opened anew: what was read of one is let go with it."""
+        return (self._opened(number) for number in range(len(self._index.shards)))
+
+    def _shard(self, number: int) -> Opened:
+        if self._last is None or self._last[0] != number:
+            self._last = None
+            self._last = number, self._opened(number)
+        return self._last[1]
+
+    def _opened(self, number: int) -> Opened:
+        if number not in self._whole:
+            refuse_damaged(self.path, self._index.shards[number])
+            self._whole.add(number)
+        return open_shard(self.path, self._index, number)
+
+    def _shuffled(self, name: str, seed: int | None) -> Iterator[tuple[mx.array, Rows]]:
+        chance = None if seed is None else np.random.default_rng(seed)
+        n = len(self._index.shards)
+        for number in range(n) if chance is None else chance.permutation(n).tolist():
+            shard = self._opened(number)
+            values, rows = shard.arrays[name], rows_of(shard)
+            if chance is not None:
+                order = chance.permutation(len(rows))
+                values, rows = values[mx.array(order)], rows[order]
+            yield values, rows
+
+    def _cache(self, shard: Opened, n: int) -> ActivationCache:
+        start, end = shard.starts[n], shard.starts[n + 1]
+        arrays = {site: mx.contiguous(shard.arrays[str(site)][None, start:end]) for site in self.sites}
+        tokens, positions = mx.array([shard.tokens[n]], dtype=mx.int32), shard.positions[start:end].tolist()
+        return ActivationCache(arrays, tokens, positions, shard.lengths[n], self.model, self._index.n_layers)
