@@ -29,6 +29,7 @@ from mlx_patch.sites import SITES as SITES
 from mlx_patch.sites import Site as Site
 from mlx_patch.store import ActivationStore as ActivationStore
 from mlx_patch.sweeps import SweepResult as SweepResult
+from mlx_patch.sweeps import measure as measure
 from mlx_patch.sweeps import plan as plan
 from mlx_patch.sweeps import sweep as sweep
 from mlx_patch.sweeps import sweep_pair as sweep_pair

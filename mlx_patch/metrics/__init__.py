@@ -22,6 +22,14 @@ from ._registry import as_metric as as_metric
 from ._registry import metric as metric
 from ._registry import named as named
 from ._registry import registered as registered
+from ._sequences import SequenceLogitDiff as SequenceLogitDiff
+from ._sequences import SequenceLogProb as SequenceLogProb
+from ._sequences import SequenceMetric as SequenceMetric
+from ._sequences import Slot as Slot
+from ._sequences import StartsWith as StartsWith
+from ._sequences import for_examples as for_examples
+from ._softmax import log_softmax as log_softmax
+from ._spoken import GenerateMatches as GenerateMatches
 from ._tokens import Tokenizer as Tokenizer
 from ._tokenset import TokenSetProb as TokenSetProb
 from ._top import TopK as TopK

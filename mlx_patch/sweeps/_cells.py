@@ -155,4 +155,5 @@ def unedited_site(layout: Layout, layer: int) -> Site:
 
 def _replaces_all(edit: Edit) -> bool:
     chosen = (edit.pos, edit.head, edit.neuron, edit.batch)
-    return isinstance(edit.intervention, Replace) and all(part is None for part in chosen)
+    whole = type(edit) is Edit  # others leave a part of the run as it is
+    return whole and isinstance(edit.intervention, Replace) and all(part is None for part in chosen)

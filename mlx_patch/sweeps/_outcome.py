@@ -14,22 +14,26 @@ from mlx_patch.sweeps._setup import Setup
 
 def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
     """The numbers of a sweep with their axes."""
-    several = len(setup.metrics) > 1
+    metrics, values, baseline = setup.metrics, numbers.values, numbers.baseline
+    if setup.expansion is not None:
+        metrics = setup.expansion.metrics
+        values, baseline = (setup.expansion.combined(found) for found in (values, baseline))
+    several = len(metrics) > 1
     sizes = [len(coords) for coords in setup.coords.values()]
     coords: dict[str, tuple] = dict(setup.coords)
     if several:
-        coords["metric"] = tuple(metric.name for metric in setup.metrics)
-    coords["example"] = tuple(range(setup.n_examples))
+        coords["metric"] = tuple(metric.name for metric in metrics)
+    coords["example"] = tuple(range(values.shape[-1]))
     if "pos" in coords and (tokens := _token_strings(setup, coords["pos"])):
         coords["token"] = tokens
     kept = (slice(None),) if several else (0,)
-    values = numbers.values[(slice(None), *kept)].reshape(*sizes, *numbers.values.shape[1 + (not several) :])
+    values = values[(slice(None), *kept)].reshape(*sizes, *values.shape[1 + (not several) :])
     axes = tuple(name for name in coords if name != "token")
     return SweepResult(
         values=values,
         axes=axes,
         coords=coords,
-        baseline=numbers.baseline[kept],
+        baseline=baseline[kept],
         provenance=_provenance(setup, planned, numbers),
         plan=planned,
         seconds=seconds,
@@ -41,7 +45,7 @@ def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, A
         "versions": versions(),
         "model": setup.model.identity,
         "tokens": _token_ids(setup),
-        "metrics": [metric.name for metric in setup.metrics],
+        "metrics": [metric.name for metric in (setup.expansion or setup).metrics],
         **setup.said,
         "executor": planned.executor,
         "fell_back": planned.why,
@@ -51,7 +55,7 @@ def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, A
 
 def _token_ids(setup: Setup) -> list[list[int]]:
     rows: dict[int, list[int]] = {}
-    for batch in setup.batches:
+    for batch in (setup.expansion or setup).batches:
         rows.update(zip(batch.examples, np.array(batch.tokens).tolist(), strict=True))
     return [rows[example] for example in sorted(rows)]
 
@@ -59,9 +63,13 @@ def _token_ids(setup: Setup) -> list[list[int]]:
 def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
     """What stands at each position, where all prompts have the same there, and somebody can say it."""
     tokenizer = setup.model.tokenizer
-    if tokenizer is None or len(setup.batches) != 1 or any(isinstance(pos, str) for pos in positions):
+    if (
+        tokenizer is None
+        or len((setup.expansion or setup).batches) != 1
+        or any(isinstance(pos, str) for pos in positions)
+    ):
         return ()
-    rows = np.array(setup.batches[0].tokens)
+    rows = np.array((setup.expansion or setup).batches[0].tokens)
     said = []
     for pos in positions:
         columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]

@@ -2,11 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
 from mlx_patch.metrics import Metric, Tokenizer, as_metric
+
+
+@runtime_checkable
+class ReadsSome(Protocol):
+    """A metric that reads several positions."""
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """The absolute positions, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,10 +27,12 @@ class Reading:
     Attributes:
         metrics: One or several.
         at: The absolute positions that are unembedded, in order; None where a metric reads all.
+        prompt: The positions of the prompt, where an answer is behind it; None where the run is the prompt.
     """
 
     metrics: tuple[Metric, ...]
     at: tuple[int, ...] | None
+    prompt: int | None = None
 
     @property
     def first(self) -> int:
@@ -42,10 +55,17 @@ class Reading:
         return mx.stack([self._one(metric, logits, length) for metric in self.metrics])
 
     def _one(self, metric: Metric, logits: mx.array, length: int) -> mx.array:
+        length = length if self.prompt is None else self.prompt
+        if isinstance(metric, ReadsSome):
+            return metric(logits[:, mx.array([self._place(pos) for pos in metric.at])])
         if metric.pos is None or self.at is None:
-            return metric(logits)
-        index = self.at.index(metric.pos % length)
+            return metric(logits if self.prompt is None else logits[:, :length])
+        index = self._place(metric.pos % length)
         return metric.at_last()(logits[:, index : index + 1])
+
+    def _place(self, pos: int) -> int:
+        """Where a position is among those that are unembedded."""
+        return pos if self.at is None else self.at.index(pos)
 
 
 def metrics_of(given: object, tokenizer: Tokenizer | None) -> tuple[Metric, ...]:
@@ -77,6 +97,8 @@ def reading_of(metrics: Sequence[Metric], length: int) -> Reading:
     Raises:
         SelectionError: A metric reads a position that the prompt does not have.
     """
+    if not metrics:
+        return Reading((), (length - 1,))
     for metric in metrics:
         if metric.pos is not None and not -length <= metric.pos < length:
             raise SelectionError(

@@ -16,6 +16,7 @@ from mlx_patch.sweeps._aligning import placed
 from mlx_patch.sweeps._axes import Coordinate, grid_of
 from mlx_patch.sweeps._cells import Cell, cell_of, may_follow_the_norm
 from mlx_patch.sweeps._choices import ARGUMENTS, Choices, chosen_by_axis, site_names
+from mlx_patch.sweeps._forced import Expansion, expanded, expansion_of, plain_of
 from mlx_patch.sweeps._given import CellChoice, given_cells, labels
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
 from mlx_patch.sweeps._reading import Reading, metrics_of, reading_of
@@ -34,6 +35,7 @@ class Setup:
         cells: For each group, every cell.
         coords: What stands along each axis, by its name, in order.
         said: What is done where, in words.
+        expansion: How what is run hangs together with what was asked for, where answers have several tokens.
     """
 
     model: HookedModel
@@ -42,6 +44,7 @@ class Setup:
     cells: tuple[tuple[Cell, ...], ...]
     coords: Mapping[str, tuple[Coordinate, ...]]
     said: Mapping[str, Any]
+    expansion: Expansion | None = None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -82,7 +85,9 @@ def set_up(
         PatchError: As `sweep` says.
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
-    readings = _readings(metrics_of(metric, model.tokenizer), batches)
+    metrics = metrics_of(metric, model.tokenizer)
+    expansion = expansion_of(metrics, batches, model.d_vocab)
+    readings = _readings(plain_of(metrics), batches)
     interventions, positions = placed(_interventions(intervention, _count(batches)), positions, batches)
     given = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
     shapes = Shapes(model.layout, batches[0].tokens)
@@ -102,6 +107,9 @@ def set_up(
     check_sources(model.layout, cells)
     for batch, own in zip(batches, cells, strict=True):
         refuse_misfits(shapes, batch.tokens.shape, own)
+    if expansion is not None:
+        run = expanded(model.layout, expansion, readings, cells)
+        return Setup(model, coords=asked.coords, said=asked.said, expansion=expansion, **run)
     return Setup(model, batches, readings, cells, asked.coords, asked.said)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch.errors import KindError
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
@@ -26,6 +27,7 @@ from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
 from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
 from mlx_patch.sweeps._shares import shares
+from mlx_patch.sweeps._with_speech import refuse_with_speech, speaking, sweep_with_speech
 
 
 def sweep(
@@ -59,7 +61,8 @@ def sweep(
         at: A site, or several where `over` has "site".
         over: Axes, of "site", "layer", "pos", "head", "neuron" and "alpha" (of an `Interpolate`), in the order in which
             the result has them. Or a list of cells: edits, lists of edits, or dicts for `Intervention.at`.
-        metric: A metric or a list of them: values, functions of logits, or registered names.
+        metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
+            tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
         layers: Which layers; None is all that have the site. A group of ints is patched together: see `windows`,
             `up_to` and `onwards`. Where `over` does not have the axis, the choice holds in every cell.
         positions: Which positions, absolute or from the end; None is all. Groups as for layers.
@@ -89,6 +92,18 @@ def sweep(
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
+    if speaking(metric):
+        refuse_with_speech(checkpoint=checkpoint, group=group)
+        asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
+        asked |= {"neurons": neurons, "alphas": alphas}
+        return sweep_with_speech(
+            lambda one: set_up(model, tokens, intervention, at, metric=one, **asked),
+            lambda some: sweep(
+                model, tokens, intervention, at, metric=some, executor=executor, progress=False, memory=memory, **asked
+            ),
+            metric,
+            progress,
+        )
     began = perf_counter()
     ranks = ranks_of(group, model.layout)
     with ranks.together():
@@ -162,6 +177,11 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
+    if speaking(metric):
+        raise KindError(
+            "`metric` must be planned without GenerateMatches. Got it: each of its cells is one full run, and then one "
+            "token after another. Leave it out to plan the rest."
+        )
     setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
     return _planned(setup, executor, bounds_of(memory))
 

@@ -1,0 +1,205 @@
+"""Answers of several tokens in a sweep: each prompt runs once for each answer, with the answer appended.
+
+Edits see the prompt alone, as if nothing were behind it: what an answer's tokens make of it is the model's own affair.
+Under causal attention nothing behind a position changes it, so metrics of the prompt are read in the same runs. Where
+the answers of a batch differ in length, the shorter ones are followed by tokens that nobody reads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.architectures import Layout
+from mlx_patch.errors import SelectionError
+from mlx_patch.interventions import Edit, Span, pos_axis
+from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax
+from mlx_patch.sites import Site
+from mlx_patch.sweeps._cells import Cell, cell_of
+from mlx_patch.sweeps._reading import Reading
+from mlx_patch.tokens import Batch
+
+
+@dataclass(frozen=True, repr=False)
+class Forced(Metric):
+    """Log-probability of what is appended to each row, in nats.
+
+    Attributes:
+        answers: The tokens of each row's answer.
+        prompt: The positions of the prompt.
+    """
+
+    answers: Slot
+    prompt: int
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """The absolute positions that are read: each one before a token of the longest answer."""
+        return tuple(range(self.prompt - 1, self.prompt - 1 + max(map(len, self.answers))))
+
+    @override
+    def measure(self, logits: mx.array) -> mx.array:
+        total = mx.zeros((logits.shape[0],))
+        for step in range(len(self.at)):
+            ids = mx.array([answer[min(step, len(answer) - 1)] for answer in self.answers])
+            counts = mx.array([float(step < len(answer)) for answer in self.answers])
+            row = log_softmax(logits[:, step].astype(mx.float32))
+            own = mx.take_along_axis(row, ids[:, None], axis=-1)[:, 0]
+            total = total + mx.where(counts > 0, own, 0.0)
+        return total
+
+
+@dataclass(frozen=True, repr=False)
+class InPrompt(Edit):
+    """An edit that sees a prompt alone, in a run that goes on behind it.
+
+    Attributes:
+        prompt: The positions of the prompt.
+    """
+
+    prompt: int = 0
+
+    @override
+    def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
+        here = self.prompt - span.offset
+        if here <= 0:
+            return None
+        own = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
+        axes = [axis for axis in (pos_axis(site), _key_axis(site)) if axis is not None]
+        sizes = {axis: self.prompt if axis == _key_axis(site) else own.length for axis in axes}
+        if all(activation.shape[axis] <= size for axis, size in sizes.items()):
+            return super().apply(activation, site, own)
+        index = tuple(slice(0, sizes.get(axis, activation.shape[axis])) for axis in range(activation.ndim))
+        edited = super().apply(activation[index], site, own)
+        if edited is None:
+            return None
+        whole = mx.array(activation)
+        whole[index] = edited
+        return whole
+
+    @override
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+def _key_axis(site: Site) -> int | None:
+    return len(site.axes) - 1 if site.axes[-1:] == ("key_pos",) else None
+
+
+def in_prompt(edit: Edit, prompt: int) -> InPrompt:
+    """The same edit in a run that goes on behind the prompt, its positions counted from 0."""
+    pos = edit.pos
+    if pos is not None:
+        pos = Span(0, prompt, prompt).local(pos)
+    return InPrompt(edit.intervention, edit.site, edit.layer, pos, edit.head, edit.neuron, edit.batch, prompt)
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """How the rows that are run hang together with the prompts and metrics that were asked for.
+
+    Attributes:
+        metrics: The metrics that were asked for, in order.
+        batches: The prompts, in groups of equal length.
+        slots: The different answers.
+        plain: The metrics of the prompt alone, in the order in which the runs measure them, after the answers.
+    """
+
+    metrics: tuple[Metric, ...]
+    batches: tuple[Batch, ...]
+    slots: tuple[Slot, ...]
+    plain: tuple[Metric, ...]
+
+    @property
+    def n_examples(self) -> int:
+        """How many prompts there are."""
+        return sum(len(batch.examples) for batch in self.batches)
+
+    def groups(self) -> list[tuple[int, int, Batch]]:
+        """What is run: the number of a batch, that of an answer, and both in one, with rows numbered anew."""
+        found, begun = [], 0
+        for number, batch in enumerate(self.batches):
+            for which, slot in enumerate(self.slots):
+                rows = tuple(range(begun, begun + len(batch.examples)))
+                found.append((number, which, Batch(_appended(batch, self._own(slot, batch)), rows)))
+                begun += len(rows)
+        return found
+
+    def _own(self, slot: Slot, batch: Batch) -> Slot:
+        return tuple(slot[example] for example in batch.examples)
+
+    def reading(self, batch: Batch, slot: Slot, prompt: Reading) -> Reading:
+        """What is read of one group: its answer, then the metrics of the prompt."""
+        forced = Forced(self._own(slot, batch), batch.length, name="answer")
+        at = None if prompt.at is None else tuple(sorted({*prompt.at, *forced.at}))
+        if not self.plain:
+            at = forced.at
+        return Reading((forced, *prompt.metrics), at, batch.length)
+
+    def combined(self, found: np.ndarray) -> np.ndarray:
+        """What was asked for, of what was measured. `(..., 1 + plain, row)` to `(..., metric, example)`."""
+        out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
+        rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
+        for number, batch in enumerate(self.batches):
+            for m, metric in enumerate(self.metrics):
+                if isinstance(metric, SequenceMetric):
+                    own = [rows[number, self.slots.index(self._whole(metric, slot))] for slot in metric.slots]
+                    values = metric.combine(np.stack([found[..., 0, each] for each in own]))
+                else:
+                    values = found[..., 1 + self.plain.index(metric), rows[number, 0]]
+                out[..., m, list(batch.examples)] = values
+        return out
+
+    def _whole(self, metric: SequenceMetric, slot: Slot) -> Slot:
+        return for_examples(metric, slot, self.n_examples)
+
+
+def expansion_of(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: int) -> Expansion | None:
+    """How to run metrics of answers of several tokens; None where there is none.
+
+    Raises:
+        ShapeError: A metric has several answers, and not one per example.
+        SelectionError: A token that the model does not know.
+    """
+    forced = [metric for metric in metrics if isinstance(metric, SequenceMetric)]
+    if not forced:
+        return None
+    n = sum(len(batch.examples) for batch in batches)
+    slots = dict.fromkeys(for_examples(metric, slot, n) for metric in forced for slot in metric.slots)
+    for token in (token for slot in slots for answer in slot for token in answer):
+        if token >= d_vocab:
+            raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
+    plain = tuple(metric for metric in metrics if not isinstance(metric, SequenceMetric))
+    return Expansion(tuple(metrics), tuple(batches), tuple(slots), plain)
+
+
+def expanded(
+    layout: Layout, expansion: Expansion, readings: Sequence[Reading], cells: Sequence[Sequence[Cell]]
+) -> dict[str, Any]:
+    """The batches, readings and cells that are run."""
+    found: dict[str, list[Any]] = {"batches": [], "readings": [], "cells": []}
+    for number, which, batch in expansion.groups():
+        prompt = expansion.batches[number]
+        reading = expansion.reading(prompt, expansion.slots[which], readings[number])
+        edits = ([in_prompt(edit, prompt.length) for edit in cell.edits] for cell in cells[number])
+        found["batches"].append(batch)
+        found["readings"].append(reading)
+        found["cells"].append(tuple(cell_of(layout, own, batch.length, reading.first) for own in edits))
+    return {name: tuple(several) for name, several in found.items()}
+
+
+def _appended(batch: Batch, answers: Slot) -> mx.array:
+    """The prompts, each with all but the last token of its answer, which nothing comes after."""
+    longest = max(map(len, answers)) - 1
+    if not longest:
+        return batch.tokens
+    rows = [(*answer[:-1], *[answer[-1]] * longest)[:longest] for answer in answers]
+    return mx.concatenate([batch.tokens, mx.array(rows, dtype=batch.tokens.dtype)], axis=1)
+
+
+def plain_of(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The metrics of the prompt alone."""
+    return tuple(metric for metric in metrics if not isinstance(metric, SequenceMetric))

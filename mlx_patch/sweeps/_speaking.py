@@ -1,0 +1,69 @@
+"""What a model writes after an edited prompt, for `GenerateMatches`: one prompt run a cell, then token after token."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
+
+from mlx_patch.errors import KindError
+from mlx_patch.interventions import Edit
+from mlx_patch.metrics import GenerateMatches
+from mlx_patch.model import HookedModel, run
+
+
+def spoken(model: HookedModel, tokens: mx.array, metric: GenerateMatches, edits: Sequence[Edit] = ()) -> np.ndarray:
+    """The rate of matches for each prompt of a batch, whose edits act in the prompt. Shape `(batch,)`.
+
+    Raises:
+        KindError: The model has no tokenizer.
+        PatchError: As `run` says.
+    """
+    if model.tokenizer is None:
+        raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
+    held = make_prompt_cache(model.model)
+    logits = run(model.layout, tokens, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]
+    rate = np.zeros(tokens.shape[0], np.float32)
+    for sample in range(max(1, metric.samples)):
+        texts = _texts(model, logits, held if metric.samples <= 1 else deepcopy(held), metric, sample)
+        rate += np.array([metric.matches(text) for text in texts], np.float32)
+    return rate / max(1, metric.samples)
+
+
+def _texts(model: HookedModel, logits: mx.array, held: list[Any], metric: GenerateMatches, sample: int) -> list[str]:
+    """What is written after each prompt, as far as it matters for the metric."""
+    ends = _end_tokens(model.tokenizer)
+    written: list[list[int]] = [[] for _ in range(logits.shape[0])]
+    texts, open_rows = [""] * len(written), set(range(len(written)))
+    key = mx.random.split(mx.random.key(metric.seed), max(1, metric.samples))[sample]
+    for step in range(metric.max_tokens):
+        chosen = _chosen(logits, metric, mx.random.split(key, metric.max_tokens)[step])
+        ids = np.array(chosen).tolist()
+        for row in sorted(open_rows):
+            if ids[row] in ends:
+                open_rows.discard(row)
+                continue
+            written[row].append(ids[row])
+            texts[row] = model.tokenizer.decode(written[row])
+            if metric.decided(texts[row]):
+                open_rows.discard(row)
+        if not open_rows or step + 1 == metric.max_tokens:
+            break
+        logits = model.model(chosen[:, None], cache=held)[:, -1]
+        mx.eval(logits)
+    return texts
+
+
+def _chosen(logits: mx.array, metric: GenerateMatches, key: mx.array) -> mx.array:
+    if not metric.samples:
+        return mx.argmax(logits, axis=-1)
+    return mx.random.categorical(logits.astype(mx.float32) / metric.temperature, key=key)
+
+
+def _end_tokens(tokenizer: Any) -> set[int]:
+    """The tokens that end a text, as mlx_lm's tokenizers or Hugging Face's say it."""
+    several = getattr(tokenizer, "eos_token_ids", None)
+    own = several if several is not None else [getattr(tokenizer, "eos_token_id", None)]
+    return {int(token) for token in own if token is not None}
