@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch import Ablate, HookedModel, Scale, steps, sweep
 from mlx_patch.errors import EditNotUsedError, KindError, ValueRefusedError
@@ -59,8 +60,6 @@ def test_the_choices_differ(llama, tokens):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_prompt_read_in_chunks_is_one_prompt(llama, tokens, choice, size):
     when, acts = CHOICES[choice]
-    if choice == "when":  # asked about each pass, which is edited as a whole
-        when = steps.when(lambda now: now.position < 10)
     wanted, _ = by_hand(llama, tokens, acts, 6)
     got = [r.token for r in llama.stream(tokens, [EDIT.during(when)], 6, prefill_step_size=size)]
     assert got == wanted[: len(got)]
@@ -97,8 +96,6 @@ def test_the_function_is_asked_once_a_pass_and_sees_the_tokens(llama, tokens):
 
 def test_the_prompt_of_a_second_call_is_its_own(llama, tokens):
     """With a prompt cache, `prompt` is what the call is given, and `generated` what it writes."""
-    from mlx_lm.models.cache import make_prompt_cache
-
     caches = make_prompt_cache(llama.model)
     llama.run(tokens[:, :5], prompt_cache=caches)
     wanted, _ = by_hand(llama, tokens, lambda p: 5 <= p < N, 5)
@@ -140,7 +137,7 @@ def test_steps_outside_generation_are_refused(llama, tokens):
     with pytest.raises(KindError, match=message), llama.editing(edit):
         pass
     with pytest.raises(KindError, match=message):
-        sweep(llama, tokens, [[edit], [EDIT]], metric=lambda logits: logits[:, -1, 0])
+        sweep(llama, tokens, over=[edit, EDIT], metric=lambda logits: logits[:, -1, 0])
 
 
 def test_a_condition_must_answer(llama, tokens):
