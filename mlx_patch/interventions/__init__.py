@@ -1,8 +1,8 @@
 """Interventions: frozen values that say what to do to an activation, and where."""
 
+from mlx_patch.interventions import _steps
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
-from mlx_patch.interventions import _steps as steps
 from mlx_patch.interventions._aligned import Aligned as Aligned
 from mlx_patch.interventions._apply import Apply as Apply
 from mlx_patch.interventions._base import Chain as Chain
@@ -22,3 +22,5 @@ from mlx_patch.interventions._span import Span as Span
 from mlx_patch.interventions._steps import Steps as Steps
 from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import pos_axis as pos_axis
+
+steps = _steps

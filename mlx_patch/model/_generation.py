@@ -14,9 +14,7 @@ from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Edit
 from mlx_patch.model._clock import Clock
 from mlx_patch.model._hooks import edit_hooks, refuse_unused
-from mlx_patch.model._keeping import Keeping
-from mlx_patch.model._keeping import PositionsOfText as PositionsOfText
-from mlx_patch.model._keeping import positions_of_text
+from mlx_patch.model._keeping import Keeping, PositionsOfText, positions_of_text
 from mlx_patch.model._placing import Placing
 from mlx_patch.model._running import Ran
 from mlx_patch.sites import Site

@@ -16,7 +16,7 @@ from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
-from mlx_patch.model._generation import PositionsOfText, generate, generate_with_cache, stream
+from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
     SiteChoice,
@@ -26,6 +26,7 @@ from mlx_patch.model._hooks import (
     refuse_unused,
     unknown_pieces,
 )
+from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for

@@ -234,8 +234,8 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
             )
         if hook.phase is Phase.EDIT and hook.acted == 0:
             raise EditNotUsedError(
-                f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed, or none "
-                "of its steps came. Choose positions of this prompt, or leave `pos` and `during` out."
+                f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed, "
+                "or none of its steps came. Choose positions of this prompt, or leave `pos` and `during` out."
             )
 
 

@@ -5,10 +5,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch import HookedModel, Replace, Scale, pos, steps
-from mlx_patch.errors import EditNotUsedError, SelectionError
+from mlx_patch.errors import EditNotUsedError, SelectionError, ShapeError
 
 ROUNDING = 2e-5
-SITES = ("embed", "resid_post", "mlp_out", "final_norm")
+SITES = ("embed", "resid_post", "final_norm")
 
 
 def wrapped(tiny, word_tokenizer, name="llama"):
@@ -98,22 +98,36 @@ def _filled(model, tokens):
     return caches
 
 
-def test_own_values_put_back_change_nothing(llama, tokens):
-    text, cache = llama.generate_with_cache(tokens, "resid_post", max_tokens=6)
-    _, whole = llama.generate_with_cache(tokens, "final_norm", [Replace(cache).at("resid_post")], max_tokens=6)
-    _, plain = llama.generate_with_cache(tokens, "final_norm", max_tokens=6)
-    assert mx.array_equal(whole["final_norm"], plain["final_norm"])
-    assert text == llama.generate(tokens, [Replace(cache).at("resid_post")], max_tokens=6)
+@pytest.mark.parametrize("place", [{"pos": slice(0, 8)}, {}])
+def test_own_values_put_back_into_the_prompt_change_nothing(llama, tokens, place):
+    """What a run keeps of the prompt serves a generation, during the prompt; another prompt's does change the text."""
+    texts = []
+    for prompt in (tokens, tokens + 1):
+        _, own = llama.run_with_cache(prompt, "resid_post")
+        edit = Replace(own).at("resid_post", layer=1, **place)
+        text, cache = llama.generate_with_cache(tokens, "final_norm", [edit.during(steps.prompt)], 10)
+        _, plain = llama.generate_with_cache(tokens, "final_norm", max_tokens=10)
+        texts.append(text)
+        if prompt is tokens:
+            assert_close(cache, plain, slice(None))
+    assert texts[0] == llama.generate(tokens, max_tokens=10) != texts[1]
+
+
+def test_a_source_of_another_length_is_refused(llama, tokens):
+    """A longer one too: nobody knows that it is of this prompt."""
+    _, cache = llama.generate_with_cache(tokens, "resid_post", max_tokens=4)
+    with pytest.raises(ShapeError, match="must have the activation's shape"):
+        llama.generate(tokens, [Replace(cache).at("resid_post", layer=1)], max_tokens=4)
 
 
 def test_the_end_of_the_text_is_kept_too(tiny, tokens, word_tokenizer):
     """The end token is read by the model as mlx_lm generates, and is not in the text."""
     model = wrapped(tiny, word_tokenizer)
     said = [r.token for r in model.stream(tokens, (), 6)]
-    model = HookedModel(model.model, type(word_tokenizer)(word_tokenizer._tokenizer, eos_token_ids=[said[2]]))
+    model = HookedModel(model.model, type(word_tokenizer)(word_tokenizer._tokenizer, eos_token_ids=[said[3]]))
     text, cache = model.generate_with_cache(tokens, max_tokens=6)
-    assert text.split() == [f"w{token:02}" for token in said[:2]]
-    assert cache.tokens[0, 8:].tolist() == said[:3]
+    assert text.split() == [f"w{token:02}" for token in said[:3]]
+    assert cache.tokens[0, 8:].tolist() == said[:4]
     _, whole = model.run_with_cache(cache.tokens)
     assert_close(cache, whole, slice(None))
 

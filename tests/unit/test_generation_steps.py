@@ -20,7 +20,7 @@ CHOICES = {
 
 
 def by_hand(model, tokens, acts, n):
-    """Tokens and logits from whole passes, without steps and without a prompt cache, edited at the positions that act."""
+    """Tokens and logits from whole passes, without a prompt cache, edited at the positions that act."""
     prompt, chosen, seen = tokens, [], []
     for _ in range(n):
         pos = [p for p in range(prompt.shape[1]) if acts(p)]
@@ -141,7 +141,7 @@ def test_steps_outside_generation_are_refused(llama, tokens):
 
 
 def test_a_condition_must_answer(llama, tokens):
-    with pytest.raises(KindError, match="`when` must be a function that returns True or False. Got None"):
+    with pytest.raises(KindError, match=r"`when` must be a function that returns True or False\. Got None"):
         llama.generate(tokens, [EDIT.during(steps.when(lambda now: None))], max_tokens=3)  # type: ignore[arg-type]
 
 
