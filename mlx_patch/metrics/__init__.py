@@ -28,6 +28,7 @@ from ._sequences import SequenceMetric as SequenceMetric
 from ._sequences import Slot as Slot
 from ._sequences import StartsWith as StartsWith
 from ._sequences import for_examples as for_examples
+from ._sets import ProbDiff as ProbDiff
 from ._softmax import log_softmax as log_softmax
 from ._spoken import GenerateMatches as GenerateMatches
 from ._tokens import Tokenizer as Tokenizer

@@ -1,6 +1,7 @@
 """Metrics of answers of several tokens, by teacher forcing.
 
-The answer is appended to the prompt, and each of its tokens is measured where the model is about to write it. They need runs of their own, which `mp.sweep` and `mp.measure` make.
+The answer is appended to the prompt, and each of its tokens is measured where the model is about to write it. They
+need runs of their own, which `mp.sweep` and `mp.measure` make.
 """
 
 from abc import abstractmethod
