@@ -215,9 +215,7 @@ def test_models_that_do_not_fit_are_refused_with_what_would_help(pair, tmp_path)
     with pytest.raises(ValueRefusedError, match=r"Got 5 layers for 3. Give layer_map=mp.LayerMap.proportional"):
         mp.cross_patch(target, deeper, **run)
     wide = other_llama(hidden_size=32, num_hidden_layers=target.n_layers)
-    with pytest.raises(
-        ValueRefusedError, match=r"Got a stream of 32 for one of 64. Give linear_map=mp.cross.fit_maps"
-    ):
+    with pytest.raises(ValueRefusedError, match=r"Got a stream of 32 for one of 64. Give linear_map=mp.cross.fit_maps"):
         mp.cross_patch(target, wide, **run)
     path = mp.cross.capture(wider, TOKENS, tmp_path / "w.safetensors")
     with pytest.raises(ShapeError, match=r"must have a stream of 64, the target's. Got 32. Give linear_map"):
