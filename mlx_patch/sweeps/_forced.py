@@ -19,12 +19,12 @@ from mlx_patch.interventions import Edit, Span, pos_axis
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
-from mlx_patch.sweeps._reading import Reading
+from mlx_patch.sweeps._reading import Reading, ReadsSome
 from mlx_patch.tokens import Batch
 
 
 @dataclass(frozen=True, repr=False)
-class Forced(Metric):
+class Forced(ReadsSome):
     """Log-probability of what is appended to each row, in nats.
 
     Attributes:
@@ -36,6 +36,7 @@ class Forced(Metric):
     prompt: int
 
     @property
+    @override
     def at(self) -> tuple[int, ...]:
         """The absolute positions that are read: each one before a token of the longest answer."""
         return tuple(range(self.prompt - 1, self.prompt - 1 + max(map(len, self.answers))))
@@ -68,11 +69,10 @@ class InPrompt(Edit):
         if here <= 0:
             return None
         own = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
-        axes = [axis for axis in (pos_axis(site), _key_axis(site)) if axis is not None]
-        sizes = {axis: self.prompt if axis == _key_axis(site) else own.length for axis in axes}
-        if all(activation.shape[axis] <= size for axis, size in sizes.items()):
+        if own.length == span.length:
             return super().apply(activation, site, own)
-        index = tuple(slice(0, sizes.get(axis, activation.shape[axis])) for axis in range(activation.ndim))
+        _refuse_heaps(activation.shape, site, span)
+        index = _first_of(activation.shape, site, own.length, span)
         edited = super().apply(activation[index], site, own)
         if edited is None:
             return None
@@ -81,12 +81,34 @@ class InPrompt(Edit):
         return whole
 
     @override
+    def __repr__(self) -> str:
+        return repr(Edit(self.intervention, self.site, self.layer, self.pos, self.head, self.neuron, self.batch))
+
+    @override
     def __hash__(self) -> int:
         return super().__hash__()
 
 
-def _key_axis(site: Site) -> int | None:
-    return len(site.axes) - 1 if site.axes[-1:] == ("key_pos",) else None
+def _refuse_heaps(shape: tuple[int, ...], site: Site, span: Span) -> None:
+    """Refuse what does not say which part of it is the prompt's: a raw path into a module of experts, say."""
+    axis = pos_axis(site)
+    if axis >= len(shape) or shape[axis] != span.length:
+        raise SelectionError(
+            f"`site` must have the {span.length} positions of a run along axis {axis} where an answer is behind the "
+            f"prompt. Got {site}, of shape {shape}. Choose a named site, or a metric of one token."
+        )
+
+
+def _first_of(shape: tuple[int, ...], site: Site, own: int, span: Span) -> tuple[slice, ...]:
+    """The index of a prompt's part: its positions, and of keys those up to its end.
+
+    Keys that are more than the positions (compressed entries behind them) stay all: the prompt's rows do not see the
+    ones that come later.
+    """
+    sizes = {pos_axis(site): own}
+    if site.axes[-1:] == ("key_pos",) and shape[-1] <= span.end:
+        sizes[len(shape) - 1] = shape[-1] - (span.length - own)
+    return tuple(slice(0, sizes.get(axis, size)) for axis, size in enumerate(shape))
 
 
 def in_prompt(edit: Edit, prompt: int) -> InPrompt:
@@ -135,21 +157,20 @@ class Expansion:
         """What is read of one group: its answer, then the metrics of the prompt."""
         forced = Forced(self._own(slot, batch), batch.length, name="answer")
         at = None if prompt.at is None else tuple(sorted({*prompt.at, *forced.at}))
-        if not self.plain:
-            at = forced.at
         return Reading((forced, *prompt.metrics), at, batch.length)
 
     def combined(self, found: np.ndarray) -> np.ndarray:
         """What was asked for, of what was measured. `(..., 1 + plain, row)` to `(..., metric, example)`."""
         out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
         rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
+        names = [metric.name for metric in self.plain]
         for number, batch in enumerate(self.batches):
             for m, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
                     own = [rows[number, self.slots.index(self._whole(metric, slot))] for slot in metric.slots]
                     values = metric.combine(np.stack([found[..., 0, each] for each in own]))
                 else:
-                    values = found[..., 1 + self.plain.index(metric), rows[number, 0]]
+                    values = found[..., 1 + names.index(metric.name), rows[number, 0]]
                 out[..., m, list(batch.examples)] = values
         return out
 

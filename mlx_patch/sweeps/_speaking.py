@@ -57,8 +57,8 @@ def _texts(model: HookedModel, logits: mx.array, held: list[Any], metric: Genera
 
 
 def _chosen(logits: mx.array, metric: GenerateMatches, key: mx.array) -> mx.array:
-    if not metric.samples:
-        return mx.argmax(logits, axis=-1)
+    if not metric.samples:  # of log-probabilities, as mlx_lm does: in bfloat16 they may tie where logits do not
+        return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
     return mx.random.categorical(logits.astype(mx.float32) / metric.temperature, key=key)
 
 
