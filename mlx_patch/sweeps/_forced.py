@@ -1,11 +1,13 @@
 """Answers of several tokens in a sweep: each prompt runs once for each answer, with the answer appended.
 
+Answers that differ in their last token alone share a run, and so does one that another goes on from.
+
 Edits see the prompt alone, as if nothing were behind it: what an answer's tokens make of it is the model's own affair.
 Under causal attention nothing behind a position changes it, so metrics of the prompt are read in the same runs. Where
 the answers of a batch differ in length, the shorter ones are followed by tokens that nobody reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,14 +128,19 @@ class Expansion:
     Attributes:
         metrics: The metrics that were asked for, in order.
         batches: The prompts, in groups of equal length.
-        slots: The different answers.
+        runs: The different answers, those together that one run measures; the first is the one that is appended.
         plain: The metrics of the prompt alone, in the order in which the runs measure them, after the answers.
     """
 
     metrics: tuple[Metric, ...]
     batches: tuple[Batch, ...]
-    slots: tuple[Slot, ...]
+    runs: tuple[tuple[Slot, ...], ...]
     plain: tuple[Metric, ...]
+
+    @property
+    def most(self) -> int:
+        """The answers that one run measures: the most of any, as what is measured has the same number in all."""
+        return max(map(len, self.runs))
 
     @property
     def n_examples(self) -> int:
@@ -141,36 +148,38 @@ class Expansion:
         return sum(len(batch.examples) for batch in self.batches)
 
     def groups(self) -> list[tuple[int, int, Batch]]:
-        """What is run: the number of a batch, that of an answer, and both in one, with rows numbered anew."""
+        """What is run: the number of a batch, that of a run, and both in one, with rows numbered anew."""
         found, begun = [], 0
         for number, batch in enumerate(self.batches):
-            for which, slot in enumerate(self.slots):
+            for which, slots in enumerate(self.runs):
                 rows = tuple(range(begun, begun + len(batch.examples)))
-                found.append((number, which, Batch(_appended(batch, self._own(slot, batch)), rows)))
+                found.append((number, which, Batch(_appended(batch, self._own(slots[0], batch)), rows)))
                 begun += len(rows)
         return found
 
     def _own(self, slot: Slot, batch: Batch) -> Slot:
         return tuple(slot[example] for example in batch.examples)
 
-    def reading(self, batch: Batch, slot: Slot, prompt: Reading) -> Reading:
-        """What is read of one group: its answer, then the metrics of the prompt."""
-        forced = Forced(self._own(slot, batch), batch.length, name="answer")
-        at = None if prompt.at is None else tuple(sorted({*prompt.at, *forced.at}))
-        return Reading((forced, *prompt.metrics), at, batch.length)
+    def reading(self, batch: Batch, slots: Sequence[Slot], prompt: Reading) -> Reading:
+        """What is read of one group: its answers, then the metrics of the prompt."""
+        forced = [Forced(self._own(slot, batch), batch.length, name="answer") for slot in slots]
+        at = None if prompt.at is None else tuple(sorted({*prompt.at, *(pos for one in forced for pos in one.at)}))
+        forced += forced[:1] * (self.most - len(forced))
+        return Reading((*forced, *prompt.metrics), at, batch.length)
 
     def combined(self, found: np.ndarray) -> np.ndarray:
-        """What was asked for, of what was measured. `(..., 1 + plain, row)` to `(..., metric, example)`."""
+        """What was asked for, of what was measured. `(..., answers + plain, row)` to `(..., metric, example)`."""
         out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
         rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
+        places = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
         names = [metric.name for metric in self.plain]
         for number, batch in enumerate(self.batches):
             for m, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
-                    own = [rows[number, self.slots.index(self._whole(metric, slot))] for slot in metric.slots]
-                    values = metric.combine(np.stack([found[..., 0, each] for each in own]))
+                    own = [places[self._whole(metric, slot)] for slot in metric.slots]
+                    values = metric.combine(np.stack([found[..., at, rows[number, which]] for which, at in own]))
                 else:
-                    values = found[..., 1 + names.index(metric.name), rows[number, 0]]
+                    values = found[..., self.most + names.index(metric.name), rows[number, 0]]
                 out[..., m, list(batch.examples)] = values
         return out
 
@@ -194,7 +203,25 @@ def expansion_of(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: i
         if token >= d_vocab:
             raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
     plain = tuple(metric for metric in metrics if not isinstance(metric, SequenceMetric))
-    return Expansion(tuple(metrics), tuple(batches), tuple(slots), plain)
+    return Expansion(tuple(metrics), tuple(batches), _shared(slots), plain)
+
+
+def _shared(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:
+    """Answers by the run that measures them: one whose appended tokens begin with all of theirs but the last."""
+    runs: list[list[Slot]] = []
+    for slot in sorted(slots, key=lambda slot: -sum(map(len, slot))):
+        own = next((run for run in runs if _goes_on(run[0], slot)), None)
+        if own is None:
+            runs.append([slot])
+        else:
+            own.append(slot)
+    return tuple(map(tuple, runs))
+
+
+def _goes_on(longer: Slot, slot: Slot) -> bool:
+    return all(
+        len(one) <= len(other) and other[: len(one) - 1] == one[:-1] for other, one in zip(longer, slot, strict=True)
+    )
 
 
 def expanded(
@@ -204,7 +231,7 @@ def expanded(
     found: dict[str, list[Any]] = {"batches": [], "readings": [], "cells": []}
     for number, which, batch in expansion.groups():
         prompt = expansion.batches[number]
-        reading = expansion.reading(prompt, expansion.slots[which], readings[number])
+        reading = expansion.reading(prompt, expansion.runs[which], readings[number])
         edits = ([in_prompt(edit, prompt.length) for edit in cell.edits] for cell in cells[number])
         found["batches"].append(batch)
         found["readings"].append(reading)

@@ -51,7 +51,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
         found = np.full((len(metrics), n), np.nan, np.float32)
         groups = [(batch, reading, edits) for batch, reading, edits in zip(batches, readings, own, strict=True)]
     else:
-        found = np.full((1 + len(expansion.plain), n * len(expansion.slots)), np.nan, np.float32)
+        found = np.full((expansion.most + len(expansion.plain), n * len(expansion.runs)), np.nan, np.float32)
         groups = []
         more = expanded(model.layout, expansion, readings, [()] * len(batches))
         for (number, _, batch), reading in zip(expansion.groups(), more["readings"], strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import SelectionError, ValueRefusedError
-from mlx_patch.metrics import KL, LogProb, RowMetric, SequenceLogProb, StartsWith
+from mlx_patch.metrics import KL, LogitDiff, LogProb, RowMetric, SequenceLogitDiff, SequenceLogProb, StartsWith
 from mlx_patch.sweeps import _plan
 
 PROMPT = mx.array([[11, 48, 85, 26, 63, 4, 41]])
@@ -132,6 +132,21 @@ def test_all_continuations_of_one_length_have_probability_1(tiny):
     np.testing.assert_allclose(both[0], both[1], rtol=1e-4)
 
 
+def test_answers_share_a_run_where_they_share_what_is_appended(tiny):
+    """The cost of an answer of two tokens with another last token, or the first alone, is that of the one."""
+    model, ask = tiny(), {"at": "mlp_out", "over": "layer"}
+    kinds = [SequenceLogProb([5, 7]), SequenceLogProb([5, 8]), SequenceLogProb([5]), SequenceLogProb([6]), LogProb(3)]
+    one = mp.plan(model, PROMPT, mp.Scale(0.0), metric=kinds[0], **ask)
+    assert mp.plan(model, PROMPT, mp.Scale(0.0), metric=kinds, **ask).token_layers == one.token_layers
+    both = mp.plan(model, PROMPT, mp.Scale(0.0), metric=[kinds[0], SequenceLogProb([6, 7])], **ask)
+    assert both.token_layers == 2 * one.token_layers
+    for kind, value in zip(kinds, mp.measure(model, PROMPT, kinds), strict=True):
+        np.testing.assert_allclose(value, mp.measure(model, PROMPT, kind), **CLOSE)
+    difference = mp.plan(model, PROMPT, mp.Scale(0.0), metric=SequenceLogitDiff([3], [4]), **ask)
+    plain = mp.plan(model, PROMPT, mp.Scale(0.0), metric=LogitDiff(3, 4), **ask)
+    assert difference.token_layers == plain.token_layers
+
+
 def test_rows_of_prompts_in_groups_are_refused(tiny):
     edit = mp.Scale(0.0).at("mlp_out", layer=0, batch=0)
     with pytest.raises(ValueRefusedError, match="`batch` must be left out where prompts differ in length"):
@@ -142,4 +157,4 @@ def test_a_heap_of_tokens_does_not_say_which_are_the_prompts(tiny):
     model = tiny("mixtral")
     path = "model.layers.0.block_sparse_moe.switch_mlp.down_proj:output"
     with pytest.raises(SelectionError, match="where an answer is behind the prompt"):
-        mp.measure(model, PROMPT, SequenceLogProb(ANSWER), [mp.Scale(0.0).at(path)])
+        mp.measure(model, mx.arange(40)[None], SequenceLogProb(ANSWER), [mp.Scale(0.0).at(path)])
