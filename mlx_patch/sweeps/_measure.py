@@ -79,7 +79,7 @@ def _spoken(
     values, [rule] = np.full(n, np.nan, np.float32), metrics
     assert isinstance(rule, GenerateMatches)
     for batch in batches:
-        values[list(batch.examples)] = spoken(model, batch.tokens, rule, edits)
+        values[list(batch.examples)] = spoken(model, batch.tokens, rule, edits)[0]
     return values[None] if isinstance(metric, list | tuple) else values
 
 
