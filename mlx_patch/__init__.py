@@ -3,11 +3,19 @@
 `HookedModel` wraps a model of mlx_lm, an `Intervention` says what to do to an activation, a `Metric` says what changed.
 """
 
+from mlx_patch import cross as cross
 from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
 from mlx_patch import metrics as metrics
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.cache import ActivationCache as ActivationCache
+from mlx_patch.cross import Compatibility as Compatibility
+from mlx_patch.cross import LayerMap as LayerMap
+from mlx_patch.cross import LinearMap as LinearMap
+from mlx_patch.cross import TwoByTwo as TwoByTwo
+from mlx_patch.cross import compatibility as compatibility
+from mlx_patch.cross import cross_patch as cross_patch
+from mlx_patch.cross import two_by_two as two_by_two
 from mlx_patch.errors import PatchError as PatchError
 from mlx_patch.files import written_whole as written_whole
 from mlx_patch.interventions import Ablate as Ablate

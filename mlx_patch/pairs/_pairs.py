@@ -199,8 +199,7 @@ def _resolved(metric: Metric, model: HookedModel) -> Metric:
         if "must be one token" not in str(error):
             raise
         raise TokenError(
-            f"{error} Or keep the answer whole: PromptPairs(pairs, metric=mp.metrics.SequenceLogitDiff(answers, foils)) "
-            "for mp.sweep."
+            f"{error} Or sweep with the whole answers: metric=mp.metrics.SequenceLogitDiff(answers, foils)."
         ) from None
 
 

@@ -1,0 +1,11 @@
+"""Patching from one model into another: which fit together, what stands for what, and what each half contributes."""
+
+from mlx_patch.cross._compatibility import Compatibility as Compatibility
+from mlx_patch.cross._compatibility import compatibility as compatibility
+from mlx_patch.cross._layer_map import LayerMap as LayerMap
+from mlx_patch.cross._linear_map import LinearMap as LinearMap
+from mlx_patch.cross._linear_map import fit_maps as fit_maps
+from mlx_patch.cross._patch import capture as capture
+from mlx_patch.cross._patch import cross_patch as cross_patch
+from mlx_patch.cross._two_by_two import TwoByTwo as TwoByTwo
+from mlx_patch.cross._two_by_two import two_by_two as two_by_two

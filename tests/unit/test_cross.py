@@ -1,0 +1,283 @@
+"""Patching across models: against runs written by hand, known maps, and what does not fit."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models import llama
+
+import mlx_patch as mp
+from mlx_patch.errors import KindError, MissingSiteError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch.metrics import LogProb
+from mlx_patch.testing import tiny_model
+
+TOKENS = mx.array([[11, 48, 85, 26, 63]])
+LONGER = mx.array([[11, 2, 48, 85, 26, 26, 63]])
+METRIC = LogProb(3)
+
+
+def other_llama(seed=1, **shape):
+    """A llama of the zoo's vocabulary with other weights, layers or width."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 64, "num_attention_heads": 4, **shape}
+    args = {"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 96, "num_key_value_heads": 2, **sizes}
+    mx.random.seed(seed)
+    model = llama.Model(llama.ModelArgs.from_dict(args))
+    mx.eval(model.parameters())
+    return mp.HookedModel(model)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return mp.HookedModel(tiny_model("llama")), mp.HookedModel(tiny_model("llama", seed=1))
+
+
+def through(first, second, layer, tokens=TOKENS):
+    """By hand: the layers up to one of a raw model, and the ones above of another, with its unembedding."""
+    from mlx_lm.models.base import create_attention_mask
+
+    h = first.model.model.embed_tokens(tokens)
+    mask = create_attention_mask(h, None)
+    for n in range(len(first.model.model.layers)):
+        h = (first if n <= layer else second).model.model.layers[n](h, mask, None)
+    logits = second.model.model.norm(h)
+    raw = second.model
+    return METRIC(raw.model.embed_tokens.as_linear(logits) if raw.args.tie_word_embeddings else raw.lm_head(logits))
+
+
+def test_the_four_cells_are_four_runs_through_the_raw_models(pair):
+    base, other = pair
+    got = mp.two_by_two(base, other, TOKENS, METRIC)
+    assert got.layers == tuple(range(base.n_layers))
+    for layer in got.layers:
+        for early, first in enumerate(pair):
+            for late, second in enumerate(pair):
+                wanted = through(first, second, layer).item()
+                assert abs(got.cells[layer, early, late, 0] - wanted) < 1e-4
+    cell = got.cells[0, :, :, 0]
+    assert got.interaction[0, 0] == pytest.approx(cell[1, 1] - cell[1, 0] - cell[0, 1] + cell[0, 0], abs=1e-5)
+    assert got.early[0, 0] == pytest.approx((cell[1, 0] + cell[1, 1] - cell[0, 0] - cell[0, 1]) / 2, abs=1e-5)
+    assert got.late[0, 0] == pytest.approx((cell[0, 1] + cell[1, 1] - cell[0, 0] - cell[1, 0]) / 2, abs=1e-5)
+    assert abs(got.interaction[0, 0]) > 1e-3
+    record = got.as_dict()
+    assert record["0"]["base_other"] == pytest.approx(cell[0, 1], abs=1e-6)
+    assert len(str(got).splitlines()) == 2 + base.n_layers
+
+
+def test_exchanged_halves_would_show(pair):
+    base, other = pair
+    right, wrong = mp.two_by_two(base, other, TOKENS, METRIC), mp.two_by_two(other, base, TOKENS, METRIC)
+    assert np.abs(right.cells - wrong.cells).max() > 1e-2
+    np.testing.assert_allclose(right.cells, wrong.cells[:, ::-1, ::-1], atol=1e-5)
+    np.testing.assert_allclose(right.interaction, wrong.interaction, atol=1e-4)
+
+
+def test_unequal_prompts_are_aligned_both_ways(pair):
+    base, other = pair
+    alignment = mp.align(TOKENS, LONGER)
+    got = mp.two_by_two(base, other, TOKENS, METRIC, other_tokens=LONGER, alignment=alignment)
+    theirs = other.run_with_cache(LONGER, "resid_post")[1]
+    rows = theirs["resid_post", 0][:, mx.array(alignment.targets)]
+    there = base.run(TOKENS, [mp.Replace(rows).at("resid_post", layer=0, pos=alignment.sources)])
+    assert got.cells[0, 1, 0, 0] == pytest.approx(METRIC(there).item(), abs=1e-4)
+    assert got.cells[0, 1, 1, 0] == pytest.approx(METRIC(other.run(LONGER)).item(), abs=1e-5)
+    assert got.cells[0, 0, 0, 0] == pytest.approx(METRIC(base.run(TOKENS)).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("site", ["resid_post", "mlp_out", "z"])
+def test_what_is_put_in_is_the_donors(pair, site):
+    target, donor = pair
+    got = mp.cross_patch(target, donor, TOKENS, site, over=("layer", "pos"), metric=METRIC)
+    cache = donor.run_with_cache(TOKENS, site)[1]
+    wanted = mp.sweep(target, TOKENS, mp.Replace(cache), site, ("layer", "pos"), METRIC)
+    np.testing.assert_array_equal(got.values, wanted.values)
+    half = mp.cross_patch(target, donor, TOKENS, site, metric=METRIC, alpha=0.5)
+    part = mp.sweep(target, TOKENS, mp.Interpolate(cache, 0.5), site, "layer", METRIC)
+    np.testing.assert_array_equal(half.values, part.values)
+    assert got.provenance["donor"]["tokens"] == TOKENS.tolist()
+    assert got.provenance["donor"]["model"] == donor.identity
+
+
+def test_a_file_and_a_cache_give_the_same_bits(pair, tmp_path):
+    target, donor = pair
+    wanted = mp.cross_patch(target, donor, TOKENS, metric=METRIC).values
+    streamed = mp.cross_patch(target, donor, TOKENS, metric=METRIC, file=tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(streamed.values, wanted)
+    path = mp.cross.capture(donor, TOKENS, tmp_path / "b.safetensors")
+    np.testing.assert_array_equal(mp.cross_patch(target, path, TOKENS, metric=METRIC).values, wanted)
+    cache = donor.run_with_cache(TOKENS)[1]
+    np.testing.assert_array_equal(mp.cross_patch(target, cache, TOKENS, metric=METRIC).values, wanted)
+
+
+def test_other_dtypes_are_cast_and_it_is_said(pair):
+    target, donor = pair
+    half = mp.HookedModel(tiny_model("llama", "bfloat16", seed=1))
+    got = mp.cross_patch(target, half, TOKENS, metric=METRIC)
+    assert got.provenance["donor"]["dtypes"] == ["bfloat16"]
+    assert got.provenance["donor"]["cast_to"] == ["float32"]
+    whole = mp.cross_patch(target, donor, TOKENS, metric=METRIC)
+    assert whole.provenance["donor"]["cast_to"] == []
+    assert 0 < np.abs(got.values - whole.values).max() < 0.5
+    into = mp.cross_patch(half, target, TOKENS, metric=METRIC)
+    assert into.provenance["donor"]["cast_to"] == ["bfloat16"]
+    quantised = mp.HookedModel(tiny_model("llama", "4bit", seed=1))
+    assert np.isfinite(mp.cross_patch(target, quantised, TOKENS, metric=METRIC).values).all()
+    assert (
+        mp.compatibility(target, quantised).rows["weights"][0] != mp.compatibility(target, quantised).rows["weights"][1]
+    )
+
+
+# Layers
+
+
+def test_layers_of_another_depth_stand_for_each_other(pair):
+    target, donor = pair[0], other_llama(num_hidden_layers=5)
+    layers = mp.LayerMap([(0, 1), (target.n_layers - 1, 4)])
+    got = mp.cross_patch(target, donor, TOKENS, metric=METRIC, layer_map=layers)
+    assert got.coords["layer"] == layers.targets
+    cache = donor.run_with_cache(TOKENS)[1]
+    for i, (ours, theirs) in enumerate(layers.pairs):
+        edit = mp.Replace(cache["resid_post", theirs]).at("resid_post", layer=ours)
+        assert got.values[i, 0] == pytest.approx(METRIC(target.run(TOKENS, [edit])).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("target", "donor", "wanted"),
+    [
+        (4, 2, (0, 0, 1, 1)),
+        (2, 4, (1, 3)),
+        (3, 3, (0, 1, 2)),
+        (3, 5, (1, 3, 4)),
+        (5, 3, (0, 1, 1, 2, 2)),
+        (1, 7, (6,)),
+    ],
+)
+def test_a_proportional_map_keeps_the_share_of_the_depth(target, donor, wanted):
+    layers = mp.LayerMap.proportional(target, donor)
+    assert tuple(layers.donor_of(n) for n in range(target)) == wanted
+    assert layers.targets == tuple(range(target))
+
+
+# Widths
+
+
+def test_a_linear_relation_is_found():
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.normal(size=(80, 6)), rng.normal(size=(6, 4)), rng.normal(size=4)
+    found = mp.LinearMap.fit(x, x @ weight + bias)
+    np.testing.assert_allclose(found.weight, weight, atol=1e-5)
+    np.testing.assert_allclose(found.bias, bias, atol=1e-5)
+    assert found.r2 == pytest.approx(1, abs=1e-9)
+    assert found.rows == 64
+    np.testing.assert_allclose(np.array(found(mx.array(x))), x @ weight + bias, atol=1e-4)
+    assert repr(found) == "LinearMap(6 to 4, held-out R2 1.000 after 64 rows)"
+
+
+def test_of_noise_nothing_is_explained_that_was_held_out():
+    rng = np.random.default_rng(0)
+    found = mp.LinearMap.fit(rng.normal(size=(4000, 6)), rng.normal(size=(4000, 4)))
+    assert found.r2 is not None
+    assert abs(found.r2) < 0.02
+
+
+def test_a_donor_of_another_width_is_mapped(pair):
+    target, donor = pair[0], other_llama(hidden_size=32)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 96, size=12).tolist() for _ in range(8)]
+    maps = mp.cross.fit_maps(target, donor, prompts)
+    assert set(maps) == set(range(target.n_layers))
+    got = mp.cross_patch(target, donor, TOKENS, metric=METRIC, linear_map=maps)
+    cache = donor.run_with_cache(TOKENS)[1]
+    rows = cache["resid_post", 1] @ mx.array(maps[1].weight) + mx.array(maps[1].bias)
+    wanted = METRIC(target.run(TOKENS, [mp.Replace(rows).at("resid_post", layer=1)])).item()
+    assert got.values[1, 0] == pytest.approx(wanted, abs=1e-4)
+    assert got.provenance["donor"]["linear_map"]["1"] == {"held_out_r2": maps[1].r2, "rows": maps[1].rows}
+    both = mp.cross_patch(
+        target,
+        donor,
+        LONGER,
+        metric=METRIC,
+        linear_map=maps,
+        donor_tokens=TOKENS,
+        alignment=mp.align(TOKENS, LONGER),
+        layers=[1],
+    )
+    alignment = mp.align(TOKENS, LONGER)
+    edit = mp.Replace(rows[:, mx.array(alignment.sources)]).at("resid_post", layer=1, pos=alignment.targets)
+    assert both.values[0, 0] == pytest.approx(METRIC(target.run(LONGER, [edit])).item(), abs=1e-4)
+
+
+# What does not fit
+
+
+def test_models_that_do_not_fit_are_refused_with_what_would_help(pair, tmp_path):
+    target, cache = pair[0], pair[1].run_with_cache(TOKENS)[1]
+    deeper, wider = other_llama(num_hidden_layers=5), other_llama(hidden_size=32)
+    run = {"tokens": TOKENS, "metric": METRIC}
+    with pytest.raises(ValueRefusedError, match=r"Got 5 layers for 3. Give layer_map=mp.LayerMap.proportional"):
+        mp.cross_patch(target, deeper, **run)
+    wide = other_llama(hidden_size=32, num_hidden_layers=target.n_layers)
+    with pytest.raises(
+        ValueRefusedError, match=r"Got a stream of 32 for one of 64. Give linear_map=mp.cross.fit_maps"
+    ):
+        mp.cross_patch(target, wide, **run)
+    path = mp.cross.capture(wider, TOKENS, tmp_path / "w.safetensors")
+    with pytest.raises(ShapeError, match=r"must have a stream of 64, the target's. Got 32. Give linear_map"):
+        mp.cross_patch(target, path, **run, layers=[0, 1])
+    with pytest.raises(ShapeError, match=r"must have the 7 positions of `tokens`. Got 5. Give alignment=mp.align"):
+        mp.cross_patch(target, pair[1], LONGER, metric=METRIC, donor_tokens=TOKENS)
+    with pytest.raises(KindError, match=r"`at` must be a site that layers have. Got 'embed'"):
+        mp.cross_patch(target, cache, at="embed", **run)
+    with pytest.raises(SelectionError, match=r"must lie within 3 and 5 layers, from 0. Got \(2, 7\)"):
+        mp.cross_patch(target, deeper, **run, layer_map=mp.LayerMap([(0, 0), (2, 7)]))
+    with pytest.raises(MissingSiteError, match=r"`linear_map` must have layer 0. Got maps of \[1\]"):
+        mp.cross_patch(target, cache, **run, linear_map={1: mp.LinearMap(np.eye(64))})
+
+
+def test_tokenizers_that_cut_otherwise_are_told(word_tokenizer):
+    embedded = mp.HookedModel.load("examples/models/tiny_base")
+    target = mp.HookedModel(tiny_model("llama"), word_tokenizer)
+    report = mp.compatibility(target, embedded)
+    assert not report.ok
+    assert set(report.problems) == {"layers", "width", "tokens"}
+    assert "tokenizer" in str(report)
+    assert "give alignment=mp.align" in str(report)
+    assert any("cast" in note for note in report.notes)
+    assert mp.compatibility(embedded, mp.HookedModel.load("examples/models/tiny_instruct_ext")).ok
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: mp.LayerMap([]), ValueRefusedError, "must hold a pair of layers"),
+        (lambda: mp.LayerMap([(1, 0), (1, 1)]), ValueRefusedError, r"must rise.*Got \(1, 0\), then \(1, 1\)"),
+        (lambda: mp.LayerMap([(0, -1)]), KindError, r"from 0. Got \(0, -1\)"),
+        (lambda: mp.LayerMap([(0, 1)]).donor_of(2), SelectionError, r"one that the map has: \[0\]. Got 2"),
+        (lambda: mp.LayerMap.proportional(0, 3), ValueRefusedError, "must be 1 or more. Got 0 and 3"),
+        (lambda: mp.LinearMap(np.ones(3)), ShapeError, r"must have the shape \(d_donor, d_target\)"),
+        (lambda: mp.LinearMap(np.ones((3, 2)), np.ones(3)), ShapeError, r"`bias` must have the shape \(2,\)"),
+        (lambda: mp.LinearMap(np.full((3, 2), np.nan)), ValueRefusedError, "must be finite. Got NaN"),
+        (lambda: mp.LinearMap(np.eye(3))(mx.ones((1, 2))), ShapeError, "of activations 2 wide. Got one of 3"),
+        (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((8, 2))), ShapeError, "the same rows. Got 9 and 8"),
+        (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((9, 2)), 1.0), ValueRefusedError, "between 0 and 1"),
+        (
+            lambda: mp.LinearMap.fit(np.eye(9), np.eye(9)),
+            ValueRefusedError,
+            "in 10 directions.*Got 7 rows in 7, with 2",
+        ),
+        (lambda: mp.LinearMap.fit(np.ones((50, 4)), np.ones((50, 2))), ValueRefusedError, "Got 40 rows in 1"),
+        (lambda: mp.LinearMap.fit(np.full((9, 1), np.nan), np.ones((9, 1))), ValueRefusedError, "must be finite"),
+    ],
+)
+def test_maps_that_are_none_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_two_by_twos_of_other_sweeps_are_refused(pair):
+    base, other = pair
+    one = mp.cross_patch(base, other, TOKENS, metric=METRIC)
+    with pytest.raises(KindError, match="`over` must be 'layer', and one metric"):
+        mp.TwoByTwo.of(one, mp.cross_patch(other, base, TOKENS, metric=METRIC, over=("layer", "pos")))
+    with pytest.raises(ShapeError, match="must have the layers and examples of `into_base`"):
+        mp.TwoByTwo.of(one, mp.cross_patch(other, base, TOKENS, metric=METRIC, layers=[0]))
+    with pytest.raises(ShapeError, match=r"must have the shape \(layer, 2, 2, example\)"):
+        mp.TwoByTwo((0,), np.zeros((1, 2, 2)), "m")
