@@ -22,6 +22,10 @@ from mlx_patch.interventions import Replace as Replace
 from mlx_patch.interventions import Scale as Scale
 from mlx_patch.metrics import metric as metric
 from mlx_patch.model import HookedModel as HookedModel
+from mlx_patch.pairs import PairReport as PairReport
+from mlx_patch.pairs import PromptPair as PromptPair
+from mlx_patch.pairs import PromptPairs as PromptPairs
+from mlx_patch.pairs import tasks as tasks
 from mlx_patch.positions import Alignment as Alignment
 from mlx_patch.positions import align as align
 from mlx_patch.positions import pos as pos

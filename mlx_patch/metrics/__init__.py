@@ -18,11 +18,14 @@ from ._base import Metric as Metric
 from ._base import RowMetric as RowMetric
 from ._distributions import KL as KL
 from ._distributions import Entropy as Entropy
+from ._probdiff import ProbDiff as ProbDiff
 from ._registry import as_metric as as_metric
 from ._registry import metric as metric
 from ._registry import named as named
 from ._registry import registered as registered
 from ._tokens import Tokenizer as Tokenizer
+from ._tokens import as_answers as as_answers
+from ._tokens import single_tokens as single_tokens
 from ._tokenset import TokenSetProb as TokenSetProb
 from ._top import TopK as TopK
 from ._top import TopToken as TopToken

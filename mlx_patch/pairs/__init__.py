@@ -1,0 +1,8 @@
+"""Pairs of prompts that differ in what they ask for, checked on a model; and generators of the classic tasks."""
+
+from mlx_patch.pairs import tasks as tasks
+
+from ._pair import PromptPair as PromptPair
+from ._pairs import PromptPairs as PromptPairs
+from ._report import PairReport as PairReport
+from ._report import PairRow as PairRow

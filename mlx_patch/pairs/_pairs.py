@@ -1,0 +1,141 @@
+"""`PromptPairs`: many pairs, in the form in which sweeps take them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.metrics import LogitDiff, ProbDiff
+from mlx_patch.model import HookedModel
+
+from ._check import checked
+from ._pair import PromptPair, metric_of
+from ._report import PairReport
+
+
+@dataclass(frozen=True, repr=False)
+class PromptPairs(Sequence[PromptPair]):
+    """Pairs of prompts, one an example. A sequence: `pairs[0]` is a `PromptPair`, `pairs[:4]` are pairs again.
+
+    `mp.sweep_pair(model, pairs.clean, pairs.corrupted, "resid_post", metric=pairs.metric)` takes them as they are.
+
+    Args:
+        pairs: The pairs, at least one.
+        name: What they are, for reports.
+    Raises:
+        KindError: Something is no `PromptPair`.
+        ValueRefusedError: There are none.
+    Example:
+        >>> one = PromptPair("The capital of France is", "The capital of Italy is", " Paris", " Rome")
+        >>> pairs = PromptPairs([one, one.swapped])
+        >>> pairs.metric
+        LogitDiff([' Paris', ' Rome'], [' Rome', ' Paris'])
+    """
+
+    pairs: tuple[PromptPair, ...]
+    name: str = ""
+
+    def __init__(self, pairs: Iterable[PromptPair], name: str = ""):
+        object.__setattr__(self, "pairs", _as_pairs(pairs))
+        object.__setattr__(self, "name", name)
+
+    @property
+    def clean(self) -> list[Any]:
+        """The clean prompts, as `sweep` and `run_each` take them."""
+        return [pair.clean for pair in self.pairs]
+
+    @property
+    def corrupted(self) -> list[Any]:
+        """The corrupted prompts, as `sweep` and `run_each` take them."""
+        return [pair.corrupted for pair in self.pairs]
+
+    @property
+    def metric(self) -> LogitDiff | ProbDiff:
+        """The logit of each pair's answer minus that of its foil, in nats; of sets, the difference in probability."""
+        return metric_of(self.pairs)
+
+    def tokens(self, model: HookedModel) -> list[tuple[mx.array, mx.array]]:
+        """The tokens of each pair, clean and corrupted. Shape of each array: `(1, pos)`.
+
+        Raises:
+            TokenError, SelectionError: A prompt that is none for this model.
+        """
+        return [pair.tokens(model) for pair in self.pairs]
+
+    def by_length(self, model: HookedModel) -> "tuple[PromptPairs, ...]":
+        """The pairs in groups whose prompts have one length, which `sweep_pair` takes each; in order within a group.
+
+        Raises:
+            TokenError, SelectionError: A prompt that is none for this model.
+        """
+        groups: dict[tuple[int, int], list[PromptPair]] = {}
+        for pair, (clean, corrupted) in zip(self.pairs, self.tokens(model), strict=True):
+            groups.setdefault((clean.shape[1], corrupted.shape[1]), []).append(pair)
+        return tuple(PromptPairs(group, self.name) for group in groups.values())
+
+    def check(self, model: HookedModel, *, strict: bool = False, unequal: bool = False) -> PairReport:
+        """Whether each pair asks this model what it is meant to ask.
+
+        Before anything runs: both prompts have tokens, one beginning of the sequence and equal lengths; answers and
+        foils are one token each, and differ. Then every prompt runs once: the clean one must prefer the answer to the
+        foil, and the corrupted one must not.
+
+        Args:
+            model: The model.
+            strict: Refuse pairs that fail, in place of reporting them.
+            unequal: Prompts of unequal length are meant, because an alignment is given to the sweep.
+        Returns:
+            A report; print it.
+        Raises:
+            ValueRefusedError: `strict`, and a pair fails. It names the pairs; where one fails before anything runs,
+                nothing is run.
+        """
+        return checked(self.pairs, self.name, model, strict, unequal)
+
+    def passing(self, report: PairReport) -> "PromptPairs":
+        """The pairs that passed a check.
+
+        Raises:
+            ValueRefusedError: The report is of other pairs, or none passed.
+        """
+        if report.pairs != self.pairs:
+            raise ValueRefusedError("`report` must be of these pairs. Got one of others. Use `pairs.check(model)`.")
+        if len(report.failing) == len(self):
+            raise ValueRefusedError(
+                f"`report` must have a pair that passed. Got {len(self)} that failed. Print it to see why."
+            )
+        return PromptPairs([pair for n, pair in enumerate(self.pairs) if n not in report.failing], self.name)
+
+    @override
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @override
+    def __iter__(self) -> Iterator[PromptPair]:
+        return iter(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> PromptPair: ...
+    @overload
+    def __getitem__(self, index: slice) -> "PromptPairs": ...
+    @override
+    def __getitem__(self, index: int | slice) -> "PromptPair | PromptPairs":
+        return PromptPairs(self.pairs[index], self.name) if isinstance(index, slice) else self.pairs[index]
+
+    @override
+    def __repr__(self) -> str:
+        about = f"{self.name}: " if self.name else ""
+        return f"PromptPairs({about}{len(self)} pairs)"
+
+
+def _as_pairs(given: Iterable[PromptPair]) -> tuple[PromptPair, ...]:
+    pairs = tuple(given)
+    for one in pairs:
+        if not isinstance(one, PromptPair):
+            raise KindError(f"`pairs` must hold PromptPairs. Got {type(one).__name__}. Write mp.PromptPair(...).")
+    if not pairs:
+        raise ValueRefusedError("`pairs` must hold at least one pair. Got none.")
+    return pairs
