@@ -95,9 +95,7 @@ def _refuse_number(have: int, n: int) -> None:
         raise ShapeError(f"`right` must hold one set for all or one per example, {n}. Got {have} sets. Pass {n} lists.")
 
 
-def _of_rows(
-    sets: tuple[tuple[Answer, ...], ...], rows: Sequence[int], n: int
-) -> tuple[tuple[Answer, ...], ...]:
+def _of_rows(sets: tuple[tuple[Answer, ...], ...], rows: Sequence[int], n: int) -> tuple[tuple[Answer, ...], ...]:
     _refuse_number(len(sets), n)
     return sets if len(sets) == 1 else tuple(sets[row] for row in rows)
 

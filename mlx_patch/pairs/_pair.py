@@ -91,9 +91,7 @@ class PromptPair:
             _once_begun(name, own, model.tokenizer)
             for name, own in zip(("clean", "corrupted"), self.tokens(model), strict=True)
         ]
-        return PromptPair(
-            *prompts, _ids("answer", self.answer, model, self), _ids("foil", self.foil, model, self)
-        )
+        return PromptPair(*prompts, _ids("answer", self.answer, model, self), _ids("foil", self.foil, model, self))
 
 
 def metric_of(pairs: Sequence[PromptPair]) -> LogitDiff | ProbDiff:

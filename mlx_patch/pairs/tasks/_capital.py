@@ -34,7 +34,7 @@ def capital(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
     Example:
         >>> pair = capital(1, seed=0)[0]
         >>> pair.clean, pair.answer
-        (?)
+        ("Turkey's capital is the city of", ' Ankara')
     """
     return drawn("capital", n, seed, _draw, tokenizer)
 

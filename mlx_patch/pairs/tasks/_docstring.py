@@ -32,8 +32,8 @@ def docstring(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
         wording is our own.
     Example:
         >>> pair = docstring(1, seed=0)[0]
-        >>> print(pair.clean + pair.answer)
-        ?
+        >>> print(pair.clean.splitlines()[0], pair.answer, pair.foil)
+        def send_page(self, line, shape, state, name, color):  state  name
     """
     return drawn("docstring", n, seed, _draw, tokenizer)
 

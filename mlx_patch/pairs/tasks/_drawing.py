@@ -40,7 +40,9 @@ def drawn(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair], to
         if len(same) == n:
             return PromptPairs(same, name)
     most = max(map(len, by_length.values()), default=0)
-    fits = "" if tokenizer is None else " whose prompts have one length and whose answers are one token of the tokenizer"
+    fits = (
+        "" if tokenizer is None else " whose prompts have one length and whose answers are one token of the tokenizer"
+    )
     raise ValueRefusedError(
         f"`n` must be at most the number of different pairs{fits}. Got {n}, and found {most}. Ask for fewer."
     )
@@ -51,11 +53,19 @@ def _length(pair: PromptPair, tokenizer: Any) -> int | None:
     clean, corrupted = ids_of(pair.clean, tokenizer), ids_of(pair.corrupted, tokenizer)
     if len(clean) != len(corrupted):
         return None
-    wanted = [one for one in (*pair.answers, *pair.foils) if isinstance(one, str)]
-    alone = [tokenizer.encode(one, add_special_tokens=False) for one in wanted]
-    fit = all(len(own) == 1 and next_tokens(pair.clean, one, tokenizer) == own
-              for one, own in zip(wanted, alone, strict=True))
-    return len(clean) if fit else None
+    sides = [_alone(wanted, pair.clean, tokenizer) for wanted in (pair.answers, pair.foils)]
+    return len(clean) if all(sides) and not set(sides[0]) & set(sides[1]) else None
+
+
+def _alone(wanted: tuple[str | int, ...], prompt: str, tokenizer: Any) -> list[int]:
+    """The tokens that answers are after a prompt, the same as by themselves; none if one is not a single token."""
+    ids: list[int] = []
+    for one in wanted:
+        own = [one] if isinstance(one, int) else tokenizer.encode(one, add_special_tokens=False)
+        if len(own) != 1 or (isinstance(one, str) and next_tokens(prompt, one, tokenizer) != own):
+            return []
+        ids += own
+    return ids
 
 
 def ids_of(text: str, tokenizer: Any) -> list[int]:

@@ -38,7 +38,7 @@ def greater_than(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
     Example:
         >>> pair = greater_than(1, seed=0)[0]
         >>> pair.clean, pair.answer[:2], pair.foil[-2:]
-        (?)
+        ('The journey lasted from the year 1742 to the year 17', ('43', '44'), ('41', '42'))
     """
     return drawn("greater_than", n, seed, lambda random: _draw(random, tokenizer), tokenizer)
 

@@ -37,7 +37,7 @@ def ioi(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
     Example:
         >>> pair = ioi(1, seed=0)[0]
         >>> pair.clean, pair.answer
-        (?)
+        ('When Mark and William went to the market, William gave a flower to', ' Mark')
     """
     return drawn("ioi", n, seed, _draw, tokenizer)
 

@@ -9,12 +9,7 @@ from mlx_patch.pairs._pairs import PromptPairs
 from ._drawing import drawn
 from ._names import MEN, WOMEN
 
-_TEXTS = (
-    "{} is such a good {}, isn't",
-    "{} was late again, because",
-    "{} is a {}, and at home",
-    "{} was very tired after work, so",
-)
+_TEXTS = ("{} is such a good {}, isn't", "{} is a very good {}, isn't", "{} was a fine {}, wasn't")
 _ROLES = ("friend", "cook", "teacher", "doctor", "driver", "singer", "writer", "neighbor", "student", "player")
 
 
@@ -34,7 +29,7 @@ def gendered_pronoun(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPair
     Example:
         >>> pair = gendered_pronoun(1, seed=0)[0]
         >>> pair.clean, pair.answer
-        (?)
+        ("William is a very good writer, isn't", ' he')
     """
     return drawn("gendered_pronoun", n, seed, _draw, tokenizer)
 
