@@ -1,7 +1,7 @@
 """`PairReport`: which pairs ask a model what they are meant to ask, and which do not."""
 
 from dataclasses import dataclass
-from math import nan
+from math import isfinite, nan
 
 import numpy as np
 from typing_extensions import override
@@ -92,7 +92,7 @@ class PairReport:
 
 
 def _cells(number: int, row: PairRow) -> tuple[str, ...]:
-    numbers = (f"{value:.2f}" if value == value else "-" for value in (row.clean, row.corrupted, row.gap))
+    numbers = (f"{value:.2f}" if isfinite(value) else "-" for value in (row.clean, row.corrupted, row.gap))
     return str(number), row.label, *numbers, f"FAILS: {row.problem}" if row.problem else "passes"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch import HookedModel, PromptPair, PromptPairs
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError
+from mlx_patch.errors import KindError, SelectionError, ShapeError, ValueRefusedError
 
 A, B = "w05 w11 w23", "w05 w12 w23"
 FAMILIES = ["llama", "gemma2", "gpt2", "qwen3_next", "mamba"]
