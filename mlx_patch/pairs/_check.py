@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from mlx_patch.errors import PatchError, ValueRefusedError
 from mlx_patch.model import HookedModel
@@ -57,7 +57,7 @@ def _measured(pairs: Sequence[PromptPair], model: HookedModel) -> list[tuple[flo
     prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupted)]
     logits = model.run_each(prompts, logits_at=-1)
     metric, n = metric_of(pairs), len(pairs)
-    values = [float(metric.for_rows([i // 2], n)(one).item()) for i, one in enumerate(logits)]
+    values = [cast("float", metric.for_rows([i // 2], n)(one).item()) for i, one in enumerate(logits)]
     return list(zip(values[::2], values[1::2], strict=True))
 
 

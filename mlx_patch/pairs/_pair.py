@@ -87,11 +87,13 @@ class PromptPair:
             SelectionError: A token that the model does not have.
             ValueRefusedError: Answer and foil are the same token.
         """
-        prompts = [
-            _once_begun(name, own, model.tokenizer)
-            for name, own in zip(("clean", "corrupted"), self.tokens(model), strict=True)
-        ]
-        return PromptPair(*prompts, _ids("answer", self.answer, model, self), _ids("foil", self.foil, model, self))
+        clean, corrupted = self.tokens(model)
+        return PromptPair(
+            _once_begun("clean", clean, model.tokenizer),
+            _once_begun("corrupted", corrupted, model.tokenizer),
+            _ids("answer", self.answer, model, self),
+            _ids("foil", self.foil, model, self),
+        )
 
 
 def metric_of(pairs: Sequence[PromptPair]) -> LogitDiff | ProbDiff:
