@@ -12,8 +12,8 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def checked(smollm2):
-    """Two tasks that the model answers, checked in one go: three pairs of each."""
-    pairs = PromptPairs([*mp.tasks.ioi(3, 0, smollm2.tokenizer), *mp.tasks.capital(3, 0, smollm2.tokenizer)])
+    """Two tasks that the model answers, checked in one go: two pairs of each."""
+    pairs = PromptPairs([*mp.tasks.ioi(2, 0, smollm2.tokenizer), *mp.tasks.capital(2, 0, smollm2.tokenizer)])
     return pairs, pairs.check(smollm2)
 
 
@@ -51,7 +51,7 @@ def test_every_task_fits_the_tokenizer(smollm2, name):
 
 
 def test_a_sweep_takes_the_pairs(smollm2, checked):
-    pairs = checked[0][3:5]
+    pairs = checked[0][2:4]
     choices = {"layers": [0, 29], "positions": [-1]}
     swept = mp.sweep_pair(smollm2, pairs.clean, pairs.corrupted, "resid_post", metric=pairs.metric, **choices)
     assert np.allclose(swept.denoising.values[1], 1, atol=1e-3)  # above the last block only the answer is left
