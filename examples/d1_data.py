@@ -120,6 +120,11 @@ PAIRS = {
 }
 
 
+def as_plain_text(messages):
+    """A conversation as a base model without a chat template might find it in a text, up to the next answer."""
+    return "".join(f"{message['role']}: {message['content']}\n\n" for message in messages) + "assistant:"
+
+
 def build_conversation(system_prompt=SYSTEM_TEXT_XML):
     """Messages of the D1 probe: ten items, five unrelated turns, then the request to list the items.
 

@@ -10,6 +10,7 @@ of one is put into a run of the other, both ways, and the probability of a tool 
     python examples/d1_externalization.py --pair smollm2                # a real model, from a wheel of PyPI
     python examples/d1_externalization.py --pair llama8b --layers 25-31
     python examples/d1_externalization.py --base PATH --instruct PATH --positions last
+    python examples/d1_externalization.py --plain                       # a base without a chat template
 
 It writes `patching_{pair}_{timestamp}.json` for each pair, `patching_summary.json` over pairs, and figures.
 docs/d1.md says what each number means.
@@ -25,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from d1_data import PAIRS, Pair
 from d1_models import Role, load
 from d1_probe import ANSWER, Probe
@@ -61,17 +63,24 @@ def capture(model: mp.HookedModel, probe: Probe, file: Path | None) -> tuple[dic
     return probe(logits), cache
 
 
-def patch(target: mp.HookedModel, donor: mp.ActivationCache, probe: Probe, layers: list[int], before: dict) -> dict:
+def patch(
+    target: mp.HookedModel,
+    donor: mp.ActivationCache,
+    probe: Probe,
+    layers: list[int],
+    before: dict,
+    alignment: mp.Alignment | None,
+) -> tuple[dict, mp.SweepResult]:
     """The measurement for each layer at which the donor's stream is put into the target; a line printed for each."""
-    result = mp.sweep(
+    result = mp.cross_patch(
         target,
+        donor,
         probe.tokens,
-        mp.Replace(donor),
-        at="resid_post",
         over="layer",
+        metric=list(probe.metrics.values()),
+        alignment=alignment,
         layers=layers,
         positions=probe.patched,
-        metric=list(probe.metrics.values()),
     )
     each = round((result.seconds or 0.0) / len(layers), 2)
     results = {}
@@ -79,27 +88,90 @@ def patch(target: mp.HookedModel, donor: mp.ActivationCache, probe: Probe, layer
         effect = round(numbers["tool_call_prob"] - before["tool_call_prob"], 8)
         results[layer] = {**numbers, "effect": effect, "time_s": each}
         print(layer_line(layer, target.n_layers, results[layer]))
-    return results
+    return results, result
+
+
+Given = tuple[mp.HookedModel, mp.ActivationCache, Probe, list[int]]
+"""The target, the donor's stream, the target's probe, and the layers."""
+
+
+def say(
+    target: mp.HookedModel,
+    donor: mp.ActivationCache,
+    probe: Probe,
+    layers: list[int],
+    alignment: mp.Alignment | None,
+    tokens: int,
+) -> dict[str, float]:
+    """For each layer whether the patched model writes the call within so many tokens, 1 or 0; and unpatched."""
+    source = alignment.source_tokens if alignment else tuple(np.array(probe.tokens)[0].tolist())
+    pairs = alignment.pairs if alignment else [(i, i) for i in range(probe.n_tokens)]
+    here = mp.Alignment(source, probe.prompt, [pair for pair in pairs if pair[1] < probe.n_tokens])
+    metric = mp.metrics.GenerateMatches(ANSWER, max_tokens=tokens)
+    result = mp.cross_patch(
+        target, donor, probe.prompt, metric=metric, alignment=here, layers=layers, positions=probe.patched
+    )
+    called = {str(layer): float(rate) for layer, rate in zip(layers, result.values[:, 0], strict=True)}
+    print(
+        f"  writes {ANSWER} within {tokens} tokens after layers: {[n for n, rate in called.items() if rate] or 'none'}"
+    )
+    return {"unpatched": float(result.baseline[0]), **called}
 
 
 def study(name: str, pair: Pair, layers: list[int], options: argparse.Namespace) -> dict:
     """Both directions of one pair, printed as they come."""
     print(f"\n{'=' * 70}\nACTIVATION PATCHING: {pair.display} (D1 group {pair.d1_group})\n{'=' * 70}")
     models = Models(pair, options.sequential)
-    probe = Probe(models["instruct"], options.positions)
-    print(f"Prompt: {probe.n_tokens} tokens; {len(layers)} layers; patched positions: {options.positions}")
+    probes: dict[Role, Probe] = {"instruct": Probe(models["instruct"], options.positions)}
+    probes["base"] = Probe(models["base"], options.positions, plain=True) if options.plain else probes["instruct"]
+    tokens, tokenizer = {role: probe.tokens for role, probe in probes.items()}, probes["instruct"].tokenizer
+    to_base = mp.align(tokens["instruct"], tokens["base"], tokenizer) if options.plain else None
+    sizes = " and ".join(str(probe.n_tokens) for probe in dict.fromkeys(probes.values()))
+    print(f"Prompt: {sizes} tokens; {len(layers)} layers; patched positions: {options.positions}")
     baselines, caches, n_layers = {}, {}, models["instruct"].n_layers
     with scratch(options) as folder:
         for role in ("instruct", "base"):
             file = folder / f"{role}.safetensors" if folder else None
-            baselines[role], caches[role] = capture(models[role], probe, file)
+            baselines[role], caches[role] = capture(models[role], probes[role], file)
             top = [token["token"] for token in baselines[role]["top5"]]
             print(f"{role:>8} by itself: {ANSWER}={baselines[role]['tool_call_prob']:.6f}  top 5: {top}")
         print(f"\n--- Instruct to base ({len(layers)} layers) ---")
-        i2b = patch(models["base"], caches["instruct"], probe, layers, baselines["base"])
+        to_instruct = to_base.inverse if to_base else None
+        given = (models["base"], caches["instruct"], probes["base"], layers)
+        i2b, into_base = patch(*given, baselines["base"], to_base)
+        base_says = said_by(name, given, to_base, options)
         print(f"\n--- Base to instruct ({len(layers)} layers) ---")
-        b2i = patch(models["instruct"], caches["base"], probe, layers, baselines["instruct"])
-    return result_of(name, pair, n_layers, probe.n_tokens, options.positions, baselines, i2b, b2i, caches)
+        given = (models["instruct"], caches["base"], probes["instruct"], layers)
+        b2i, into_instruct = patch(*given, baselines["instruct"], to_instruct)
+        instruct_says = said_by(name, given, to_instruct, options)
+    record = result_of(
+        name, pair, n_layers, probes["instruct"].n_tokens, options.positions, baselines, i2b, b2i, caches
+    )
+    crossed = {n: crossed_of(probes["instruct"], n, into_base, into_instruct) for n in ("tool_call_prob", "logprob")}
+    return {
+        **record,
+        "base_prompt": "plain" if options.plain else "chat",
+        "base_n_tokens": probes["base"].n_tokens,
+        "two_by_two": {n: one.as_dict() for n, one in crossed.items()},
+        "writes_the_call": {"instruct_to_base": base_says, "base_to_instruct": instruct_says},
+    }
+
+
+def said_by(name: str, given: Given, alignment: mp.Alignment | None, options: argparse.Namespace) -> dict | None:
+    """What `say` finds, where it is asked for: by default of the small models, on which it takes seconds."""
+    tokens = options.say if options.say is not None else (12 if name.startswith("tiny_") else 0)
+    return say(*given, alignment, tokens) if tokens else None
+
+
+def crossed_of(probe: Probe, name: str, into_base: mp.SweepResult, into_instruct: mp.SweepResult) -> mp.TwoByTwo:
+    """The 2 x 2 of earlier state and later layers, of the call's probability or of its log-probability in nats."""
+    if name == "tool_call_prob":
+        return mp.TwoByTwo.of(into_base.of_metric(ANSWER), into_instruct.of_metric(ANSWER))
+    steps = [
+        mp.TwoByTwo.of(into_base.of_metric(step), into_instruct.of_metric(step))
+        for step in (f"logprob {i}" for i in range(len(probe.answer)))
+    ]
+    return mp.TwoByTwo(steps[0].layers, np.sum([one.cells for one in steps], axis=0), "log P(<tool_call>)")
 
 
 @contextmanager
@@ -148,6 +220,13 @@ def layer_range(text: str) -> tuple[int, int]:
     return low, high
 
 
+def token_count(text: str) -> int:
+    """A number of tokens; 0 is none."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number of tokens. Got {text!r}. Write 20, or 0 for none.")
+    return int(text)
+
+
 def pair_names(text: str) -> str:
     """A known pair or group."""
     if text not in {*PAIRS, *GROUPS}:
@@ -164,6 +243,10 @@ def parsed(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, P
     parser.add_argument("--instruct", help="the instruct model that goes with --base")
     parser.add_argument("--layers", type=layer_range, help="'25-31' or '20' (default: all)")
     parser.add_argument("--positions", choices=("all", "last"), default="all", help="which positions are patched")
+    parser.add_argument(
+        "--plain", action="store_true", help="give the base the conversation as plain text, aligned with the chat"
+    )
+    parser.add_argument("--say", type=token_count, help="let every patched model write so many tokens (tiny pairs: 12)")
     parser.add_argument("--sequential", action="store_true", help="hold one model in memory at a time")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to write to")
     options = parser.parse_args(arguments)

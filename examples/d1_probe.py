@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from d1_data import TOOL_STRINGS, build_conversation
+from d1_data import TOOL_STRINGS, as_plain_text, build_conversation
 
 import mlx_patch as mp
 
@@ -54,8 +54,10 @@ class Probe:
     string. Attention is causal, so what is measured at the prompt's end does not see them.
     """
 
-    def __init__(self, instruct: mp.HookedModel, positions: str):
-        tokenizer, prompt = instruct.tokenizer, instruct.tokenize(build_conversation())
+    def __init__(self, model: mp.HookedModel, positions: str, plain: bool = False):
+        conversation = build_conversation()
+        tokenizer, prompt = model.tokenizer, model.tokenize(as_plain_text(conversation) if plain else conversation)
+        self.prompt = prompt
         self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
         self.tokens = mx.concatenate([prompt, mx.array([self.answer[:-1]], dtype=prompt.dtype)], axis=1)
         self.n_tokens = prompt.shape[1]

@@ -115,10 +115,12 @@ def _figure(results: list[dict], path: Path) -> None:
     """Effect against depth, one panel a direction, one line a pair, peaks marked."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(15.5, 4.4), sharey=True, layout="constrained")
     effects = [abs(layer["effect"]) for result in results for way in _ARROWS for layer in result[way].values()]
-    top = 1.25 * max(*effects, 0.016)  # what the table does not mark with *** must not look like an effect
-    for panel, (way, arrow) in zip(panels, _ARROWS.items(), strict=True):
+    crossed = [abs(row["interaction"]) for result in results for row in result["two_by_two"]["tool_call_prob"].values()]
+    top = 1.25 * max(*effects, *crossed, 0.016)  # what the table does not mark with *** must not look like an effect
+    _interactions(panels[2], results)
+    for panel, (way, arrow) in zip(panels[:2], _ARROWS.items(), strict=True):
         for result in results:
             _line(panel, result, way)
         panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -131,6 +133,25 @@ def _figure(results: list[dict], path: Path) -> None:
         figure.savefig(beside, dpi=150)
     plt.close(figure)
     print(f"Saved: {path}")
+
+
+def _interactions(panel, results: list[dict]) -> None:
+    """How much more instruct's later layers add on instruct's stream than on base's, one line a pair."""
+    for result in results:
+        crossed = result["two_by_two"]["tool_call_prob"]
+        depths = [int(layer) / result["n_layers"] * 100 for layer in crossed]
+        rows = list(crossed.values())
+        [line] = panel.plot(depths, [row["interaction"] for row in rows], marker="o", markersize=4, label="interaction")
+        if len(results) > 1:
+            line.set_label(result["display"])
+            continue
+        panel.plot(depths, [row["early"] for row in rows], "--", color="0.35", label="instruct's earlier layers")
+        panel.plot(depths, [row["late"] for row in rows], ":", color="0.35", label="instruct's later layers")
+    panel.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    title = "interaction of earlier and later layers" if len(results) > 1 else "who contributes: earlier, later, both"
+    panel.set(title=title, xlabel="depth where the two halves meet (% of layers)", xlim=(-3, 103))
+    panel.grid(alpha=0.25)
+    panel.legend(loc="lower left", fontsize=8)
 
 
 def _line(panel, result: dict, way: str) -> None:

@@ -1,6 +1,6 @@
 """`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,11 +19,17 @@ class Frame(AbstractContextManager):
     """The hooks of one run of a model, in force inside the `with`.
 
     Frames nest: at one place the outer frame's edits come first. Code that an edit calls sees no frames, so it may run
-    the model itself.
+    the model itself. It may be entered again after it was left.
+
+    Args:
+        model: The model.
+        hooks: What to do.
+        begun: Told of each forward pass as it begins.
     """
 
-    def __init__(self, model: nn.Module, hooks: Iterable[Hook]):
+    def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[Pass], None] | None = None):
         self.model = model
+        self._begun = begun
         self.hooks = tuple(with_beside for hook in hooks for with_beside in (*_beside(hook), hook))
         self.at: dict[int, list[Hook]] = {}
         for hook in self.hooks:
@@ -64,7 +70,10 @@ class Frame(AbstractContextManager):
         cache = kwargs.get("cache", args[1] if len(args) > 1 else None)
         self._calls.clear()
         self.prompt_cache = cache
-        self._now = Pass(offset_of(cache), mx.array(tokens).shape[1], cached=cache is not None)
+        given = mx.array(tokens)
+        self._now = Pass(offset_of(cache), given.shape[1], cache is not None, given)
+        if self._begun is not None:
+            self._begun(self._now)
 
     def passed(self) -> None:
         """Note that the model's call went well, so that its prompt cache holds these positions too."""

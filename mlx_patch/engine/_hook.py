@@ -1,7 +1,7 @@
 """`Hook`: one thing to do at one place of a model, and when."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import mlx.core as mx
@@ -18,11 +18,13 @@ class Pass:
         offset: The absolute position of the first one: how many a prompt cache held before.
         length: How many there are.
         cached: Whether there is a prompt cache, so that more of the same prompt may have come before or may follow.
+        tokens: What the model is given. Shape `(batch, pos)`.
     """
 
     offset: int
     length: int
     cached: bool = False
+    tokens: mx.array | None = field(default=None, compare=False, repr=False)
 
 
 Action = Callable[[mx.array, Pass], mx.array | Box | None]

@@ -1,5 +1,6 @@
 """Interventions: frozen values that say what to do to an activation, and where."""
 
+from mlx_patch.interventions import _steps
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
 from mlx_patch.interventions._aligned import Aligned as Aligned
@@ -10,11 +11,16 @@ from mlx_patch.interventions._clamp import Clamp as Clamp
 from mlx_patch.interventions._edit import Edit as Edit
 from mlx_patch.interventions._edit import PositionChoice as PositionChoice
 from mlx_patch.interventions._edit import as_positions as as_positions
+from mlx_patch.interventions._edit import refuse_steps as refuse_steps
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
+from mlx_patch.interventions._moment import Moment as Moment
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
 from mlx_patch.interventions._source import ActivationSource as ActivationSource
 from mlx_patch.interventions._span import Span as Span
+from mlx_patch.interventions._steps import Steps as Steps
 from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import pos_axis as pos_axis
+
+steps = _steps

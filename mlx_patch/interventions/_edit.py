@@ -1,16 +1,18 @@
 """`Edit`: an intervention at a place. What `Intervention.at` makes and `HookedModel.run` takes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import index as as_int
 from typing import SupportsIndex, cast
 
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import KindError, SelectionError
 from mlx_patch.interventions._base import Intervention, fitted
+from mlx_patch.interventions._moment import Moment
 from mlx_patch.interventions._span import Span, refuse_twice
+from mlx_patch.interventions._steps import Steps
 from mlx_patch.interventions._where import Pick, Where, axis_of, refuse_no_positions
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
@@ -33,6 +35,7 @@ class Edit:
         head: Heads; None is all.
         neuron: Indices along the last axis; None is all.
         batch: Rows of the batch; None is all.
+        steps: When it acts in a generation; None is always. `during` gives it.
     """
 
     intervention: Intervention
@@ -42,6 +45,23 @@ class Edit:
     head: tuple[int, ...] | None = None
     neuron: tuple[int, ...] | None = None
     batch: tuple[int, ...] | None = None
+    steps: Steps | None = None
+
+    def during(self, steps: Steps) -> "Edit":
+        """The same edit, which acts only in some forward passes of a generation. Twice is where both hold.
+
+        Args:
+            steps: `mp.steps.prompt`, `mp.steps.generated`, `mp.steps.every(n)`, `mp.steps.when(fn)`, joined with `&`.
+        Raises:
+            KindError: It is none of them.
+        Example:
+            >>> from mlx_patch.interventions import Scale, steps
+            >>> Scale(0.5).at("z", layer=3).during(steps.every(2))
+            Scale(0.5).at('z', layer=3).during(steps.every(2))
+        """
+        if not isinstance(steps, Steps):
+            raise KindError(f"`steps` must be a choice of steps. Got {steps!r}. Write mp.steps.generated, say.")
+        return replace(self, steps=steps if self.steps is None else self.steps & steps)
 
     def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
         """The edited activation, a new array; None where none of the positions is in this pass.
@@ -53,13 +73,20 @@ class Edit:
         Raises:
             SelectionError: A position, head, neuron or row that is not there.
             ShapeError: What the intervention gives does not fit.
+            KindError: It acts during some steps, and this is no pass of a generation.
         """
+        if self.steps is not None and not self.steps.holds(self._moment(span)):
+            return None
         picks = self._picks(activation.shape, site, span)
         if any(pick == () for pick in picks):
             return None
         where = Where(site, activation, picks, span)
         own = where.own()
         return where.put(fitted(self.intervention(own, where), own, self.intervention))
+
+    def _moment(self, span: Span) -> Moment:
+        refuse_steps(self, span.moment is not None)
+        return cast("Moment", span.moment)
 
     def _picks(self, shape: tuple[int, ...], site: Site, span: Span) -> tuple[Pick, ...]:
         picks: list[Pick] = [None] * len(shape)
@@ -81,14 +108,28 @@ class Edit:
     @override
     def __hash__(self) -> int:  # the one that dataclass makes needs a hashable slice: Python 3.12
         pos = ("slice", self.pos.start, self.pos.stop, self.pos.step) if isinstance(self.pos, slice) else self.pos
-        return hash((self.intervention, self.site, self.layer, pos, self.head, self.neuron, self.batch))
+        return hash((self.intervention, self.site, self.layer, pos, self.head, self.neuron, self.batch, self.steps))
 
     @override
     def __repr__(self) -> str:
-        chosen = ((f.name, getattr(self, f.name)) for f in fields(self)[2:])
+        chosen = ((f.name, getattr(self, f.name)) for f in fields(self)[2:-1])
         said = "".join(f", {name}={_plain(value)}" for name, value in chosen if value is not None)
         whole = repr(self.intervention)
-        return f"{f'({whole})' if ' | ' in whole else whole}.at({self.site!r}{said})"
+        during = "" if self.steps is None else f".during({self.steps!r})"
+        return f"{f'({whole})' if ' | ' in whole else whole}.at({self.site!r}{said}){during}"
+
+
+def refuse_steps(edit: Edit, generation: bool) -> None:
+    """Refuse an edit of some steps where it is not known what is the prompt and what is generated.
+
+    Raises:
+        KindError: It is one.
+    """
+    if edit.steps is not None and not generation:
+        raise KindError(
+            f"`edits` must not say `during` where mlx_patch does not generate. Got {edit!r}. Pass it to "
+            "`model.generate`, `model.stream` or `model.generate_with_cache`, which know where the prompt ends."
+        )
 
 
 def make_edit(

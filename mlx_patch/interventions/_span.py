@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mlx_patch.errors import SelectionError
+from mlx_patch.interventions._moment import Moment
 from mlx_patch.positions import Selector
 
 
@@ -15,6 +16,7 @@ class Span:
         length: How many there are.
         prompt: The positions of the whole prompt, from whose end negative ones count. None where nobody knows.
         pieces: Whether other passes bring other positions (generation), so that one that is not here may come.
+        moment: Which step of a generation it is; None where nobody knows of one.
 
     Example:
         >>> Span(offset=100, length=4, prompt=104).local((101, -1))
@@ -27,6 +29,7 @@ class Span:
     length: int
     prompt: int | None
     pieces: bool = False
+    moment: Moment | None = None
 
     @property
     def end(self) -> int:

@@ -11,8 +11,11 @@ from mlx_patch.errors import KindError, ValueRefusedError
 
 from ._base import Metric
 
-_LOOKS_AHEAD = ("$", "\\Z", "\\b", "\\B", "(?!", "(?=")
+_LOOKS_AHEAD = ("$", "\\Z", "\\z", "\\b", "\\B", "(?!", "(?=", "(?>", "*+", "++", "?+", "}+")
 """What makes a match depend on what follows it."""
+
+_UNFINISHED = "\ufffd"
+"""What a tokenizer decodes the first bytes of a character to, before the others are there."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,4 +77,6 @@ class GenerateMatches(Metric):
 
     def decided(self, text: str) -> bool:
         """Whether whatever follows the text changes nothing."""
-        return self.matches(text) and not any(part in self.pattern for part in _LOOKS_AHEAD)
+        if text.endswith(_UNFINISHED) or any(part in self.pattern for part in _LOOKS_AHEAD):
+            return False
+        return self.matches(text)

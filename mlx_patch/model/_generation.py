@@ -1,36 +1,142 @@
 """Generation through mlx_lm with edits in force: its KV cache and samplers, absolute positions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import mlx_lm
+from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Frame, offset_of
-from mlx_patch.errors import KindError
+from mlx_patch.engine import Frame, Hook, offset_of
+from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Edit
-from mlx_patch.model._hooks import edit_hooks, pieces_of, refuse_unused
+from mlx_patch.model._clock import Clock
+from mlx_patch.model._hooks import edit_hooks, refuse_unused
+from mlx_patch.model._keeping import Keeping, PositionsOfText, positions_of_text
 from mlx_patch.model._placing import Placing
-from mlx_patch.tokens import as_tokens
+from mlx_patch.model._running import Ran
+from mlx_patch.sites import Site
+from mlx_patch.tokens import as_tokens, is_text_or_chat, tokenize
 
 
-def generate(layout: Layout, tokenizer: Any, tokens: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any) -> str:
+@dataclass(frozen=True)
+class Written:
+    """A text, and what was kept while it was generated."""
+
+    text: str
+    ran: Ran
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """All that is checked before a generation begins.
+
+    Attributes:
+        layout: The model.
+        tokenizer: Its tokenizer.
+        prompt: Token ids.
+        placing: What resolves selectors.
+        clock: What follows the passes.
+        hooks: The edits.
+        options: What mlx_lm's function is given besides.
+    """
+
+    layout: Layout
+    tokenizer: Any
+    prompt: list[int]
+    placing: Placing
+    clock: Clock
+    hooks: list[Hook]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """What a function of mlx_lm's returns."""
+        return function(self.layout.model, self.tokenizer, self.prompt, **self.options)
+
+    def frame(self, more: Sequence[Hook] = ()) -> Frame:
+        """The edits, and more hooks, in force."""
+        return Frame(self.layout.model, [*self.hooks, *more], self.clock.begin)
+
+
+def generate(layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any) -> str:
     """The generated text. See `HookedModel.generate`."""
-    if tokenizer is None:
+    made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
+    with made.frame():
+        text = made.call(mlx_lm.generate)
+    refuse_unused(made.hooks)
+    return text
+
+
+def stream(
+    layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any
+) -> Generator[GenerationResponse, None, None]:
+    """The responses, one by one. See `HookedModel.stream`."""
+    return _responses(_prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs}))
+
+
+def generate_with_cache(
+    layout: Layout,
+    tokenizer: Any,
+    prompt: Any,
+    edits: Iterable[Edit],
+    max_tokens: int,
+    *,
+    sites: tuple[Site, ...],
+    pos: PositionsOfText,
+    **kwargs: Any,
+) -> Written:
+    """The generated text and the activations. See `HookedModel.generate_with_cache`."""
+    made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
+    chosen = made.placing.choice("pos", positions_of_text(pos, made.placing.offset, made.clock.prompt))
+    keeping = Keeping(layout, sites, chosen, made.clock)
+    text = ""
+    for response in _responses(made, keeping.hooks):
+        text += response.text
+        keeping.compute()
+    return Written(text, keeping.ran)
+
+
+def _responses(made: _Generation, more: Sequence[Hook] = ()) -> Generator[GenerationResponse, None, None]:
+    """mlx_lm's responses. The frame is in force while mlx_lm computes one, and not while the caller looks at it."""
+    frame = made.frame(more)
+    with closing(made.call(mlx_lm.stream_generate)) as responses:
+        while True:
+            with frame:
+                response = next(responses, None)
+            if response is None:
+                break
+            yield response
+    refuse_unused([*made.hooks, *more])
+
+
+def _prepared(
+    layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], options: dict[str, Any]
+) -> _Generation:
+    if tokenizer is None and not is_text_or_chat(prompt):
         raise KindError("`tokenizer` must be there to generate text. Got None. Pass it to HookedModel.")
-    if kwargs.get("draft_model") is not None:
-        raise KindError(
-            "`draft_model` must be None with edits: it proposes tokens that no edit has touched. Leave it out."
-        )
-    ids = as_tokens(tokens, layout.d_vocab)
+    _refuse_options(options)
+    ids = as_tokens(tokenize(tokenizer, prompt) if is_text_or_chat(prompt) else prompt, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
-    offset = offset_of(kwargs.get("prompt_cache"))
-    placed = Placing(ids, tokenizer, offset).edits(edits)
-    hooks = edit_hooks(layout, placed, pieces_of(offset + ids.shape[1]))
-    with Frame(layout.model, hooks):
-        text = mlx_lm.generate(
-            layout.model, tokenizer, cast("list[int]", ids[0].tolist()), max_tokens=max_tokens, **kwargs
+    placing = Placing(ids, tokenizer, offset_of(options.get("prompt_cache")))
+    clock = Clock(placing.offset + ids.shape[1])
+    hooks = edit_hooks(layout, placing.edits(edits), clock.span, generation=True)
+    return _Generation(layout, tokenizer, cast("list[int]", ids[0].tolist()), placing, clock, hooks, options)
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    if options.get("draft_model") is not None:
+        raise KindError(
+            "`draft_model` must be None with edits: a pass then reads several tokens, some of which are taken back, so "
+            "that steps and captures have no meaning. Leave it out, or use mlx_lm.generate inside `model.editing`."
         )
-    refuse_unused(hooks)
-    return text
+    if options.get("input_embeddings") is not None:
+        raise KindError(
+            "`input_embeddings` must be None with edits: positions are counted in tokens. "
+            "Leave it out, and edit `embed` with Replace."
+        )
+    at_most = options["max_tokens"]
+    if isinstance(at_most, bool) or not isinstance(at_most, int) or not (at_most == -1 or at_most > 0):
+        raise ValueRefusedError(f"`max_tokens` must be 1 or more, or -1 for no limit. Got {at_most!r}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import Family
 from mlx_patch.cache import ActivationCache
@@ -15,7 +16,7 @@ from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
-from mlx_patch.model._generation import generate
+from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
     SiteChoice,
@@ -25,12 +26,13 @@ from mlx_patch.model._hooks import (
     refuse_unused,
     unknown_pieces,
 )
+from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
-from mlx_patch.tokens import Prompt, is_text_or_chat, tokenize
+from mlx_patch.tokens import Prompt, tokenize
 
 
 class HookedModel:
@@ -289,9 +291,59 @@ class HookedModel:
             kwargs: As `mlx_lm.generate` takes them: `sampler`, `prompt_cache` ...
         Raises:
             PatchError: As in `run`.
+            EditNotUsedError: An edit never acted.
         """
-        tokens = self.tokenize(prompt) if is_text_or_chat(prompt) else prompt
-        return generate(self.layout, self.tokenizer, tokens, edits, max_tokens, **kwargs)
+        return generate(self.layout, self.tokenizer, prompt, edits, max_tokens, **kwargs)
+
+    def stream(
+        self, prompt: Prompt | mx.array, edits: Iterable[Edit] = (), max_tokens: int = 100, **kwargs: Any
+    ) -> Iterator[GenerationResponse]:
+        """What `mlx_lm.stream_generate` yields, with edits in force while it runs, and not between two responses.
+
+        Args:
+            prompt: As in `generate`.
+            edits: As in `generate`.
+            max_tokens: At most so many.
+            kwargs: As `mlx_lm.stream_generate` takes them.
+        Returns:
+            A generator of responses with `text`, `token`, `logprobs` ... It may be closed early.
+        Raises:
+            PatchError: As in `run`, before the first response is asked for.
+            EditNotUsedError: After the last response, an edit never acted.
+        """
+        return stream(self.layout, self.tokenizer, prompt, edits, max_tokens, **kwargs)
+
+    def generate_with_cache(
+        self,
+        prompt: Prompt | mx.array,
+        sites: SiteChoice = ("resid_post",),
+        edits: Iterable[Edit] = (),
+        max_tokens: int = 100,
+        pos: PositionsOfText = None,
+        **kwargs: Any,
+    ) -> tuple[str, ActivationCache]:
+        """`generate`, and the activations of the prompt and of the generated tokens, as they are after the edits.
+
+        Args:
+            prompt: As in `generate`.
+            sites: As in `run_with_cache`, without `attn_scores` and `pattern`, whose keys become more with each token.
+            edits: As in `generate`.
+            max_tokens: At most so many.
+            pos: The positions to keep: "prompt", "generated", absolute positions, or those that count from the prompt's
+                end; None is all.
+            kwargs: As in `generate`.
+        Returns:
+            The text; and the activations, whose `tokens` are all that the model has read: the prompt, and each
+            generated token, a last one that ends the text too. Evaluated.
+        Raises:
+            PatchError: As in `generate`.
+            SelectionError: A position was never computed, or a site has no position axis that grows.
+        """
+        chosen = chosen_sites(self.layout, sites)
+        made = generate_with_cache(
+            self.layout, self.tokenizer, prompt, edits, max_tokens, sites=chosen, pos=pos, **kwargs
+        )
+        return made.text, cache_of(made.ran, self.identity, self.n_layers)
 
     def verify(self, prompt: Prompt | mx.array | None = None) -> Report:
         """Check the laws of `mlx_patch.laws` on this very model, with a short prompt.

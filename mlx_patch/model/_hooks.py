@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
 from mlx_patch.engine import Action, Box, Hook, Pass, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
-from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis
+from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis, refuse_steps
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
@@ -25,11 +25,6 @@ def whole_prompt(now: Pass) -> Span:
 def unknown_pieces(now: Pass) -> Span:
     """The span of a pass that somebody else makes: its prompt ends where the pass does, unless there is a cache."""
     return Span(now.offset, now.length, None if now.cached else now.length, pieces=True)
-
-
-def pieces_of(prompt: int) -> SpanOf:
-    """The spans of a generation from a prompt of so many positions."""
-    return lambda now: Span(now.offset, now.length, prompt, pieces=True)
 
 
 def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
@@ -55,15 +50,16 @@ def _chosen(layout: Layout, one: str | Site) -> tuple[Site, ...]:
     return layout.select(site.name, None if site.layer is None else (site.layer,))
 
 
-def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf) -> list[Hook]:
+def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf, generation: bool = False) -> list[Hook]:
     """The hooks that do some edits, in their order. Sources are checked here, before anything runs.
 
     Raises:
-        KindError: Something is not an edit.
+        KindError: Something is not an edit, or acts during some steps where there is no generation.
         UnknownNameError, MissingSiteError, SelectionError, ValueRefusedError: As `Intervention.at` and the sources say.
     """
     actions: list[tuple[Place, Action]] = []
     for edit in as_edits(edits):
+        refuse_steps(edit, generation)
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
         edit.intervention.check(sites)
@@ -238,8 +234,8 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
             )
         if hook.phase is Phase.EDIT and hook.acted == 0:
             raise EditNotUsedError(
-                f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed. "
-                "Choose positions of this prompt, or leave `pos` out."
+                f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed, "
+                "or none of its steps came. Choose positions of this prompt, or leave `pos` and `during` out."
             )
 
 

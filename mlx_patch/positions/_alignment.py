@@ -1,6 +1,6 @@
 """`Alignment`: which position of one prompt stands for which of another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +15,7 @@ from mlx_patch.positions._pieces import Pieces, prompt_ids
 _GAP = "-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Alignment:
     """Which positions of two prompts belong together: what is taken from where, and put where.
 
@@ -46,10 +46,23 @@ class Alignment:
     source_tokenizer: Any = field(default=None, repr=False, compare=False)
     target_tokenizer: Any = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        for name in ("source_tokens", "target_tokens"):
-            object.__setattr__(self, name, prompt_ids(name, getattr(self, name)))
-        object.__setattr__(self, "pairs", tuple((int(source), int(target)) for source, target in self.pairs))
+    def __init__(
+        self,
+        source_tokens: Any,
+        target_tokens: Any,
+        pairs: Iterable[tuple[int, int]],
+        source_tokenizer: Any = None,
+        target_tokenizer: Any = None,
+    ) -> None:
+        checked = {
+            "source_tokens": prompt_ids("source_tokens", source_tokens),
+            "target_tokens": prompt_ids("target_tokens", target_tokens),
+            "pairs": tuple((int(source), int(target)) for source, target in pairs),
+            "source_tokenizer": source_tokenizer,
+            "target_tokenizer": target_tokenizer,
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         _refuse_bad(self.pairs, len(self.source_tokens), len(self.target_tokens))
 
     @property

@@ -1,11 +1,13 @@
 """Answers of several tokens in a sweep: each prompt runs once for each answer, with the answer appended.
 
+Answers that differ in their last token alone share a run, and so does one that another goes on from.
+
 Edits see the prompt alone, as if nothing were behind it: what an answer's tokens make of it is the model's own affair.
 Under causal attention nothing behind a position changes it, so metrics of the prompt are read in the same runs. Where
 the answers of a batch differ in length, the shorter ones are followed by tokens that nobody reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +21,12 @@ from mlx_patch.interventions import Edit, Span, pos_axis
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
-from mlx_patch.sweeps._reading import Reading
+from mlx_patch.sweeps._reading import Reading, ReadsSome
 from mlx_patch.tokens import Batch
 
 
 @dataclass(frozen=True, repr=False)
-class Forced(Metric):
+class Forced(ReadsSome):
     """Log-probability of what is appended to each row, in nats.
 
     Attributes:
@@ -36,6 +38,7 @@ class Forced(Metric):
     prompt: int
 
     @property
+    @override
     def at(self) -> tuple[int, ...]:
         """The absolute positions that are read: each one before a token of the longest answer."""
         return tuple(range(self.prompt - 1, self.prompt - 1 + max(map(len, self.answers))))
@@ -68,11 +71,10 @@ class InPrompt(Edit):
         if here <= 0:
             return None
         own = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
-        axes = [axis for axis in (pos_axis(site), _key_axis(site)) if axis is not None]
-        sizes = {axis: self.prompt if axis == _key_axis(site) else own.length for axis in axes}
-        if all(activation.shape[axis] <= size for axis, size in sizes.items()):
+        if own.length == span.length:
             return super().apply(activation, site, own)
-        index = tuple(slice(0, sizes.get(axis, activation.shape[axis])) for axis in range(activation.ndim))
+        _refuse_heaps(activation.shape, site, span)
+        index = _first_of(activation.shape, site, own.length, span)
         edited = super().apply(activation[index], site, own)
         if edited is None:
             return None
@@ -81,12 +83,34 @@ class InPrompt(Edit):
         return whole
 
     @override
+    def __repr__(self) -> str:
+        return repr(Edit(self.intervention, self.site, self.layer, self.pos, self.head, self.neuron, self.batch))
+
+    @override
     def __hash__(self) -> int:
         return super().__hash__()
 
 
-def _key_axis(site: Site) -> int | None:
-    return len(site.axes) - 1 if site.axes[-1:] == ("key_pos",) else None
+def _refuse_heaps(shape: tuple[int, ...], site: Site, span: Span) -> None:
+    """Refuse what does not say which part of it is the prompt's: a raw path into a module of experts, say."""
+    axis = pos_axis(site)
+    if axis >= len(shape) or shape[axis] != span.length:
+        raise SelectionError(
+            f"`site` must have the {span.length} positions of a run along axis {axis} where an answer is behind the "
+            f"prompt. Got {site}, of shape {shape}. Choose a named site, or a metric of one token."
+        )
+
+
+def _first_of(shape: tuple[int, ...], site: Site, own: int, span: Span) -> tuple[slice, ...]:
+    """The index of a prompt's part: its positions, and of keys those up to its end.
+
+    Keys that are more than the positions (compressed entries behind them) stay all: the prompt's rows do not see the
+    ones that come later.
+    """
+    sizes = {pos_axis(site): own}
+    if site.axes[-1:] == ("key_pos",) and shape[-1] <= span.end:
+        sizes[len(shape) - 1] = shape[-1] - (span.length - own)
+    return tuple(slice(0, sizes.get(axis, size)) for axis, size in enumerate(shape))
 
 
 def in_prompt(edit: Edit, prompt: int) -> InPrompt:
@@ -104,14 +128,19 @@ class Expansion:
     Attributes:
         metrics: The metrics that were asked for, in order.
         batches: The prompts, in groups of equal length.
-        slots: The different answers.
+        runs: The different answers, those together that one run measures; the first is the one that is appended.
         plain: The metrics of the prompt alone, in the order in which the runs measure them, after the answers.
     """
 
     metrics: tuple[Metric, ...]
     batches: tuple[Batch, ...]
-    slots: tuple[Slot, ...]
+    runs: tuple[tuple[Slot, ...], ...]
     plain: tuple[Metric, ...]
+
+    @property
+    def most(self) -> int:
+        """The answers that one run measures: the most of any, as what is measured has the same number in all."""
+        return max(map(len, self.runs))
 
     @property
     def n_examples(self) -> int:
@@ -119,37 +148,38 @@ class Expansion:
         return sum(len(batch.examples) for batch in self.batches)
 
     def groups(self) -> list[tuple[int, int, Batch]]:
-        """What is run: the number of a batch, that of an answer, and both in one, with rows numbered anew."""
+        """What is run: the number of a batch, that of a run, and both in one, with rows numbered anew."""
         found, begun = [], 0
         for number, batch in enumerate(self.batches):
-            for which, slot in enumerate(self.slots):
+            for which, slots in enumerate(self.runs):
                 rows = tuple(range(begun, begun + len(batch.examples)))
-                found.append((number, which, Batch(_appended(batch, self._own(slot, batch)), rows)))
+                found.append((number, which, Batch(_appended(batch, self._own(slots[0], batch)), rows)))
                 begun += len(rows)
         return found
 
     def _own(self, slot: Slot, batch: Batch) -> Slot:
         return tuple(slot[example] for example in batch.examples)
 
-    def reading(self, batch: Batch, slot: Slot, prompt: Reading) -> Reading:
-        """What is read of one group: its answer, then the metrics of the prompt."""
-        forced = Forced(self._own(slot, batch), batch.length, name="answer")
-        at = None if prompt.at is None else tuple(sorted({*prompt.at, *forced.at}))
-        if not self.plain:
-            at = forced.at
-        return Reading((forced, *prompt.metrics), at, batch.length)
+    def reading(self, batch: Batch, slots: Sequence[Slot], prompt: Reading) -> Reading:
+        """What is read of one group: its answers, then the metrics of the prompt."""
+        forced = [Forced(self._own(slot, batch), batch.length, name="answer") for slot in slots]
+        at = None if prompt.at is None else tuple(sorted({*prompt.at, *(pos for one in forced for pos in one.at)}))
+        forced += forced[:1] * (self.most - len(forced))
+        return Reading((*forced, *prompt.metrics), at, batch.length)
 
     def combined(self, found: np.ndarray) -> np.ndarray:
-        """What was asked for, of what was measured. `(..., 1 + plain, row)` to `(..., metric, example)`."""
+        """What was asked for, of what was measured. `(..., answers + plain, row)` to `(..., metric, example)`."""
         out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
         rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
+        places = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
+        names = [metric.name for metric in self.plain]
         for number, batch in enumerate(self.batches):
             for m, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
-                    own = [rows[number, self.slots.index(self._whole(metric, slot))] for slot in metric.slots]
-                    values = metric.combine(np.stack([found[..., 0, each] for each in own]))
+                    own = [places[self._whole(metric, slot)] for slot in metric.slots]
+                    values = metric.combine(np.stack([found[..., at, rows[number, which]] for which, at in own]))
                 else:
-                    values = found[..., 1 + self.plain.index(metric), rows[number, 0]]
+                    values = found[..., self.most + names.index(metric.name), rows[number, 0]]
                 out[..., m, list(batch.examples)] = values
         return out
 
@@ -173,7 +203,25 @@ def expansion_of(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: i
         if token >= d_vocab:
             raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
     plain = tuple(metric for metric in metrics if not isinstance(metric, SequenceMetric))
-    return Expansion(tuple(metrics), tuple(batches), tuple(slots), plain)
+    return Expansion(tuple(metrics), tuple(batches), _shared(slots), plain)
+
+
+def _shared(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:
+    """Answers by the run that measures them: one whose appended tokens begin with all of theirs but the last."""
+    runs: list[list[Slot]] = []
+    for slot in sorted(slots, key=lambda slot: -sum(map(len, slot))):
+        own = next((run for run in runs if _goes_on(run[0], slot)), None)
+        if own is None:
+            runs.append([slot])
+        else:
+            own.append(slot)
+    return tuple(map(tuple, runs))
+
+
+def _goes_on(longer: Slot, slot: Slot) -> bool:
+    return all(
+        len(one) <= len(other) and other[: len(one) - 1] == one[:-1] for other, one in zip(longer, slot, strict=True)
+    )
 
 
 def expanded(
@@ -183,7 +231,7 @@ def expanded(
     found: dict[str, list[Any]] = {"batches": [], "readings": [], "cells": []}
     for number, which, batch in expansion.groups():
         prompt = expansion.batches[number]
-        reading = expansion.reading(prompt, expansion.slots[which], readings[number])
+        reading = expansion.reading(prompt, expansion.runs[which], readings[number])
         edits = ([in_prompt(edit, prompt.length) for edit in cell.edits] for cell in cells[number])
         found["batches"].append(batch)
         found["readings"].append(reading)

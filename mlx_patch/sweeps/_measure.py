@@ -9,9 +9,11 @@ from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel, Placing, as_edits, run
+from mlx_patch.sweeps._cells import may_follow_the_norm
 from mlx_patch.sweeps._forced import expanded, expansion_of, in_prompt, plain_of
 from mlx_patch.sweeps._prompts import Prompts, batches_of
 from mlx_patch.sweeps._reading import metrics_of, reading_of
+from mlx_patch.sweeps._setup import refuse_rows
 from mlx_patch.sweeps._speaking import spoken
 from mlx_patch.tokens import Batch
 
@@ -33,6 +35,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     """
     given = as_edits(edits)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
+    refuse_rows(given, several=len(batches) > 1)
     metrics = metrics_of(metric, model.tokenizer)
     n = sum(len(batch.examples) for batch in batches)
     if any(isinstance(one, GenerateMatches) for one in metrics):
@@ -40,13 +43,15 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     readings = [
         reading_of([one.for_rows(batch.examples, n) for one in plain_of(metrics)], batch.length) for batch in batches
     ]
+    if any(may_follow_the_norm(model.layout, edit) for edit in given):
+        readings = [reading.whole() for reading in readings]
     own = [Placing(batch.tokens, model.tokenizer).edits(given) for batch in batches]
     expansion = expansion_of(metrics, batches, model.d_vocab)
     if expansion is None:
         found = np.full((len(metrics), n), np.nan, np.float32)
         groups = [(batch, reading, edits) for batch, reading, edits in zip(batches, readings, own, strict=True)]
     else:
-        found = np.full((1 + len(expansion.plain), n * len(expansion.slots)), np.nan, np.float32)
+        found = np.full((expansion.most + len(expansion.plain), n * len(expansion.runs)), np.nan, np.float32)
         groups = []
         more = expanded(model.layout, expansion, readings, [()] * len(batches))
         for (number, _, batch), reading in zip(expansion.groups(), more["readings"], strict=True):
@@ -74,7 +79,7 @@ def _spoken(
     values, [rule] = np.full(n, np.nan, np.float32), metrics
     assert isinstance(rule, GenerateMatches)
     for batch in batches:
-        values[list(batch.examples)] = spoken(model, batch.tokens, rule, edits)
+        values[list(batch.examples)] = spoken(model, batch.tokens, rule, edits)[0]
     return values[None] if isinstance(metric, list | tuple) else values
 
 

@@ -79,7 +79,7 @@ def bounds_of(memory: int | None) -> Bounds:
 
 def footprint(setup: Setup) -> Footprint:
     """The sizes of a sweep's model, as far as they are known without looking inside it."""
-    layout, reading = setup.model.layout, setup.readings[0]
+    layout, at = setup.model.layout, [reading.at for reading in setup.readings]
     width = layout.d_model * layout.n_streams
     written_out = not mx.metal.is_available() and not mx.cuda.is_available()
     return Footprint(
@@ -88,5 +88,5 @@ def footprint(setup: Setup) -> Footprint:
         itemsize=4,
         heads=width // _HEAD if written_out else 0,
         past=2 * width * 4,
-        read=None if reading.at is None else len(reading.at),
+        read=None if None in at else max(len(one) for one in at if one is not None),
     )

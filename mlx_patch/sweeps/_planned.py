@@ -65,6 +65,7 @@ class Plan:
         reference: What one full forward pass for each cell costs, with the unedited run.
         piece: Positions of a prompt that run at once, at most, where it may be split.
         memory: An estimate of what the largest pass takes beside the weights, in bytes.
+        written: The token-layers that are for what the model writes, at most, beside the passes.
     """
 
     executor: Executor
@@ -76,6 +77,7 @@ class Plan:
     reference: int
     piece: int
     memory: int
+    written: int = 0
 
     @property
     def base(self) -> int:
@@ -84,7 +86,7 @@ class Plan:
 
     @property
     def token_layers(self) -> int:
-        """The token-layers of everything."""
+        """The token-layers of the unedited runs and of all passes."""
         return self.base + sum(map(self.cost, self.passes))
 
     @property
@@ -125,6 +127,7 @@ class Plan:
                 f"the least that these cells can cost: {_compared(self.minimum, self.token_layers)}",
                 f"one full forward pass a cell would cost: {_compared(self.reference, self.token_layers)}",
                 f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
+                *((f"what the model writes: {self.written:,} token-layers more at most",) if self.written else ()),
             )
         )
 

@@ -1,8 +1,8 @@
 """`Reading`: the metrics of a sweep, and the positions whose logits they read."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -10,14 +10,14 @@ from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, liste
 from mlx_patch.metrics import Metric, Tokenizer, as_metric
 
 
-@runtime_checkable
-class ReadsSome(Protocol):
-    """A metric that reads several positions."""
+@dataclass(frozen=True, repr=False)
+class ReadsSome(Metric):
+    """A metric that reads several positions, of which it is given the logits in order."""
 
     @property
+    @abstractmethod
     def at(self) -> tuple[int, ...]:
         """The absolute positions, in order."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,9 @@ def set_up(
         asked = _of_axes(names, interventions, Choices(model, batches, site_names(at), chosen, shapes))
     else:
         asked = _of_cells(over, interventions, site_names(at), given)
-    _refuse_rows(asked.edits, several=len(batches) > 1 or len(interventions) > 1)
-    if any(may_follow_the_norm(model.layout, edit) for own in asked.edits for cell in own for edit in cell):
+    every = [edit for own in asked.edits for cell in own for edit in cell]
+    refuse_rows(every, several=len(batches) > 1 or len(interventions) > 1)
+    if any(may_follow_the_norm(model.layout, edit) for edit in every):
         readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
         tuple(cell_of(model.layout, edits, batch.length, reading.first) for edits in resolved)
@@ -202,9 +203,13 @@ def _intervention(one: object) -> Intervention:
     return one
 
 
-def _refuse_rows(edits: Sequence[Sequence[tuple[Edit, ...]]], several: bool) -> None:
-    """Refuse edits of single rows where prompts run in several groups, or each has its own intervention."""
-    for edit in (edit for own in edits for cell in own for edit in cell):
+def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
+    """Refuse edits of single rows where prompts run in several groups, or each has its own intervention.
+
+    Raises:
+        ValueRefusedError: There is one.
+    """
+    for edit in edits:
         if several and edit.batch is not None:
             raise ValueRefusedError(
                 f"`batch` must be left out where prompts differ in length, or have an intervention each. Got {edit!r}. "

@@ -14,30 +14,52 @@ from mlx_patch.metrics import GenerateMatches
 from mlx_patch.model import HookedModel, run
 
 
-def spoken(model: HookedModel, tokens: mx.array, metric: GenerateMatches, edits: Sequence[Edit] = ()) -> np.ndarray:
-    """The rate of matches for each prompt of a batch, whose edits act in the prompt. Shape `(batch,)`.
+def spoken(
+    model: HookedModel, tokens: mx.array, metric: GenerateMatches, edits: Sequence[Edit] = ()
+) -> tuple[np.ndarray, int]:
+    """The rate of matches for each prompt of a batch, shape `(batch,)`, and the token-layers that it took.
+
+    The edits act in the prompt.
 
     Raises:
         KindError: The model has no tokenizer.
         PatchError: As `run` says.
     """
-    if model.tokenizer is None:
-        raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
+    refuse_silence(model, metric)
     held = make_prompt_cache(model.model)
     logits = run(model.layout, tokens, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]
-    rate = np.zeros(tokens.shape[0], np.float32)
+    rate, positions = np.zeros(tokens.shape[0], np.float32), tokens.size
     for sample in range(max(1, metric.samples)):
-        texts = _texts(model, logits, held if metric.samples <= 1 else deepcopy(held), metric, sample)
+        texts, steps = _texts(model, logits, held if metric.samples <= 1 else deepcopy(held), metric, sample)
+        positions += steps * len(texts)
         rate += np.array([metric.matches(text) for text in texts], np.float32)
-    return rate / max(1, metric.samples)
+    return rate / max(1, metric.samples), positions * len(model.layout.blocks)
 
 
-def _texts(model: HookedModel, logits: mx.array, held: list[Any], metric: GenerateMatches, sample: int) -> list[str]:
-    """What is written after each prompt, as far as it matters for the metric."""
+def refuse_silence(model: HookedModel, metric: GenerateMatches) -> None:
+    """Refuse a model without a tokenizer, whose tokens are no text.
+
+    Raises:
+        KindError: It has none.
+    """
+    if model.tokenizer is None:
+        raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
+
+
+def most_spoken(layers: int, tokens: mx.array, metric: GenerateMatches) -> int:
+    """The token-layers that a batch of prompts takes at most."""
+    return layers * (tokens.size + max(1, metric.samples) * (metric.max_tokens - 1) * tokens.shape[0])
+
+
+def _texts(
+    model: HookedModel, logits: mx.array, held: list[Any], metric: GenerateMatches, sample: int
+) -> tuple[list[str], int]:
+    """What is written after each prompt, as far as it matters for the metric, and after how many more passes."""
     ends = _end_tokens(model.tokenizer)
     written: list[list[int]] = [[] for _ in range(logits.shape[0])]
     texts, open_rows = [""] * len(written), set(range(len(written)))
     key = mx.random.split(mx.random.key(metric.seed), max(1, metric.samples))[sample]
+    step = 0
     for step in range(metric.max_tokens):
         chosen = _chosen(logits, metric, mx.random.split(key, metric.max_tokens)[step])
         ids = np.array(chosen).tolist()
@@ -53,12 +75,12 @@ def _texts(model: HookedModel, logits: mx.array, held: list[Any], metric: Genera
             break
         logits = model.model(chosen[:, None], cache=held)[:, -1]
         mx.eval(logits)
-    return texts
+    return texts, step
 
 
 def _chosen(logits: mx.array, metric: GenerateMatches, key: mx.array) -> mx.array:
-    if not metric.samples:
-        return mx.argmax(logits, axis=-1)
+    if not metric.samples:  # of log-probabilities, as mlx_lm does: in bfloat16 they may tie where logits do not
+        return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
     return mx.random.categorical(logits.astype(mx.float32) / metric.temperature, key=key)
 
 

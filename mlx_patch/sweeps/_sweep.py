@@ -9,8 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.errors import KindError
 from mlx_patch.interventions import Intervention
+from mlx_patch.metrics import GenerateMatches
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
@@ -27,7 +27,14 @@ from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
 from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
 from mlx_patch.sweeps._shares import shares
-from mlx_patch.sweeps._with_speech import refuse_with_speech, speaking, sweep_with_speech
+from mlx_patch.sweeps._with_speech import (
+    STAND_IN,
+    most_written,
+    refuse_with_speech,
+    sorted_out,
+    speaking,
+    sweep_with_speech,
+)
 
 
 def sweep(
@@ -101,6 +108,7 @@ def sweep(
             lambda some: sweep(
                 model, tokens, intervention, at, metric=some, executor=executor, progress=False, memory=memory, **asked
             ),
+            lambda setup: result_of(setup, _planned(setup, "reference", bounds_of(memory)), no_numbers(setup), 0.0),
             metric,
             progress,
         )
@@ -177,13 +185,13 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
+    rules: Sequence[GenerateMatches] = ()
     if speaking(metric):
-        raise KindError(
-            "`metric` must be planned without GenerateMatches. Got it: each of its cells is one full run, and then one "
-            "token after another. Leave it out to plan the rest."
-        )
+        _, rules, others = sorted_out(metric)
+        executor, metric = (executor, others) if others else ("reference", STAND_IN)
     setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
-    return _planned(setup, executor, bounds_of(memory))
+    planned = _planned(setup, executor, bounds_of(memory))
+    return replace(planned, written=most_written(setup, rules, planned, metric is not STAND_IN)) if rules else planned
 
 
 def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.errors import KindError, ValueRefusedError, listed
-from mlx_patch.metrics import Entropy, GenerateMatches, as_metric
+from mlx_patch.metrics import Entropy, GenerateMatches, Metric, as_metric
+from mlx_patch.sweeps._planned import Plan
 from mlx_patch.sweeps._progress import Progress
 from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._setup import Setup
-from mlx_patch.sweeps._speaking import spoken
+from mlx_patch.sweeps._speaking import most_spoken, refuse_silence, spoken
 
-_STAND_IN = Entropy(name="stand-in")
+STAND_IN = Entropy(name="stand-in")
+"""What a sweep is set up with where all its metrics let the model write."""
 
 
 def speaking(metric: object) -> bool:
@@ -40,6 +42,7 @@ def refuse_with_speech(**given: object) -> None:
 def sweep_with_speech(
     setup_of: Callable[[Any], Setup],
     sweep_of: Callable[[Any], SweepResult],
+    unrun_of: Callable[[Setup], SweepResult],
     metric: Any,
     progress: Any,
 ) -> SweepResult:
@@ -48,37 +51,68 @@ def sweep_with_speech(
     Args:
         setup_of: From metrics to the sweep, checked.
         sweep_of: From metrics to the result.
+        unrun_of: From a sweep to a result without numbers, where there are no other metrics.
         metric: One or several; at least one is a `GenerateMatches`.
         progress: As of `sweep`, for the cells in which the model writes.
     """
     began = perf_counter()
+    given, rules, others = sorted_out(metric)
+    setup = setup_of(STAND_IN)
+    refuse_silence(setup.model, rules[0])
+    result = sweep_of(others) if others else unrun_of(setup)
+    with Progress(progress, len(rules) * len(setup.cells[0])) as shown:
+        written = {rule.name: _written(setup, rule, shown.more) for rule in rules}
+    result = replace(result, plan=replace(result.plan, written=most_written(setup, rules, result.plan, bool(others))))
+    return _joined(result, given, written, perf_counter() - began)
+
+
+def sorted_out(metric: Any) -> tuple[list[Metric], list[GenerateMatches], list[Metric]]:
+    """All metrics, those that let the model write, and the others.
+
+    Raises:
+        ValueRefusedError: Two have the same name.
+    """
     given = [as_metric(one) for one in (metric if isinstance(metric, list | tuple) else (metric,))]
     names = [one.name for one in given]
     if len(set(names)) < len(names):
         raise ValueRefusedError(f"`metric` must hold metrics of different names. Got {listed(names)}. Write name=.")
-    rules = [one for one in given if isinstance(one, GenerateMatches)]
-    setup = setup_of(_STAND_IN)
-    result = sweep_of([one for one in given if one not in rules] or [_STAND_IN])
-    with Progress(progress, len(rules) * len(setup.cells[0])) as shown:
-        written = {rule.name: _written(setup, rule, shown.more) for rule in rules}
-    return _joined(result, given, written, perf_counter() - began)
+    others = [one for one in given if not isinstance(one, GenerateMatches)]
+    return given, [one for one in given if isinstance(one, GenerateMatches)], others
 
 
-def _written(setup: Setup, rule: GenerateMatches, more: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
-    """What the rule says of every cell, `(cell, example)`, and of the unedited runs, `(example,)`."""
+def most_written(setup: Setup, rules: Sequence[GenerateMatches], plan: Plan, beside: bool) -> int:
+    """The token-layers that writing takes at most, without what the plan has of them already.
+
+    Args:
+        setup: The sweep.
+        rules: What lets the model write.
+        plan: Of the other metrics; or where there are none, of the prompts of the first rule.
+        beside: Whether there are others.
+    """
+    prompts = [batch.tokens for batch in (setup.expansion or setup).batches]
+    each = sum(most_spoken(plan.n_layers, tokens, rule) for rule in rules for tokens in prompts)
+    return each * (1 + len(setup.cells[0])) - (0 if beside else plan.token_layers)
+
+
+def _written(setup: Setup, rule: GenerateMatches, more: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray, int]:
+    """What the rule says of every cell, `(cell, example)`, and of the unedited runs, `(example,)`; and its cost."""
     values = np.full((len(setup.cells[0]), setup.n_examples), np.nan, np.float32)
     baseline = np.full(setup.n_examples, np.nan, np.float32)
+    cost = 0
     for batch in setup.batches:
-        baseline[list(batch.examples)] = spoken(setup.model, batch.tokens, rule)
+        baseline[list(batch.examples)], own = spoken(setup.model, batch.tokens, rule)
+        cost += own
     for number in range(len(values)):
         for batch, cells in zip(setup.batches, setup.cells, strict=True):
-            values[number, list(batch.examples)] = spoken(setup.model, batch.tokens, rule, cells[number].edits)
+            found, own = spoken(setup.model, batch.tokens, rule, cells[number].edits)
+            values[number, list(batch.examples)] = found
+            cost += own
         more(1)
-    return values, baseline
+    return values, baseline, cost
 
 
 def _joined(
-    result: SweepResult, given: Sequence[Any], written: dict[str, tuple[np.ndarray, np.ndarray]], seconds: float
+    result: SweepResult, given: Sequence[Any], written: dict[str, tuple[np.ndarray, np.ndarray, int]], seconds: float
 ) -> SweepResult:
     """One result of all metrics."""
     one = "metric" not in result.axes
@@ -86,7 +120,7 @@ def _joined(
     found, base = [], []
     for metric in given:
         if metric.name in written:
-            values, baseline = written[metric.name]
+            values, baseline, _ = written[metric.name]
             found.append(values.reshape(*sizes, -1))
             base.append(baseline)
         else:
@@ -94,7 +128,9 @@ def _joined(
             found.append(result.values if one else result.values[..., at, :])
             base.append(result.baseline if one else result.baseline[at])
     names = tuple(metric.name for metric in given)
-    provenance = {**result.provenance, "metrics": list(names), "written": "a full run a cell, then token after token"}
+    cost = result.provenance["token_layers"] + sum(own for *_, own in written.values())
+    said = {"metrics": list(names), "token_layers": cost, "written": "a full run a cell, then token after token"}
+    provenance = {**result.provenance, **said}
     coords = {name: labels for name, labels in result.coords.items() if name != "metric"}
     if len(given) == 1:
         axes = (*result.over, "example")

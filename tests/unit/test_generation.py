@@ -82,7 +82,10 @@ def test_a_negative_position_before_the_prompt_is_refused(llama, tokens):
 
 
 def test_a_draft_model_is_refused(llama, tokens):
-    with pytest.raises(KindError, match="`draft_model` must be None with edits: it proposes tokens that no edit has"):
+    with pytest.raises(
+        KindError,
+        match="`draft_model` must be None with edits: a pass then reads several tokens, some of which are taken back",
+    ):
         llama.generate(tokens, [Scale(2.0).at("z")], draft_model=llama.model)
 
 

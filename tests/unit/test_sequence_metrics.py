@@ -204,10 +204,10 @@ REFUSED = {
         KindError,
         "`checkpoint` must be left out with GenerateMatches",
     ),
-    "planned": (
-        lambda m: mp.plan(m, PROMPTS, mp.Scale(0.0), "z", metric=GenerateMatches("a")),
+    "swept in silence": (
+        lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=GenerateMatches("a")),
         KindError,
-        "must be planned without GenerateMatches",
+        "`tokenizer` must be there for gen",
     ),
     "twice": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=[GenerateMatches("a"), GenerateMatches("a")]),
@@ -241,17 +241,36 @@ def test_what_is_written_is_what_generation_gives(embedded):
     prompt = "Mars (planet"
     tokens = embedded.tokenize(prompt)
     edits = [mp.Scale(0.0).at("mlp_out", layer=layer, pos=slice(0, tokens.shape[1])) for layer in range(4)]
+    plain, *texts = (embedded.generate(prompt, own, max_tokens=9) for own in [[], *[[edit] for edit in edits]])
+    assert len({plain, *texts}) > 1
     for pattern in (r"\d", "diameter", "^ 4", "m$"):
         metric = GenerateMatches(pattern, max_tokens=9)
         got = mp.sweep(embedded, prompt, over=edits, metric=[LogProb(5), metric])
-        for i, edit in enumerate(edits):
-            text = embedded.generate(prompt, [edit], max_tokens=9)
-            assert got.values[i, 1, 0] == float(re.search(pattern, text) is not None)
-        plain = embedded.generate(prompt, max_tokens=9)
+        assert got.values[:, 1, 0].tolist() == [float(re.search(pattern, text) is not None) for text in texts]
         assert got.baseline[1, 0] == float(re.search(pattern, plain) is not None)
         assert mp.measure(embedded, prompt, metric) == got.baseline[1]
-    seen = {text for edit in [[], *[[e] for e in edits]] for text in [embedded.generate(prompt, edit, max_tokens=9)]}
-    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("beside", [[], [LogProb(5), SequenceLogProb([5, 7])]])
+def test_what_writing_costs_is_planned_and_counted(embedded, beside):
+    """A pattern that nothing matches lets the model write to the end; one that anything does, one token."""
+    prompt, longest = "Mars (planet", embedded.tokenize("Mars (planet").shape[1] + 4
+    ask = {"intervention": mp.Scale(0.5), "at": "mlp_out", "layers": [0, 1]}
+    never = [*beside, GenerateMatches("(?!)", max_tokens=5)]
+    planned, got = mp.plan(embedded, prompt, metric=never, **ask), mp.sweep(embedded, prompt, metric=never, **ask)
+    assert got.plan == planned
+    assert got.provenance["token_layers"] == planned.token_layers + planned.written
+    assert planned.written == 3 * embedded.n_layers * (longest if beside else 4)
+    assert f"what the model writes: {planned.written:,} token-layers more at most" in str(planned)
+    at_once = mp.sweep(embedded, prompt, metric=[*beside, GenerateMatches("", max_tokens=5)], **ask)
+    assert at_once.provenance["token_layers"] == got.provenance["token_layers"] - 3 * embedded.n_layers * 4
+    assert (got.values[..., -1, :] == 0).all() if beside else (got.values == 0).all()
+
+
+def test_half_a_character_decides_nothing():
+    assert not GenerateMatches(r"\W").decided("caf\ufffd")
+    assert not GenerateMatches("a$").decided("a")
+    assert GenerateMatches("a").decided("a")
 
 
 def test_samples_give_a_rate_that_the_seed_decides(embedded):

@@ -1,0 +1,42 @@
+"""`Moment`: where a generation is. What conditions on steps are asked about."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import KindError
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One forward pass of a generation.
+
+    Attributes:
+        step: 0 while the prompt is read, be it in several passes; n while the n-th generated token is read.
+        position: The absolute position of the last token of the pass.
+    """
+
+    step: int
+    position: int
+    _read: Sequence[mx.array] = field(default=(), repr=False, compare=False)
+    _answers: dict[int, bool] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The token ids so far, those of this pass too: the prompt's, then the generated ones."""
+        return tuple(token for part in self._read for token in np.array(part).tolist())
+
+    def ask(self, fn: "Callable[[Moment], bool]") -> bool:
+        """What a function says of this pass; it is called once, however many edits want to know.
+
+        Raises:
+            KindError: It does not return True or False.
+        """
+        if id(fn) not in self._answers:
+            answer = fn(self)
+            if not isinstance(answer, bool | np.bool_):
+                raise KindError(f"`when` must be a function that returns True or False. Got {answer!r} from it.")
+            self._answers[id(fn)] = bool(answer)
+        return self._answers[id(fn)]

@@ -1,0 +1,137 @@
+"""When an edit acts during a generation: `mp.steps.prompt`, `generated`, `every(n)`, `when(fn)`, joined with `&`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.interventions._moment import Moment
+
+__all__ = ["every", "generated", "prompt", "when"]
+
+
+class Steps(ABC):
+    """Forward passes of a generation, for `edit.during(...)`. A frozen value; `a & b` is where both hold."""
+
+    @abstractmethod
+    def holds(self, moment: Moment) -> bool:
+        """Whether a forward pass is one of them."""
+
+    def __and__(self, other: "Steps") -> "Steps":
+        if not isinstance(other, Steps):
+            raise KindError(f"`&` must join two choices of steps. Got {other!r}. Write a & mp.steps.every(2), say.")
+        return Both(self, other)
+
+
+@dataclass(frozen=True, repr=False)
+class Prompt(Steps):
+    """While the prompt is read."""
+
+    @override
+    def holds(self, moment: Moment) -> bool:
+        return moment.step == 0
+
+    @override
+    def __repr__(self) -> str:
+        return "steps.prompt"
+
+
+@dataclass(frozen=True, repr=False)
+class Generated(Steps):
+    """While generated tokens are read."""
+
+    @override
+    def holds(self, moment: Moment) -> bool:
+        return moment.step > 0
+
+    @override
+    def __repr__(self) -> str:
+        return "steps.generated"
+
+
+@dataclass(frozen=True, repr=False)
+class Every(Steps):
+    """While every n-th generated token is read."""
+
+    n: int
+
+    @override
+    def holds(self, moment: Moment) -> bool:
+        return moment.step > 0 and (moment.step - 1) % self.n == 0
+
+    @override
+    def __repr__(self) -> str:
+        return f"steps.every({self.n})"
+
+
+@dataclass(frozen=True, repr=False)
+class When(Steps):
+    """While a function says so."""
+
+    fn: Callable[[Moment], bool]
+
+    @override
+    def holds(self, moment: Moment) -> bool:
+        return moment.ask(self.fn)
+
+    @override
+    def __repr__(self) -> str:
+        return f"steps.when({getattr(self.fn, '__name__', repr(self.fn))})"
+
+
+@dataclass(frozen=True, repr=False)
+class Both(Steps):
+    """While both hold."""
+
+    one: Steps
+    other: Steps
+
+    @override
+    def holds(self, moment: Moment) -> bool:
+        return self.one.holds(moment) and self.other.holds(moment)
+
+    @override
+    def __repr__(self) -> str:
+        return f"{self.one!r} & {self.other!r}"
+
+
+prompt: Steps = Prompt()
+"""While the prompt is read: all of it, however many forward passes that takes. What comes after it stays unedited."""
+
+generated: Steps = Generated()
+"""While generated tokens are read, from the first one on. The prompt, whose last token gives the first, is unedited."""
+
+
+def every(n: int) -> Steps:
+    """While every n-th generated token is read: the first, the one n later, and so on.
+
+    Args:
+        n: 1 or more.
+    Raises:
+        ValueRefusedError: It is not a whole number of 1 or more.
+    Example:
+        >>> [step for step in range(8) if every(3).holds(Moment(step, 9 + step))]
+        [1, 4, 7]
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueRefusedError(f"`n` must be a whole number of 1 or more. Got {n!r}.")
+    return Every(n)
+
+
+def when(fn: Callable[[Moment], bool]) -> Steps:
+    """While a function says so. It is asked about each forward pass, at most once, in order.
+
+    Args:
+        fn: From a `Moment`, with `step`, `position` and `tokens`, to True or False. The prompt may take several forward
+            passes, all of step 0. Reading `tokens` waits for the token that is to be read.
+    Raises:
+        KindError: `fn` cannot be called, or (when it runs) does not return True or False.
+    Example:
+        >>> when(lambda moment: moment.position < 12).holds(Moment(step=1, position=8))
+        True
+    """
+    if not callable(fn):
+        raise KindError(f"`fn` must be a function of a Moment. Got {type(fn).__name__}.")
+    return When(fn)
