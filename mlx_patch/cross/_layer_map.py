@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from typing_extensions import override
 
@@ -28,7 +29,7 @@ class LayerMap:
     pairs: tuple[tuple[int, int], ...]
 
     def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        own = tuple(tuple(pair) if isinstance(pair, tuple | list) else (pair,) for pair in pairs)
+        own: tuple[Any, ...] = tuple(tuple(pair) if isinstance(pair, tuple | list) else (pair,) for pair in pairs)
         for pair in own:
             if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
                 raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {pair}.")

@@ -55,7 +55,8 @@ class TwoByTwo:
         if metrics[0] != metrics[1]:
             raise ValueRefusedError(
                 f"`into_other` must measure {metrics[0]}, as `into_base`. Got {metrics[1]}. Where they "
-                "differ in position alone, give both one name=.")
+                "differ in position alone, give both one name=."
+            )
         if into_base.coords["layer"] != into_other.coords["layer"] or into_base.values.shape != into_other.values.shape:
             raise ShapeError("`into_other` must have the layers and examples of `into_base`. Sweep the same.")
         n = len(into_base.coords["layer"])

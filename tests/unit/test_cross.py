@@ -312,7 +312,7 @@ def test_a_two_by_two_of_one_of_several_metrics_says_which(pair):
     name = into_base.metrics[1]
     got = mp.TwoByTwo.of(into_base.of_metric(name), into_other.of_metric(name))
     assert got.metric == name
-    np.testing.assert_allclose(got.cells, mp.two_by_two(*pair, TOKENS, LogProb(4)).cells, atol=1e-5)
+    np.testing.assert_allclose(got.cells, mp.two_by_two(pair[0], pair[1], TOKENS, LogProb(4)).cells, atol=1e-5)
     with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(4\)"):
         mp.TwoByTwo.of(into_base.of_metric(name), into_other.of_metric(into_base.metrics[0]))
 
@@ -338,7 +338,11 @@ def test_a_vocabulary_with_two_ids_exchanged_is_another(word_tokenizer):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: mp.LayerMap([1, 2]), KindError, r"must be \(target layer, donor layer\), from 0. Got \(1,\)"),
+        (
+            lambda: mp.LayerMap([1, 2]),  # pyright: ignore[reportArgumentType]
+            KindError,
+            r"must be \(target layer, donor layer\), from 0. Got \(1,\)",
+        ),
         (
             lambda: mp.LinearMap.fit(np.ones(9), np.ones(9)),
             ShapeError,
