@@ -132,11 +132,14 @@ def _probe(model: HookedModel) -> list[int] | None:
 
 
 def _same_tokens(target: HookedModel, donor: HookedModel) -> bool:
-    """Whether both cut texts alike; without tokenizers, whether they know as many tokens."""
+    """Whether both cut the probe alike, with one id a string; without tokenizers, whether they know as many tokens."""
     one, other = _probe(target), _probe(donor)
     if one is None or other is None:
         return target.d_vocab == donor.d_vocab
-    return one == other and target.tokenizer.vocab_size == donor.tokenizer.vocab_size
+    if one != other or target.tokenizer.vocab_size != donor.tokenizer.vocab_size:
+        return False
+    ours, theirs = target.tokenizer.get_vocab(), donor.tokenizer.get_vocab()
+    return all(ours[token] == theirs[token] for token in ours.keys() & theirs.keys())
 
 
 def _template(model: HookedModel) -> str:

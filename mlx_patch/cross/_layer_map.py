@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from typing_extensions import override
 
@@ -28,7 +29,7 @@ class LayerMap:
     pairs: tuple[tuple[int, int], ...]
 
     def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        own = tuple(tuple(pair) for pair in pairs)
+        own: tuple[Any, ...] = tuple(tuple(pair) if isinstance(pair, tuple | list) else (pair,) for pair in pairs)
         for pair in own:
             if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
                 raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {pair}.")
@@ -44,8 +45,7 @@ class LayerMap:
         """Every layer of the target, with the donor's at the same share of its depth: the last is the last's."""
         if target_layers < 1 or donor_layers < 1:
             raise ValueRefusedError(f"`layers` must be 1 or more. Got {target_layers} and {donor_layers}.")
-        depth = donor_layers / target_layers
-        return cls((n, max(0, -int(-(n + 1) * depth // 1) - 1)) for n in range(target_layers))
+        return cls((n, max(0, -(-(n + 1) * donor_layers // target_layers) - 1)) for n in range(target_layers))
 
     @property
     def targets(self) -> tuple[int, ...]:

@@ -60,10 +60,13 @@ class LinearMap:
             held_out: The share of rows that is held out, above 0 and below 1.
             seed: Which.
         Raises:
-            ShapeError: The rows differ in number.
-            ValueRefusedError: There are too few rows for one answer, or they lie in too few directions; NaN.
+            ShapeError: The rows differ in number, or are none.
+            ValueRefusedError: There are too few rows for one answer, or they lie in too few directions; NaN; what is
+                held out of `y` does not vary, so that no share of its variance is defined.
         """
         x, y = (np.array(a if not isinstance(a, mx.array) else a.astype(mx.float32), np.float64) for a in (x, y))
+        if x.ndim < 2 or y.ndim < 2:
+            raise ShapeError(f"`x` and `y` must have rows and columns. Got the shapes {x.shape} and {y.shape}.")
         x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
         if len(x) != len(y):
             raise ShapeError(f"`x` and `y` must have the same rows. Got {len(x)} and {len(y)}.")
@@ -84,7 +87,10 @@ class LinearMap:
         solution = np.linalg.lstsq(design, y[own], rcond=None)[0]
         error = y[held] - np.hstack([x[held], np.ones((n_held, 1))]) @ solution
         spread = y[held] - y[own].mean(axis=0)
-        r2 = 1 - float((error**2).sum() / max((spread**2).sum(), 1e-300))
+        total = (spread**2).sum()
+        if total <= 1e-24 * (y[held] ** 2).sum():
+            raise ValueRefusedError(f"`y` must vary, for R2 to be defined. Got {n_held} equal rows held out.")
+        r2 = 1 - float((error**2).sum() / total)
         return cls(solution[:-1], solution[-1], r2, len(own))
 
     def __call__(self, activation: mx.array) -> mx.array:

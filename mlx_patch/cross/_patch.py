@@ -13,7 +13,7 @@ from mlx_patch.cross._compatibility import compatibility
 from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.cross._views import FromLayers, Mapped
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 from mlx_patch.interventions import ActivationSource, Interpolate, Replace
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Alignment
@@ -93,7 +93,9 @@ def cross_patch(
     source = _source(target, donor, tokens, site, donor_tokens, layer_map, linear_map, alignment, file)
     about = _about(target, source, layer_map, linear_map, alignment)
     seen: ActivationSource = source
-    if layer_map is not None:
+    if layer_map is None:
+        _refuse_more_layers(target, source, site)
+    else:
         seen = FromLayers(seen, layer_map)
         choices.setdefault("layers", list(layer_map.targets))
     if linear_map is not None:
@@ -167,6 +169,16 @@ def _about(
 def _stream_dtypes(target: HookedModel) -> set[mx.Dtype]:
     """The dtype of the target's stream, from a run of one token."""
     return {target.run_with_cache(mx.zeros((1, 1), mx.int32), sites=("embed",), logits_at=-1)[1]["embed"].dtype}
+
+
+def _refuse_more_layers(target: HookedModel, source: ActivationCache, site: str) -> None:
+    """Refuse a deeper donor, where it is a cache or a file and was not compared."""
+    deepest = max((held.layer for held in source if held.name == site and held.layer is not None), default=-1)
+    if deepest >= target.n_layers:
+        raise ValueRefusedError(
+            f"`donor` must have the target's {target.n_layers} layers. Got layer {deepest}. "
+            "Give layer_map=mp.LayerMap.proportional(target.n_layers, donor.n_layers)."
+        )
 
 
 def _refuse_other_width(target: HookedModel, seen: ActivationSource, site: str, choices: Mapping[str, Any]) -> None:

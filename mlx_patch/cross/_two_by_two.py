@@ -7,7 +7,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.cross._patch import cross_patch
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Alignment
 from mlx_patch.sweeps import SweepResult
@@ -41,14 +41,22 @@ class TwoByTwo:
         """The four cells of two sweeps over layers: the other's stream put into the base, and the base's into it.
 
         Raises:
-            KindError: They are not over layers alone, or of more than one metric.
+            KindError: They are not over layers alone, of more than one metric, or not of the stream replaced.
             ShapeError: They differ in layers or examples.
+            ValueRefusedError: They measured different things.
         """
         for result in (into_base, into_other):
             if result.axes != ("layer", "example"):
                 raise KindError(
                     f"`over` must be 'layer', and one metric. Got {result.axes}. Take result.of_metric(name)."
                 )
+            _refuse_other_patches(result)
+        metrics = [", ".join(map(str, result.metrics)) for result in (into_base, into_other)]
+        if metrics[0] != metrics[1]:
+            raise ValueRefusedError(
+                f"`into_other` must measure {metrics[0]}, as `into_base`. Got {metrics[1]}. Where they "
+                "differ in position alone, give both one name=."
+            )
         if into_base.coords["layer"] != into_other.coords["layer"] or into_base.values.shape != into_other.values.shape:
             raise ShapeError("`into_other` must have the layers and examples of `into_base`. Sweep the same.")
         n = len(into_base.coords["layer"])
@@ -56,7 +64,7 @@ class TwoByTwo:
         cells = np.stack(
             [np.stack([base, into_other.values], axis=1), np.stack([into_base.values, other], axis=1)], axis=1
         )
-        return cls(tuple(into_base.coords["layer"]), cells.astype(np.float32), str(into_base.provenance["metrics"][0]))
+        return cls(tuple(into_base.coords["layer"]), cells.astype(np.float32), metrics[0])
 
     @property
     def early(self) -> np.ndarray:
@@ -95,6 +103,16 @@ class TwoByTwo:
         return "\n".join([f"{self.metric}, earlier state > later layers", *lines])
 
 
+def _refuse_other_patches(result: SweepResult) -> None:
+    """Refuse sweeps that do not hand the later layers a whole state from the other model."""
+    at, how = result.provenance.get("at", ()), str(result.provenance.get("intervention"))
+    if at not in (["resid_post"], ("resid_post",)) or not how.startswith("Replace("):
+        raise KindError(
+            f"`into_base` and `into_other` must replace resid_post. Got {how} at {', '.join(map(str, at))}. "
+            "Leave `at` and `alpha` out."
+        )
+
+
 def two_by_two(
     base: HookedModel,
     other: HookedModel,
@@ -118,10 +136,17 @@ def two_by_two(
         alignment: `mp.align(tokens, other_tokens)`, where lengths differ.
         choices: More for `sweep`: `layers`, `positions`, `executor` ...
     Raises:
+        KindError: `at` is not the stream after a block, or `alpha` not 1.
+        ValueRefusedError: Positions are chosen in two prompts at once.
         PatchError: As `cross_patch`.
     Source:
         Zhou 2026, https://arxiv.org/abs/2605.07284; Prakash et al. 2024, https://arxiv.org/abs/2402.14811.
     """
+    if alignment is not None and choices.get("positions") is not None:
+        raise ValueRefusedError(
+            f"`positions` must be None with an alignment. Got {choices['positions']!r}, which means another place "
+            "in each prompt. Use TwoByTwo.of(cross_patch(...), cross_patch(...)), each with its own positions."
+        )
     theirs = tokens if other_tokens is None else other_tokens
     there = None if alignment is None else alignment.inverse
     into_base = cross_patch(

@@ -279,3 +279,82 @@ def test_two_by_twos_of_other_sweeps_are_refused(pair):
         mp.TwoByTwo.of(one, mp.cross_patch(other, base, TOKENS, metric=METRIC, layers=[0]))
     with pytest.raises(ShapeError, match=r"must have the shape \(layer, 2, 2, example\)"):
         mp.TwoByTwo((0,), np.zeros((1, 2, 2)), "m")
+
+
+def test_a_proportional_map_is_exact_where_a_quotient_rounds():
+    for target, donor in [(7, 29), (7, 58), (11, 25), (49, 98), (61, 80)]:
+        layers = mp.LayerMap.proportional(target, donor)
+        assert layers.donor_of(target - 1) == donor - 1
+        for n in range(target):
+            share = layers.donor_of(n) + 1
+            assert (share - 1) * target < (n + 1) * donor <= share * target
+        layers.require(target, donor)
+
+
+def test_two_by_twos_that_are_none_are_refused(pair):
+    base, other = pair
+    with pytest.raises(KindError, match=r"must replace resid_post. Got Replace\(.* at mlp_out. Leave `at`"):
+        mp.two_by_two(base, other, TOKENS, METRIC, at="mlp_out")
+    with pytest.raises(KindError, match=r"must replace resid_post. Got Interpolate\("):
+        mp.two_by_two(base, other, TOKENS, METRIC, alpha=0.5)
+    run = {"other_tokens": LONGER, "alignment": mp.align(TOKENS, LONGER)}
+    with pytest.raises(ValueRefusedError, match=r"`positions` must be None with an alignment. Got \[0\]"):
+        mp.two_by_two(base, other, TOKENS, METRIC, **run, positions=[0])
+    into_base = mp.cross_patch(base, other, TOKENS, metric=METRIC)
+    into_other = mp.cross_patch(other, base, TOKENS, metric=LogProb(4))
+    with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(3\), as `into_base`. Got log_prob\(4\)"):
+        mp.TwoByTwo.of(into_base, into_other)
+
+
+def test_a_two_by_two_of_one_of_several_metrics_says_which(pair):
+    several = [METRIC, LogProb(4)]
+    into_base, into_other = (mp.cross_patch(a, b, TOKENS, metric=several) for a, b in (pair, pair[::-1]))
+    name = into_base.metrics[1]
+    got = mp.TwoByTwo.of(into_base.of_metric(name), into_other.of_metric(name))
+    assert got.metric == name
+    np.testing.assert_allclose(got.cells, mp.two_by_two(pair[0], pair[1], TOKENS, LogProb(4)).cells, atol=1e-5)
+    with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(4\)"):
+        mp.TwoByTwo.of(into_base.of_metric(name), into_other.of_metric(into_base.metrics[0]))
+
+
+def test_a_deeper_donor_is_refused_from_its_cache_too(pair):
+    cache = other_llama(num_hidden_layers=5).run_with_cache(TOKENS)[1]
+    with pytest.raises(ValueRefusedError, match=r"must have the target's 3 layers. Got layer 4. Give layer_map="):
+        mp.cross_patch(pair[0], cache, TOKENS, metric=METRIC)
+
+
+def test_a_vocabulary_with_two_ids_exchanged_is_another(word_tokenizer):
+    import copy
+
+    exchanged = copy.deepcopy(word_tokenizer)
+    words = word_tokenizer.get_vocab()
+    one, two = sorted(words, key=words.__getitem__)[-2:]
+    exchanged.get_vocab = lambda: {**words, one: words[two], two: words[one]}
+    same, other = (mp.HookedModel(tiny_model("llama"), t) for t in (word_tokenizer, exchanged))
+    assert mp.compatibility(same, mp.HookedModel(tiny_model("llama", seed=1), word_tokenizer)).ok
+    assert set(mp.compatibility(same, other).problems) == {"tokens"}
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: mp.LayerMap([1, 2]),  # pyright: ignore[reportArgumentType]
+            KindError,
+            r"must be \(target layer, donor layer\), from 0. Got \(1,\)",
+        ),
+        (
+            lambda: mp.LinearMap.fit(np.ones(9), np.ones(9)),
+            ShapeError,
+            r"must have rows and columns. Got the shapes \(9,\)",
+        ),
+        (
+            lambda: mp.LinearMap.fit(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 2), 0.1)),
+            ValueRefusedError,
+            "`y` must vary, for R2 to be defined. Got 10 equal rows held out",
+        ),
+    ],
+)
+def test_more_maps_that_are_none_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
