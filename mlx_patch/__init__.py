@@ -31,6 +31,7 @@ from mlx_patch.interventions import Scale as Scale
 from mlx_patch.interventions import steps as steps
 from mlx_patch.metrics import metric as metric
 from mlx_patch.model import HookedModel as HookedModel
+from mlx_patch.pairs import PairReport as PairReport
 from mlx_patch.pairs import PromptPair as PromptPair
 from mlx_patch.pairs import PromptPairs as PromptPairs
 from mlx_patch.pairs import tasks as tasks

@@ -95,6 +95,21 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names)
 
 
+def brief(value: object, at_most: int = 80) -> str:
+    """A value as Python writes it, cut in its middle where it is long.
+
+    Example:
+        >>> brief("a" * 100_000, 20)
+        "'aaaaaaa...aaaaaaaa' (100000 characters)"
+    """
+    written = repr(value)
+    if len(written) <= at_most:
+        return written
+    ends = (at_most - 3) // 2
+    size = f" ({len(value)} characters)" if isinstance(value, str) else ""
+    return f"{written[:ends]}...{written[-ends - 1 :]}{size}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence with the nearest known names, or with all of them if none is near.
 

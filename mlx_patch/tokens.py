@@ -1,6 +1,6 @@
 """From text or chat messages to tokens: one beginning-of-sequence token, never two; and prompts by their length."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import TypeIs
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, brief, listed
 
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or chat messages with `role` and `content`."""
@@ -32,7 +32,7 @@ class Batch:
         return self.tokens.shape[1]
 
 
-def tokenize(tokenizer: Any, prompt: Prompt, **template: Any) -> mx.array:
+def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **template: Any) -> mx.array:
     """The tokens of a text, or of a chat through the tokenizer's own template.
 
     The tokenizer adds its special tokens, unless the text begins with its beginning-of-sequence token already, as
@@ -41,18 +41,21 @@ def tokenize(tokenizer: Any, prompt: Prompt, **template: Any) -> mx.array:
     Args:
         tokenizer: A tokenizer of mlx_lm or of Hugging Face.
         prompt: A text, or messages. Messages get the generation prompt.
+        allow_special: Messages may hold special tokens, as a plain text may. They are read as such: `<|im_end|>` in
+            what a user says ends the turn.
         template: More for the chat template.
     Returns:
         Token ids. Shape `(1, pos)`.
     Raises:
-        TokenError: There is no tokenizer, no chat template, or nothing comes out.
+        TokenError: There is no tokenizer, no chat template, or nothing comes out; the template refuses the messages,
+            or a message holds a special token and `allow_special` is false.
     """
     if tokenizer is None:
         raise TokenError(
             "`tokenizer` must be there to turn text into tokens. Got None. "
             "Pass one to HookedModel(model, tokenizer), or pass token ids."
         )
-    text = prompt if isinstance(prompt, str) else _chat(tokenizer, prompt, template)
+    text = prompt if isinstance(prompt, str) else _chat(tokenizer, prompt, template, allow_special)
     bos = getattr(tokenizer, "bos_token", None)
     ids = _encoded(tokenizer, text, add_special_tokens=not (bos and text.startswith(bos)))
     if not ids:
@@ -75,17 +78,74 @@ def _encoded(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=add_special_tokens)
 
 
-def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any]) -> str:
+def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any], allow_special: bool) -> str:
     if not messages or not all(isinstance(message, Mapping) for message in messages):
-        raise TokenError(f"`prompt` must be a text or chat messages, dicts with role and content. Got {messages!r}.")
+        raise TokenError(
+            f"`prompt` must be a text or chat messages, dicts with role and content. Got {brief(messages)}."
+        )
     if not (getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False)):
         raise TokenError(
             "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
             "Base models often have none: use the text or the tokens of their instruct model."
         )
-    return tokenizer.apply_chat_template(
-        [dict(message) for message in messages], **{"tokenize": False, "add_generation_prompt": True, **template}
-    )
+    for number, message in enumerate(messages):
+        _refuse_incomplete(message, number)
+        if not allow_special:
+            _refuse_special(message, number, special_tokens(tokenizer))
+    return _through_template(tokenizer, messages, template)
+
+
+def _through_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any]) -> str:
+    from jinja2 import TemplateError  # what every chat template is read with
+
+    options = {"tokenize": False, "add_generation_prompt": True, **template}
+    try:
+        return tokenizer.apply_chat_template([dict(message) for message in messages], **options)
+    except (TemplateError, TypeError) as error:
+        roles = listed(str(message["role"]) for message in messages)
+        raise TokenError(
+            f"`prompt` must be messages that the tokenizer's chat template takes. Got the roles {roles}; the template "
+            f"says: {error}. Change the messages, or write the prompt as a text."
+        ) from error
+
+
+def _refuse_incomplete(message: Mapping[str, Any], number: int) -> None:
+    if not isinstance(message.get("role"), str) or not message["role"]:
+        raise TokenError(
+            f"`prompt` must hold a role in each message, as a string. Got {brief(message.get('role'))} in message "
+            f"{number}. Write {{'role': 'user', 'content': ...}}."
+        )
+    if message.get("content") is None and not message.get("tool_calls"):
+        raise TokenError(
+            f"`prompt` must hold content in each message without tool calls. Got none in message {number}. "
+            "Write 'content': '' for an empty one."
+        )
+
+
+def _refuse_special(message: Mapping[str, Any], number: int, special: frozenset[str]) -> None:
+    for text in _strings(message):
+        if found := next((token for token in sorted(special) if token in text), None):
+            raise TokenError(
+                f"`prompt` must not hold special tokens in its messages. Got {found!r} in message {number}, where it "
+                "would begin or end a turn. Take it out, or pass the tokens that "
+                "`model.tokenize(prompt, allow_special=True)` gives."
+            )
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every string in a message, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(one)
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """The texts that a tokenizer reads as special tokens: those with a role, and those added as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    named = getattr(tokenizer, "all_special_tokens", None) or []
+    return frozenset(named) | {token.content for token in added.values() if token.special}
 
 
 def as_tokens(given: object, d_vocab: int) -> mx.array:

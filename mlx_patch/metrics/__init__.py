@@ -18,6 +18,7 @@ from ._base import Metric as Metric
 from ._base import RowMetric as RowMetric
 from ._distributions import KL as KL
 from ._distributions import Entropy as Entropy
+from ._probdiff import ProbDiff as ProbDiff
 from ._registry import as_metric as as_metric
 from ._registry import metric as metric
 from ._registry import named as named
@@ -28,10 +29,11 @@ from ._sequences import SequenceMetric as SequenceMetric
 from ._sequences import Slot as Slot
 from ._sequences import StartsWith as StartsWith
 from ._sequences import for_examples as for_examples
-from ._sets import ProbDiff as ProbDiff
 from ._softmax import log_softmax as log_softmax
 from ._spoken import GenerateMatches as GenerateMatches
 from ._tokens import Tokenizer as Tokenizer
+from ._tokens import as_answers as as_answers
+from ._tokens import single_tokens as single_tokens
 from ._tokenset import TokenSetProb as TokenSetProb
 from ._top import TopK as TopK
 from ._top import TopToken as TopToken

@@ -6,7 +6,7 @@ from typing import Protocol, SupportsIndex, TypeAlias, cast
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, listed
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, brief, listed
 
 
 class Tokenizer(Protocol):
@@ -148,8 +148,8 @@ def _single_token(argument: str, answer: Answer, tokenizer: Tokenizer | None) ->
         return ids[0]
     assert tokenizer is not None
     raise TokenError(
-        f"`{argument}` must be one token. Got {answer!r}, which gives {len(ids)}: {_pieces(ids, tokenizer)}. "
-        f"{_other_spacing(answer, tokenizer)}Measure them all with `TokenSetProb({answer!r})`, or give the id of "
+        f"`{argument}` must be one token. Got {brief(answer)}, which gives {len(ids)}: {_pieces(ids, tokenizer)}. "
+        f"{_other_spacing(answer, tokenizer)}Measure them all with `TokenSetProb({brief(answer)})`, or give the id of "
         f"one, such as {ids[0]}."
     )
 
@@ -170,13 +170,20 @@ def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
         raise TokenError(f"`{argument}` must give a token. Got {text!r}, which gives none.")
     if _has_unknown(text, ids, tokenizer):
         raise TokenError(
-            f"`{argument}` must be text that the tokenizer knows. Got {text!r}, which gives its unknown token. "
+            f"`{argument}` must be text that the tokenizer knows. Got {brief(text)}, which gives its unknown token. "
             "Give token ids."
         )
     return ids
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenError(
+            f"An answer must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it. "
+            "Leave it out, or give the token id."
+        ) from None
     return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 

@@ -118,18 +118,20 @@ class HookedModel:
         """What the model is, in a few strings: name, architecture, hash of the config, dtypes, bits, adapter."""
         return model_identity(self.model, self.name, self._tuned)
 
-    def tokenize(self, prompt: Prompt, **template: Any) -> mx.array:
+    def tokenize(self, prompt: Prompt, *, allow_special: bool = False, **template: Any) -> mx.array:
         """The tokens of a text, or of chat messages through the chat template: one BOS, never two.
 
         Args:
             prompt: A text, or messages with `role` and `content`, which get the generation prompt.
+            allow_special: Messages may hold special tokens, which begin and end turns there.
             template: More for the chat template.
         Returns:
             Token ids. Shape `(1, pos)`.
         Raises:
-            TokenError: There is no tokenizer or no chat template, or the text gives no token.
+            TokenError: There is no tokenizer or no chat template, the template refuses the messages, one of them holds
+                a special token, or the text gives no token.
         """
-        return tokenize(self.tokenizer, prompt, **template)
+        return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
     def __call__(self, tokens: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         """What the model itself returns, lazily. Shape `(batch, pos, d_vocab)`."""

@@ -1,8 +1,8 @@
-"""Pairs of prompts: a clean one and a corrupted one, with what each should answer; and the classic tasks."""
+"""Pairs of prompts that differ in what they ask for, checked on a model; and generators of the classic tasks."""
 
-from mlx_patch.pairs import _tasks as tasks
-from mlx_patch.pairs._pairs import PromptPair as PromptPair
-from mlx_patch.pairs._pairs import PromptPairs as PromptPairs
-from mlx_patch.pairs._report import PairReport as PairReport
+from mlx_patch.pairs import tasks as tasks
 
-__all__ = ["PairReport", "PromptPair", "PromptPairs", "tasks"]
+from ._pair import PromptPair as PromptPair
+from ._pairs import PromptPairs as PromptPairs
+from ._report import PairReport as PairReport
+from ._report import PairRow as PairRow

@@ -1,53 +1,108 @@
-"""`PairReport`: how a model does on pairs of prompts, before anything is patched."""
+"""`PairReport`: which pairs ask a model what they are meant to ask, and which do not."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite, nan
 
+import numpy as np
 from typing_extensions import override
+
+from ._pair import PromptPair
+
+_LONGEST = 48
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """What the check found of one pair.
+
+    Attributes:
+        label: The end of the clean prompt, answer and foil, for the table.
+        length: Tokens of the clean and of the corrupted prompt; (0, 0) where they do not resolve.
+        clean: The metric of the clean prompt; NaN if it was not run.
+        corrupted: The metric of the corrupted prompt; NaN if it was not run.
+        problem: Why the pair fails; empty where it passes.
+    """
+
+    label: str
+    length: tuple[int, int] = (0, 0)
+    clean: float = nan
+    corrupted: float = nan
+    problem: str = ""
+
+    @property
+    def gap(self) -> float:
+        """The clean number minus the corrupted one: what patching can bring back."""
+        return self.clean - self.corrupted
 
 
 @dataclass(frozen=True)
 class PairReport:
-    """How a model does on pairs of prompts.
+    """What a check found: a table when it is printed.
 
     Attributes:
-        metric: What is measured, in words.
-        lengths: The tokens of the clean and the corrupted prompt, for each pair.
-        clean: The metric on the clean prompts, where positive means that the answer is preferred.
-        corrupted: The metric on the corrupted prompts.
-        problems: What is wrong with each pair, in words; empty where nothing is.
+        pairs: What was checked.
+        rows: What was found, one a pair.
+        unit: Of the metric: nats, or probability.
+        name: What the pairs are.
     """
 
-    metric: str
-    lengths: tuple[tuple[int, int], ...]
-    clean: tuple[float, ...]
-    corrupted: tuple[float, ...]
-    problems: tuple[str, ...]
-
-    @property
-    def failing(self) -> tuple[int, ...]:
-        """The numbers of the pairs with which something is wrong."""
-        return tuple(number for number, problem in enumerate(self.problems) if problem)
+    pairs: tuple[PromptPair, ...]
+    rows: tuple[PairRow, ...]
+    unit: str = "nats"
+    name: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with any pair."""
+        """Whether every pair passed."""
         return not self.failing
+
+    @property
+    def failing(self) -> tuple[int, ...]:
+        """The pairs that failed, by number from 0."""
+        return tuple(n for n, row in enumerate(self.rows) if row.problem)
+
+    @property
+    def share(self) -> float:
+        """The share of pairs that passed, from 0 to 1."""
+        return 1 - len(self.failing) / len(self.rows)
+
+    @property
+    def clean(self) -> np.ndarray:
+        """The metric of each clean prompt, in `unit`. Shape `(pairs,)`."""
+        return np.array([row.clean for row in self.rows])
+
+    @property
+    def corrupted(self) -> np.ndarray:
+        """The metric of each corrupted prompt, in `unit`. Shape `(pairs,)`."""
+        return np.array([row.corrupted for row in self.rows])
+
+    @property
+    def gap(self) -> np.ndarray:
+        """`clean - corrupted`, in `unit`. Shape `(pairs,)`."""
+        return self.clean - self.corrupted
 
     @override
     def __str__(self) -> str:
-        n, good = len(self.problems), len(self.problems) - len(self.failing)
-        head = f"{good} of {n} pairs can be patched; {self.metric}: clean {_mean(self.clean)}, "
-        rows = [("pair", "tokens", "clean", "corrupted", "")]
-        for i, (size, clean, corrupted, problem) in enumerate(
-            zip(self.lengths, self.clean, self.corrupted, self.problems, strict=True)
-        ):
-            tokens = str(size[0]) if size[0] == size[1] else f"{size[0]}/{size[1]}"
-            rows.append((str(i), tokens, f"{clean:+.2f}", f"{corrupted:+.2f}", problem or "ok"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join([*(row[c].rjust(widths[c]) for c in range(4)), row[4]]).rstrip() for row in rows]
-        return "\n".join([f"{head}corrupted {_mean(self.corrupted)}", *lines])
+        passed = len(self.rows) - len(self.failing)
+        head = f"{self.name or 'pairs'}: {passed} of {len(self.rows)} pass. Answer minus foil, in {self.unit}."
+        titles = ("pair", "clean prompt -> answer / foil", "clean", "corrupted", "gap", "")
+        table = [titles, *(_cells(n, row) for n, row in enumerate(self.rows))]
+        widths = [max(len(cells[i]) for cells in table) for i in range(5)]
+        return "\n".join([head, *(_line(cells, widths) for cells in table)])
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / max(1, len(values)):+.2f}"
+def _cells(number: int, row: PairRow) -> tuple[str, ...]:
+    numbers = (f"{value:.2f}" if isfinite(value) else "-" for value in (row.clean, row.corrupted, row.gap))
+    return str(number), row.label, *numbers, f"FAILS: {row.problem}" if row.problem else "passes"
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    number, label, *values, verdict = cells
+    sized = (value.rjust(width) for value, width in zip(values, widths[2:], strict=True))
+    return "  ".join([number.rjust(widths[0]), label.ljust(widths[1]), *sized, verdict]).rstrip()
+
+
+def shortened(text: str) -> str:
+    """The end of a text on one line, for a cell of the table."""
+    line = text.encode("unicode_escape").decode()
+    return line if len(line) <= _LONGEST else f"...{line[-_LONGEST:]}"

@@ -118,7 +118,7 @@ def in_prompt(edit: Edit, prompt: int) -> InPrompt:
     pos = edit.pos
     if pos is not None:
         pos = Span(0, prompt, prompt).local(pos)
-    return InPrompt(edit.intervention, edit.site, edit.layer, pos, edit.head, edit.neuron, edit.batch, prompt)
+    return InPrompt(edit.intervention, edit.site, edit.layer, pos, edit.head, edit.neuron, edit.batch, edit.steps, prompt)
 
 
 @dataclass(frozen=True, eq=False)
