@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_patch import HookedModel, PromptPair, PromptPairs, metrics
@@ -117,3 +118,24 @@ def test_a_template_refuses_in_its_own_words(word_tokenizer, tiny):
 def test_incomplete_messages_are_refused(model, message, said):
     with pytest.raises(TokenError, match=said):
         model.tokenize([message])
+
+
+def test_a_prompt_that_the_memory_cannot_hold_is_refused(tiny, monkeypatch):
+    from mlx_patch.errors import ValueRefusedError
+    from mlx_patch.model import _room
+
+    embedded = HookedModel.load("examples/models/tiny_instruct_ext")
+    tokens = embedded.tokenize("Mars " * 20_000)
+    assert tokens.shape[1] > 30_000
+    monkeypatch.setattr(_room, "_memory", lambda: 2**30)
+    if mx.default_device() == mx.Device(mx.cpu):
+        with pytest.raises(
+            ValueRefusedError, match=r"leave room for attention. Got \d+ positions.*GiB a layer on a CPU"
+        ):
+            embedded.run(tokens)
+        with pytest.raises(ValueRefusedError, match="Run them in pieces"):
+            embedded.run_each([tokens])
+    assert embedded.run(tokens[:, :64], logits_at=-1).shape[1] == 1
+    assert tiny("mamba").run(mx.zeros((1, 8), mx.int32)).shape[1] == 8
+    monkeypatch.setattr(_room, "_memory", lambda: 1)
+    assert tiny("mamba").run(mx.zeros((1, 8), mx.int32)).shape[1] == 8  # no attention, no scores
