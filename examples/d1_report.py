@@ -176,4 +176,5 @@ def _title(results: list[dict]) -> str:
     [result] = results
     demo = " (demonstration models)" if result["pair"].startswith("tiny_") else ""
     patched = "all positions" if result["positions"] == "all" else "the last position"
-    return f"D1, {result['display']}{demo}: {patched} patched, {result['n_layers']} layers"
+    plain = ", the base given plain text" if result["base_prompt"] == "plain" else ""
+    return f"D1, {result['display']}{demo}: {patched} patched, {result['n_layers']} layers{plain}"

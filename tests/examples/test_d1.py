@@ -139,6 +139,42 @@ def test_the_last_position_decides_at_the_last_layer(d1, tmp_path):
     assert results["all"]["tool_call_prob"] == pytest.approx(results["last"]["tool_call_prob"], abs=1e-3)
 
 
+def crossed(result, layer, name="tool_call_prob"):
+    """The 2 x 2 of a record, with what it must be made of."""
+    cells = result["two_by_two"][name][layer]
+    early = (cells["other_base"] + cells["other_other"] - cells["base_base"] - cells["base_other"]) / 2
+    late = (cells["base_other"] + cells["other_other"] - cells["base_base"] - cells["other_base"]) / 2
+    whole = cells["other_other"] - cells["other_base"] - cells["base_other"] + cells["base_base"]
+    assert [cells["early"], cells["late"], cells["interaction"]] == pytest.approx([early, late, whole], abs=1e-5)
+    return cells
+
+
+def test_the_2_x_2_is_made_of_both_directions_and_both_models(d1, tmp_path):
+    assert d1.main(["--pair", "tiny_ext", "--layers", "4", "--results", str(tmp_path), "--say", "3"]) == 0
+    result = record(tmp_path, "tiny_ext")
+    cells, base, instruct = crossed(result, "4"), result["baselines"]["base"], result["baselines"]["instruct"]
+    assert cells["base_base"] == pytest.approx(base["tool_call_prob"], abs=1e-6)
+    assert cells["other_other"] == pytest.approx(instruct["tool_call_prob"], abs=1e-6)
+    assert cells["other_base"] == pytest.approx(result["instruct_to_base"]["4"]["tool_call_prob"], abs=1e-6)
+    assert cells["base_other"] == pytest.approx(result["base_to_instruct"]["4"]["tool_call_prob"], abs=1e-6)
+    said = crossed(result, "4", "logprob")
+    assert said["other_base"] == pytest.approx(result["instruct_to_base"]["4"]["tool_call_logprob"], abs=1e-4)
+    assert result["writes_the_call"]["instruct_to_base"] == {"unpatched": 0.0, "4": 0.0}
+    assert result["writes_the_call"]["base_to_instruct"] == {"unpatched": 1.0, "4": 0.0}
+
+
+def test_a_base_without_a_chat_template_is_aligned_with_the_chat(d1, tmp_path):
+    arguments = ["--pair", "tiny_ext", "--layers", "5", "--plain", "--say", "2", "--results", str(tmp_path)]
+    assert d1.main(arguments) == 0
+    result = record(tmp_path, "tiny_ext")
+    assert result["base_prompt"] == "plain"
+    assert result["base_n_tokens"] != result["n_tokens"]
+    assert result["instruct_to_base"]["5"]["tool_call_prob"] > 0.9  # the last stream decides, wherever it came from
+    assert result["base_to_instruct"]["5"]["tool_call_prob"] < 0.01
+    assert crossed(result, "5")["other_other"] > 0.9
+    assert result["writes_the_call"]["instruct_to_base"] == {"unpatched": 0.0, "5": 1.0}
+
+
 def test_a_pair_of_your_own_runs(d1, tmp_path):
     arguments = ["--base", str(MODELS / "tiny_base"), "--instruct", str(MODELS / "tiny_instruct_int")]
     assert d1.main([*arguments, "--layers", "5", "--results", str(tmp_path)]) == 0
@@ -174,6 +210,7 @@ REFUSED = {
     ),
     "an empty folder": (["--base", "EMPTY", "--instruct", "EMPTY"], "must be a folder with a config.json"),
     "a hub that is far": (["--base", "nobody/nothing", "--instruct", "nobody/nothing"], "that mlx_lm can load"),
+    "words in tokens": (["--say", "many"], "must be a number of tokens. Got 'many'. Write 20"),
     "no folder to write to": (["--results", "FILE/results"], "--results must be a folder that can be written to"),
     "models that differ": (["--base", "SHORTER", "--instruct", "BASE"], "must have one n_layers. Got 5 and 6"),
 }
