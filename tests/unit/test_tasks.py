@@ -14,7 +14,7 @@ HASHES = {
     "ioi": "47e3982aae66",
     "greater_than": "b5a2e7523981",
     "capital": "16793deaee90",
-    "gendered_pronoun": "874408fa578e",
+    "gendered_pronoun": "4ddcc470d2b7",
     "docstring": "ad2b81483e17",
 }
 
