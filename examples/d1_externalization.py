@@ -139,11 +139,11 @@ def study(name: str, pair: Pair, layers: list[int], options: argparse.Namespace)
         to_instruct = to_base.inverse if to_base else None
         given = (models["base"], caches["instruct"], probes["base"], layers)
         i2b, into_base = patch(*given, baselines["base"], to_base)
-        base_says = said_by(name, given, to_base, options)
+        base_says = said_by(given, to_base, options)
         print(f"\n--- Base to instruct ({len(layers)} layers) ---")
         given = (models["instruct"], caches["base"], probes["instruct"], layers)
         b2i, into_instruct = patch(*given, baselines["instruct"], to_instruct)
-        instruct_says = said_by(name, given, to_instruct, options)
+        instruct_says = said_by(given, to_instruct, options)
     record = result_of(
         name, pair, n_layers, probes["instruct"].n_tokens, options.positions, baselines, i2b, b2i, caches
     )
@@ -157,10 +157,9 @@ def study(name: str, pair: Pair, layers: list[int], options: argparse.Namespace)
     }
 
 
-def said_by(name: str, given: Given, alignment: mp.Alignment | None, options: argparse.Namespace) -> dict | None:
-    """What `say` finds, where it is asked for: by default of the small models, on which it takes seconds."""
-    tokens = options.say if options.say is not None else (12 if name.startswith("tiny_") else 0)
-    return say(*given, alignment, tokens) if tokens else None
+def said_by(given: Given, alignment: mp.Alignment | None, options: argparse.Namespace) -> dict | None:
+    """What `say` finds, where it is asked for."""
+    return say(*given, alignment, options.say) if options.say else None
 
 
 def crossed_of(probe: Probe, name: str, into_base: mp.SweepResult, into_instruct: mp.SweepResult) -> mp.TwoByTwo:
@@ -246,7 +245,7 @@ def parsed(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, P
     parser.add_argument(
         "--plain", action="store_true", help="give the base the conversation as plain text, aligned with the chat"
     )
-    parser.add_argument("--say", type=token_count, help="let every patched model write so many tokens (tiny pairs: 12)")
+    parser.add_argument("--say", type=token_count, help="let every patched model write so many tokens")
     parser.add_argument("--sequential", action="store_true", help="hold one model in memory at a time")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to write to")
     options = parser.parse_args(arguments)
