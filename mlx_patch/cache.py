@@ -9,12 +9,12 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import FileError, MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.errors import FileError, MissingSiteError, ShapeError, UnknownNameError, did_you_mean
 from mlx_patch.files import written_whole
 from mlx_patch.interventions import Aligned
 from mlx_patch.positions import Alignment
 from mlx_patch.provenance import versions
-from mlx_patch.sites import SITES, Site
+from mlx_patch.sites import SITES, Site, site_of
 
 _FORMAT = "mlx_patch.ActivationCache/1"
 
@@ -175,35 +175,6 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     def _site(self, key: object) -> Site:
         return site_of(key, self.n_layers)
-
-
-def site_of(key: object, n_layers: int | None) -> Site:
-    """The site that a key names.
-
-    Args:
-        key: As one of `ActivationCache`.
-        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
-    Raises:
-        UnknownNameError: It names no site.
-        SelectionError: A negative layer before the first, or where nobody knows how many there are.
-    """
-    match key:
-        case (str(name),):
-            return Site(name)
-        case (str(name), int(layer)):
-            return Site(name, layer if layer >= 0 else _from_the_end(layer, n_layers))
-        case (str(name), int(layer), str(part)) if f".{part}." in str(site := site_of((name, layer), n_layers)):
-            return site
-        case str() | Site():
-            return Site.parse(key)
-    raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
-
-
-def _from_the_end(layer: int, n_layers: int | None) -> int:
-    if n_layers is None or layer < -n_layers:
-        known = "does not know how many the model has" if n_layers is None else f"has {n_layers}"
-        raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
-    return n_layers + layer
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean
 
-__all__ = ["Site", "SiteKind", "SITES"]
+__all__ = ["Site", "SiteKind", "SITES", "site_of"]
 
 
 @dataclass(frozen=True)
@@ -188,3 +188,32 @@ class Site:
 def _refuse_layer(site: Site) -> None:
     if site.layer is not None:
         raise SelectionError(f"`layer` must be None for {site.name!r}, of which there is one. Got {site.layer}.")
+
+
+def site_of(key: object, n_layers: int | None) -> Site:
+    """The site that a key names.
+
+    Args:
+        key: As one of `ActivationCache`.
+        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
+    Raises:
+        UnknownNameError: It names no site.
+        SelectionError: A negative layer before the first, or where nobody knows how many there are.
+    """
+    match key:
+        case (str(name),):
+            return Site(name)
+        case (str(name), int(layer)):
+            return Site(name, layer if layer >= 0 else _from_the_end(layer, n_layers))
+        case (str(name), int(layer), str(part)) if f".{part}." in str(site := site_of((name, layer), n_layers)):
+            return site
+        case str() | Site():
+            return Site.parse(key)
+    raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
+
+
+def _from_the_end(layer: int, n_layers: int | None) -> int:
+    if n_layers is None or layer < -n_layers:
+        known = "does not know how many the model has" if n_layers is None else f"has {n_layers}"
+        raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
+    return n_layers + layer

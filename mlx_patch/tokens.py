@@ -83,15 +83,15 @@ def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[
         raise TokenError(
             f"`prompt` must be a text or chat messages, dicts with role and content. Got {brief(messages)}."
         )
-    if not (getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False)):
+    if not has_chat_template(tokenizer):
         raise TokenError(
             "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
             "Base models often have none: use the text or the tokens of their instruct model."
         )
+    special = frozenset() if allow_special else special_tokens(tokenizer)
     for number, message in enumerate(messages):
         _refuse_incomplete(message, number)
-        if not allow_special:
-            _refuse_special(message, number, special_tokens(tokenizer))
+        _refuse_special(message, number, special)
     return _through_template(tokenizer, messages, template)
 
 
@@ -145,7 +145,12 @@ def special_tokens(tokenizer: Any) -> frozenset[str]:
     """The texts that a tokenizer reads as special tokens: those with a role, and those added as special."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     named = getattr(tokenizer, "all_special_tokens", None) or []
-    return frozenset(named) | {token.content for token in added.values() if token.special}
+    return frozenset(filter(None, named)) | {token.content for token in added.values() if token.special}
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer of mlx_lm or of Hugging Face has a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False))
 
 
 def as_tokens(given: object, d_vocab: int) -> mx.array:

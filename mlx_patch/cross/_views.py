@@ -1,7 +1,7 @@
 """Views of a donor's activations: from other layers, in other coordinates. Each is a source as a cache is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -11,7 +11,7 @@ from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.errors import MissingSiteError
 from mlx_patch.interventions import ActivationSource
-from mlx_patch.sites import Site
+from mlx_patch.sites import Site, site_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,7 +42,7 @@ class _View:
         return isinstance(key, Site) and self._other(key) in self.source
 
     def __getitem__(self, key: Any, /) -> mx.array:
-        site = key if isinstance(key, Site) else Site(*key[:2]) if isinstance(key, tuple) else Site.parse(key)
+        site = site_of(key, None)
         return self._seen(site, self.source[self._other(site)])
 
     def _seen(self, site: Site, array: mx.array) -> mx.array:
@@ -74,14 +74,20 @@ class Mapped(_View):
     """A source in other coordinates."""
 
     maps: LinearMap | Mapping[int, LinearMap]
+    _made: dict[Site, mx.array] = field(default_factory=dict, compare=False)  # each cell of a sweep reads one again
 
     @override
     def _seen(self, site: Site, array: mx.array) -> mx.array:
+        if site not in self._made:
+            self._made[site] = self._map(site.layer)(array)
+        return self._made[site]
+
+    def _map(self, layer: int | None) -> LinearMap:
         if isinstance(self.maps, LinearMap):
-            return self.maps(array)
-        if site.layer is None or site.layer not in self.maps:
-            raise MissingSiteError(f"`linear_map` must have layer {site.layer}. Got maps of {sorted(self.maps)}.")
-        return self.maps[site.layer](array)
+            return self.maps
+        if layer is None or layer not in self.maps:
+            raise MissingSiteError(f"`linear_map` must have layer {layer}. Got maps of {sorted(self.maps)}.")
+        return self.maps[layer]
 
     @override
     def __repr__(self) -> str:

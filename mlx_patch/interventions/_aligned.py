@@ -10,7 +10,7 @@ from mlx_patch.errors import KindError, SelectionError, ShapeError
 from mlx_patch.interventions._source import ActivationSource
 from mlx_patch.interventions._where import pos_axis
 from mlx_patch.positions import Alignment
-from mlx_patch.sites import Site
+from mlx_patch.sites import site_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,7 +56,7 @@ class Aligned:
         return len(self.alignment.target_tokens)
 
     def __getitem__(self, key: Any, /) -> mx.array:
-        site = key if isinstance(key, Site) else _site(key)
+        site = site_of(key, getattr(self.source, "n_layers", None))
         if site.axes[-1:] == ("key_pos",):
             raise KindError(
                 f"`source` must not be aligned at {site}. Got an alignment; its keys are positions as well, and "
@@ -99,11 +99,6 @@ def aligned(name: str, source: object, alignment: Alignment | None) -> Any:
 def covered(source: object) -> tuple[int, ...] | None:
     """The positions that an aligned source has values for; None of any other source."""
     return source.positions if isinstance(source, Aligned) else None
-
-
-def _site(key: Any) -> Site:
-    """The site of a key as TransformerLens's users write it."""
-    return Site(*key[:2]) if isinstance(key, tuple) else Site.parse(key)
 
 
 def _refuse_other_prompt(source: ActivationSource, alignment: Alignment) -> None:

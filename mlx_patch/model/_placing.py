@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -25,10 +24,12 @@ class Placing:
 
     def __init__(self, tokens: mx.array, tokenizer: Any, offset: int = 0):
         self.tokens, self.tokenizer, self.offset = tokens, tokenizer, offset
-        self._prompt = cache(self._read)
+        self._prompts: dict[int, Pieces] = {}
 
-    def _read(self, row: int) -> Pieces:
-        return Pieces(tuple(int(token) for token in self.tokens[row].tolist()), self.tokenizer)  # pyright: ignore
+    def _prompt(self, row: int) -> Pieces:
+        if row not in self._prompts:
+            self._prompts[row] = Pieces(tuple(int(token) for token in self.tokens[row].tolist()), self.tokenizer)  # pyright: ignore
+        return self._prompts[row]
 
     def edits(self, edits: Iterable[Edit]) -> tuple[Edit, ...]:
         """The edits with positions in place of selectors; where rows have other positions, an edit for each.

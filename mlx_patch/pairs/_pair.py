@@ -11,7 +11,7 @@ from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefused
 from mlx_patch.metrics import LogitDiff, ProbDiff, as_answers, single_tokens
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import prompt_ids
-from mlx_patch.tokens import as_tokens, is_text_or_chat, tokenize
+from mlx_patch.tokens import is_text_or_chat, one_prompt
 
 Wanted = Any
 """An answer: a string of one token or a token id; or several of them, of which each is right."""
@@ -77,7 +77,11 @@ class PromptPair:
         Raises:
             TokenError, SelectionError: A prompt that is none for this model.
         """
-        return _tokens(model, self.clean), _tokens(model, self.corrupted)
+        clean, corrupted = (
+            one_prompt(prompt, number, model.tokenizer, model.d_vocab)
+            for number, prompt in enumerate((self.clean, self.corrupted))
+        )
+        return clean, corrupted
 
     def resolved(self, model: HookedModel) -> "PromptPair":
         """The pair as token ids, found to fit the model. Nothing is run.
@@ -124,10 +128,6 @@ def _ids(name: str, wanted: Wanted, model: HookedModel, pair: PromptPair) -> Wan
         if isinstance(one, int) and one >= model.d_vocab:
             raise SelectionError(f"`{name}` must be a token of the model, 0 to {model.d_vocab - 1}. Got {one}.")
     return ids
-
-
-def _tokens(model: HookedModel, prompt: Any) -> mx.array:
-    return tokenize(model.tokenizer, prompt) if is_text_or_chat(prompt) else as_tokens(prompt, model.d_vocab)
 
 
 def _prompt(name: str, given: object) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from mlx_patch.errors import TokenError
+from mlx_patch.tokens import has_chat_template, special_tokens
 
 _START, _END = "start", "end"
 _MARKS = {"system": "QXZSYSTEMQXZ", "user": "QXZUSERQXZ", "assistant": "QXZASSISTANTQXZ", "tool": "QXZTOOLQXZ"}
@@ -44,7 +45,8 @@ def turns_of(text: str, tokenizer: Any) -> tuple[Turn, ...]:
         TokenError: There is no chat template, or the text is none of its chats.
     """
     found = tuple(_read(text, _gaps_of(tokenizer)))
-    if not found or any(token in text[turn.start : turn.end] for turn in found for token in _specials(tokenizer)):
+    special = special_tokens(tokenizer)
+    if not found or any(token in text[turn.start : turn.end] for turn in found for token in special):
         raise TokenError(
             "`tokens` must be a chat, as the tokenizer's template makes it, where positions go by role or turn. "
             f"Got {text[:60]!r}. Make them with model.tokenize(messages), or go by text: mp.pos.text(...)."
@@ -52,15 +54,8 @@ def turns_of(text: str, tokenizer: Any) -> tuple[Turn, ...]:
     return tuple(turn for turn in found if turn.end > turn.start)
 
 
-def _specials(tokenizer: Any) -> tuple[str, ...]:
-    """The tokens that no message can have in it."""
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    named = (token for token in getattr(tokenizer, "all_special_tokens", ()) if token)
-    return (*named, *(token.content for token in added if token.special))
-
-
 def _gaps_of(tokenizer: Any) -> Gaps:
-    if not (getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False)):
+    if not has_chat_template(tokenizer):
         raise TokenError(
             "`tokenizer` must have a chat template where positions go by role or turn. Got one without. "
             "Go by text: mp.pos.text(...)."

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.cache import ActivationCache, Key, as_numpy, site_of
+from mlx_patch.cache import ActivationCache, Key, as_numpy
 from mlx_patch.errors import (
     FileError,
     MissingSiteError,
@@ -23,7 +23,7 @@ from mlx_patch.errors import (
 )
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.model import HookedModel, SiteChoice, natural
-from mlx_patch.sites import Site
+from mlx_patch.sites import Site, site_of
 from mlx_patch.store._capture import Progress, capture
 from mlx_patch.store._index import folder_of, read_index
 from mlx_patch.store._means import mean_of_positions, mean_of_rows

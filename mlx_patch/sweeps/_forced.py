@@ -204,8 +204,7 @@ def expansion_of(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: i
     for token in (token for slot in slots for answer in slot for token in answer):
         if token >= d_vocab:
             raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
-    plain = tuple(metric for metric in metrics if not isinstance(metric, SequenceMetric))
-    return Expansion(tuple(metrics), tuple(batches), _shared(slots), plain)
+    return Expansion(tuple(metrics), tuple(batches), _shared(slots), plain_of(metrics))
 
 
 def _shared(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:

@@ -12,8 +12,8 @@ from mlx_patch.model import HookedModel, Placing, as_edits, run
 from mlx_patch.sweeps._cells import may_follow_the_norm
 from mlx_patch.sweeps._forced import expanded, expansion_of, in_prompt, plain_of
 from mlx_patch.sweeps._prompts import Prompts, batches_of
-from mlx_patch.sweeps._reading import metrics_of, reading_of
-from mlx_patch.sweeps._setup import refuse_rows
+from mlx_patch.sweeps._reading import metrics_of
+from mlx_patch.sweeps._setup import readings_of, refuse_rows
 from mlx_patch.sweeps._speaking import spoken
 from mlx_patch.tokens import Batch
 
@@ -40,11 +40,9 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     n = sum(len(batch.examples) for batch in batches)
     if any(isinstance(one, GenerateMatches) for one in metrics):
         return _spoken(model, batches, metric, metrics, given, n)
-    readings = [
-        reading_of([one.for_rows(batch.examples, n) for one in plain_of(metrics)], batch.length) for batch in batches
-    ]
+    readings = readings_of(plain_of(metrics), batches)
     if any(may_follow_the_norm(model.layout, edit) for edit in given):
-        readings = [reading.whole() for reading in readings]
+        readings = tuple(reading.whole() for reading in readings)
     own = [Placing(batch.tokens, model.tokenizer).edits(given) for batch in batches]
     expansion = expansion_of(metrics, batches, model.d_vocab)
     if expansion is None:

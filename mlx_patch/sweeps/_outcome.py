@@ -14,9 +14,8 @@ from mlx_patch.sweeps._setup import Setup
 
 def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
     """The numbers of a sweep with their axes."""
-    metrics, values, baseline = setup.metrics, numbers.values, numbers.baseline
+    metrics, values, baseline = setup.asked.metrics, numbers.values, numbers.baseline
     if setup.expansion is not None:
-        metrics = setup.expansion.metrics
         values, baseline = (setup.expansion.combined(found) for found in (values, baseline))
     several = len(metrics) > 1
     sizes = [len(coords) for coords in setup.coords.values()]
@@ -45,7 +44,7 @@ def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, A
         "versions": versions(),
         "model": setup.model.identity,
         "tokens": _token_ids(setup),
-        "metrics": [metric.name for metric in (setup.expansion or setup).metrics],
+        "metrics": [metric.name for metric in setup.asked.metrics],
         **setup.said,
         "executor": planned.executor,
         "fell_back": planned.why,
@@ -55,7 +54,7 @@ def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, A
 
 def _token_ids(setup: Setup) -> list[list[int]]:
     rows: dict[int, list[int]] = {}
-    for batch in (setup.expansion or setup).batches:
+    for batch in setup.asked.batches:
         rows.update(zip(batch.examples, np.array(batch.tokens).tolist(), strict=True))
     return [rows[example] for example in sorted(rows)]
 
@@ -63,13 +62,9 @@ def _token_ids(setup: Setup) -> list[list[int]]:
 def _token_strings(setup: Setup, positions: Sequence[Any]) -> tuple[str, ...]:
     """What stands at each position, where all prompts have the same there, and somebody can say it."""
     tokenizer = setup.model.tokenizer
-    if (
-        tokenizer is None
-        or len((setup.expansion or setup).batches) != 1
-        or any(isinstance(pos, str) for pos in positions)
-    ):
+    if tokenizer is None or len(setup.asked.batches) != 1 or any(isinstance(pos, str) for pos in positions):
         return ()
-    rows = np.array((setup.expansion or setup).batches[0].tokens)
+    rows = np.array(setup.asked.batches[0].tokens)
     said = []
     for pos in positions:
         columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]

@@ -83,12 +83,21 @@ def metrics_of(given: object, tokenizer: Tokenizer | None) -> tuple[Metric, ...]
         )
     many = given if isinstance(given, list | tuple) else (given,)
     metrics = tuple(as_metric(one).resolve(tokenizer) for one in many)
+    refuse_same_names(metrics)
+    return metrics
+
+
+def refuse_same_names(metrics: Sequence[Metric]) -> None:
+    """Refuse metrics that a result could not tell apart.
+
+    Raises:
+        ValueRefusedError: Two have the same name.
+    """
     names = [one.name for one in metrics]
     if len(set(names)) < len(names):
         raise ValueRefusedError(
             f"`metric` must hold metrics of different names. Got {listed(names)}. Name them yourself: `name=`."
         )
-    return metrics
 
 
 def reading_of(metrics: Sequence[Metric], length: int) -> Reading:

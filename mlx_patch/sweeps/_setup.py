@@ -47,6 +47,11 @@ class Setup:
     expansion: Expansion | None = None
 
     @property
+    def asked(self) -> "Setup | Expansion":
+        """What holds the prompts and the metrics as they were given."""
+        return self.expansion or self
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics, as they are for the first group; their names are the same for all."""
         return self.readings[0].metrics
@@ -87,7 +92,7 @@ def set_up(
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
     expansion = expansion_of(metrics, batches, model.d_vocab)
-    readings = _readings(plain_of(metrics), batches)
+    readings = readings_of(plain_of(metrics), batches)
     interventions, positions = placed(_interventions(intervention, _count(batches)), positions, batches)
     given = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
     shapes = Shapes(model.layout, batches[0].tokens)
@@ -118,7 +123,7 @@ def _count(batches: Sequence[Batch]) -> int:
     return sum(len(batch.examples) for batch in batches)
 
 
-def _readings(metrics: Sequence[Metric], batches: Sequence[Batch]) -> tuple[Reading, ...]:
+def readings_of(metrics: Sequence[Metric], batches: Sequence[Batch]) -> tuple[Reading, ...]:
     """What is read of each group: of metrics that hold something for each example, that of its own."""
     n = _count(batches)
     return tuple(reading_of([one.for_rows(batch.examples, n) for one in metrics], batch.length) for batch in batches)

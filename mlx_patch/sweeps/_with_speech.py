@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_patch.errors import KindError, ValueRefusedError, listed
+from mlx_patch.errors import KindError
 from mlx_patch.metrics import Entropy, GenerateMatches, Metric, as_metric
 from mlx_patch.sweeps._planned import Plan
 from mlx_patch.sweeps._progress import Progress
+from mlx_patch.sweeps._reading import refuse_same_names
 from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._setup import Setup
 from mlx_patch.sweeps._speaking import most_spoken, refuse_silence, spoken
@@ -73,9 +74,7 @@ def sorted_out(metric: Any) -> tuple[list[Metric], list[GenerateMatches], list[M
         ValueRefusedError: Two have the same name.
     """
     given = [as_metric(one) for one in (metric if isinstance(metric, list | tuple) else (metric,))]
-    names = [one.name for one in given]
-    if len(set(names)) < len(names):
-        raise ValueRefusedError(f"`metric` must hold metrics of different names. Got {listed(names)}. Write name=.")
+    refuse_same_names(given)
     others = [one for one in given if not isinstance(one, GenerateMatches)]
     return given, [one for one in given if isinstance(one, GenerateMatches)], others
 
@@ -89,7 +88,7 @@ def most_written(setup: Setup, rules: Sequence[GenerateMatches], plan: Plan, bes
         plan: Of the other metrics; or where there are none, of the prompts of the first rule.
         beside: Whether there are others.
     """
-    prompts = [batch.tokens for batch in (setup.expansion or setup).batches]
+    prompts = [batch.tokens for batch in setup.asked.batches]
     each = sum(most_spoken(plan.n_layers, tokens, rule) for rule in rules for tokens in prompts)
     return each * (1 + len(setup.cells[0])) - (0 if beside else plan.token_layers)
 
@@ -132,18 +131,13 @@ def _joined(
     said = {"metrics": list(names), "token_layers": cost, "written": "a full run a cell, then token after token"}
     provenance = {**result.provenance, **said}
     coords = {name: labels for name, labels in result.coords.items() if name != "metric"}
-    if len(given) == 1:
-        axes = (*result.over, "example")
-        return replace(
-            result, values=found[0], baseline=base[0], axes=axes, coords=coords, provenance=provenance, seconds=seconds
-        )
-    axes = (*result.over, "metric", "example")
+    several = len(given) > 1
     return replace(
         result,
-        values=np.stack(found, axis=-2),
-        baseline=np.stack(base),
-        axes=axes,
-        coords={**coords, "metric": names},
+        values=np.stack(found, axis=-2) if several else found[0],
+        baseline=np.stack(base) if several else base[0],
+        axes=(*result.over, *(["metric"] if several else []), "example"),
+        coords={**coords, "metric": names} if several else coords,
         provenance=provenance,
         seconds=seconds,
     )
