@@ -83,7 +83,9 @@ class Rows:
 
     def _cuts(self, reading: Reading) -> tuple[int, ...]:
         found = cuts(self.layout, reading, self.start, self.length, self.piece)
-        first = Span(self.start, self.piece, self.length, pieces=True)
+        if not found:
+            return ()
+        first = Span(self.start, found[0] - self.start, self.length, pieces=True)
         return found if all(can_be_cut(edit, first) for cell in self.cells for edit in cell.edits) else ()
 
     def _forward(self, tokens: mx.array, hooks: Sequence[Hook], caches: list | None) -> mx.array:

@@ -96,6 +96,18 @@ def test_prompts_that_run_in_pieces(name, tiny, pieces):
     assert any(pieces) == (not model.layout.family.uncut)
 
 
+@pytest.mark.parametrize("executor", ["grow", "rows"])
+def test_an_edit_on_both_sides_of_an_early_reading_is_not_cut(tiny, monkeypatch, executor):
+    """The first piece ends where a metric first reads, which may be before a whole piece is full."""
+    bounds, model = _sweep.bounds_of, tiny("llama")
+    monkeypatch.setattr(_sweep, "bounds_of", lambda memory: replace(bounds(memory), piece=6))
+    over = [mp.Replace(mx.random.normal((1, 2, model.d_model))).at("resid_post", layer=0, pos=[1, 4])]
+    metric = [mp.metrics.LogProb(3, pos=2), mp.metrics.LogProb(3)]
+    got, wanted = (mp.sweep(model, LONG[:1], over=over, metric=metric, executor=how) for how in (executor, "reference"))
+    assert abs(got.values - wanted.values).max() < 1e-4
+    assert abs(wanted.values - wanted.baseline).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     "prompt", [[[5, 5, 5, 5, 9]], [[3, 1, 4, 1]], [[i * row for i in range(1, 7)] for row in (1, 2, 3)]]
 )
