@@ -125,7 +125,8 @@ def two_by_two(
 ) -> TwoByTwo:
     """Whose earlier state and whose later layers make a behaviour, for two models of one architecture.
 
-    Two sweeps and their unpatched runs give all four cells.
+    Two sweeps and their unpatched runs give all four cells. With an alignment, or with `positions`, the earlier state
+    is handed over at those positions alone: the others keep the stream of the model whose prompt is run.
 
     Args:
         base: One model.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
-from mlx_patch.metrics import Metric, Tokenizer, as_metric
+from mlx_patch.metrics import GenerateMatches, Metric, Tokenizer, as_metric
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,5 +114,12 @@ def reading_of(metrics: Sequence[Metric], length: int) -> Reading:
                 f"`pos` of {metric.name} must lie in {-length} to {length - 1}, the {length} positions of the prompt. "
                 f"Got {metric.pos}."
             )
-    read = [None if metric.pos is None else metric.pos % length for metric in metrics]
+    read = [_read_by(metric, length) for metric in metrics]
     return Reading(tuple(metrics), None if None in read else tuple(sorted({pos for pos in read if pos is not None})))
+
+
+def _read_by(metric: Metric, length: int) -> int | None:
+    """The position whose logits a metric reads; None is all. What is written goes on from the last."""
+    if isinstance(metric, GenerateMatches):
+        return length - 1
+    return None if metric.pos is None else metric.pos % length

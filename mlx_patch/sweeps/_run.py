@@ -16,6 +16,7 @@ from mlx_patch.sweeps._cells import unedited_sites
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.sweeps._plan import Pass, Plan
 from mlx_patch.sweeps._setup import Setup
+from mlx_patch.sweeps._speaking import all_spoken
 
 
 @dataclass
@@ -80,6 +81,9 @@ def _base(setup: Setup, plan: Plan, group: int) -> Base:
 
     Where it begins, and the pieces in which a past is made that cannot be cut afterwards, decide how it rounds.
     """
+    if setup.speaks:
+        values, cost = all_spoken(setup.model, setup.batches[group].tokens, setup.readings[group].metrics)
+        return Base(values, 0, token_layers=cost)
     starts = sorted({one.start for one in plan.passes if one.group == group})
     sites = unedited_sites(setup.model.layout, setup.cells[group]) if plan.executor == "grow" else ()
     return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites, plan.piece)
@@ -92,6 +96,9 @@ def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
     """A pass whose values are being computed. Their shape is `(cell, metric, batch)`."""
     layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
     cells = [setup.cells[one.group][i] for i in one.cells]
+    if setup.speaks:
+        found = [all_spoken(setup.model, batch.tokens, reading.metrics, cell.edits) for cell in cells]
+        return one, mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
     if plan.executor == "reference":
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
         values = mx.stack([reading.measure(each, batch.length) for each in logits])

@@ -8,7 +8,7 @@ from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, ValueRefusedError, listed
 from mlx_patch.interventions import Edit, Intervention
-from mlx_patch.metrics import Metric
+from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel, Placing
 from mlx_patch.positions import Selector
 from mlx_patch.sites import Site
@@ -21,6 +21,7 @@ from mlx_patch.sweeps._given import CellChoice, given_cells, labels
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
 from mlx_patch.sweeps._reading import Reading, metrics_of, reading_of
 from mlx_patch.sweeps._shapes import Shapes
+from mlx_patch.sweeps._speaking import refuse_silence, speaking
 from mlx_patch.sweeps._trial import check_sources, refuse_misfits
 
 
@@ -57,6 +58,11 @@ class Setup:
         return self.readings[0].metrics
 
     @property
+    def speaks(self) -> bool:
+        """Whether the metrics let the model write; then all of them do, and each cell is a run of its own."""
+        return speaking(self.metrics)
+
+    @property
     def n_examples(self) -> int:
         """How many prompts there are."""
         return sum(len(batch.examples) for batch in self.batches)
@@ -91,6 +97,9 @@ def set_up(
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
+    for one in metrics:
+        if isinstance(one, GenerateMatches):
+            refuse_silence(model, one)
     expansion = expansion_of(metrics, batches, model.d_vocab)
     readings = readings_of(plain_of(metrics), batches)
     interventions, positions = placed(_interventions(intervention, _count(batches)), positions, batches)

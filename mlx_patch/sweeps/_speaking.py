@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
-from mlx_patch.metrics import GenerateMatches
+from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel, run
 
 
@@ -34,6 +34,26 @@ def spoken(
         positions += steps * len(texts)
         rate += np.array([metric.matches(text) for text in texts], np.float32)
     return rate / max(1, metric.samples), positions * len(model.layout.blocks)
+
+
+def speaking(metric: object) -> bool:
+    """Whether a metric, or one of several, lets the model write."""
+    many = metric if isinstance(metric, list | tuple) else (metric,)
+    return any(isinstance(one, GenerateMatches) for one in many)
+
+
+def both_kinds(metric: object) -> bool:
+    """Whether one of several metrics lets the model write and another does not."""
+    many = metric if isinstance(metric, list | tuple) else (metric,)
+    return speaking(metric) and not all(isinstance(one, GenerateMatches) for one in many)
+
+
+def all_spoken(
+    model: HookedModel, tokens: mx.array, metrics: Sequence[Metric], edits: Sequence[Edit] = ()
+) -> tuple[mx.array, int]:
+    """What metrics that let the model write say of a batch, shape `(metric, batch)`; and the token-layers."""
+    found = [spoken(model, tokens, metric, edits) for metric in metrics if isinstance(metric, GenerateMatches)]
+    return mx.array(np.stack([rate for rate, _ in found])), sum(cost for _, cost in found)
 
 
 def refuse_silence(model: HookedModel, metric: GenerateMatches) -> None:

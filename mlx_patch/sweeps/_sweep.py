@@ -9,17 +9,18 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch.architectures import Layout
 from mlx_patch.interventions import Intervention
-from mlx_patch.metrics import GenerateMatches
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
+from mlx_patch.sweeps._cells import Cell
 from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
 from mlx_patch.sweeps._identity import identity_of
 from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._messages import described, merge, packed
 from mlx_patch.sweeps._outcome import result_of
-from mlx_patch.sweeps._plan import Bounds, Group, Plan, make_plan
+from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
 from mlx_patch.sweeps._ranks import Ranks, ranks_of
@@ -27,14 +28,8 @@ from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
 from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
 from mlx_patch.sweeps._shares import shares
-from mlx_patch.sweeps._with_speech import (
-    STAND_IN,
-    most_written,
-    refuse_with_speech,
-    sorted_out,
-    speaking,
-    sweep_with_speech,
-)
+from mlx_patch.sweeps._speaking import both_kinds
+from mlx_patch.sweeps._with_speech import Swept, most_written, refuse_with_both, sorted_out, sweep_both
 
 
 def sweep(
@@ -99,24 +94,35 @@ def sweep(
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
-    if speaking(metric):
-        refuse_with_speech(checkpoint=checkpoint, group=group)
-        asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
-        asked |= {"neurons": neurons, "alphas": alphas}
-        return sweep_with_speech(
-            lambda one: set_up(model, tokens, intervention, at, metric=one, **asked),
-            lambda some: sweep(
-                model, tokens, intervention, at, metric=some, executor=executor, progress=False, memory=memory, **asked
-            ),
-            lambda setup: result_of(setup, _planned(setup, "reference", bounds_of(memory)), no_numbers(setup), 0.0),
-            metric,
-            progress,
-        )
+    asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
+    asked |= {"neurons": neurons, "alphas": alphas}
+
+    def sweep_of(metrics: Any, shown: bool = True) -> Swept:
+        given = (model, tokens, intervention, at)
+        how = (executor, progress if shown else False, memory, checkpoint, group, model.layout)
+        return _swept(lambda: set_up(*given, metric=metrics, **asked), *how)
+
+    if not both_kinds(metric):
+        return sweep_of(metric)[0]
+    refuse_with_both(checkpoint=checkpoint, group=group)
+    return sweep_both(model, sweep_of, metric)
+
+
+def _swept(
+    set_up_all: Callable[[], Setup],
+    executor: str,
+    progress: ProgressChoice,
+    memory: int | None,
+    checkpoint: str | os.PathLike[str] | None,
+    group: mx.distributed.Group | None,
+    layout: Layout,
+) -> Swept:
+    """A sweep from its setup to its result, and whether Ctrl-C ended it."""
     began = perf_counter()
-    ranks = ranks_of(group, model.layout)
+    ranks = ranks_of(group, layout)
     with ranks.together():
         path = None if checkpoint is None else ranks.own_file(checked_path(checkpoint))
-        setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
+        setup = set_up_all()
         bounds = bounds_of(memory)
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
     with ranks.together():
@@ -127,8 +133,8 @@ def sweep(
     with shown:
         if done:
             shown.more(0)
-        _find(setup, planned, numbers, ranks, keep, shown.more)
-    return result_of(setup, planned, numbers, perf_counter() - began)
+        interrupted = _find(setup, planned, numbers, ranks, keep, shown.more)
+    return result_of(setup, planned, numbers, perf_counter() - began), interrupted
 
 
 Keep = Callable[[Numbers], None]
@@ -140,13 +146,17 @@ def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tu
     if path is None:
         return _planned(setup, executor, bounds), blank, lambda numbers: None
     cells = [cell for own in setup.cells for cell in own]
-    saved = Checkpoint(path, identity_of(setup, chosen_executor(executor, setup.model.layout, cells)[0]))
+    saved = Checkpoint(path, identity_of(setup, _executor(setup, executor, cells)[0]))
     planned, numbers = saved.read(blank) or (_planned(setup, executor, bounds), blank)
     return planned, numbers, saved.writer(planned)
 
 
-def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, more: Callable[[int], None]) -> None:
-    """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have."""
+def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, more: Callable[[int], None]) -> bool:
+    """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have.
+
+    Returns:
+        Whether it was Ctrl-C.
+    """
     rank_of = shares(planned, ranks.size if ranks.divided else 1)
 
     def run(finished: Callable[[int], None]) -> None:
@@ -163,6 +173,7 @@ def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Kee
         merge(numbers, said, [batch.examples for batch in setup.batches])
     if interrupted and not numbers.done.any():
         raise KeyboardInterrupt
+    return interrupted
 
 
 def plan(
@@ -185,17 +196,28 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
-    rules: Sequence[GenerateMatches] = ()
-    if speaking(metric):
-        _, rules, others = sorted_out(metric)
-        executor, metric = (executor, others) if others else ("reference", STAND_IN)
-    setup = set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas)
+    if not both_kinds(metric):
+        return _planned(
+            set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas),
+            executor,
+            bounds_of(memory),
+        )
+    _, rules, others = sorted_out(model, metric)
+    setup = set_up(model, tokens, intervention, at, over, others, layers, positions, heads, neurons, alphas)
     planned = _planned(setup, executor, bounds_of(memory))
-    return replace(planned, written=most_written(setup, rules, planned, metric is not STAND_IN)) if rules else planned
+    return replace(planned, written=most_written(setup, rules, planned, beside=True))
 
 
 def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
-    layout = setup.model.layout
-    executor, why = chosen_executor(wanted, layout, [cell for own in setup.cells for cell in own])
+    cells = [cell for own in setup.cells for cell in own]
+    executor, why = _executor(setup, wanted, cells)
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
-    return make_plan(setup.cells, groups, len(layout.blocks), executor, bounds, footprint(setup), why)
+    layers = len(setup.model.layout.blocks)
+    planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
+    return replace(planned, written=most_written(setup, setup.metrics, planned, False)) if setup.speaks else planned
+
+
+def _executor(setup: Setup, wanted: str, cells: Sequence[Cell]) -> tuple[Executor, str]:
+    """The executor, and why no cheaper one could be taken. What is written is one full run a cell."""
+    found = chosen_executor(wanted, setup.model.layout, cells)
+    return ("reference", "") if setup.speaks else found

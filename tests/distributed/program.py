@@ -20,6 +20,7 @@ from mlx_patch.testing import ZOO, tiny_model
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 OTHER = mx.array([[12, 47, 80, 21, 60, 9, 45, 70]])
 SHORT = [7, 8, 9, 10, 11]
+EMBEDDED = Path(__file__).parents[2] / "examples" / "models" / "tiny_instruct_ext"
 RIGHT_MINUS_WRONG = mp.metrics.LogitDiff(3, 5)
 
 
@@ -103,6 +104,25 @@ def prompts(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     shared, told = run(group)
     some = bool(np.isnan(shared.values).any()) and not bool(np.isnan(shared.values[:, :, 0]).any())
     return {"alone": seen(alone), "shared": seen(shared), "told": told, "some NaN": some}
+
+
+def answers(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
+    """Answers of several tokens, and what the model writes."""
+    model = mp.HookedModel.load(EMBEDDED)
+    texts = ["Mars (planet", "Mars (planet 4, dia"]
+
+    def run(metric: Any, group: mx.distributed.Group | None) -> mp.SweepResult:
+        return mp.sweep(model, texts, mp.Scale(-1.0), "mlp_out", "layer", metric, group=group, memory=1)
+
+    metrics: dict[str, Any] = {
+        "sequence": [mp.metrics.SequenceLogitDiff([5, 7, 9], [6, 8]), RIGHT_MINUS_WRONG],
+        "written": mp.metrics.GenerateMatches(r"\d", max_tokens=3),
+    }
+    return {
+        name: {"alone": seen(alone := run(metric, None)), "shared": seen(run(metric, group)),
+               "differ": len(np.unique(alone.values))}
+        for name, metric in metrics.items()
+    }  # fmt: skip
 
 
 def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:

@@ -37,6 +37,15 @@ def test_prompts_of_several_lengths_and_metrics_that_are_nan_come_through(two_ra
         assert first["shared"][part] == second["shared"][part] == first["alone"][part]
 
 
+@pytest.mark.parametrize("metric", ["sequence", "written"])
+def test_answers_of_several_tokens_and_written_texts_come_through(two_ranks, metric: str):
+    first, second = (rank[metric] for rank in two_ranks("answers"))
+    assert first["differ"] > 1
+    for part in ("values", "baseline"):
+        assert first["shared"][part] == second["shared"][part] == first["alone"][part]
+    assert first["shared"]["token_layers"] == second["shared"]["token_layers"] >= first["alone"]["token_layers"]
+
+
 def test_progress_counts_the_cells_of_all_ranks(two_ranks):
     for rank in two_ranks("prompts"):
         done, total = rank["told"][-1]

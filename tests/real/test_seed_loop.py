@@ -79,7 +79,7 @@ def assert_same_numbers(d1, d1_data, seed_loop, probe, way: Way) -> None:
     before, _ = d1.capture(way.target, probe, None)
     unpatched = compare(before, way.plain["target"])
     _, cache = d1.capture(way.donor, probe, None)
-    results = d1.patch(way.target, cache, probe, list(range(way.target.n_layers)), before)
+    results, _ = d1.patch(way.target, cache, probe, list(range(way.target.n_layers)), before, None)
     for ours, logits in zip(results.values(), way.patched, strict=True):
         assert ours["effect"] == pytest.approx(compare(ours, logits) - unpatched, abs=2 * TOLERANCE)
 

@@ -178,6 +178,23 @@ def test_of_noise_nothing_is_explained_that_was_held_out():
     assert abs(found.r2) < 0.02
 
 
+def test_what_the_rows_of_a_group_share_does_not_help_the_held_out(pair):
+    """Each prompt adds its own number to x and, unrelated, to y: within a prompt it can be learnt, for another not."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 30)
+    x = np.eye(20)[groups] + 0.1 * rng.normal(size=(600, 20))
+    y = rng.normal(size=(20, 3))[groups] + 0.1 * rng.normal(size=(600, 3))
+    by_row, by_group = mp.LinearMap.fit(x, y), mp.LinearMap.fit(x, y, groups=groups)
+    assert by_row.r2 > 0.8
+    assert by_group.r2 < 0.1
+    assert by_group.rows == 480
+
+    target, donor = pair
+    prompts = [rng.integers(0, 96, size=30).tolist() for _ in range(10)]
+    maps = mp.cross.fit_maps(target, donor, prompts)
+    assert {one.rows for one in maps.values()} == {8 * 29}
+
+
 def test_a_donor_of_another_width_is_mapped(pair):
     target, donor = pair[0], other_llama(hidden_size=32)
     rng = np.random.default_rng(0)
@@ -256,6 +273,8 @@ def test_tokenizers_that_cut_otherwise_are_told(word_tokenizer):
         (lambda: mp.LinearMap(np.eye(3))(mx.ones((1, 2))), ShapeError, "of activations 2 wide. Got one of 3"),
         (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((8, 2))), ShapeError, "the same rows. Got 9 and 8"),
         (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((9, 2)), 1.0), ValueRefusedError, "between 0 and 1"),
+        (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((9, 2)), groups=[0]), ShapeError, r"9 rows.*shape \(1,\)"),
+        (lambda: mp.LinearMap.fit(np.eye(9), np.eye(9), groups=[0] * 9), ValueRefusedError, "2 or more.*Got 1. Give"),
         (
             lambda: mp.LinearMap.fit(np.eye(9), np.eye(9)),
             ValueRefusedError,

@@ -200,9 +200,9 @@ REFUSED = {
     "cold": (lambda m: GenerateMatches("a", temperature=0), ValueRefusedError, "must be more than 0. Got 0"),
     "silent": (lambda m: mp.measure(m, PROMPTS, GenerateMatches("a")), KindError, "`tokenizer` must be there for gen"),
     "kept": (
-        lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=GenerateMatches("a"), checkpoint="x"),
+        lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=[GenerateMatches("a"), LogProb(3)], checkpoint="x"),
         KindError,
-        "`checkpoint` must be left out with GenerateMatches",
+        "`checkpoint` must be left out where GenerateMatches",
     ),
     "swept in silence": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=GenerateMatches("a")),

@@ -1,0 +1,102 @@
+"""Sweeps in which the model writes are stopped, kept and gone on with as others are."""
+
+import numpy as np
+import pytest
+
+import mlx_patch as mp
+from mlx_patch.errors import FileError
+from mlx_patch.metrics import GenerateMatches, LogProb, SequenceLogProb
+from mlx_patch.sweeps import _run
+
+PROMPTS = ["Mars (planet", "Mars (planet 4, dia"]
+RULE = GenerateMatches(r"\d", max_tokens=3)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return mp.HookedModel.load("examples/models/tiny_instruct_ext")
+
+
+def stopping_after(cells):
+    """A progress function that is Ctrl-C when so many cells are done."""
+
+    def told(done, total):
+        if done >= cells:
+            raise KeyboardInterrupt
+
+    return told
+
+
+@pytest.fixture
+def sweep(embedded):
+    def sweep(metric=RULE, **more):
+        return mp.sweep(embedded, PROMPTS, mp.Scale(-1.0), "mlp_out", "layer", metric, layers=range(4), **more)
+
+    return sweep
+
+
+@pytest.fixture
+def whole(sweep):
+    result = sweep()
+    assert len(np.unique(result.values)) == 2
+    return result
+
+
+def test_ctrl_c_keeps_what_was_written(sweep, whole):
+    part = sweep(progress=stopping_after(3))
+    done = ~np.isnan(part.values)
+    assert 0 < done.sum() < done.size
+    np.testing.assert_array_equal(part.values[done], whole.values[done])
+
+
+def test_a_stopped_sweep_goes_on_and_writes_nothing_twice(sweep, whole, tmp_path, monkeypatch):
+    path, texts, spoken = tmp_path / "night.npz", [], _run.all_spoken
+    sweep(progress=stopping_after(3), checkpoint=path)
+    monkeypatch.setattr(_run, "all_spoken", lambda *given: texts.append(given) or spoken(*given))
+    again = sweep(checkpoint=path)
+    assert len(texts) < 2 * (4 + 1)  # two prompts, four layers and the unedited run
+    np.testing.assert_array_equal(again.values, whole.values)
+    np.testing.assert_array_equal(again.baseline, whole.baseline)
+    assert again.provenance["token_layers"] == whole.provenance["token_layers"]
+    texts.clear()
+    sweep(checkpoint=path)
+    assert not texts
+    with pytest.raises(FileError, match="which is of another metric"):
+        sweep(GenerateMatches(r"\d", max_tokens=4), checkpoint=path)
+
+
+@pytest.mark.parametrize("cells", [1, 5])
+def test_ctrl_c_keeps_what_other_metrics_measured(sweep, whole, cells):
+    metrics = [LogProb(5), RULE, SequenceLogProb([5, 7])]
+    every, part = sweep(metrics), sweep(metrics, progress=stopping_after(cells))
+    np.testing.assert_array_equal(every.values[:, 1], whole.values)
+    np.testing.assert_array_equal(part.values[:, [0, 2]], every.values[:, [0, 2]])
+    assert np.isnan(part.values[:, 1]).any()
+
+
+def test_ctrl_c_before_the_first_text_keeps_what_other_metrics_measured(sweep, whole, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "all_spoken", stopped)
+    part = sweep([LogProb(5), RULE])
+    assert np.isnan(part.values[:, 1]).all()
+    assert np.isnan(part.baseline[1]).all()
+    assert not np.isnan(part.values[:, 0]).any()
+    with pytest.raises(KeyboardInterrupt):
+        sweep()
+
+
+def test_ctrl_c_in_other_metrics_writes_nothing(sweep, embedded, monkeypatch):
+    calls = []
+
+    def third(logits):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return logits[:, -1, 3]
+
+    monkeypatch.setattr(_run, "all_spoken", lambda *given: pytest.fail("it wrote on"))
+    part = sweep([third, RULE], executor="reference")
+    assert np.isnan(part.values).any()
+    assert not np.isnan(part.values[:, 0]).all()
