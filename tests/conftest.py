@@ -1,6 +1,7 @@
-"""What every test has: annotations that are checked as the code runs, tiny models, and seeds."""
+"""What every test has: tiny models, seeds, and with CHECK_TYPES=1 annotations that are checked as the code runs."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -10,12 +11,17 @@ from pathlib import Path
 from beartype import BeartypeConf, BeartypeStrategy
 from beartype.claw import beartype_package, beartype_packages
 
-# Before the first import, which these rewrite. What is returned is checked everywhere, and what is given as well where
-# no user calls; elsewhere tests give wrong kinds on purpose, to see them refused in the library's own words.
-INNER = ("mlx_patch.architectures", "mlx_patch.engine", "mlx_patch.laws")
-beartype_packages(INNER, conf=BeartypeConf(is_pep484_tower=True))
-beartype_package("mlx_patch.interventions._apply", conf=BeartypeConf(strategy=BeartypeStrategy.O0))  # a user's returns
-beartype_package("mlx_patch", conf=BeartypeConf(is_pep484_tower=True, violation_param_type=UserWarning))
+CHECK_TYPES = os.environ.get("CHECK_TYPES") == "1"
+"""It doubles the time that many tests take. CI has it on for the tests at the lower bounds."""
+
+if CHECK_TYPES:
+    # Before the first import, which these rewrite. What is returned is checked everywhere, and what is given as well
+    # where no user calls; elsewhere tests give wrong kinds on purpose, to see them refused in the library's own words.
+    INNER = ("mlx_patch.architectures", "mlx_patch.engine", "mlx_patch.laws")
+    UNCHECKED = BeartypeConf(strategy=BeartypeStrategy.O0)
+    beartype_packages(INNER, conf=BeartypeConf(is_pep484_tower=True))
+    beartype_package("mlx_patch.interventions._apply", conf=UNCHECKED)  # a user's returns
+    beartype_package("mlx_patch", conf=BeartypeConf(is_pep484_tower=True, violation_param_type=UserWarning))
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -36,10 +42,10 @@ from mlx_patch.testing import tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-# Names that these modules import for annotations alone, and that a check must find.
-vars(_tap).update(Frame=Frame)
-vars(_visit).update(Frame=Frame)
-vars(_base).update(Choice=_edit.Choice, Edit=_edit.Edit, PositionChoice=_edit.PositionChoice)
+if CHECK_TYPES:  # names that these modules import for annotations alone, and that a check must find
+    vars(_tap).update(Frame=Frame)
+    vars(_visit).update(Frame=Frame)
+    vars(_base).update(Choice=_edit.Choice, Edit=_edit.Edit, PositionChoice=_edit.PositionChoice)
 
 
 @cache

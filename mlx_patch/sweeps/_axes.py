@@ -86,12 +86,13 @@ def grid_of(
     return Grid(coords, fixed, None if "site" in over else sites[0])
 
 
-def choices(name: str, given: object) -> tuple[Chosen, ...] | None:
-    """What a caller chose along an axis: a number, or numbers and groups of numbers.
+def choices(name: str, given: object, size: int | None = None) -> tuple[Chosen, ...] | None:
+    """What a caller chose along an axis: a number, a slice, or numbers and groups of numbers.
 
     Args:
         name: The argument: "layers", "positions", "heads", "neurons" or "alphas", which alone has no groups.
         given: What came.
+        size: How many there are, where slices mean something.
     Raises:
         SelectionError: It holds something else, nothing, or something twice.
     Example:
@@ -99,14 +100,22 @@ def choices(name: str, given: object) -> tuple[Chosen, ...] | None:
         (0, (1, 2))
         >>> choices("positions", -1)
         (-1,)
+        >>> choices("positions", slice(-2, None), 8)
+        (6, 7)
     """
     if given is None:
         return None
-    many = tuple(_choice(name, one) for one in (given if _is_group(given) else (given,)))
+    whole = _spread(given, size)
+    many = tuple(_choice(name, _spread(one, size)) for one in (whole if _is_group(whole) else (whole,)))
     if not many:
         raise SelectionError(f"`{name}` must choose something. Got {given!r}. Leave it out to choose all.")
     refuse_twice(name, given, many)
     return many
+
+
+def _spread(one: object, size: int | None) -> object:
+    """The numbers of a slice, where it is one."""
+    return range(*one.indices(size)) if isinstance(one, slice) and size is not None else one
 
 
 def refuse_twice(name: str, given: object, many: Sequence[object]) -> None:
@@ -134,7 +143,10 @@ def _choice(name: str, one: object) -> Chosen:
 
 def _index(name: str, one: object) -> int:
     if isinstance(one, bool) or not isinstance(one, SupportsIndex) or _is_group(one):
-        raise SelectionError(f"`{name}` must hold ints, or groups of ints. Got {one!r}. Write [0, 1] or [(0, 1), 2].")
+        remedy = "Write [0, 1] or [(0, 1), 2]."
+        if isinstance(one, slice):
+            remedy = "Write range(1, 4), say; for positions of prompts of several lengths mp.pos.where(...)."
+        raise SelectionError(f"`{name}` must hold ints, or groups of ints. Got {one!r}. {remedy}")
     return index(one)
 
 

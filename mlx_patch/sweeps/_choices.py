@@ -69,8 +69,11 @@ def chosen_by_axis(
     Raises:
         SelectionError: It is no choice, names something twice, or something that is not there.
     """
-    chosen: dict[str, Sequence[Chosen] | None] = {axis: choices(ARGUMENTS[axis], given[axis]) for axis in ARGUMENTS}
     shortest = min(batch.length for batch in batches)
+    sizes = {"layer": n_layers} | ({"pos": shortest} if len(batches) == 1 else {})
+    chosen: dict[str, Sequence[Chosen] | None] = {
+        axis: choices(name, given[axis], sizes.get(axis)) for axis, name in ARGUMENTS.items()
+    }
     positions = _absolute("positions", chosen["pos"], shortest)
     chosen["layer"] = _absolute("layers", chosen["layer"], n_layers)
     return chosen if len(batches) > 1 else {**chosen, "pos": positions}

@@ -65,9 +65,10 @@ def sweep(
             the result has them. Or a list of cells: edits, lists of edits, or dicts for `Intervention.at`.
         metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
             tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
-        layers: Which layers; None is all that have the site. A group of ints is patched together: see `windows`,
-            `up_to` and `onwards`. Where `over` does not have the axis, the choice holds in every cell.
-        positions: Which positions, absolute or from the end; None is all. Groups as for layers.
+        layers: Which layers, numbers or a slice; None is all that have the site. A group of ints is patched together:
+            see `windows`, `up_to` and `onwards`. Where `over` does not have the axis, the choice holds in every cell.
+        positions: Which positions, absolute or from the end; a slice, where all prompts are of one length; selectors of
+            `mp.pos`; None is all. Groups as for layers.
         heads: Which heads. Groups as for layers.
         neurons: Which entries of the site's last axis. Groups as for layers.
         alphas: How far to go, where `over` has "alpha".

@@ -37,6 +37,19 @@ def test_a_choice_is_numbers_and_groups_of_numbers(given, chosen):
     assert all(type(n) is int for n in flat(chosen or ()))
 
 
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (slice(1, None), (1, 2, 3)),
+        (slice(-2, None), (2, 3)),
+        (slice(None, None, -2), (3, 1)),
+        ([slice(0, 2), -1], ((0, 1), -1)),
+    ],
+)
+def test_a_slice_is_the_numbers_that_it_has_of_so_many(given, chosen):
+    assert choices("positions", given, 4) == chosen
+
+
 def test_alphas_are_numbers_of_any_kind():
     assert choices("alphas", [0, 0.5, np.float32(1.5), mx.array(2.0)]) == (0.0, 0.5, 1.5, 2.0)
     assert choices("alphas", 1) == (1.0,)

@@ -4,7 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_patch import Scale, sweep
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
+from mlx_patch.metrics import LogProb
 from mlx_patch.sweeps._prompts import batches_of
 
 
@@ -61,3 +63,24 @@ def test_what_is_no_prompt_is_refused(word_tokenizer, error, message, given):
     tokenizer = word_tokenizer if "chat" in message else None
     with pytest.raises(error, match=message):
         batches_of(given, tokenizer, 96)
+
+
+def test_slices_are_the_layers_and_positions_that_they_have(tiny, tokens):
+    ask = (tiny(), tokens, Scale(0.5), "resid_post")
+    one, other = (
+        sweep(*ask, ("layer", "pos"), LogProb(3), layers=layers, positions=positions)
+        for layers, positions in ((slice(1, None), slice(-3, None, 2)), ([1, 2], [5, 7]))
+    )
+    assert one.coords == other.coords
+    np.testing.assert_array_equal(one.values, other.values)
+    together, whole = (
+        sweep(*ask, "layer", LogProb(3), positions=chosen) for chosen in (slice(2, None), range(2, tokens.shape[1]))
+    )
+    np.testing.assert_array_equal(together.values, whole.values)
+
+
+def test_a_slice_of_positions_is_refused_where_prompts_differ_in_length(tiny, tokens):
+    with pytest.raises(SelectionError, match=r"`positions` must hold ints, .*Got slice\(1, None.* mp\.pos\.where"):
+        sweep(
+            tiny(), [[1, 2, 3, 4], [1, 2, 3]], Scale(0.5), "resid_post", "layer", LogProb(3), positions=slice(1, None)
+        )

@@ -121,6 +121,7 @@ REFUSALS = [
     (SelectionError, r"must not name anything twice", {"over": "pos", "positions": [(7, -1)]}),
     (SelectionError, r"`pos` must not name anything twice", {"positions": [(1, 2), 2]}),
     (SelectionError, r"must choose something", {"layers": [()]}),
+    (SelectionError, r"`layers` must choose something\. Got slice\(9, None, None\)", {"layers": slice(9, None)}),
     (SelectionError, r"`head` must lie in -4 to 3\. Got 4\.", {"over": "head", "heads": [4]}),
     (SelectionError, r"`neuron` must lie in -32 to 31\. Got 32\.", {"over": "neuron", "neurons": [32]}),
     # cells
