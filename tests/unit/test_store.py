@@ -477,5 +477,5 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tmp_path):
 
     few, many = peak(50), peak(200)
     assert [len(list((tmp_path / n).glob("shard-*"))) for n in ("50", "200")] == [4, 15]
-    assert many[0] <= 1.05 * few[0] + 10_000
+    assert many[0] <= 1.5 * few[0], "it would be four times as much"  # garbage may be collected late
     assert max(few[1], many[1]) <= 2.5 * 0.25e6, "what is read is more than two shards and a half"
