@@ -1,5 +1,7 @@
 """Patching across models: against runs written by hand, known maps, and what does not fit."""
 
+import copy
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -343,7 +345,6 @@ def test_a_deeper_donor_is_refused_from_its_cache_too(pair):
 
 
 def test_a_vocabulary_with_two_ids_exchanged_is_another(word_tokenizer):
-    import copy
 
     exchanged = copy.deepcopy(word_tokenizer)
     words = word_tokenizer.get_vocab()
@@ -377,3 +378,12 @@ def test_a_vocabulary_with_two_ids_exchanged_is_another(word_tokenizer):
 def test_more_maps_that_are_none_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_prompts_that_the_models_cut_otherwise_teach_no_map(word_tokenizer):
+
+    swapped = copy.deepcopy(word_tokenizer)
+    swapped.encode = lambda text, **how: word_tokenizer.encode(text, **how)[::-1]
+    target, donor = (mp.HookedModel(tiny_model("llama"), t) for t in (word_tokenizer, swapped))
+    with pytest.raises(KindError, match=r"`prompts` must be cut alike by both .* prompt 1. Pass token ids"):
+        mp.cross.fit_maps(target, donor, ["w01 w05 w01", "w03 w04 w05"])

@@ -149,3 +149,9 @@ def test_an_edit_of_the_scores_that_keeps_the_mask_is_allowed(intervention):
     masked = mx.full((2, 5, 8), -mx.inf)
     edited = intervention.at("resid_post").apply(masked, SITE, SPAN)
     assert isinstance(intervention, Interpolate) or mx.array_equal(edited, masked)
+
+
+def test_a_direction_is_an_array_and_no_cache(tiny, tokens):
+    cache = tiny().run_with_cache(tokens)[1]
+    with pytest.raises(KindError, match=r"`direction` must be an mx\.array or a numpy array\. Got ActivationCache"):
+        Project(cache)

@@ -282,3 +282,10 @@ def test_samples_give_a_rate_that_the_seed_decides(embedded):
     with_axis = mp.sweep(embedded, ["Mars (planet", "Venus"], mp.Scale(0.0), "mlp_out", "layer", metric, layers=[0, 1])
     assert with_axis.axes == ("layer", "example")
     assert with_axis.values.shape == (2, 2)
+
+
+def test_a_text_is_resolved_before_it_is_measured():
+    with pytest.raises(
+        TokenError, match=r"`answer` must be token ids when it is measured\. Got ' Mars'\. Use `metric\."
+    ):
+        _ = SequenceLogProb(" Mars").slots

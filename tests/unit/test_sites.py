@@ -1,6 +1,6 @@
 import pytest
 
-from mlx_patch.errors import SelectionError, UnknownNameError
+from mlx_patch.errors import KindError, SelectionError, UnknownNameError
 from mlx_patch.sites import SITES, Site
 
 
@@ -88,3 +88,8 @@ def test_a_layered_site_needs_a_block_number(layer):
 def test_a_site_of_which_there_is_one_takes_no_layer(name):
     with pytest.raises(SelectionError, match=r"`layer` must be None for .* of which there is one\. Got 2\."):
         Site(name, 2)
+
+
+def test_what_is_no_name_is_no_site():
+    with pytest.raises(KindError, match=r"`site` must be a name or a Site\. Got 3\."):
+        Site.parse(3)

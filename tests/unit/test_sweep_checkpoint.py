@@ -13,7 +13,7 @@ from mlx_patch import ActivationCache, Add, Apply, HookedModel, Interpolate, Rep
 from mlx_patch.errors import FileError, KindError
 from mlx_patch.metrics import LogProb
 from mlx_patch.sweeps import _run, _sweep
-from mlx_patch.sweeps._files import read_archive, write_members
+from mlx_patch.sweeps._files import array_members, read_archive, write_members
 from mlx_patch.testing import tiny_model
 
 
@@ -473,3 +473,11 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
 def test_without_a_checkpoint_nothing_is_fingerprinted(wanted, monkeypatch):
     monkeypatch.setattr(_sweep, "identity_of", None)
     assert sweep(**wanted).complete
+
+
+def test_numbers_of_another_size_are_refused(wanted, tmp_path):
+    sweep(**wanted, checkpoint=tmp_path / "a")
+    fewer = array_members({"values": np.zeros((3, 1, 1), np.float32)})
+    rewrite(tmp_path / "a", lambda about: None, fewer)
+    with pytest.raises(FileError, match=r"not all fits: 'values' has shape \(3, 1, 1\), not \(8, 1, 1\)"):
+        sweep(**wanted, checkpoint=tmp_path / "a")

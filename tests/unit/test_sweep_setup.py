@@ -16,7 +16,7 @@ from mlx_patch.errors import (
     UnknownNameError,
     ValueRefusedError,
 )
-from mlx_patch.metrics import KL, LogitDiff, Prob
+from mlx_patch.metrics import KL, LogitDiff, LogProb, Prob
 from mlx_patch.sweeps import plan, sweep
 
 DIFF, SCALE = LogitDiff(3, 4), Scale(2.0)
@@ -272,3 +272,18 @@ def test_an_answer_of_several_tokens_is_refused(tiny, tokens, word_tokenizer):
     named = HookedModel(tiny().model, word_tokenizer)
     message = r"`token` must be one token\. Got 'w01 w02'"
     refused(TokenError, message, named, tokens, metric=Prob("w01 w02"))
+
+
+def test_sites_that_no_layer_has_together_are_swept_one_by_one(tiny, tokens):
+    with pytest.raises(SelectionError, match=r"`at` must be sites that a layer has together\. Got .*Sweep them one by"):
+        sweep(tiny("nemotron_h"), tokens, SCALE, ["mixer_out", "mlp_out"], ("site", "layer"), LogProb(3))
+
+
+def test_a_raw_site_whose_rows_are_not_those_of_the_batch_wants_the_reference(tiny):
+    """mlx_lm sorts many tokens by their experts."""
+    model, tokens = tiny("mixtral"), mx.array([[7 * i % 96 for i in range(40)]])
+    cells = [Scale(factor).at("model.layers.1.block_sparse_moe.switch_mlp.up_proj:input") for factor in (0.5, 0.1)]
+    with pytest.raises(ShapeError, match=r"must be 'reference' for edits at .*Got shape \(160, 1, 64\) with 2 rows"):
+        sweep(model, tokens, over=cells, metric=LogProb(3), executor="rows")
+    got = sweep(model, tokens, over=cells, metric=LogProb(3), executor="reference")
+    assert len(set(got.values[:, 0].tolist())) == 2

@@ -1,5 +1,8 @@
 """Sweeps in which the model writes are stopped, kept and gone on with as others are."""
 
+import copy
+import re
+
 import numpy as np
 import pytest
 
@@ -100,3 +103,20 @@ def test_ctrl_c_in_other_metrics_writes_nothing(sweep, embedded, monkeypatch):
     part = sweep([third, RULE], executor="reference")
     assert np.isnan(part.values).any()
     assert not np.isnan(part.values[:, 0]).all()
+
+
+def test_the_end_of_text_token_ends_a_text(embedded):
+    """What comes behind it would match; each row of a batch ends by itself."""
+    prompts = [embedded.tokenize(prompt)[0].tolist() for prompt in ("Mars (planet", "Venus (planet")]
+    written = [r.token for r in embedded.stream(prompts[0], max_tokens=3)]
+    ending = copy.copy(embedded.tokenizer)
+    ending._eos_token_ids = {written[1]}
+    model = mp.HookedModel(embedded.model, ending)
+    first, third = (re.escape(embedded.tokenizer.decode([written[i]]).strip()) for i in (0, 2))
+    assert first != third
+    for pattern, plain, ended in ((f"{first}.*{third}", 1, 0), (f"{first}\\s*$", 0, 1)):
+        metric = GenerateMatches(pattern, max_tokens=3)
+        assert mp.measure(embedded, prompts[0], metric) == plain
+        assert mp.measure(model, prompts[0], metric) == ended
+    both = mp.measure(model, prompts, GenerateMatches(".", max_tokens=3))
+    assert both.tolist() == [1, 1]
