@@ -49,7 +49,7 @@ def _provenance(setup: Setup, planned: Plan, numbers: Numbers) -> Mapping[str, A
         "executor": planned.executor,
         "fell_back": planned.why,
         "token_layers": numbers.token_layers,
-        **({"written": "a full run a cell, then token after token"} if setup.speaks else {}),
+        **({"written": "a run a cell, then token after token"} if setup.speaks else {}),
     }
 
 

@@ -52,6 +52,8 @@ class Reading:
         Returns:
             Unevaluated. Shape `(metric, batch)`.
         """
+        if not self.metrics:
+            return mx.zeros((0, logits.shape[0]))
         return mx.stack([self._one(metric, logits, length) for metric in self.metrics])
 
     def _one(self, metric: Metric, logits: mx.array, length: int) -> mx.array:

@@ -15,6 +15,7 @@ from mlx_patch.sweeps._base import Base, run_base
 from mlx_patch.sweeps._cells import unedited_sites
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.sweeps._plan import Pass, Plan
+from mlx_patch.sweeps._reading import Reading
 from mlx_patch.sweeps._setup import Setup
 from mlx_patch.sweeps._speaking import all_spoken
 
@@ -82,11 +83,24 @@ def _base(setup: Setup, plan: Plan, group: int) -> Base:
     Where it begins, and the pieces in which a past is made that cannot be cut afterwards, decide how it rounds.
     """
     if setup.speaks:
-        values, cost = all_spoken(setup.model, setup.batches[group].tokens, setup.readings[group].metrics)
-        return Base(values, 0, token_layers=cost)
+        return _base_of_speech(setup, plan, group)
     starts = sorted({one.start for one in plan.passes if one.group == group})
     sites = unedited_sites(setup.model.layout, setup.cells[group]) if plan.executor == "grow" else ()
     return run_base(setup.model.layout, setup.batches[group].tokens, setup.readings[group], starts, sites, plan.piece)
+
+
+def _base_of_speech(setup: Setup, plan: Plan, group: int) -> Base:
+    """What is written after the unedited prompts; and the pasts of cells that begin later, which share one run."""
+    tokens, metrics = setup.batches[group].tokens, setup.readings[group].metrics
+    starts = {one.start for one in plan.passes if one.group == group and one.start}
+    if not starts:
+        values, cost = all_spoken(setup.model, tokens, metrics)
+        return Base(values, 0, token_layers=cost)
+    last = tokens.shape[1] - 1
+    base = run_base(setup.model.layout, tokens, Reading((), (last,)), sorted({*starts, last}), (), plan.piece)
+    base.values, cost = all_spoken(setup.model, tokens, metrics, past=base.past[last])
+    base.token_layers += cost
+    return base
 
 
 Started = tuple[Pass, mx.array, Callable[[], int]]
@@ -97,7 +111,8 @@ def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
     layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
     cells = [setup.cells[one.group][i] for i in one.cells]
     if setup.speaks:
-        found = [all_spoken(setup.model, batch.tokens, reading.metrics, cell.edits) for cell in cells]
+        past = base.past[one.start] if one.start else None
+        found = [all_spoken(setup.model, batch.tokens, reading.metrics, cell.edits, past) for cell in cells]
         return one, mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
     if plan.executor == "reference":
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]

@@ -1,4 +1,4 @@
-"""What a model writes after an edited prompt, for `GenerateMatches`: one prompt run a cell, then token after token."""
+"""What a model writes after an edited prompt, for `GenerateMatches`: one run a cell, then token after token."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -8,32 +8,52 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_patch.engine import Snapshot
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel, run
+from mlx_patch.sweeps._planned import Plan
 
 
 def spoken(
-    model: HookedModel, tokens: mx.array, metric: GenerateMatches, edits: Sequence[Edit] = ()
+    model: HookedModel,
+    tokens: mx.array,
+    metric: GenerateMatches,
+    edits: Sequence[Edit] = (),
+    past: Snapshot | None = None,
 ) -> tuple[np.ndarray, int]:
     """The rate of matches for each prompt of a batch, shape `(batch,)`, and the token-layers that it took.
 
-    The edits act in the prompt.
+    The edits act in the prompt, and not in the past.
 
+    Args:
+        model: The model.
+        tokens: The whole prompts. Shape `(batch, pos)`.
+        metric: What is searched for, and for how long.
+        edits: At absolute positions.
+        past: What a prompt cache holds of the prompts' first positions; None runs them all.
     Raises:
         KindError: The model has no tokenizer.
         PatchError: As `run` says.
     """
     refuse_silence(model, metric)
-    held = make_prompt_cache(model.model)
-    logits = run(model.layout, tokens, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]
-    rate, positions = np.zeros(tokens.shape[0], np.float32), tokens.size
+    new = tokens if past is None else tokens[:, past.length :]
+    held = make_prompt_cache(model.model) if past is None else _going_on(past)
+    logits = run(model.layout, new, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]
+    rate, positions = np.zeros(tokens.shape[0], np.float32), new.size
     for sample in range(max(1, metric.samples)):
         texts, steps = _texts(model, logits, held if metric.samples <= 1 else deepcopy(held), metric, sample)
         positions += steps * len(texts)
         rate += np.array([metric.matches(text) for text in texts], np.float32)
     return rate / max(1, metric.samples), positions * len(model.layout.blocks)
+
+
+def _going_on(past: Snapshot) -> list[Any]:
+    """A prompt cache that holds a past, to be written into."""
+    opened = past.opened()
+    opened.rows(1)
+    return opened.caches
 
 
 def speaking(metric: object) -> bool:
@@ -49,10 +69,14 @@ def both_kinds(metric: object) -> bool:
 
 
 def all_spoken(
-    model: HookedModel, tokens: mx.array, metrics: Sequence[Metric], edits: Sequence[Edit] = ()
+    model: HookedModel,
+    tokens: mx.array,
+    metrics: Sequence[Metric],
+    edits: Sequence[Edit] = (),
+    past: Snapshot | None = None,
 ) -> tuple[mx.array, int]:
     """What metrics that let the model write say of a batch, shape `(metric, batch)`; and the token-layers."""
-    found = [spoken(model, tokens, metric, edits) for metric in metrics if isinstance(metric, GenerateMatches)]
+    found = [spoken(model, tokens, metric, edits, past) for metric in metrics if isinstance(metric, GenerateMatches)]
     return mx.array(np.stack([rate for rate, _ in found])), sum(cost for _, cost in found)
 
 
@@ -66,9 +90,23 @@ def refuse_silence(model: HookedModel, metric: GenerateMatches) -> None:
         raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
 
 
-def most_spoken(layers: int, tokens: mx.array, metric: GenerateMatches) -> int:
-    """The token-layers that a batch of prompts takes at most."""
-    return layers * (tokens.size + max(1, metric.samples) * (metric.max_tokens - 1) * tokens.shape[0])
+def most_written(plan: Plan, metrics: Sequence[Metric]) -> int:
+    """The token-layers that metrics take at most that let the model write, beside those of a plan's runs.
+
+    Args:
+        plan: Of these metrics, a cell a pass.
+        metrics: The metrics.
+    """
+    rules = [one for one in metrics if isinstance(one, GenerateMatches)]
+    steps = sum(max(1, rule.samples) * (rule.max_tokens - 1) for rule in rules)
+    positions = 0
+    for number, group in enumerate(plan.groups):
+        starts = [one.start for one in plan.passes if one.group == number]
+        whole = 0 if any(starts) else group.length  # else a run without metrics has all but the last position
+        again = [whole or 1, *(group.length - start for start in starts)]
+        positions += group.batch * sum(len(rules) * new + steps for new in again)
+        positions += 0 if whole else group.batch * group.length
+    return positions * plan.n_layers - plan.token_layers
 
 
 def _texts(

@@ -28,8 +28,8 @@ from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
 from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
 from mlx_patch.sweeps._shares import shares
-from mlx_patch.sweeps._speaking import both_kinds
-from mlx_patch.sweeps._with_speech import Swept, most_written, refuse_with_both, sorted_out, sweep_both
+from mlx_patch.sweeps._speaking import both_kinds, most_written
+from mlx_patch.sweeps._with_speech import Swept, refuse_with_both, sorted_out, sweep_both
 
 
 def sweep(
@@ -197,16 +197,17 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
+    bounds = bounds_of(memory)
+
+    def plan_of(metrics: Any) -> Plan:
+        setup = set_up(model, tokens, intervention, at, over, metrics, layers, positions, heads, neurons, alphas)
+        return _planned(setup, executor, bounds)
+
     if not both_kinds(metric):
-        return _planned(
-            set_up(model, tokens, intervention, at, over, metric, layers, positions, heads, neurons, alphas),
-            executor,
-            bounds_of(memory),
-        )
+        return plan_of(metric)
     _, rules, others = sorted_out(model, metric)
-    setup = set_up(model, tokens, intervention, at, over, others, layers, positions, heads, neurons, alphas)
-    planned = _planned(setup, executor, bounds_of(memory))
-    return replace(planned, written=most_written(setup, rules, planned, beside=True))
+    planned, written = plan_of(others), plan_of(rules)
+    return replace(planned, written=written.token_layers + written.written)
 
 
 def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
@@ -214,11 +215,13 @@ def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
     executor, why = _executor(setup, wanted, cells)
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
     layers = len(setup.model.layout.blocks)
-    planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
-    return replace(planned, written=most_written(setup, setup.metrics, planned, False)) if setup.speaks else planned
+    if not setup.speaks:
+        return make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
+    planned = make_plan(setup.cells, groups, layers, executor, replace(bounds, rows=1), footprint(setup), why)
+    return replace(planned, written=most_written(planned, setup.metrics))
 
 
 def _executor(setup: Setup, wanted: str, cells: Sequence[Cell]) -> tuple[Executor, str]:
-    """The executor, and why no cheaper one could be taken. What is written is one full run a cell."""
-    found = chosen_executor(wanted, setup.model.layout, cells)
-    return ("reference", "") if setup.speaks else found
+    """The executor, and why no cheaper one could be taken. What is written begins with a run through all blocks."""
+    found, why = chosen_executor(wanted, setup.model.layout, cells)
+    return ("rows" if found == "grow" else found, "") if setup.speaks else (found, why)

@@ -9,11 +9,9 @@ import numpy as np
 from mlx_patch.errors import KindError
 from mlx_patch.metrics import GenerateMatches, Metric, as_metric
 from mlx_patch.model import HookedModel
-from mlx_patch.sweeps._planned import Plan
 from mlx_patch.sweeps._reading import refuse_same_names
 from mlx_patch.sweeps._result import SweepResult
-from mlx_patch.sweeps._setup import Setup
-from mlx_patch.sweeps._speaking import most_spoken, refuse_silence
+from mlx_patch.sweeps._speaking import refuse_silence
 
 Swept = tuple[SweepResult, bool]
 """A result, and whether Ctrl-C ended the sweep before all of it was found."""
@@ -62,25 +60,6 @@ def sorted_out(model: HookedModel, metric: Any) -> tuple[list[Metric], list[Metr
     rules = [one for one in given if isinstance(one, GenerateMatches)]
     refuse_silence(model, rules[0])
     return given, [*rules], [one for one in given if not isinstance(one, GenerateMatches)]
-
-
-def most_written(setup: Setup, rules: Sequence[Metric], plan: Plan, beside: bool) -> int:
-    """The token-layers that writing takes at most, without what the plan has of them already.
-
-    Args:
-        setup: The sweep.
-        rules: What lets the model write.
-        plan: Of the other metrics; or where there are none, of the prompts of the first rule.
-        beside: Whether there are others.
-    """
-    prompts = [batch.tokens for batch in setup.asked.batches]
-    each = sum(
-        most_spoken(plan.n_layers, tokens, rule)
-        for rule in rules
-        if isinstance(rule, GenerateMatches)
-        for tokens in prompts
-    )
-    return each * (1 + len(setup.cells[0])) - (0 if beside else plan.token_layers)
 
 
 def _joined(result: SweepResult, written: SweepResult | None, given: Sequence[Metric]) -> SweepResult:

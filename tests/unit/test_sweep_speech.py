@@ -120,3 +120,40 @@ def test_the_end_of_text_token_ends_a_text(embedded):
         assert mp.measure(model, prompts[0], metric) == ended
     both = mp.measure(model, prompts, GenerateMatches(".", max_tokens=3))
     assert both.tolist() == [1, 1]
+
+
+PATTERNS = (r"w[0-4]\d", r"w\d[0-4] w\d[5-9]", r"w[5-9]\d$")
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "mamba2", "jamba", "qwen3_next", "gemma3n", "llama-sliding"])
+def test_cells_that_begin_late_write_what_whole_runs_give(tiny, word_tokenizer, name, samples):
+    """Over KV, rotating and recurrent caches, for two prompts of one length and one of another."""
+    model = mp.HookedModel(tiny(name).model, word_tokenizer)
+    prompts = [[(11 + 37 * (i + 20 * row)) % 96 for i in range(9 + row // 2)] for row in range(3)]
+    metrics = [GenerateMatches(pattern, max_tokens=4, samples=samples) for pattern in PATTERNS]
+    over = [mp.Scale(-3.0).at("resid_post", layer=layer, pos=pos) for layer in (0, 1) for pos in (3, -1)]
+    ask = {"over": over, "metric": metrics}
+    fast, whole = (mp.sweep(model, prompts, executor=how, **ask) for how in ("auto", "reference"))
+    np.testing.assert_array_equal(fast.values, whole.values)
+    np.testing.assert_array_equal(fast.baseline, whole.baseline)
+    assert len(np.unique(whole.values)) > 1
+    spared = not model.layout.family.uncut
+    assert (fast.provenance["token_layers"] < whole.provenance["token_layers"]) == spared
+
+
+def test_a_cell_that_begins_late_runs_no_more_than_what_is_behind_it(embedded):
+    """A pattern that nothing matches lets the model write to the end."""
+    prompt, rule = "Mars (planet 4, diameter 6792km)", GenerateMatches("(?!)", max_tokens=5)
+    ask = {"intervention": mp.Scale(0.5), "at": "mlp_out", "layers": [0, 1], "positions": [-3], "metric": rule}
+    planned, got = mp.plan(embedded, prompt, **ask), mp.sweep(embedded, prompt, **ask)
+    length, layers = embedded.tokenize(prompt).shape[1], embedded.n_layers
+    assert [one.start for one in planned.passes] == [length - 3] * 2
+    assert planned.token_layers == layers * (length + 2 * 3)
+    assert planned.written == layers * (1 + 3 * 4)
+    assert got.provenance["token_layers"] == planned.token_layers + planned.written
+    both = [rule, LogProb(5)]
+    ask |= {"metric": both}
+    planned, got = mp.plan(embedded, prompt, **ask), mp.sweep(embedded, prompt, **ask)
+    assert got.plan == planned
+    assert got.provenance["token_layers"] == planned.token_layers + planned.written
