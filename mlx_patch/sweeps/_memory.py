@@ -3,14 +3,23 @@
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_patch.engine import can_be_cut
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.sweeps._plan import Bounds
 from mlx_patch.sweeps._planned import Group, Pass
 from mlx_patch.sweeps._setup import Setup
 
-_STREAMS = 12
-"""Arrays as wide as the stream, or their like, that live at once: what a block reads, writes and makes between."""
+_STREAMS = 6
+"""Arrays as wide as the stream that live at once: what a block reads and writes, its norms, queries and `z`."""
+
+_HIDDEN = 4
+"""Arrays as wide as the widest layer of a block that live at once: what an MLP multiplies, and their product."""
+
+_EXPERTS_RUN = ("top_k", "num_experts_per_tok")
+"""What mlx_lm calls the number of experts that a token goes through."""
 
 _HEAD = 64
 """The usual width of a head."""
@@ -22,14 +31,16 @@ class Footprint:
 
     Attributes:
         d_model: The width of the stream.
+        d_hidden: The width of a block's widest layer; of experts, of all that a token goes through together.
         d_vocab: The rows of the unembedding.
         itemsize: Bytes of one number of the stream.
         heads: Attention heads, if scores are written out; 0 where a fused kernel makes none.
-        past: Bytes that one position of one row takes in one block's prompt cache.
+        past: Bytes that one position of one row takes in one block's prompt cache, where rows do not share a past.
         read: Positions whose logits are read; None is all.
     """
 
     d_model: int
+    d_hidden: int
     d_vocab: int
     itemsize: int
     heads: int
@@ -39,7 +50,7 @@ class Footprint:
     def __call__(self, group: Group, one: Pass) -> int:
         """Bytes that a pass takes beside the weights."""
         rows, new = len(one.cells) * group.batch, group.length - one.start
-        stream = rows * new * self.d_model * self.itemsize * _STREAMS
+        stream = rows * new * (self.d_model * _STREAMS + self.d_hidden * _HIDDEN) * self.itemsize
         scores = 2 * rows * self.heads * new * group.length * 4
         past = 2 * rows * group.length * self.past if one.start else 0
         read = min(new, new if self.read is None else self.read)
@@ -84,9 +95,21 @@ def footprint(setup: Setup) -> Footprint:
     written_out = not mx.metal.is_available() and not mx.cuda.is_available()
     return Footprint(
         d_model=width,
+        d_hidden=max(map(_widest, layout.blocks)),
         d_vocab=layout.d_vocab,
         itemsize=4,
         heads=width // _HEAD if written_out else 0,
-        past=2 * width * 4,
+        past=0 if can_be_cut(make_prompt_cache(layout.model)) else 2 * width * 4,
         read=None if None in at else max(len(one) for one in at if one is not None),
+    )
+
+
+def _widest(block: nn.Module) -> int:
+    """The width of what a block's widest layer returns; a matrix for each expert returns that of all that run."""
+    modules = block.modules()
+    numbers = (getattr(module, name, None) for module in modules for name in _EXPERTS_RUN)
+    together = max((number for number in numbers if isinstance(number, int)), default=1)
+    shapes = [weight.shape for module in modules if isinstance(weight := module.get("weight"), mx.array)]
+    return max(
+        (shape[-2] * (together if len(shape) == 3 else 1) for shape in shapes if len(shape) in (2, 3)), default=0
     )

@@ -131,9 +131,9 @@ def test_memory_must_be_a_number_of_bytes():
 
 
 def test_memory_grows_with_rows_positions_and_what_is_read():
-    take = Footprint(d_model=64, d_vocab=96, itemsize=4, heads=4, past=512, read=1)
+    take = Footprint(d_model=64, d_hidden=256, d_vocab=96, itemsize=4, heads=4, past=512, read=1)
     one = take(Group(8, 1), Pass(0, 0, (0,), (0,)))
     assert take(Group(8, 1), Pass(0, 0, (0, 1), (0, 0))) == take(Group(8, 2), Pass(0, 0, (0,), (0,))) == 2 * one
     assert take(Group(8, 1), Pass(0, 7, (0,), (0,))) < one < take(Group(9, 1), Pass(0, 0, (0,), (0,)))
-    whole = Footprint(d_model=64, d_vocab=96, itemsize=4, heads=4, past=512, read=None)
+    whole = Footprint(d_model=64, d_hidden=256, d_vocab=96, itemsize=4, heads=4, past=512, read=None)
     assert whole(Group(8, 1), Pass(0, 0, (0,), (0,))) - one == 3 * 7 * 96 * 4
