@@ -8,6 +8,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.engine import can_be_cut
 from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.sweeps._cells import can_be_split
 from mlx_patch.sweeps._plan import Bounds
 from mlx_patch.sweeps._planned import Group, Pass
 from mlx_patch.sweeps._setup import Setup
@@ -92,6 +93,7 @@ def footprint(setup: Setup) -> Footprint:
     """The sizes of a sweep's model, as far as they are known without looking inside it."""
     layout, at = setup.model.layout, [reading.at for reading in setup.readings]
     width = layout.d_model * layout.n_streams
+    shares = not can_be_split(layout) or can_be_cut(make_prompt_cache(layout.model))
     written_out = not mx.metal.is_available() and not mx.cuda.is_available()
     return Footprint(
         d_model=width,
@@ -99,7 +101,7 @@ def footprint(setup: Setup) -> Footprint:
         d_vocab=layout.d_vocab,
         itemsize=4,
         heads=width // _HEAD if written_out else 0,
-        past=0 if can_be_cut(make_prompt_cache(layout.model)) else 2 * width * 4,
+        past=0 if shares else 2 * width * 4,
         read=None if None in at else max(len(one) for one in at if one is not None),
     )
 
