@@ -4,7 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch import HookedModel
-from mlx_patch.testing import smollm2_folder
+from mlx_patch.laws import heads, split, sums, watching
+from mlx_patch.testing import check_laws, smollm2_folder
 
 THE_CAT_SAT_ON = mx.array([[504, 2644, 3460, 335]])
 
@@ -19,5 +20,7 @@ def test_in_float32(smollm2):
 @pytest.mark.real
 @pytest.mark.slow
 def test_in_4bit():
-    report = HookedModel.load(smollm2_folder("4bit")).verify(THE_CAT_SAT_ON)
+    """The laws on which rounding bears most; tests/laws has all of them on tiny models in 4-bit."""
+    model = HookedModel.load(smollm2_folder("4bit"))
+    report = check_laws(model, THE_CAT_SAT_ON, (watching, sums, heads, split))
     assert report.ok, report
