@@ -101,20 +101,19 @@ def say(
     probe: Probe,
     layers: list[int],
     alignment: mp.Alignment | None,
-    tokens: int,
+    options: argparse.Namespace,
 ) -> dict[str, float]:
-    """For each layer whether the patched model writes the call within so many tokens, 1 or 0; and unpatched."""
+    """For each layer the rate at which the patched model writes the call, of 1 greedy text or of several; unpatched."""
     source = alignment.source_tokens if alignment else tuple(np.array(probe.tokens)[0].tolist())
     pairs = alignment.pairs if alignment else [(i, i) for i in range(probe.n_tokens)]
     here = mp.Alignment(source, probe.prompt, [pair for pair in pairs if pair[1] < probe.n_tokens])
-    metric = mp.metrics.GenerateMatches(ANSWER, max_tokens=tokens)
+    metric = mp.metrics.GenerateMatches(ANSWER, max_tokens=options.say, samples=options.samples)
     result = mp.cross_patch(
         target, donor, probe.prompt, metric=metric, alignment=here, layers=layers, positions=probe.patched
     )
     called = {str(layer): float(rate) for layer, rate in zip(layers, result.values[:, 0], strict=True)}
-    print(
-        f"  writes {ANSWER} within {tokens} tokens after layers: {[n for n, rate in called.items() if rate] or 'none'}"
-    )
+    rates = ", ".join(f"{n}: {rate:g}" for n, rate in called.items() if rate) or "none"
+    print(f"  rate of {ANSWER} within {options.say} tokens, by layer, where it is not 0: {rates}")
     return {"unpatched": float(result.baseline[0]), **called}
 
 
@@ -159,7 +158,7 @@ def study(name: str, pair: Pair, layers: list[int], options: argparse.Namespace)
 
 def said_by(given: Given, alignment: mp.Alignment | None, options: argparse.Namespace) -> dict | None:
     """What `say` finds, where it is asked for."""
-    return say(*given, alignment, options.say) if options.say else None
+    return say(*given, alignment, options) if options.say else None
 
 
 def crossed_of(probe: Probe, name: str, into_base: mp.SweepResult, into_instruct: mp.SweepResult) -> mp.TwoByTwo:
@@ -219,10 +218,10 @@ def layer_range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def token_count(text: str) -> int:
-    """A number of tokens; 0 is none."""
+def count(text: str) -> int:
+    """A number of tokens or texts; 0 is none."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number of tokens. Got {text!r}. Write 20, or 0 for none.")
+        raise argparse.ArgumentTypeError(f"must be a number. Got {text!r}. Write 20, or 0 for none.")
     return int(text)
 
 
@@ -245,10 +244,15 @@ def parsed(arguments: list[str] | None) -> tuple[argparse.Namespace, dict[str, P
     parser.add_argument(
         "--plain", action="store_true", help="give the base the conversation as plain text, aligned with the chat"
     )
-    parser.add_argument("--say", type=token_count, help="let every patched model write so many tokens")
+    parser.add_argument("--say", type=count, help="let every patched model write so many tokens")
+    parser.add_argument(
+        "--samples", type=count, default=0, help="draw so many texts for --say (default: the one greedy text)"
+    )
     parser.add_argument("--sequential", action="store_true", help="hold one model in memory at a time")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the folder to write to")
     options = parser.parse_args(arguments)
+    if options.samples and not options.say:
+        parser.error("--samples must come with --say. Give --say 20, say.")
     if bool(options.base) != bool(options.instruct) or (options.base and options.pair):
         parser.error("--base and --instruct must come together, and without --pair. Give both.")
     if options.base:

@@ -175,6 +175,19 @@ def test_a_base_without_a_chat_template_is_aligned_with_the_chat(d1, tmp_path):
     assert result["writes_the_call"]["instruct_to_base"] == {"unpatched": 0.0, "5": 1.0}
 
 
+def test_texts_that_are_drawn_give_a_rate(d1, tmp_path):
+    """At the last position alone, which the last layer's stream decides."""
+    arguments = ["--pair", "tiny_ext", "--layers", "4-5", "--positions", "last", "--say", "2", "--samples", "4"]
+    assert d1.main([*arguments, "--results", str(tmp_path)]) == 0
+    result = record(tmp_path, "tiny_ext")
+    rates = result["writes_the_call"]["instruct_to_base"]
+    assert set(rates) == {"unpatched", "4", "5"}
+    assert all(rate * 4 == int(rate * 4) for rate in rates.values())
+    assert rates["5"] >= 0.75
+    assert rates["unpatched"] == 0
+    assert abs(rates["4"] - result["instruct_to_base"]["4"]["tool_call_prob"]) < 0.4
+
+
 def test_a_pair_of_your_own_runs(d1, tmp_path):
     arguments = ["--base", str(MODELS / "tiny_base"), "--instruct", str(MODELS / "tiny_instruct_int")]
     assert d1.main([*arguments, "--layers", "5", "--results", str(tmp_path)]) == 0
@@ -210,7 +223,8 @@ REFUSED = {
     ),
     "an empty folder": (["--base", "EMPTY", "--instruct", "EMPTY"], "must be a folder with a config.json"),
     "a hub that is far": (["--base", "nobody/nothing", "--instruct", "nobody/nothing"], "that mlx_lm can load"),
-    "words in tokens": (["--say", "many"], "must be a number of tokens. Got 'many'. Write 20"),
+    "words in tokens": (["--say", "many"], "must be a number. Got 'many'. Write 20"),
+    "samples of nothing": (["--samples", "3"], "--samples must come with --say. Give --say 20"),
     "no folder to write to": (["--results", "FILE/results"], "--results must be a folder that can be written to"),
     "models that differ": (["--base", "SHORTER", "--instruct", "BASE"], "must have one n_layers. Got 5 and 6"),
 }
