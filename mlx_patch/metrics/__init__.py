@@ -29,7 +29,7 @@ from ._sequences import SequenceMetric as SequenceMetric
 from ._sequences import Slot as Slot
 from ._sequences import StartsWith as StartsWith
 from ._sequences import for_examples as for_examples
-from ._softmax import log_softmax as log_softmax
+from ._softmax import log_softmax_at as log_softmax_at
 from ._spoken import GenerateMatches as GenerateMatches
 from ._tokens import Tokenizer as Tokenizer
 from ._tokens import as_answers as as_answers

@@ -11,7 +11,7 @@ from typing_extensions import override
 from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
-from ._softmax import log_softmax, softmax
+from ._softmax import log_softmax_at
 from ._tokens import (
     Answers,
     Tokenizer,
@@ -109,7 +109,7 @@ class Prob(_Answered):
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        return _of_answers(softmax(row), "token", self.token)
+        return mx.exp(_log_prob(row, self.token))
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +128,7 @@ class LogProb(_Answered):
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        return _of_answers(log_softmax(row), "token", self.token)
+        return _log_prob(row, self.token)
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,9 +157,18 @@ class Rank(_Answered):
 
 def _of_answers(row: mx.array, argument: str, answers: Answers) -> mx.array:
     """The entry of each row that its answer names. `(batch, d_vocab)` to `(batch,)`."""
+    return mx.take_along_axis(row, _ids(row, argument, answers), axis=-1)[:, 0]
+
+
+def _log_prob(row: mx.array, answers: Answers) -> mx.array:
+    """The log-probability of the answer of each row. `(batch, d_vocab)` to `(batch,)`."""
+    return log_softmax_at(row, _ids(row, "token", answers))[:, 0]
+
+
+def _ids(row: mx.array, argument: str, answers: Answers) -> mx.array:
+    """The answer of each row, as a token. Shape `(batch, 1)`."""
     batch, d_vocab = row.shape
-    ids = ids_per_row(argument, held(answers), (batch, d_vocab))
-    return mx.take_along_axis(row, ids, axis=-1)[:, 0]
+    return ids_per_row(argument, held(answers), (batch, d_vocab))
 
 
 def _refuse_same(right: Answers, wrong: Answers) -> None:

@@ -18,10 +18,22 @@ def total(values: mx.array) -> mx.array:
 
 def log_softmax(row: mx.array) -> mx.array:
     """Log-probabilities in nats. Shape `(batch, d_vocab)`."""
-    shifted = row - mx.stop_gradient(mx.max(row, axis=-1, keepdims=True))
-    return shifted - mx.log(total(mx.exp(shifted)))[:, None]
+    shifted, rest = _shifted(row)
+    return shifted - rest
+
+
+def log_softmax_at(row: mx.array, ids: mx.array) -> mx.array:
+    """Those of some tokens of each row, the same to the last bit, without the others'. `ids` and shape `(batch, n)`."""
+    shifted, rest = _shifted(row)
+    return mx.take_along_axis(shifted, ids, axis=-1) - rest
 
 
 def softmax(row: mx.array) -> mx.array:
     """Probabilities. Shape `(batch, d_vocab)`."""
     return mx.exp(log_softmax(row))
+
+
+def _shifted(row: mx.array) -> tuple[mx.array, mx.array]:
+    """Logits that are 0 at most, and what is to be taken from each. Shapes `(batch, d_vocab)` and `(batch, 1)`."""
+    shifted = row - mx.stop_gradient(mx.max(row, axis=-1, keepdims=True))
+    return shifted, mx.log(total(mx.exp(shifted)))[:, None]

@@ -9,7 +9,7 @@ from typing_extensions import override
 from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
-from ._softmax import softmax
+from ._softmax import log_softmax_at
 from ._tokens import Answer, Answers, Tokenizer, as_answers, encode, has_text, held, listed_answers, token_ids
 
 
@@ -56,7 +56,8 @@ class TokenSetProb(RowMetric):
     @override
     def measure_row(self, row: mx.array) -> mx.array:
         ids = dict.fromkeys(token_ids("strings", held(self.strings), row.shape[-1]))
-        chosen = mx.take(softmax(row), mx.array(list(ids)), axis=-1)
+        many = mx.broadcast_to(mx.array(list(ids)), (row.shape[0], len(ids)))
+        chosen = mx.exp(log_softmax_at(row, many))
         return chosen.max(axis=-1) if self.reduce == "max" else chosen.sum(axis=-1)
 
 

@@ -18,7 +18,7 @@ from typing_extensions import override
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit, Span, pos_axis
-from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax
+from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax_at
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
 from mlx_patch.sweeps._reading import Reading, ReadsSome
@@ -49,8 +49,7 @@ class Forced(ReadsSome):
         for step in range(len(self.at)):
             ids = mx.array([answer[min(step, len(answer) - 1)] for answer in self.answers])
             counts = mx.array([float(step < len(answer)) for answer in self.answers])
-            row = log_softmax(logits[:, step].astype(mx.float32))
-            own = mx.take_along_axis(row, ids[:, None], axis=-1)[:, 0]
+            own = log_softmax_at(logits[:, step].astype(mx.float32), ids[:, None])[:, 0]
             total = total + mx.where(counts > 0, own, 0.0)
         return total
 

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_sweeps.py
 
-Both run in one process, in turn. The loop's time a cell is the median of a few cells, and its time for a sweep is that
-times the cells, since it computes the same for each; the cells that it ran are compared with the sweep's. On Linux the
-script starts itself again with OpenBLAS if it finds it, and says so.
+Both run in one process, in turn: some cells of the loop, the sweep, the same cells again. The loop's time a cell is the
+median of those, and its time for a sweep is that times the cells, since it computes the same for each; what the cells
+gave is compared with the sweep. On Linux the script starts itself again with OpenBLAS if it finds it, and says so.
 """
 
 import statistics
@@ -153,6 +153,13 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
     ]
 
 
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """The seconds that a call takes, and what it returns."""
+    start = time.perf_counter()
+    returned = call()
+    return time.perf_counter() - start, returned
+
+
 def main(only: str = "") -> None:
     """Print how many times faster than the loop each sweep is, and how far its numbers are from the loop's."""
     loaded(HERE / "bench_overhead.py", "bench_overhead").with_openblas()
@@ -163,16 +170,13 @@ def main(only: str = "") -> None:
     for case in cases(model, tokens, model.n_layers):
         if only not in case.name:
             continue
-        taken, apart = [], 0.0
+        taken, apart = [timed(loop)[0] for _, loop in case.cells], 0.0
         mx.reset_peak_memory()
-        start = time.perf_counter()
-        result = case.run()
-        seconds = time.perf_counter() - start
+        seconds, result = timed(case.run)
         peak = mx.get_peak_memory() / 2**20
         for where, loop in case.cells:
-            start = time.perf_counter()
-            logits = loop()
-            taken.append(time.perf_counter() - start)
+            again, logits = timed(loop)
+            taken.append(again)
             apart = max(apart, abs(mp.metrics.LogProb(0)(logits).item() - result.values[where].item()))
         each = statistics.median(taken)
         print(
