@@ -37,6 +37,7 @@ class Case:
         run: The sweep.
         cells: Some cells: where they are in the result's values, and how the loop computes their logits.
         n: How many cells the sweep has.
+        metric: What is measured.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case:
     run: Callable[[], mp.SweepResult]
     cells: Sequence[tuple[tuple[int, ...], Callable[[], mx.array]]]
     n: int
+    metric: mp.metrics.Metric
 
 
 def loaded(path: Path, name: str) -> ModuleType:
@@ -96,6 +98,7 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
     """The four sweeps."""
     raw, mask = model.model, SEED.causal_mask(tokens.shape[1])
     metric = mp.metrics.LogProb(0)
+    difference = mp.metrics.LogitDiff(" Mary", " John").resolve(model.tokenizer)
     donor_tokens = mx.concatenate([tokens[:, :1], tokens[:, :0:-1]], axis=1)
     _, donor = model.run_with_cache(donor_tokens, sites=("resid_post",), logits_at=-1)
     _, heads = model.run_with_cache(donor_tokens, sites=("z",), pos=-1, logits_at=-1)
@@ -124,6 +127,7 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
             lambda: mp.sweep(model, tokens, replace, at="resid_post", over="layer", positions=-1, metric=metric),
             [((layer,), last(layer)) for layer in few],
             layers,
+            metric,
         ),
         Case(
             "all layers, whole sequence",
@@ -131,15 +135,17 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
             lambda: mp.sweep(model, tokens, replace, at="resid_post", over="layer", metric=metric),
             [((layer,), whole(layer)) for layer in few],
             layers,
+            metric,
         ),
         Case(
             "layers x positions",
             6.5,
             lambda: mp.sweep(
-                model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=metric
+                model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=difference
             ),
             [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)],
             layers * short.shape[1],
+            difference,
         ),
         Case(
             "layers x heads of z, last position",
@@ -149,6 +155,7 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
             ),
             [((layer, 1), head(layer, 1)) for layer in few],
             layers * n_heads,
+            metric,
         ),
     ]
 
@@ -177,7 +184,7 @@ def main(only: str = "") -> None:
         for where, loop in case.cells:
             again, logits = timed(loop)
             taken.append(again)
-            apart = max(apart, abs(mp.metrics.LogProb(0)(logits).item() - result.values[where].item()))
+            apart = max(apart, abs(case.metric(logits).item() - result.values[where].item()))
         each = statistics.median(taken)
         print(
             f"{case.name:<36} {case.n:>4} cells {seconds:7.2f} s, the loop {each * case.n:8.1f} s: "
