@@ -16,6 +16,7 @@ from mlx_patch.model import action_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._base import Base
 from mlx_patch.sweeps._cells import Cell, can_be_cut, entering, left_by, places_of, unedited_site
+from mlx_patch.sweeps._last_block import mlp_hooks
 from mlx_patch.sweeps._pieces import cuts
 from mlx_patch.sweeps._reading import Reading
 
@@ -68,8 +69,11 @@ class Rows:
         if opened is not None:
             opened.rows(rows)
         hooks = [*(self._entering(base, opened) if grow else self._counting())]
-        hooks += action_hooks(layout, self._actions())
+        actions = self._actions()
+        hooks += action_hooks(layout, actions)
         last = [slice_hook(layout, reading.at)] if reading.at is not None else []
+        if len(edges) == 2:  # else the last piece begins where metrics first read
+            last += mlp_hooks(layout, reading.at, [place.site for place, _ in actions])
         sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()] if opened else []
         tokens = repeated(self.tokens, rows * self.batch)
         logits = tokens

@@ -8,8 +8,10 @@ import pytest
 from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache, make_prompt_cache
 
 import mlx_patch as mp
+from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
-from mlx_patch.sweeps import _sweep
+from mlx_patch.sites import Site
+from mlx_patch.sweeps import _last_block, _passes, _sweep
 from mlx_patch.sweeps._law import _spread
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
@@ -106,6 +108,33 @@ def test_an_edit_on_both_sides_of_an_early_reading_is_not_cut(tiny, monkeypatch,
     got, wanted = (mp.sweep(model, LONG[:1], over=over, metric=metric, executor=how) for how in (executor, "reference"))
     assert abs(got.values - wanted.values).max() < 1e-4
     assert abs(wanted.values - wanted.baseline).max() > 1e-2
+
+
+@pytest.mark.parametrize("precision", ["float32", "4bit"])
+@pytest.mark.parametrize("name", RUN)
+def test_the_last_mlp_is_given_what_is_read_alone(name, precision, tiny, monkeypatch):
+    """Where nothing behind the last mixer is edited; and the numbers are the reference's."""
+    model, lengths = tiny(name, precision), []
+    layout, last = model.layout, Site("resid_mid", model.n_layers - 1)
+
+    def noted(layout, read, edited):
+        found = _last_block.mlp_hooks(layout, read, edited)
+        lengths.append(len(found))
+        return found
+
+    monkeypatch.setattr(_passes, "mlp_hooks", noted)
+    layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
+    ask = {"intervention": mp.Scale(-0.5), "at": "resid_post", "over": ("layer", "pos"), "layers": layers}
+    ask |= {"positions": [2, 5], "metric": [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7)]}
+    fast, whole = (mp.sweep(model, LONG[:, :8], executor=how, **ask) for how in ("auto", "reference"))
+    close = 1e-5 if precision == "float32" and not layout.family.rounds else 3e-2
+    assert abs(fast.values - whole.values).max() <= close * max(1, abs(whole.values).max())
+    assert abs(whole.values - whole.baseline).max() > 1e-4
+    simple = layout.family.stream == Stream() and not layout.family.shared and layout.times * layout.family.parts == 1
+    plain = last.name in layout.points[-1] and layout.points[-1]["resid_mid"].side == "input"
+    assert any(lengths) == (
+        simple and plain and not layout.points[-1]["resid_mid"].boxed and fast.plan.executor == "grow"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""The last block's MLP, of which only the position that metrics read need be computed.
+
+What the block adds behind it is a sum with the stream at all positions. There the others get what is of no use, and
+nothing reads it: the final norm is given the position that is read.
+"""
+
+from collections.abc import Iterable
+
+import mlx.core as mx
+
+from mlx_patch.architectures import Layout, Stream
+from mlx_patch.engine import Hook, Pass, Phase
+from mlx_patch.sites import SITES, Site
+
+_BEFORE = tuple(SITES)[: tuple(SITES).index("resid_mid")]
+"""The sites that come before the MLP reads the stream."""
+
+
+def mlp_hooks(layout: Layout, read: tuple[int, ...] | None, edited: Iterable[Site]) -> list[Hook]:
+    """The hook that gives the last block's MLP one position; none where it may not, or would have to give several.
+
+    Args:
+        layout: The model's layout.
+        read: The positions that metrics read; None is all.
+        edited: Every site that is edited in the pass.
+    """
+    last = Site("resid_mid", len(layout.blocks) - 1)
+    if read is None or len(read) != 1 or not _reads_the_stream(layout) or any(_behind(layout, s, last) for s in edited):
+        return []
+
+    def only(value: mx.array, now: Pass) -> mx.array:
+        at = read[0] - now.offset
+        return value[:, at : at + 1]
+
+    return [Hook(layout.place(last), only, Phase.SLICE)]
+
+
+def _reads_the_stream(layout: Layout) -> bool:
+    """Whether the last block's MLP is given the stream as it is, and what it gives is added to it, and that is all."""
+    family, point = layout.family, layout.points[-1].get("resid_mid")
+    if layout.times > 1 or family.parts > 1 or family.shared or family.stream != Stream() or family.final_norm is None:
+        return False
+    return (
+        point is not None and point.side == "input" and point.carried == "mlp_out" and not (point.boxed or point.flat)
+    )
+
+
+def _behind(layout: Layout, site: Site, last: Site) -> bool:
+    """Whether a site is in the last block, behind what its mixer adds, or may be."""
+    if site.is_raw:
+        block = layout.block_path(len(layout.blocks) - 1)
+        return site.raw[0] == block or site.raw[0].startswith(f"{block}.")
+    return site.layer == last.layer and site.name not in _BEFORE
