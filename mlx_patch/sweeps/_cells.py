@@ -96,10 +96,10 @@ def _entry_of_path(layout: Layout, path: str) -> int | None:
         return None
     if path == layout.family.final_norm:
         return len(layout.blocks)
-    return _block_of(layout, path)
+    return block_of(layout, path)
 
 
-def _block_of(layout: Layout, path: str) -> int | None:
+def block_of(layout: Layout, path: str) -> int | None:
     """The first layer whose block has a module at a path; None for a module outside the blocks."""
     paths = ((layer, layout.block_path(layer)) for layer in range(len(layout.blocks)))
     return next((layer for layer, block in paths if path == block or path.startswith(f"{block}.")), None)
@@ -108,7 +108,7 @@ def _block_of(layout: Layout, path: str) -> int | None:
 def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
     """Whether an edit is made where only positions that are read may come: it needs all positions unembedded."""
     site = places_of(layout, edit)[0]
-    return site.is_raw and site.raw[0] != layout.family.final_norm and _block_of(layout, site.raw[0]) is None
+    return site.is_raw and site.raw[0] != layout.family.final_norm and block_of(layout, site.raw[0]) is None
 
 
 def _first(edit: Edit, length: int) -> int:

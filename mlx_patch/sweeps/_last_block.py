@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_patch.architectures import Layout, Stream
 from mlx_patch.engine import Hook, Pass, Phase
 from mlx_patch.sites import SITES, Site
+from mlx_patch.sweeps._cells import block_of
 
 _BEFORE = tuple(SITES)[: tuple(SITES).index("resid_mid")]
 """The sites that come before the MLP reads the stream."""
@@ -48,6 +49,5 @@ def _reads_the_stream(layout: Layout) -> bool:
 def _behind(layout: Layout, site: Site, last: Site) -> bool:
     """Whether a site is in the last block, behind what its mixer adds, or may be."""
     if site.is_raw:
-        block = layout.block_path(len(layout.blocks) - 1)
-        return site.raw[0] == block or site.raw[0].startswith(f"{block}.")
+        return block_of(layout, site.raw[0]) == last.layer
     return site.layer == last.layer and site.name not in _BEFORE

@@ -64,8 +64,7 @@ def speaking(metric: object) -> bool:
 
 def both_kinds(metric: object) -> bool:
     """Whether one of several metrics lets the model write and another does not."""
-    many = metric if isinstance(metric, list | tuple) else (metric,)
-    return speaking(metric) and not all(isinstance(one, GenerateMatches) for one in many)
+    return speaking(metric) and not all(map(speaking, metric if isinstance(metric, list | tuple) else (metric,)))
 
 
 def all_spoken(

@@ -13,7 +13,6 @@ from mlx_patch.architectures import Layout
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._cells import Cell
 from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
 from mlx_patch.sweeps._identity import identity_of
@@ -146,8 +145,7 @@ def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tu
     blank = no_numbers(setup)
     if path is None:
         return _planned(setup, executor, bounds), blank, lambda numbers: None
-    cells = [cell for own in setup.cells for cell in own]
-    saved = Checkpoint(path, identity_of(setup, _executor(setup, executor, cells)[0]))
+    saved = Checkpoint(path, identity_of(setup, _executor(setup, executor)[0]))
     planned, numbers = saved.read(blank) or (_planned(setup, executor, bounds), blank)
     return planned, numbers, saved.writer(planned)
 
@@ -211,17 +209,16 @@ def plan(
 
 
 def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
-    cells = [cell for own in setup.cells for cell in own]
-    executor, why = _executor(setup, wanted, cells)
+    executor, why = _executor(setup, wanted)
     groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
     layers = len(setup.model.layout.blocks)
-    if not setup.speaks:
-        return make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
-    planned = make_plan(setup.cells, groups, layers, executor, replace(bounds, rows=1), footprint(setup), why)
-    return replace(planned, written=most_written(planned, setup.metrics))
+    bounds = replace(bounds, rows=1) if setup.speaks else bounds
+    planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
+    return replace(planned, written=most_written(planned, setup.metrics)) if setup.speaks else planned
 
 
-def _executor(setup: Setup, wanted: str, cells: Sequence[Cell]) -> tuple[Executor, str]:
+def _executor(setup: Setup, wanted: str) -> tuple[Executor, str]:
     """The executor, and why no cheaper one could be taken. What is written begins with a run through all blocks."""
+    cells = [cell for own in setup.cells for cell in own]
     found, why = chosen_executor(wanted, setup.model.layout, cells)
     return ("rows" if found == "grow" else found, "") if setup.speaks else (found, why)

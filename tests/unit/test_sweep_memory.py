@@ -22,14 +22,18 @@ def wide():
 TOKENS = mx.array([[5 * i % 97 for i in range(40)]])
 
 
-def peak(model, neurons: int, **choices) -> int:
-    """Bytes at the most, beside what is there before."""
+def peak_of(*args, **choices) -> int:
+    """Bytes that a sweep takes at the most, beside what is there before."""
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    over, zero = ("layer", "neuron"), Ablate("zero")
-    sweep(model, TOKENS, zero, "mlp_post", over, LogProb(3), positions=-1, neurons=range(neurons), **choices)
+    sweep(*args, **choices)
     return mx.get_peak_memory() - before
+
+
+def peak(model, neurons: int, **choices) -> int:
+    args = (model, TOKENS, Ablate("zero"), "mlp_post", ("layer", "neuron"), LogProb(3))
+    return peak_of(*args, positions=-1, neurons=range(neurons), **choices)
 
 
 def test_two_thousand_cells_take_no_more_than_two_hundred(wide):
@@ -69,9 +73,5 @@ def test_the_estimate_is_near_what_a_pass_takes(name):
     hooked, tokens = HookedModel(model), mx.array([[7 * i % 97 for i in range(200)]])
     args = (hooked, tokens, Ablate("zero"), "resid_post", "layer", LogProb(3))
     sweep(*args)  # what is compiled or kept the first time is no part of it
-    mx.clear_cache()
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    sweep(*args)
-    taken = mx.get_peak_memory() - before
+    taken = peak_of(*args)
     assert 0.5 < plan(*args).memory / taken < 2.5, (plan(*args).memory, taken)
