@@ -1,7 +1,7 @@
 """`Setup`: a sweep that is ready to run. Whatever can be refused is refused while it is made, before anything long."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import TypeIs
@@ -112,7 +112,7 @@ def set_up(
     else:
         asked = _of_cells(over, interventions, site_names(at), given)
     every = [edit for own in asked.edits for cell in own for edit in cell]
-    refuse_rows(every, several=len(batches) > 1 or len(interventions) > 1)
+    refuse_rows(every, several=any(batch.alone for batch in batches) or len(interventions) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in every):
         readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
@@ -162,8 +162,8 @@ def _resolved(
 ) -> Iterator[list[tuple[Edit, ...]]]:
     """For each batch the edits of every cell, at its own positions."""
     for batch in batches:
-        placing = Placing(batch.tokens, model.tokenizer)
-        yield [placing.edits(cell) for cell in _of_batch(edits, batch)]
+        placing = Placing(batch.tokens, model.tokenizer, alone=batch.alone)
+        yield [tuple(map(placing.join, cell)) for cell in _by_row(edits, batch)]
 
 
 def _of_cells(
@@ -226,14 +226,14 @@ def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
     for edit in edits:
         if several and edit.batch is not None:
             raise ValueRefusedError(
-                f"`batch` must be left out where prompts differ in length, or have an intervention each. Got {edit!r}. "
-                "Give one intervention a prompt, or sweep the prompt by itself."
+                f"`batch` must be left out where prompts differ in length, stand in a list, or have an "
+                f"intervention each. Got {edit!r}. "
+                "Pass prompts of one length as one array, or give one intervention a prompt."
             )
 
 
-def _of_batch(per_prompt: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Sequence[tuple[Edit, ...]]:
-    """The edits of every cell for one batch; where each prompt has its own, each on its own row."""
-    if len(per_prompt) == 1:
-        return per_prompt[0]
-    own = zip(*(per_prompt[example] for example in batch.examples), strict=True)
-    return [tuple(replace(edit, batch=(row,)) for row, edits in enumerate(cell) for edit in edits) for cell in own]
+def _by_row(per_prompt: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Iterator[list[tuple[Edit, ...]]]:
+    """For each cell of a batch its edits, each as the edits of all rows, which differ where each prompt has its own."""
+    of_rows = [per_prompt[example if len(per_prompt) > 1 else 0] for example in batch.examples]
+    for cell in zip(*of_rows, strict=True):
+        yield list(zip(*cell, strict=True))
