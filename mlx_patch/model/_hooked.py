@@ -16,6 +16,7 @@ from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
+from mlx_patch.model._evaluated import evaluate_buffers
 from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
@@ -60,12 +61,17 @@ class HookedModel:
         self.model = model
         self.tokenizer = tokenizer
         self.layout = layout_for(model, family)
+        evaluate_buffers(model)
         self.name = name
         self._tuned = ""
 
     @classmethod
     def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
-        """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes.
+        """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes. It runs in any thread.
+
+        Every array is read before this returns, with `lazy=True` as well: what is still on the disk can be read in
+        the thread that loaded it and in no other. To read only what a run uses, for a model larger than memory, load
+        it with `mlx_lm.load(path, lazy=True)`, wrap it with `HookedModel(model, tokenizer)`, and stay in that thread.
 
         Raises:
             FileError: It cannot be found, fetched or read.
