@@ -9,7 +9,7 @@ import mlx_lm
 from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Frame, Hook, offset_of
+from mlx_patch.engine import Frame, Hook, offset_of, refuse_misfit
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Edit
 from mlx_patch.model._clock import Clock
@@ -120,7 +120,9 @@ def _prepared(
     ids = as_tokens(tokenize(tokenizer, prompt) if is_text_or_chat(prompt) else prompt, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
-    placing = Placing(ids, tokenizer, offset_of(options.get("prompt_cache")))
+    if (prompt_cache := options.get("prompt_cache")) is not None:
+        refuse_misfit(layout.model, prompt_cache, 1)
+    placing = Placing(ids, tokenizer, offset_of(prompt_cache))
     clock = Clock(placing.offset + ids.shape[1])
     hooks = edit_hooks(layout, placing.edits(edits), clock.span, generation=True)
     return _Generation(layout, tokenizer, cast("list[int]", ids[0].tolist()), placing, clock, hooks, options)

@@ -144,7 +144,7 @@ def _of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices
         raise KindError("`intervention` must be an Intervention. Got None. Write mp.Ablate('zero'), say.")
     if not choices.sites:
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
-    grid = grid_of(over, choices.sites, choices.chosen, choices.every)
+    grid = grid_of(over, choices.sites, choices.counted(over), choices.every)
     fixed = {name: repr(given) if isinstance(given, Selector) else given for name, given in grid.fixed.items()}
     said = {"intervention": _said(interventions), "at": list(choices.sites), **fixed}
     return _Asked([grid.edits(one) for one in interventions], _named(grid.coords), said)
