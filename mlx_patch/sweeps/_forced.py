@@ -7,7 +7,7 @@ Under causal attention nothing behind a position changes it, so metrics of the p
 the answers of a batch differ in length, the shorter ones are followed by tokens that nobody reads.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,18 +169,31 @@ class Expansion:
     def combined(self, found: np.ndarray) -> np.ndarray:
         """What was asked for, of what was measured. `(..., answers + plain, row)` to `(..., metric, example)`."""
         out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
+        for m, metric, examples, places in self._places():
+            parts = np.stack([found[..., at, rows] for at, rows in places])
+            with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
+                out[..., m, examples] = metric.combine(parts) if isinstance(metric, SequenceMetric) else parts[0]
+        return out
+
+    def measured(self, mask: np.ndarray) -> np.ndarray:
+        """What of what was asked for has been run, of what has been. Shapes as for `combined`."""
+        out = np.zeros((*mask.shape[:-2], len(self.metrics), self.n_examples), bool)
+        for m, _, examples, places in self._places():
+            out[..., m, examples] = np.stack([mask[..., at, rows] for at, rows in places]).all(axis=0)
+        return out
+
+    def _places(self) -> Iterator[tuple[int, Metric, list[int], list[tuple[int, list[int]]]]]:
+        """For each metric and batch: its number, itself, the examples; and where each of its parts was measured."""
         rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
-        places = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
+        runs = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
         names = [metric.name for metric in self.plain]
         for number, batch in enumerate(self.batches):
             for m, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
-                    own = [places[self._whole(metric, slot)] for slot in metric.slots]
-                    values = metric.combine(np.stack([found[..., at, rows[number, which]] for which, at in own]))
+                    parts = [runs[self._whole(metric, slot)] for slot in metric.slots]
                 else:
-                    values = found[..., self.most + names.index(metric.name), rows[number, 0]]
-                out[..., m, list(batch.examples)] = values
-        return out
+                    parts = [(0, self.most + names.index(metric.name))]
+                yield m, metric, list(batch.examples), [(at, rows[number, which]) for which, at in parts]
 
     def _whole(self, metric: SequenceMetric, slot: Slot) -> Slot:
         return for_examples(metric, slot, self.n_examples)

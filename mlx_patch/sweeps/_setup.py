@@ -21,6 +21,7 @@ from mlx_patch.sweeps._given import CellChoice, given_cells, labels
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
 from mlx_patch.sweeps._reading import Reading, metrics_of, reading_of
 from mlx_patch.sweeps._shapes import Shapes
+from mlx_patch.sweeps._sources import sources_of
 from mlx_patch.sweeps._speaking import refuse_silence, speaking
 from mlx_patch.sweeps._trial import check_sources, refuse_misfits
 
@@ -146,8 +147,9 @@ def _of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
     grid = grid_of(over, choices.sites, choices.counted(over), choices.every)
     fixed = {name: repr(given) if isinstance(given, Selector) else given for name, given in grid.fixed.items()}
+    edits = [grid.edits(one) for one in interventions]
     said = {"intervention": _said(interventions), "at": list(choices.sites), **fixed}
-    return _Asked([grid.edits(one) for one in interventions], _named(grid.coords), said)
+    return _Asked(edits, _named(grid.coords), said | {"sources": sources_of(interventions, edits)})
 
 
 def _named(coords: Mapping[str, tuple[Coordinate, ...]]) -> Mapping[str, tuple[Coordinate, ...]]:
@@ -176,7 +178,8 @@ def _of_cells(
                 f"`{ARGUMENTS[axis]}` must be left out where `over` holds cells. Got {choice!r}. Say it in each cell."
             )
     edits = given_cells(over, interventions, sites)
-    return _Asked(edits, {"cell": labels(over)}, {"intervention": _said(interventions), "at": list(sites)})
+    said = {"intervention": _said(interventions), "at": list(sites), "sources": sources_of(interventions, edits)}
+    return _Asked(edits, {"cell": labels(over)}, said)
 
 
 def _said(interventions: Sequence[Intervention]) -> str:
