@@ -29,6 +29,7 @@ from mlx_patch.model._hooks import (
 )
 from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
+from mlx_patch.model._plain import check_call, check_pass
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
@@ -140,7 +141,18 @@ class HookedModel:
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
     def __call__(self, tokens: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        """What the model itself returns, lazily. Shape `(batch, pos, d_vocab)`."""
+        """What the model itself returns, lazily and bit for bit. Shape `(batch, pos, d_vocab)`.
+
+        `run(tokens)` gives the same logits, but for one architecture: gemma3n is itself only over a prompt cache, which
+        `run` makes for it.
+
+        Raises:
+            ValueRefusedError: The tokens go beyond the positions that the model has learned.
+        Warns:
+            UncachedWarning: The model is itself only over a prompt cache, and is given none: these are not the logits
+                of `run(tokens)`.
+        """
+        check_call(self.layout, tokens, args, kwargs)
         return self.model(tokens, *args, **kwargs)
 
     def run(
@@ -157,7 +169,7 @@ class HookedModel:
             edits: What `Intervention.at` makes. Edits of one site act in order.
             logits_at: The positions to unembed, absolute or from the end; None is all.
             prompt_cache: mlx_lm's, holding the positions before. It takes these in, as in a plain run; if the run
-                fails it is as before.
+                fails it is as before. None is none, but for gemma3n: it is itself only with one, and gets an empty one.
         Returns:
             Logits. Shape `(batch, pos, d_vocab)`, `pos` being those of `logits_at`, in order. Evaluated.
         Raises:
@@ -283,7 +295,7 @@ class HookedModel:
             EditNotUsedError: At the end of the block, an edit never acted.
         """
         hooks = edit_hooks(self.layout, edits, unknown_pieces)
-        with Frame(self.model, hooks):
+        with Frame(self.model, hooks, check_pass(self.layout)):
             yield self
         refuse_unused(hooks)
 

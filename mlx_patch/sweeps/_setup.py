@@ -9,7 +9,7 @@ from typing_extensions import TypeIs
 from mlx_patch.errors import KindError, ValueRefusedError, listed
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import GenerateMatches, Metric
-from mlx_patch.model import HookedModel, Placing
+from mlx_patch.model import HookedModel, Placing, refuse_unlearned
 from mlx_patch.positions import Selector
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._aligning import placed
@@ -98,6 +98,8 @@ def set_up(
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
+    written = max((one.max_tokens - 1 for one in metrics if isinstance(one, GenerateMatches)), default=0)
+    refuse_unlearned(model.layout, max(batch.length for batch in batches) + written)
     for one in metrics:
         if isinstance(one, GenerateMatches):
             refuse_silence(model, one)
@@ -125,6 +127,7 @@ def set_up(
         refuse_misfits(shapes, batch.tokens.shape, own)
     if expansion is not None:
         run = expanded(model.layout, expansion, readings, cells)
+        refuse_unlearned(model.layout, max(batch.length for batch in run["batches"]), "metric", "Measure less.")
         return Setup(model, coords=asked.coords, said=asked.said, expansion=expansion, **run)
     return Setup(model, batches, readings, cells, asked.coords, asked.said)
 
