@@ -19,6 +19,7 @@ from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
+from mlx_patch.laws._report import Scale as Scale
 from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored
 from mlx_patch.laws._running import watching as watching
