@@ -34,7 +34,9 @@ def logits_by_hand(model: HookedModel, prompts: tuple[tuple[int, ...], ...], row
         for of_rows in zip(*rows, strict=True):
             name = of_rows[0].site
             if name in names.split() and _is_at(of_rows[0], layer, model.n_layers):
-                value = mx.array(edited(np.array(value), name, of_rows, layer, prompts))
+                value = mx.array(
+                    edited(np.array(value), name, of_rows, layer if SITES[name].layered else None, prompts)
+                )
         return value
 
     return _forward(model.model, mx.array(prompts), at)

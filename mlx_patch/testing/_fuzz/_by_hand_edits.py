@@ -1,5 +1,6 @@
 """What interventions do, written out in numpy from what they mean."""
 
+from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -21,6 +22,7 @@ from mlx_patch.interventions import (
 )
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
+from mlx_patch.testing._fuzz._truth import steps_of
 
 _KNOWN = (Replace, Interpolate, Add, Scale, Clamp, Project, Apply)
 
@@ -38,13 +40,14 @@ def is_known(intervention: Intervention) -> bool:
 def edited(
     whole: np.ndarray, name: str, rows: tuple[Edit, ...], layer: int | None, prompts: tuple[tuple[int, ...], ...]
 ) -> np.ndarray:
-    """The activation with an edit in each row. Each is made over the whole batch as it was, and its own row is kept."""
-    out = whole.copy()
-    for row, (edit, prompt) in enumerate(zip(rows, prompts, strict=True)):
-        part = _part(whole.shape, name, edit, prompt)
-        if row in part[0]:
-            out[row] = _with(whole, part, edit.intervention, Site(name, layer if SITES[name].layered else None))[row]
-    return out
+    """The activation with an edit in each row. Each step is made over the whole batch as it was."""
+    for of_rows in zip_longest(*map(steps_of, rows)):
+        out = whole.copy()
+        for row, (edit, prompt) in enumerate(zip(of_rows, prompts, strict=True)):
+            if edit is not None and row in (part := _part(whole.shape, name, edit, prompt))[0]:
+                out[row] = _with(whole, part, edit.intervention, Site(name, layer))[row]
+        whole = out
+    return whole
 
 
 def _part(shape: tuple[int, ...], name: str, edit: Edit, prompt: tuple[int, ...]) -> tuple[np.ndarray, ...]:
@@ -70,11 +73,10 @@ def _positions(pos: Any, prompt: tuple[int, ...]) -> np.ndarray:
 
 
 def _with(whole: np.ndarray, part: tuple[np.ndarray, ...], intervention: Intervention, site: Site) -> np.ndarray:
-    for step in intervention.steps if isinstance(intervention, Chain) else (intervention,):
-        out = whole.copy()
-        out[np.ix_(*part)] = _value(whole, part, step, site)
-        whole = out
-    return whole
+    out = whole.copy()
+    with np.errstate(over="ignore"):
+        out[np.ix_(*part)] = _value(whole, part, intervention, site)
+    return out
 
 
 def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Site) -> np.ndarray:

@@ -1,14 +1,15 @@
 """What a sweep must find: a plain run a cell, in which rows that differ are edited one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import PatchError
-from mlx_patch.interventions import Edit, Intervention, Where
+from mlx_patch.interventions import Chain, Edit, Intervention, Where
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
@@ -38,23 +39,23 @@ class EachRow(Intervention):
     """An edit of each row, over the batch that was there before: no row sees what becomes of another.
 
     Attributes:
-        edits: One a row, with positions in place of selectors.
+        edits: One a row, with positions in place of selectors; None where the row stays as it is.
     """
 
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit | None, ...]
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         rows = [own[n : n + 1] for n in range(own.shape[0])]
         for n, edit in enumerate(self.edits):
-            edited = edit.apply(where.whole, where.site, where.span)
+            edited = None if edit is None else edit.apply(where.whole, where.site, where.span)
             if edited is not None:
                 rows[n] = edited[n : n + 1]
         return mx.concatenate(rows, axis=0)
 
     @override
     def check(self, sites: Sequence[Site]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for edit in self.edits:
+        for edit in filter(None, self.edits):
             edit.intervention.check(sites)
 
 
@@ -96,20 +97,28 @@ def _logits(model: HookedModel, case: Case, cell: EditsOfCell, first: tuple[Edit
         each = cell if len(cell) > 1 else [cell[0]] * len(case.prompts)
         pairs = zip(case.prompts, each, strict=True)
         return [model.run([list(prompt)], (*first, *edits)) for prompt, edits in pairs]
-    rows = len(case.prompts)
-    return [model.run(mx.array(case.prompts), (*first, *(_one_edit(case, row) for row in _by_edit(cell, rows))))]
+    edits = [step for rows in zip(*_of_rows(case, cell), strict=True) for step in _in_steps(case, rows)]
+    return [model.run(mx.array(case.prompts), (*first, *edits))]
 
 
-def _by_edit(cell: EditsOfCell, rows: int) -> list[tuple[Edit, ...]]:
-    """For each edit of a cell, that of each row."""
-    return list(zip(*(cell if len(cell) > 1 else [cell[0]] * rows), strict=True))
+def _of_rows(case: Case, cell: EditsOfCell) -> Sequence[tuple[Edit, ...]]:
+    return cell if len(cell) > 1 else [cell[0]] * len(case.prompts)
 
 
-def _one_edit(case: Case, rows: tuple[Edit, ...]) -> Edit:
-    """The edits of all rows in one; itself where it is the same one."""
+def _in_steps(case: Case, rows: tuple[Edit, ...]) -> Iterator[Edit]:
+    """The edits of all rows in one, for each step of what is composed; itself where it is the same one."""
     placed = tuple(
         replace(edit, pos=edit.pos.resolve(prompt)) if isinstance(edit.pos, Selector) else edit
         for edit, prompt in zip(rows, case.prompts, strict=True)
     )
-    same = all(edit.intervention is rows[0].intervention and edit.pos == placed[0].pos for edit in placed)
-    return placed[0] if same else Edit(EachRow(placed), rows[0].site, rows[0].layer)
+    if all(edit.intervention is rows[0].intervention and edit.pos == placed[0].pos for edit in placed):
+        yield placed[0]
+        return
+    for steps in zip_longest(*map(steps_of, placed)):
+        yield Edit(EachRow(steps), rows[0].site, rows[0].layer)
+
+
+def steps_of(edit: Edit) -> list[Edit]:
+    """What `a | b` does, one after the other: the second sees the batch as the first has left it."""
+    steps = edit.intervention.steps if isinstance(edit.intervention, Chain) else (edit.intervention,)
+    return [replace(edit, intervention=step) for step in steps]
