@@ -14,7 +14,8 @@
     * `RankError` (`RuntimeError`): another process of a distributed sweep that failed, is gone, or runs something else
     * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
 
-One warning, `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
+Two warnings. `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
+`OutlierPositionWarning`: a mean over positions that is mostly that of one position.
 
 Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
 """
@@ -83,6 +84,10 @@ class MissingExtraError(PatchError, ImportError):
 
 class DegenerateGapWarning(UserWarning):
     """Examples whose clean and corrupted runs do not differ, so that no fraction of their gap exists: NaN, left out."""
+
+
+class OutlierPositionWarning(UserWarning):
+    """A mean over positions of which one has more than 30 times the median norm, so that it is mostly that one's."""
 
 
 def listed(names: Iterable[object]) -> str:

@@ -14,6 +14,9 @@ from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
 from mlx_patch.interventions._moment import Moment as Moment
+from mlx_patch.interventions._outliers import Notes as Notes
+from mlx_patch.interventions._outliers import norms_noted as norms_noted
+from mlx_patch.interventions._outliers import warn_of as warn_of
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
