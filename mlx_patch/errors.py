@@ -14,8 +14,11 @@
     * `RankError` (`RuntimeError`): another process of a distributed sweep that failed, is gone, or runs something else
     * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
 
-Two warnings. `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
-`OutlierPositionWarning`: a mean over positions that is mostly that of one position.
+Warnings:
+
+* `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ
+* `UncachedWarning`: a plain call of a model that is itself only over a prompt cache, which `run` makes for it
+* `OutlierPositionWarning`: a mean over positions that is mostly that of one position
 
 Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
 """
@@ -88,6 +91,10 @@ class DegenerateGapWarning(UserWarning):
 
 class OutlierPositionWarning(UserWarning):
     """A mean over positions of which one has more than 30 times the median norm, so that it is mostly that one's."""
+
+
+class UncachedWarning(UserWarning):
+    """A call without a prompt cache of a model that is itself only with one: its logits are not those of `run`."""
 
 
 def listed(names: Iterable[object]) -> str:

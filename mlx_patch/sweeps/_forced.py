@@ -8,7 +8,7 @@ the answers of a batch differ in length, the shorter ones are followed by tokens
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import Edit, Span, pos_axis
+from mlx_patch.interventions import Change, Edit, PromptEdits, RowEdits, Span, pos_axis
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax_at
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
@@ -65,21 +65,17 @@ class InPrompt(Edit):
     prompt: int = 0
 
     @override
-    def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
+    def change(self, activation: mx.array, site: Site, span: Span) -> Change | None:
         here = self.prompt - span.offset
         if here <= 0:
             return None
-        own = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
-        if own.length == span.length:
-            return super().apply(activation, site, own)
+        of_prompt = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
+        if of_prompt.length == span.length:
+            return super().change(activation, site, of_prompt)
         _refuse_heaps(activation.shape, site, span)
-        index = _first_of(activation.shape, site, own.length, span)
-        edited = super().apply(activation[index], site, own)
-        if edited is None:
-            return None
-        whole = mx.array(activation)
-        whole[index] = edited
-        return whole
+        index = _first_of(activation.shape, site, of_prompt.length, span)
+        change = super().change(activation[index], site, of_prompt)
+        return None if change is None else change.within(activation)
 
     @override
     def __repr__(self) -> str:
@@ -112,8 +108,10 @@ def _first_of(shape: tuple[int, ...], site: Site, own: int, span: Span) -> tuple
     return tuple(slice(0, sizes.get(axis, size)) for axis, size in enumerate(shape))
 
 
-def in_prompt(edit: Edit, prompt: int) -> InPrompt:
+def in_prompt(edit: Edit, prompt: int) -> Edit:
     """The same edit in a run that goes on behind the prompt, its positions counted from 0."""
+    if isinstance(edit, RowEdits | PromptEdits):
+        return replace(edit, members=tuple(in_prompt(member, prompt) for member in edit.members))
     pos = edit.pos
     if pos is not None:
         pos = Span(0, prompt, prompt).local(pos)

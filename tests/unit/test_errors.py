@@ -8,6 +8,7 @@ from mlx_patch.errors import (
     DegenerateGapWarning,
     OutlierPositionWarning,
     PatchError,
+    UncachedWarning,
     UnknownNameError,
     did_you_mean,
     listed,
@@ -37,7 +38,7 @@ def test_the_tree_lists_nothing_that_is_not_there():
 
 def test_warnings_are_named_in_the_docstring_and_are_those_that_python_shows():
     warnings = set(OURS) - set(CLASSES)
-    assert warnings == {DegenerateGapWarning, OutlierPositionWarning}
+    assert warnings == {DegenerateGapWarning, OutlierPositionWarning, UncachedWarning}
     assert all(issubclass(cls, UserWarning) and f"`{cls.__name__}`" in (errors.__doc__ or "") for cls in warnings)
 
 
