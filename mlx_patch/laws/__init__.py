@@ -27,7 +27,7 @@ from mlx_patch.laws._running import restored as restored
 from mlx_patch.laws._running import watching as watching
 from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
-from mlx_patch.tokens import as_tokens, is_text_or_chat
+from mlx_patch.tokens import tokens_of
 
 ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split, independent)
 """Every law, in order."""
@@ -58,7 +58,7 @@ def bench_of(model: Any, prompt: Any = None) -> Bench:
     """A model with a prompt, and with another one of the same length that differs in every token."""
     if prompt is None:
         prompt = mx.array([[(11 + 37 * i) % model.d_vocab for i in range(_LENGTH)]])
-    tokens = as_tokens(model.tokenize(prompt) if is_text_or_chat(prompt) else prompt, model.d_vocab)
+    tokens = tokens_of(prompt, model.tokenizer, model.d_vocab)
     if tokens.shape[1] < 4:
         raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
     return Bench(model, tokens, (tokens + model.d_vocab // 2) % model.d_vocab)

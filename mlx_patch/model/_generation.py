@@ -19,7 +19,7 @@ from mlx_patch.model._placing import Placing
 from mlx_patch.model._room import refuse_unlearned
 from mlx_patch.model._running import Ran
 from mlx_patch.sites import Site
-from mlx_patch.tokens import as_tokens, is_text_or_chat, tokenize
+from mlx_patch.tokens import is_text_or_chat, tokens_of
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _prepared(
     if tokenizer is None and not is_text_or_chat(prompt):
         raise KindError("`tokenizer` must be there to generate text. Got None. Pass it to HookedModel.")
     _refuse_options(options)
-    ids = as_tokens(tokenize(tokenizer, prompt) if is_text_or_chat(prompt) else prompt, layout.d_vocab)
+    ids = tokens_of(prompt, tokenizer, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
     if (prompt_cache := options.get("prompt_cache")) is not None:

@@ -86,7 +86,7 @@ class Placing:
         members, rows = self._grouped(edits, acting)
         if same and len(members) == 1:
             return members[0]
-        return row_edits([replace(edit, batch=tuple(own)) for edit, own in zip(members, rows, strict=True)])
+        return row_edits(members, rows, len(edits))
 
     def _grouped(self, edits: Sequence[Edit], rows: Iterable[int]) -> tuple[list[Edit], list[list[int]]]:
         """The edits at positions, each once, and the rows of each."""

@@ -15,7 +15,7 @@ from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, sli
 from mlx_patch.model._placing import Placing
 from mlx_patch.model._room import refuse_no_room, refuse_unlearned
 from mlx_patch.sites import Site
-from mlx_patch.tokens import as_tokens
+from mlx_patch.tokens import tokens_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(
     Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
     last site cost nothing.
     """
-    ids = as_tokens(tokens, layout.d_vocab)
+    ids = tokens_of(tokens, tokenizer, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
     elif prompt_cache is not None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
+from mlx_patch.chats import encoded
 from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError
 from mlx_patch.positions._pieces import Pieces
 from mlx_patch.positions._selector import Selector
@@ -47,14 +48,14 @@ class Token(Selector):
             raise TokenError(
                 f"`tokenizer` must be given where a token is text. Got None with {self.token!r}. Give its id."
             )
-        ids = list(tokenizer.encode(self.token, add_special_tokens=False))
+        ids = encoded(tokenizer, self.token, add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids[:8])
             raise TokenError(
                 f"`token` must be one token. Got {self.token!r}, which gives {len(ids)}: {pieces}. "
                 f"Write mp.pos.text({self.token!r}) for all tokens of a text."
             )
-        return int(ids[0])
+        return ids[0]
 
     @override
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.tokens import Batch, as_tokens, by_length, is_text_or_chat, one_prompt, tokenize
+from mlx_patch.tokens import Batch, by_length, is_text_or_chat, one_prompt, tokens_of
 
 Prompts = Any
 """Token ids `(batch, pos)` or `(pos,)`, a text, chat messages, or a list of such, one an example."""
@@ -19,10 +19,8 @@ def batches_of(given: Prompts, tokenizer: Any, d_vocab: int) -> tuple[Batch, ...
     Raises:
         TokenError, KindError, ShapeError, SelectionError: A prompt that is none; see `HookedModel.tokenize`.
     """
-    if is_text_or_chat(given):
-        return _one(tokenize(tokenizer, given))
-    if not _is_list_of_prompts(given):
-        return _one(as_tokens(given, d_vocab))
+    if is_text_or_chat(given) or not _is_list_of_prompts(given):
+        return _one(tokens_of(given, tokenizer, d_vocab))
     return by_length([one_prompt(one, number, tokenizer, d_vocab) for number, one in enumerate(given)])
 
 
