@@ -78,7 +78,9 @@ def library_name(value: Any) -> str | None:
     A function of the user's may carry the name of another, as `functools.wraps` makes it do. So a function is known by
     the module whose globals it reads, and anything else by being found in its module under its name.
     """
-    module = value.__globals__.get("__name__") if isinstance(value, FunctionType) else getattr(value, "__module__", None)
+    module = (
+        value.__globals__.get("__name__") if isinstance(value, FunctionType) else getattr(value, "__module__", None)
+    )
     there = sys.modules.get(module) if isinstance(module, str) else None
     if there is None or not is_installed(module):
         return None

@@ -68,7 +68,8 @@ def everywhere(bench: Bench) -> Iterator[LawCell]:
     for name in bench.names:
         sites = [Site(name, n) for n in spread(bench.own[1].layers(name), 2)] if SITES[name].layered else [Site(name)]
         yield _cell(sites[0], early, _reading_several(bench, sites[0]))
-        yield _cell(sites[-1], _reading_several(bench, sites[-1]))
+        if name in _SITES or not SITES[name].layered:
+            yield _cell(sites[-1], _reading_several(bench, sites[-1]))
         if name not in _SITES:
             yield _cell(sites[-1], _at_one_position(bench, sites[-1]))
 

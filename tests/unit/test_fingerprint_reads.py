@@ -167,7 +167,11 @@ def test_a_name_of_a_library_that_was_changed_counts(monkeypatch):
 def test_a_library_counts_by_its_version(monkeypatch):
     from mlx_patch.fingerprints import _library
 
-    for body in ("def f(x): return np.mean(x)", "def f(x, m=np): return m.mean(x)", "def f(x): return np.linalg.norm(x)"):
+    for body in (
+        "def f(x): return np.mean(x)",
+        "def f(x, m=np): return m.mean(x)",
+        "def f(x): return np.linalg.norm(x)",
+    ):
         before = fingerprint(made(body))
         with monkeypatch.context() as patch:
             patch.setattr(_library, "_version_of", lambda top: "another")
@@ -399,12 +403,17 @@ UNKNOWABLE = {
 
 @pytest.mark.parametrize(("body", "why"), UNKNOWABLE.values(), ids=UNKNOWABLE)
 def test_what_cannot_be_known_is_refused(body, why):
-    with pytest.raises(KindError, match=rf"`edit` must consist of what another process can know again\. Got edit.*({why})"):
+    with pytest.raises(
+        KindError, match=rf"`edit` must consist of what another process can know again\. Got edit.*({why})"
+    ):
         fingerprint(made(body), "edit")
 
 
 def test_a_file_that_is_open_is_refused():
-    with open(os.devnull) as file, pytest.raises(KindError, match=r"a _io.TextIOWrapper, which is of this process alone"):
+    with (
+        open(os.devnull) as file,
+        pytest.raises(KindError, match=r"a _io.TextIOWrapper, which is of this process alone"),
+    ):
         fingerprint(made("def f(x): return FILE", FILE=file))
 
 
