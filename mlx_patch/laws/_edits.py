@@ -128,7 +128,7 @@ def _end(bench: Bench, name: str, layer: int) -> Site:
     point = points[name]
     if name == "mlp_post" and "expert_weights" not in points:
         out = points["mlp_out"]
-        behind = out.path != point.path.rpartition(".")[0] and out.side == "output"
+        behind = out.side == "output" and not f"{point.path}.".startswith(f"{out.path}.")
         return Site(f"{layout.block_path(layer)}.{out.path}:input") if behind else Site("mlp_out", layer)
     inner = point.path.rpartition(".")[0] or point.path
     return Site(".".join(filter(None, (layout.block_path(layer), inner))) + ":output")

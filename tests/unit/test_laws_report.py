@@ -16,6 +16,7 @@ BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)
 def test_a_deviation_is_a_fraction_of_the_largest_entry():
     assert deviation(mx.array([1.0, -7.0]), mx.array([1.0, -8.0])) == 0.125
     assert deviation(mx.zeros(2), mx.zeros(2)) == 0
+    assert deviation(mx.zeros((1, 0)), mx.zeros((1, 0))) == 0
 
 
 @pytest.mark.parametrize(
