@@ -19,7 +19,7 @@ from mlx_patch.sweeps._identity import identity_of
 from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._messages import described, merge, packed
 from mlx_patch.sweeps._outcome import result_of
-from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan
+from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan, minimum_of
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
 from mlx_patch.sweeps._ranks import Ranks, ranks_of
@@ -73,7 +73,7 @@ def sweep(
         alphas: How far to go, where `over` has "alpha".
         executor: "auto", or "grow", "rows" or "reference", one full forward pass a cell.
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
-            terminal.
+            terminal or in a notebook. Inside a long pass, the cells that its share of the work stands for count.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
         checkpoint: A file that holds, after each pass, all that has been found. If it is there, the sweep goes on from
             it, by the plan that it was begun with, and its numbers are to the last bit those of a sweep that was never
@@ -133,7 +133,7 @@ def _swept(
     with shown:
         if done:
             shown.more(0)
-        interrupted = _find(setup, planned, numbers, ranks, keep, shown.more)
+        interrupted = _find(setup, planned, numbers, ranks, keep, shown)
     return result_of(setup, planned, numbers, perf_counter() - began), interrupted
 
 
@@ -150,7 +150,7 @@ def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tu
     return planned, numbers, saved.writer(planned)
 
 
-def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, more: Callable[[int], None]) -> bool:
+def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, shown: Progress) -> bool:
     """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have.
 
     Returns:
@@ -163,9 +163,11 @@ def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Kee
             keep(numbers)
             finished(cells)
 
-        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept)
+        # Several ranks evaluate alike, whoever of them shows it: a model that is sharded waits for all.
+        inside = finished if shown.seen and ranks.size == 1 else None
+        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept, inside)
 
-    interrupted, said = ranks.work(run, lambda: packed(numbers), more)
+    interrupted, said = ranks.work(run, lambda: packed(numbers), shown.more)
     if interrupted and numbers.done.any():
         keep(numbers)
     if said:
@@ -214,6 +216,8 @@ def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
     layers = len(setup.model.layout.blocks)
     bounds = replace(bounds, rows=1) if setup.speaks else bounds
     planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
+    least = [[replace(cell, start=cell.changed) for cell in own] for own in setup.cells]
+    planned = replace(planned, minimum=minimum_of(least, groups, layers))
     return replace(planned, written=most_written(planned, setup.metrics)) if setup.speaks else planned
 
 
