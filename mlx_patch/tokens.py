@@ -22,10 +22,12 @@ class Batch:
     Attributes:
         tokens: Shape `(batch, pos)`.
         examples: Which of all prompts they are, in order.
+        alone: Whether they are prompts of a list, each of which is edited as if it ran by itself; otherwise a batch.
     """
 
     tokens: mx.array
     examples: tuple[int, ...]
+    alone: bool = False
 
     @property
     def length(self) -> int:
@@ -157,7 +159,7 @@ def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Bat
         same.setdefault(row.shape[1], []).append(number)
     size = at_most or max(1, len(rows))
     chunks = [tuple(own[start : start + size]) for own in same.values() for start in range(0, len(own), size)]
-    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk) for chunk in chunks)
+    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk, alone=True) for chunk in chunks)
 
 
 def _array(given: object) -> mx.array:

@@ -14,6 +14,7 @@ from mlx_patch.engine._prompt_cache import offset_of as offset_of
 from mlx_patch.engine._snapshot import Opened as Opened
 from mlx_patch.engine._snapshot import Snapshot as Snapshot
 from mlx_patch.engine._snapshot import can_be_cut as can_be_cut
+from mlx_patch.engine._snapshot import keeps_all_keys as keeps_all_keys
 from mlx_patch.engine._snapshot import repeated as repeated
 from mlx_patch.engine._snapshot import snapshot as snapshot
 from mlx_patch.engine._tap import plain_class as plain_class

@@ -112,6 +112,11 @@ def can_be_cut(caches: Sequence[Any]) -> bool:
     return all(type(part) is KVCache for part in _parts(caches))
 
 
+def keeps_all_keys(caches: Sequence[Any]) -> bool:
+    """Whether attention over a prompt cache sees the keys of all positions: no layer has a window or chunks."""
+    return all(type(part) is KVCache for part in _parts(caches) if hasattr(part, "update_and_fetch"))
+
+
 def repeated(array: mx.array, rows: int) -> mx.array:
     """The rows of an array over and over until there are so many, without a copy if there is one."""
     times = rows // array.shape[0]

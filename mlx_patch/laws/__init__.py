@@ -19,6 +19,9 @@ from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
+from mlx_patch.laws._report import Scale as Scale
+from mlx_patch.laws._rows import Rows as Rows
+from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored
 from mlx_patch.laws._running import watching as watching
@@ -26,7 +29,7 @@ from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
 from mlx_patch.tokens import tokens_of
 
-ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split)
+ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split, independent)
 """Every law, in order."""
 
 _LENGTH = 8

@@ -13,7 +13,7 @@ from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offs
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.model._placing import Placing
-from mlx_patch.model._room import refuse_no_room
+from mlx_patch.model._room import refuse_no_room, refuse_unlearned
 from mlx_patch.sites import Site
 from mlx_patch.tokens import tokens_of
 
@@ -60,6 +60,7 @@ def run(
     elif prompt_cache is not None:
         refuse_misfit(layout.model, prompt_cache, ids.shape[0])
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    refuse_unlearned(layout, end)
     refuse_no_room(layout, ids, offset)
     placing = Placing(ids, tokenizer, offset)
     edits, pos = placing.edits(edits), placing.choice("pos", pos)
