@@ -154,9 +154,9 @@ class HookedModel:
             UncachedWarning: The model is itself only over a prompt cache, and is given none: these are not the logits
                 of `run(tokens)`.
         """
-        tokens = self.tokenize(tokens) if is_text_or_chat(tokens) else tokens
-        check_call(self.layout, tokens, args, kwargs)
-        return self.model(tokens, *args, **kwargs)
+        ids = self.tokenize(tokens) if is_text_or_chat(tokens) else tokens
+        check_call(self.layout, ids, args, kwargs)
+        return self.model(ids, *args, **kwargs)
 
     def run(
         self,

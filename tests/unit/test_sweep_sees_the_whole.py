@@ -3,8 +3,11 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
+from mlx_patch.engine import offset_of
+from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit
 
 PROMPT = mx.array([[5, 9, 2, 7, 11, 3, 8, 1, 4, 6, 12, 15]])
@@ -90,3 +93,31 @@ def test_long_prompts_whose_first_piece_is_wholly_edited(tiny):
     turned = tuple(reversed(range(256)))
     values = mx.random.normal((1, 256, 64), key=mx.random.key(0))
     agree(model, tokens, mp.Replace(values).at("mlp_out", layer=1, pos=turned), executors=("auto",))
+
+
+@pytest.mark.parametrize("name", [*WINDOWED, "deepseek_v41"])
+@pytest.mark.parametrize("cut", [7, 11])
+def test_keys_behind_a_prompt_cache_are_those_of_the_whole_prompt(tiny, name, cut):
+    model, layers = tiny(name), [site.layer for site in tiny(name).sites if site.name == "pattern"]
+    hidden = mp.Apply(hidden_key).at("pattern", layer=layers[0], pos=-1)
+    whole = model.run_with_cache(PROMPT, "pattern")[1]
+    prompt_cache = make_prompt_cache(model.model)
+    model.run(PROMPT[:, :cut], prompt_cache=prompt_cache)
+    logits, seen = model.run_with_cache(PROMPT[:, cut:], "pattern", [hidden], prompt_cache=prompt_cache)
+    np.testing.assert_allclose(np.array(logits[:, -1]), np.array(model.run(PROMPT, [hidden])[:, -1]), atol=1e-4)
+    for layer in layers[1:]:
+        rows = np.array(whole["pattern", layer][:, :, cut:])
+        assert seen["pattern", layer].shape == rows.shape
+    np.testing.assert_allclose(np.array(seen["pattern", layers[0]][..., -1, 9]), 0.0)
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "deepseek_v41", "llama-sliding"])
+def test_an_edit_that_attends_to_keys_that_are_gone_is_refused(tiny, name):
+    model = tiny(name)
+    layer = next(site.layer for site in model.sites if site.name == "pattern")
+    prompt_cache = make_prompt_cache(model.model)
+    model.run(PROMPT[:, :11], prompt_cache=prompt_cache)
+    spread = mp.Apply(lambda pattern, site: mx.full(pattern.shape, 1 / pattern.shape[-1])).at("pattern", layer=layer)
+    with pytest.raises(SelectionError, match="must not attend to keys that the prompt cache keeps no more"):
+        model.run(PROMPT[:, 11:], [spread], prompt_cache=prompt_cache)
+    assert offset_of(prompt_cache) == 11
