@@ -54,7 +54,7 @@ class HookedModel:
     def __init__(
         self, model: nn.Module, tokenizer: Any = None, *, name: str | None = None, family: Family | None = None
     ):
-        if not isinstance(model, nn.Module):
+        if not issubclass(type(model), nn.Module):  # a compiled module passes for an instance of its class
             raise KindError(
                 f"`model` must be an mlx.nn.Module. Got {type(model).__name__}. "
                 "Pass the model itself, not a compiled function or the pair that mlx_lm.load returns."
