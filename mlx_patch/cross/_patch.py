@@ -198,8 +198,8 @@ def _sources(
         return [donor.run_with_cache(tokens, sites=sites, logits_at=-1)[1]]
     if file is not None:
         raise ValueRefusedError(
-            f"`file` must be None for several prompts of several lengths. Got {os.fspath(file)!r}, which holds one run. "
-            "Leave it out, or patch each prompt by itself."
+            f"`file` must be None for several prompts of several lengths. Got {os.fspath(file)!r}, which would "
+            "hold one run. Leave it out, or patch each prompt by itself."
         )
     return donor.run_each_with_cache(_one_by_one(prompts), sites=sites, logits_at=-1)[1]
 

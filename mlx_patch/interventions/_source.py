@@ -131,10 +131,6 @@ _OF_THIS_LENGTH = (
     "It is taken position by position: take it of prompts of this length, or, for a mean, take one over all positions, "
     '`over="batch_pos"`. `store.mean("batch", n_positions=...)` gives one for a length.'
 )
-_NO_PROMPT = (
-    "An array with another number of positions says nothing of which stands for which: give one of this length, the "
-    "values of the picked positions alone, or one vector for all of them."
-)
 
 
 def rows_of(name: str, source: Source, where: Where) -> mx.array:
@@ -176,7 +172,7 @@ def _of_array(name: str, array: mx.array, own: mx.array, where: Where) -> mx.arr
         return _at_positions(name, array, tuple(range(prompt)), where)
     if not broadcasts(array.shape, own.shape):
         hint = f"The picked part has shape {own.shape}." if own.shape != where.whole.shape else ""
-        refuse_shape(name, where.whole.shape, array.shape, hint or _unequal(array.shape, where, _NO_PROMPT))
+        refuse_shape(name, where.whole.shape, array.shape, hint or _unequal(array.shape, where, _ALIGN))
     return array
 
 

@@ -93,7 +93,7 @@ def _expectation(p: mx.array, values: mx.array) -> mx.array:
 
 def _reference_row(reference: object, pos: int) -> mx.array:
     """The reference's logits at its position, in a buffer of their own. Shape `(batch or 1, d_vocab)`."""
-    if isinstance(reference, list | tuple) and reference:
+    if isinstance(reference, list | tuple) and any(isinstance(each, mx.array | np.ndarray) for each in reference):
         return _joined([_reference_row(each, pos) for each in reference])
     if not isinstance(reference, mx.array | np.ndarray):
         raise KindError(f"`reference_logits` must be an array of logits. Got {type(reference).__name__}.")

@@ -41,7 +41,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
         evaluate(model)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileError(
-            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_reason(error)} {_remedy(name)}"
+            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_reason(error)}"
         ) from error
     if adapter is None:
         return model, tokenizer, ""
@@ -67,21 +67,18 @@ _OTHER_NAMES = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters
 
 
 def _reason(error: BaseException) -> str:
-    """Why mlx_lm does not load it; where weights have other names than the model, which."""
+    """Why mlx_lm does not load a model, and what helps; where weights have other names than the model, which."""
     other = _OTHER_NAMES.match(str(error))
     if other is None:
-        return _first_line(error)
+        remedy = "Check the name and the network, or give a folder with config.json and safetensors."
+        return f"{_first_line(error)} {remedy}"
     names = [line.strip().rstrip(",.") for line in str(error).splitlines()[1:] if line.strip()]
     shown = listed(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if other["kind"] == "Missing":
-        return f"its weights lack {other['count']} of the model's arrays: {shown}."
-    return f"its weights have {other['count']} arrays that the model has no place for: {shown}."
-
-
-def _remedy(name: str) -> str:
-    if (Path(name).expanduser() / "config.json").exists():
-        return "Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
-    return "Check the name and the network, or give a folder with config.json and safetensors."
+        what = f"its weights lack {other['count']} of the model's arrays: {shown}"
+    else:
+        what = f"its weights have {other['count']} arrays that the model has no place for: {shown}"
+    return f"{what}. Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
 
 
 def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) -> tuple[nn.Module, str]:
