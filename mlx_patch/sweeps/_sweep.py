@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.interventions import Intervention
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
@@ -94,6 +94,7 @@ def sweep(
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
+    require_hooked("model", model)
     asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
     asked |= {"neurons": neurons, "alphas": alphas}
 
@@ -197,6 +198,7 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
+    require_hooked("model", model)
     bounds = bounds_of(memory)
 
     def plan_of(metrics: Any) -> Plan:
