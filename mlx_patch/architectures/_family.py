@@ -198,6 +198,10 @@ class Boxing:
     whole: bool = False
 
 
+def _always(model: nn.Module) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture as data.
@@ -240,7 +244,7 @@ class Family:
     embed: Point | None = None
     width: str | int = "args.hidden_size"
     vocabulary: str | int = "args.vocab_size"
-    applies: Callable[[nn.Module], bool] = lambda model: True
+    applies: Callable[[nn.Module], bool] = _always
     variant: str = ""
     also: tuple[str, ...] = ()
     stream: Stream = field(default_factory=Stream)
