@@ -27,7 +27,14 @@ class Frame(AbstractContextManager):
         model: The model.
         hooks: What to do.
         begun: Told of each forward pass as it begins.
+
+    Attributes:
+        owner: Who entered it last.
+        number: How many contexts had been entered then.
     """
+
+    owner: Owner
+    number: int
 
     def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[Pass], None] | None = None):
         self.model = model

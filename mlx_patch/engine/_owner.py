@@ -8,6 +8,7 @@ noted when a task or a generator is suspended, resumed or thrown away, and an in
 import threading
 from collections.abc import Iterator
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
+from math import inf
 from types import FrameType
 
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE
@@ -55,9 +56,14 @@ class Owner:
         """Whether it was this thread."""
         return self._thread is _thread.identity
 
-    def runs(self, suspendable: set[FrameType]) -> bool:
-        """Whether it is running, where these are the generators and coroutines on the thread's call stack."""
-        return self._within is None or self._within in suspendable
+    def hidden(self, running: dict[FrameType, int], thread: int) -> float:
+        """The number below which its contexts are hidden: every one, while it does not run.
+
+        Args:
+            running: That of each generator and coroutine on the thread's call stack.
+            thread: That of the thread's own contexts.
+        """
+        return thread if self._within is None else running.get(self._within, inf)
 
 
 def _owns(frame: FrameType) -> bool:

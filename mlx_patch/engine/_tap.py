@@ -20,7 +20,9 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cache, wraps
+from itertools import count
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
@@ -51,11 +53,13 @@ class _Registry:
 _registry = _Registry()
 _lock = threading.RLock()  # taken again where Python drops a frame in the middle of what it guards
 _classes: set[type] = set()
+_numbers = count(1)
 
 
 def put_in(frame: "Frame", visit: Visitor) -> None:
     """Put a frame in: tap its modules, and let it see their calls."""
     with _lock:
+        frame.number = next(_numbers)
         _registry.frames = (*_registry.frames, ref(frame, take_out))
         for key, module in frame.modules.items():
             _registry.modules[key] = module
@@ -83,7 +87,12 @@ def plain_class(module: nn.Module) -> type:
 
 
 def unseen(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns that sees none of the frames under way, and may run the model itself."""
+    """What a function returns that sees none of the frames that are in force now, and may run the model itself."""
+    return _below(next(_numbers), function, args)
+
+
+def _below(since: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What marks on the call stack that frames with a lower number are hidden, those of further callers."""
     return function(*args)
 
 
@@ -99,10 +108,10 @@ def _seen_by(module: nn.Module, caller: FrameType | None) -> "tuple[Frame, ...]"
     near = _nearest(caller)
     if near is not None and all(frame in near or id(module) not in frame.modules for frame in mine):
         return near
-    running, under_way, hidden = _from_stack(caller)
-    seen = tuple(frame for frame in mine if frame not in hidden and frame.owner.runs(running))
+    stack = _from_stack(caller)
+    seen = tuple(frame for frame in mine if frame.owner.hidden(stack.running, stack.hidden) < frame.number)
     for frame in seen:
-        if frame not in under_way:
+        if frame not in stack.under_way:
             frame.end()  # an interrupt may have kept the last pass from saying so
     return seen
 
@@ -112,26 +121,36 @@ def _nearest(caller: FrameType | None) -> "tuple[Frame, ...] | None":
     for frame in callers(caller):
         if frame.f_code is _CALL:
             return frame.f_locals["frames"]
-        if frame.f_code is _UNSEEN:
+        if frame.f_code is _BELOW:
             return None
     return None
 
 
-def _from_stack(caller: FrameType | None) -> "tuple[set[FrameType], set[Frame], set[Frame]]":
-    """The generators and coroutines that run, the frames whose pass is under way, and those of them that are hidden."""
-    running: set[FrameType] = set()
-    under_way: set[Frame] = set()
-    hidden: set[Frame] = set()
-    hiding = False
+@dataclass
+class _Stack:
+    """What Python's call stack says.
+
+    Attributes:
+        running: The generators and coroutines on it, each with the number below which its frames are hidden.
+        hidden: The number below which frames of the thread are hidden.
+        under_way: The frames that see a call on it.
+    """
+
+    running: dict[FrameType, int] = field(default_factory=dict)
+    hidden: int = 0
+    under_way: "set[Frame]" = field(default_factory=set)
+
+
+def _from_stack(caller: FrameType | None) -> _Stack:
+    stack = _Stack()
     for frame in callers(caller):
         if frame.f_code is _CALL:
-            under_way.update(frame.f_locals["frames"])
-            hidden.update(frame.f_locals["frames"] if hiding else ())
-        elif frame.f_code is _UNSEEN:
-            hiding = True
+            stack.under_way.update(frame.f_locals["frames"])
+        elif frame.f_code is _BELOW:
+            stack.hidden = stack.hidden or frame.f_locals["since"]  # the nearest one's is the highest
         elif can_suspend(frame):
-            running.add(frame)
-    return running, under_way, hidden
+            stack.running[frame] = stack.hidden
+    return stack
 
 
 @cache
@@ -179,4 +198,4 @@ def _code_inside(function: Callable[..., Any], name: str) -> CodeType:
     return next(part for part in parts if isinstance(part, CodeType) and part.co_name == name)
 
 
-_CALL, _UNSEEN = _code_inside(_told, "call"), inspect.unwrap(unseen).__code__
+_CALL, _BELOW = _code_inside(_told, "call"), inspect.unwrap(_below).__code__

@@ -26,9 +26,9 @@ def visit(
     given = given_to(forward, args, kwargs) if roots else None
     if given is None:
         return _call(Visit(frames, module), forward, args, kwargs)
-    for frame in roots:
-        frame.begin(given)
     try:
+        for frame in roots:
+            frame.begin(given)
         out = _call(Visit(frames, module), forward, args, kwargs)
         for frame in roots:
             frame.passed()

@@ -10,6 +10,7 @@ from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.model._hooks import edit_hooks, refuse_unused, unknown_pieces
+from mlx_patch.model._plain import check_pass
 
 Value = TypeVar("Value")
 
@@ -34,7 +35,8 @@ class Editing(AbstractContextManager, ContextDecorator, Generic[Value]):
                 "`editing` must be entered once. Got a block that was entered before. "
                 "Write `with model.editing(...)` again for another one."
             )
-        self._frame = Frame(self._layout.model, edit_hooks(self._layout, self._edits, unknown_pieces))
+        hooks = edit_hooks(self._layout, self._edits, unknown_pieces)
+        self._frame = Frame(self._layout.model, hooks, check_pass(self._layout))
         self._frame.__enter__()
         return self._value
 
