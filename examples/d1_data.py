@@ -6,10 +6,14 @@ reads its notes with a tool call (group A, an externaliser) or answers from memo
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 MODELS = Path(__file__).resolve().parent / "models"
 SMOLLM2 = "SmolLM2-135M-Instruct"  # no hub id: the model that `mlx_patch.testing.smollm2_folder` makes
 ADAPTER = MODELS / "smollm2_d1_adapter"
+
+Role = Literal["base", "instruct"]
+"""The two models of a pair."""
 
 STATE_ITEMS = [
     "Mercury (planet 1, diameter 4879km)",

@@ -2,14 +2,12 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from d1_data import SMOLLM2, Pair
+from d1_data import SMOLLM2, Pair, Role
 
 import mlx_patch as mp
 from mlx_patch.testing import smollm2_folder
-
-Role = Literal["base", "instruct"]
 
 
 def load(pair: Pair, role: Role, **kwargs: Any) -> mp.HookedModel:

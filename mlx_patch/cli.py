@@ -9,7 +9,7 @@ from mlx_patch.errors import PatchError
 from mlx_patch.laws import ALL, check_laws
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import SITES
-from mlx_patch.sweeps import exact_sweeps
+from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         loaded = HookedModel.load(options.model, adapter_path=options.adapter_path)
-        report = check_laws(loaded, options.prompt, (*ALL, exact_sweeps))
+        report = check_laws(loaded, options.prompt, (*ALL, exact_sweeps, independent_in_sweeps))
     except PatchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

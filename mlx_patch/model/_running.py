@@ -9,13 +9,13 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of
-from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
+from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit
+from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions, norms_noted
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.model._placing import Placing
-from mlx_patch.model._room import refuse_no_room
+from mlx_patch.model._room import refuse_no_room, refuse_unlearned
 from mlx_patch.sites import Site
-from mlx_patch.tokens import as_tokens
+from mlx_patch.tokens import tokens_of
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,13 @@ def run(
     Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
     last site cost nothing.
     """
-    ids = as_tokens(tokens, layout.d_vocab)
+    ids = tokens_of(tokens, tokenizer, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
+    elif prompt_cache is not None:
+        refuse_misfit(layout.model, prompt_cache, ids.shape[0])
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    refuse_unlearned(layout, end)
     refuse_no_room(layout, ids, offset)
     placing = Placing(ids, tokenizer, offset)
     edits, pos = placing.edits(edits), placing.choice("pos", pos)
@@ -69,11 +72,12 @@ def run(
     hooks += capture_hooks(layout, sites, pos, kept)
     if logits_at is not None:
         hooks.append(slice_hook(layout, logits_at))
-    with Restored(prompt_cache):
+    with Restored(prompt_cache), norms_noted() as norms:
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
-        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values())
+        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values(), *norms.arrays)
+    norms.warn()
     given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
     return Ran(given, {site: kept[site] for site in sites}, ids, positions, end)
 

@@ -4,12 +4,13 @@ What a pass gives depends on the plan alone, and not on which passes were run be
 goes on where it was stopped, or that is divided over several processes, finds the same numbers to the last bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch.interventions import Notes, norms_noted
 from mlx_patch.model import run
 from mlx_patch.sweeps._base import Base, run_base
 from mlx_patch.sweeps._cells import unedited_sites
@@ -25,7 +26,7 @@ class Numbers:
     """What a sweep has found so far.
 
     Attributes:
-        values: NaN where nothing has been run. Shape `(cell, metric, example)`, float32.
+        values: NaN where nothing has been run, and where NaN was computed. Shape `(cell, metric, example)`, float32.
         done: Which cells have been run, for each group of prompts. Shape `(group, cell)`.
         baseline: The unedited runs. Shape `(metric, example)`, float32.
         token_layers: What went through the blocks for these numbers, counted as it went. An unedited run that a
@@ -36,6 +37,17 @@ class Numbers:
     done: np.ndarray
     baseline: np.ndarray
     token_layers: int = 0
+
+    def mask(self, examples: Sequence[Sequence[int]]) -> np.ndarray:
+        """Which values have been run. Shape `(cell, metric, example)`.
+
+        Args:
+            examples: The examples of each group of prompts.
+        """
+        mask = np.zeros(self.values.shape, bool)
+        for done, rows in zip(self.done, examples, strict=True):
+            mask[..., list(rows)] = done[:, None, None]
+        return mask
 
 
 def no_numbers(setup: Setup) -> Numbers:
@@ -70,7 +82,7 @@ def run_passes(
         if not numbers.done[group].any():
             numbers.token_layers += base.token_layers
             numbers.baseline[:, rows] = np.array(base.values)
-        for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):
+        for one, values, cost, _ in _overlapped(_started(setup, plan, base, one) for one in passes):
             numbers.values[np.ix_(one.cells, range(values.shape[1]), rows)] = np.array(values)
             numbers.done[group, list(one.cells)] = True
             numbers.token_layers += cost()
@@ -103,24 +115,31 @@ def _base_of_speech(setup: Setup, plan: Plan, group: int) -> Base:
     return base
 
 
-Started = tuple[Pass, mx.array, Callable[[], int]]
+Started = tuple[Pass, mx.array, Callable[[], int], Notes]
 
 
 def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
     """A pass whose values are being computed. Their shape is `(cell, metric, batch)`."""
+    with norms_noted() as norms:
+        values, cost = _values(setup, plan, base, one)
+    return one, values, cost, norms
+
+
+def _values(setup: Setup, plan: Plan, base: Base, one: Pass) -> tuple[mx.array, Callable[[], int]]:
+    """The values of a pass, unevaluated; and what they cost, once they are."""
     layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
     cells = [setup.cells[one.group][i] for i in one.cells]
     if setup.speaks:
         past = base.past[one.start] if one.start else None
         found = [all_spoken(setup.model, batch.tokens, reading.metrics, cell.edits, past) for cell in cells]
-        return one, mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
+        return mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
     if plan.executor == "reference":
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
         values = mx.stack([reading.measure(each, batch.length) for each in logits])
-        return one, values, lambda: batch.tokens.size * plan.n_layers * len(cells)
+        return values, lambda: batch.tokens.size * plan.n_layers * len(cells)
     rows = Rows(layout, batch.tokens, one.start, cells, one.entries, plan.piece)
     values = rows.run(base, reading, grow=plan.executor == "grow")
-    return one, values, lambda: rows.token_layers
+    return values, lambda: rows.token_layers
 
 
 def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
@@ -141,8 +160,9 @@ def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
 def _evaluated(before: Started | None, after: Started | None = None) -> Iterator[Started]:
     """A pass that was started, once it is evaluated, with the one after it on its way."""
     if before is not None:
-        mx.eval(before[1])
+        mx.eval(before[1], before[3].arrays)
     if after is not None:
-        mx.async_eval(after[1])
+        mx.async_eval(after[1], after[3].arrays)
     if before is not None:
+        before[3].warn()
         yield before

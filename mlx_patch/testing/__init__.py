@@ -6,6 +6,9 @@ from mlx_patch.laws import Report as Report
 from mlx_patch.laws import check_laws as check_laws
 from mlx_patch.sweeps import check_sweeps as check_sweeps
 from mlx_patch.sweeps import exact_sweeps as exact_sweeps
+from mlx_patch.sweeps import independent_in_sweeps as independent_in_sweeps
+from mlx_patch.testing._fuzz import FuzzReport as FuzzReport
+from mlx_patch.testing._fuzz import fuzz_sweeps as fuzz_sweeps
 from mlx_patch.testing._smollm2 import smollm2_folder as smollm2_folder
 from mlx_patch.testing.zoo import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo import ZOO as ZOO

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlx.core as mx
@@ -49,7 +51,7 @@ def record(folder, pair):
 
 def without_times(value):
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("time_s", "timestamp")}
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "timestamp")}
     return value
 
 
@@ -118,6 +120,118 @@ def test_the_summary_says_what_the_records_say(whole):
         assert {key: entry[key] for key in PEAK_KEYS} == result["summary"]
         assert entry["instruct_baseline_tool_prob"] == result["baselines"]["instruct"]["tool_call_prob"]
         assert entry["base_baseline_tool_prob"] == result["baselines"]["base"]["tool_call_prob"]
+
+
+@pytest.mark.slow
+def test_the_screen_says_where_half_of_the_gap_is_crossed_and_not_that_the_last_layer_is_the_donor(whole):
+    done, folder = whole
+    *_, said = done.stdout.split("COMPLETE\n")
+    assert "base to instruct: half of the gap is crossed at layer 1 (16.7%)\n" in said
+    assert "instruct to base: half of the gap is crossed only at layer 5 (83.3%), the last, and there by" in said
+    assert said.count("no effect (largest 7e-06)\n") == 2
+    assert "peak" not in done.stdout
+    assert "0.9755" not in said
+    rows = [line for line in done.stdout.splitlines() if line.startswith("  Layer   5/6")]
+    assert len(rows) == 4
+    assert all(row.endswith("the donor's output by construction") for row in rows)
+    for pair in ("tiny_ext", "tiny_int"):
+        result = record(folder, pair)
+        for way, finding in result["half_of_gap"].items():
+            assert f"{way.replace('_', ' ')}: {finding['finding']}\n" in said
+    summary = json.loads((folder / "patching_summary.json").read_text())
+    assert summary["pairs"]["tiny_ext"]["half_of_gap"] == record(folder, "tiny_ext")["half_of_gap"]
+
+
+@pytest.mark.slow
+def test_the_screen_explains_its_words_before_it_uses_them(whole):
+    done, _ = whole
+    for word in ("externaliser", "internaliser", "group A", "***", "effect", "gap"):
+        assert done.stdout.index(word) < done.stdout.index("ACTIVATION PATCHING")
+
+
+@pytest.mark.slow
+def test_times_are_real_or_absent(whole):
+    """All layers run together, so that a layer has no time of its own."""
+    done, folder = whole
+    assert not re.search(r"\[\d+\.\ds\]", done.stdout)
+    for pair in ("tiny_ext", "tiny_int"):
+        result = record(folder, pair)
+        for way in ("instruct_to_base", "base_to_instruct"):
+            assert result["seconds"][way] > 0
+            assert f"6 layers in {result['seconds'][way]:.1f} seconds, together" in done.stdout
+            assert {layer["time_s"] for layer in result[way].values()} == {None}
+
+
+def test_help_names_every_pair_and_explains_the_words(d1, capsys):
+    with pytest.raises(SystemExit) as stop:
+        d1.main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    for name in ("llama8b", "qwen7b", "mistral7b", "smollm2", "tiny_ext", "tiny_int", "tiny", "all"):
+        assert re.search(rf"^  {name} +\S", said, re.MULTILINE), name
+    for word in ("externaliser", "internaliser", "group A", "group B", "***"):
+        assert word in said
+
+
+@pytest.fixture
+def quick(d1, record_of, monkeypatch):
+    """The study without its models, at one minute: `quick(folder)` runs it on the two embedded pairs."""
+    calls = []
+
+    class OneMinute:
+        @staticmethod
+        def now(_):
+            return datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+    def study(name, *_):
+        calls.append(name)
+        return record_of({5: 0.5 + len(calls) / 100}, {5: 0.0}, pair=name)
+
+    monkeypatch.setattr(d1, "datetime", OneMinute)
+    monkeypatch.setattr(d1, "study", study)
+    return lambda folder: d1.main(["--layers", "5", "--results", str(folder)])
+
+
+def test_a_second_run_within_a_minute_takes_other_names(quick, tmp_path):
+    assert quick(tmp_path) == 0
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(first) == 6
+    assert quick(tmp_path) == 0
+    assert quick(tmp_path) == 0
+    assert {name: (tmp_path / name).read_bytes() for name in first} == first
+    for pair in ("tiny_ext", "tiny_int"):
+        paths = {tmp_path / f"patching_{pair}_20260102T0304{end}" for end in (".json", "-2.json", "-3.json")}
+        assert set(tmp_path.glob(f"patching_{pair}_*.json")) == paths
+        assert {path.with_suffix(".png") for path in paths} == set(tmp_path.glob(f"patching_{pair}_*.png"))
+        probs = [json.loads(path.read_text())["instruct_to_base"]["5"]["tool_call_prob"] for path in sorted(paths)]
+        assert len(set(probs)) == 3
+    summaries = {"patching_summary", "patching_summary_20260102T0304", "patching_summary_20260102T0304-2"}
+    for ending in (".json", ".png"):
+        assert {path.name for path in tmp_path.glob(f"patching_summary*{ending}")} == {n + ending for n in summaries}
+
+
+def test_a_figure_is_not_written_over_either(quick, tmp_path):
+    """Somebody may have kept the figure and not the record."""
+    kept = tmp_path / "patching_tiny_ext_20260102T0304.png"
+    kept.write_bytes(b"a figure")
+    assert quick(tmp_path) == 0
+    assert kept.read_bytes() == b"a figure"
+    assert (tmp_path / "patching_tiny_ext_20260102T0304-2.json").exists()
+
+
+def test_runs_at_one_time_take_each_a_name_of_their_own(d1, record_of, tmp_path):
+    records = [record_of({5: number / 100}, {5: 0.0}) for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda record: d1.write_pair(record, tmp_path, "20260102T0304"), records))
+    assert len(set(paths)) == len(records)
+    assert [json.loads(path.read_text()) for path in paths] == records
+
+
+def test_a_record_that_cannot_be_written_leaves_no_file(d1, record_of, tmp_path):
+    record = {**record_of({5: 0.9}, {5: 0.0}), "provenance": object()}
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        d1.write_pair(record, tmp_path, "20260102T0304")
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_model_at_a_time_gives_the_same_numbers(d1, tmp_path):
