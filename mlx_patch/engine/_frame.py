@@ -71,7 +71,7 @@ class Frame(AbstractContextManager):
         self._calls.clear()
         self.prompt_cache = cache
         given = mx.array(tokens)
-        self._now = Pass(offset_of(cache), given.shape[1], cache is not None, given)
+        self._now = Pass(offset_of(cache), given.shape[1], cache is not None, given, cache)
         if self._begun is not None:
             self._begun(self._now)
 

@@ -51,7 +51,9 @@ def _is_written(cls: type, name: str, member: Any) -> bool:
     if name in _ADDED or (issubclass(cls, Enum) and (isinstance(member, cls) or name.startswith("_"))):
         return False
     code = getattr(member, "__code__", None)
-    return not isinstance(code, CodeType) or not code.co_qualname.startswith("__create_fn__")  # which dataclass has made
+    return not isinstance(code, CodeType) or not code.co_qualname.startswith(
+        "__create_fn__"
+    )  # which dataclass has made
 
 
 def holds_more_than_it_shows(value: object) -> bool:

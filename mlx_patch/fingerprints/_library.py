@@ -1,4 +1,4 @@
-"""What comes with Python or an installed package, which a name and a version stand for; and what no fingerprint can know.
+"""What comes with Python or a package, which a name and a version stand for; and what no fingerprint can know.
 
 A function that reads a file, the clock, the environment or a random state gives other numbers another time, and nothing
 in the function says which. Such things are refused by name: what reads them is not guessed at.
@@ -22,10 +22,10 @@ _THIS = "mlx_patch"
 
 _OUTSIDE = frozenset(
     "os posix nt io _io genericpath subprocess _posixsubprocess socket _socket ssl select selectors asyncio signal "
-    "multiprocessing concurrent threading _thread queue sched contextvars _contextvars time random _random secrets uuid "
-    "urllib http ftplib smtplib xmlrpc importlib _frozen_importlib runpy pkgutil zipimport inspect ctypes _ctypes mmap "
-    "shelve dbm sqlite3 _sqlite3 tempfile shutil glob fileinput linecache getpass platform sys gc weakref code codeop "
-    "zipfile tarfile gzip bz2 lzma requests httpx huggingface_hub".split()
+    "multiprocessing concurrent threading _thread queue sched contextvars _contextvars time random _random secrets "
+    "uuid urllib http ftplib smtplib xmlrpc importlib _frozen_importlib runpy pkgutil zipimport inspect ctypes _ctypes "
+    "mmap shelve dbm sqlite3 _sqlite3 tempfile shutil glob fileinput linecache getpass platform sys gc weakref "
+    "code codeop zipfile tarfile gzip bz2 lzma requests httpx huggingface_hub".split()
 )
 """Modules of files, processes, clocks, random states, the interpreter itself."""
 
@@ -78,7 +78,9 @@ def library_name(value: Any) -> str | None:
     A function of the user's may carry the name of another, as `functools.wraps` makes it do. So a function is known by
     the module whose globals it reads, and anything else by being found in its module under its name.
     """
-    module = value.__globals__.get("__name__") if isinstance(value, FunctionType) else getattr(value, "__module__", None)
+    module = (
+        value.__globals__.get("__name__") if isinstance(value, FunctionType) else getattr(value, "__module__", None)
+    )
     there = sys.modules.get(module) if isinstance(module, str) else None
     if there is None or not is_installed(module):
         return None

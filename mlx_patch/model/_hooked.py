@@ -143,7 +143,7 @@ class HookedModel:
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
     def __call__(self, tokens: mx.array | Prompt, *args: Any, **kwargs: Any) -> mx.array:
-        """What the model returns for tokens, a text or a chat, lazily, bit for bit. Shape `(batch, pos, d_vocab)`.
+        """What the model itself returns for tokens, a text or a chat, lazily. Shape `(batch, pos, d_vocab)`.
 
         `run(tokens)` gives the same logits, but for one architecture: gemma3n is itself only over a prompt cache, which
         `run` makes for it.

@@ -12,4 +12,7 @@ from mlx_patch.testing._fuzz import fuzz_sweeps as fuzz_sweeps
 from mlx_patch.testing._smollm2 import smollm2_folder as smollm2_folder
 from mlx_patch.testing.zoo import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo import ZOO as ZOO
+from mlx_patch.testing.zoo import Draw as Draw
+from mlx_patch.testing.zoo import draw as draw
+from mlx_patch.testing.zoo import drawn_model as drawn_model
 from mlx_patch.testing.zoo import tiny_model as tiny_model
