@@ -19,7 +19,7 @@ from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 _REMEDY = "Make one with mlx_lm.models.cache.make_prompt_cache(model.model)."
 
 
-def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int) -> None:
+def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int | None) -> None:
     """Refuse a prompt cache that is not one of a model, or holds other prompts than are run.
 
     Caches of keys and values may stand for each other: plain, rotating or quantised. Caches of two models whose keys
@@ -28,7 +28,7 @@ def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int) -> None:
     Args:
         model: The model.
         prompt_cache: What `make_prompt_cache` makes, one entry or more a layer.
-        batch: The rows that are run.
+        batch: The rows that are run; None where it does not matter.
     Raises:
         KindError: It is no list of caches, an entry is of another kind than the model's, or as `offset_of`.
         ValueRefusedError: It has too few entries or too many, one twice, or entries that hold different numbers of
@@ -52,7 +52,8 @@ def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int) -> None:
         _refuse_uneven(pairs)
         for number, part, other in pairs:
             _refuse_other_shape(number, part, other)
-            _refuse_other_rows(part, batch)
+            if batch is not None:
+                _refuse_other_rows(part, batch)
 
 
 def _refuse_no_caches(prompt_cache: Any) -> None:

@@ -97,7 +97,8 @@ class Frame(AbstractContextManager):
         """Note that the model itself is called."""
         self._calls.clear()
         self.prompt_cache = given.prompt_cache
-        self._now = Pass(offset_of(given.prompt_cache), given.length, given.prompt_cache is not None, given.tokens)
+        offset, cached = offset_of(given.prompt_cache), given.prompt_cache is not None
+        self._now = Pass(offset, given.length, cached, given.tokens, given.prompt_cache)
         if self._begun is not None:
             self._begun(self._now)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import mlx.core as mx
 
@@ -19,12 +20,14 @@ class Pass:
         length: How many there are.
         cached: Whether there is a prompt cache, so that more of the same prompt may have come before or may follow.
         tokens: What the model is given. Shape `(batch, pos)`.
+        prompt_cache: What holds the positions before.
     """
 
     offset: int
     length: int
     cached: bool = False
     tokens: mx.array | None = field(default=None, compare=False, repr=False)
+    prompt_cache: Any = field(default=None, compare=False, repr=False)
 
 
 Action = Callable[[mx.array, Pass], mx.array | Box | None]

@@ -5,7 +5,7 @@ from typing import Any
 from warnings import warn
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Pass, offset_of
+from mlx_patch.engine import Pass, offset_of, refuse_misfit
 from mlx_patch.errors import UncachedWarning
 from mlx_patch.model._room import refuse_unlearned
 
@@ -26,9 +26,14 @@ def check_call(layout: Layout, tokens: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 def check_pass(layout: Layout) -> Callable[[Pass], None]:
-    """What checks each forward pass of a model, as `check_call` does, once it begins."""
+    """What checks each forward pass of a model, as `check_call` does, once it begins; and each new prompt cache."""
+    last: Any = None
 
     def check(now: Pass) -> None:
+        nonlocal last
+        if now.prompt_cache is not None and now.prompt_cache is not last:
+            refuse_misfit(layout.model, now.prompt_cache, None)
+        last = now.prompt_cache
         refuse_unlearned(layout, now.offset + now.length)
         if not now.cached:
             _warn_uncached(layout, stacklevel=6)

@@ -12,9 +12,10 @@ from mlx_lm.models.cache import (
     make_prompt_cache,
 )
 
-from mlx_patch import Ablate, HookedModel, Replace, Scale
+from mlx_patch import Ablate, HookedModel, Replace, Scale, sweep
 from mlx_patch.engine import arrays_of, offset_of, refuse_misfit
 from mlx_patch.errors import EditNotUsedError, KindError, PatchError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch.metrics import LogProb
 from mlx_patch.testing import ZOO, tiny_model
 
 ROUNDING = 16 * float(mx.finfo(mx.float32).eps)  # of the largest entry: sums over a cache run in another order
@@ -258,6 +259,26 @@ def test_kinds_of_caches_of_keys_stand_for_each_other(model, tokens, held):
         assert close(model.run(tokens[:, 5:], prompt_cache=caches), plain[:, 5:], 0.1)
     quantised = [cache.to_quantized(32, 4) for cache in held]
     assert model.run(tokens[:, 5:], prompt_cache=quantised).shape == (1, 3, 96)
+
+
+@pytest.mark.parametrize("what", ["too few entries", "too many entries", "another model's", "states"])
+def test_inside_editing_a_prompt_cache_that_does_not_fit_is_refused(model, tokens, what):
+    make, error, message = MISFITS[what]
+    cache = make(model, wider_keys())
+    with model.editing(Scale(1.0).at("mlp_out", layer=0)):
+        with pytest.raises(error, match=message):
+            model.model(tokens, cache=cache)
+        fitting = make_prompt_cache(model.model)
+        pieces = [model.model(tokens[:, :5], cache=fitting), model.model(tokens[:, 5:], cache=fitting)]
+    assert close(mx.concatenate(pieces, axis=1), model.run(tokens))
+
+
+def test_a_sweep_inside_editing_has_caches_that_fit(model, tokens):
+    rows = mx.concatenate([tokens] * 2)
+    with model.editing(Scale(1.0).at("mlp_out", layer=0)):
+        inside = sweep(model, rows, Scale(0.0), "z", over=("layer", "pos"), metric=LogProb(3), positions=[6, 7])
+    outside = sweep(model, rows, Scale(0.0), "z", over=("layer", "pos"), metric=LogProb(3), positions=[6, 7])
+    assert (inside.values == outside.values).all()
 
 
 def test_a_fit_is_seen_without_the_edits_under_way(model, tokens, held):
