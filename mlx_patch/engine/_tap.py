@@ -54,7 +54,7 @@ class _Registry:
     """
 
     def __init__(self) -> None:
-        self.frames: tuple[ref[Frame], ...] = ()
+        self.frames: tuple[ref[Any], ...] = ()
         self.modules: dict[int, nn.Module] = {}
         self.uncompiled = False
 

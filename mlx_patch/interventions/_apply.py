@@ -22,8 +22,8 @@ class Apply(Intervention):
     It is given a handle of its own, so that `activation[:, 0] = 0` in it changes nothing else; it returns the new
     activation, as TransformerLens's hooks do. What it returns is checked, and cast to the activation's dtype.
 
-    The site is given as TransformerLens has it, and called `hook` where the function says so: `hook.name` is the full
-    name, `hook.layer()` the block. It equals the `Site`; `hook.plain.name` is the short name.
+    A function with a parameter `hook`, as TransformerLens wants it, is given one: `hook.name` is the full name,
+    `hook.layer()` the block. It equals the `Site`.
 
     Args:
         fn: From an array with the axes of the site, and the site, to an array of that shape or one that broadcasts

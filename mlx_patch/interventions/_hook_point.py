@@ -78,12 +78,12 @@ class HookPoint(Site):
 
 
 def call_hook(function: Callable[..., Any], activation: mx.array, site: Site) -> Any:
-    """What a function of an activation and its site returns: called `fn(activation, hook=site)` where it says `hook`.
+    """What a function returns: of an activation and its site, or `fn(activation, hook=point)` where it says `hook`.
 
-    TransformerLens calls hooks so, and a `partial` of `fn(activation, position, hook)` counts on it.
+    TransformerLens calls hooks by that name, so that a function with it was written for a `HookPoint`, and a function
+    without it for a `Site`.
     """
-    point = HookPoint(site)
-    return function(activation, hook=point) if _by_name(function) else function(activation, point)
+    return function(activation, hook=HookPoint(site)) if _by_name(function) else function(activation, site)
 
 
 def _by_name(function: Callable[..., Any]) -> bool:
