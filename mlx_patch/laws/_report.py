@@ -61,15 +61,23 @@ class Report:
 
     @override
     def __str__(self) -> str:
-        lines = [self.model, f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<18}what the law says"]
+        lines = [self.model, _HEADING]
         for law, says in LAWS.items():
             of = [finding for finding in self.findings if finding.law == law]
             if of:
-                worst = max(of, key=lambda finding: (not finding.held, finding.deviation))
-                held = "yes" if all(finding.held for finding in of) else "NO"
-                lines.append(f"{law:>3}  {held:<5}{len(of):>6}  {worst.deviation:<18.2g}{says}")
+                lines.append(_row(law, of, says))
         lines += [f"     broken: law {f.law}, {f.what}: {f.deviation:.2g} > {f.tolerance:.2g}" for f in self.broken]
         return "\n".join(lines)
+
+
+_HEADING = f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<19}{'tolerance':<11}what the law says"
+
+
+def _row(law: int, findings: list[Finding], says: str) -> str:
+    """A law's row: its worst finding, with the tolerance of that one; of equals the strictest."""
+    worst = max(findings, key=lambda finding: (not finding.held, finding.deviation, -finding.tolerance))
+    held = "yes" if all(finding.held for finding in findings) else "NO"
+    return f"{law:>3}  {held:<5}{len(findings):>6}  {worst.deviation:<19.2g}{worst.tolerance:<11.2g}{says}"
 
 
 LAWS: dict[int, str] = {

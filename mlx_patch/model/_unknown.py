@@ -4,6 +4,7 @@ The runs are of a few tokens: nothing that they show is true by construction, an
 is refused.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -24,7 +25,7 @@ from mlx_patch.architectures import (
 )
 from mlx_patch.engine import Action, Frame, Hook, Phase
 from mlx_patch.errors import ArchitectureError, PatchError, listed
-from mlx_patch.interventions import Replace
+from mlx_patch.interventions import Replace, Scale
 from mlx_patch.model._running import run
 from mlx_patch.sites import Site
 
@@ -44,8 +45,10 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     """
     refuse_missing_blocks(model)
     if known := family or registered(model):
-        return layout_of(model, _with_positions(model, known))
+        return _by_table(model, known)
     guess = layout_of(model, guessed(model))
+    if outside := _blocks_outside(guess):
+        raise ArchitectureError(without_table(model, outside))
     try:
         sized = _sized(guess)
         broken = next(_broken(sized), None)
@@ -54,6 +57,39 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     if broken:
         raise ArchitectureError(without_table(model, broken))
     return sized
+
+
+def _by_table(model: nn.Module, family: Family) -> Layout:
+    """The layout by a table; of a part of a model the table does not hold, and the whole is asked for."""
+    try:
+        return layout_of(model, _with_positions(model, family))
+    except ArchitectureError as error:
+        if (whole := _whole(model)) is None:
+            raise
+        raise ArchitectureError(
+            f"`model` must be a whole model, with its unembedding. Got {type(model).__name__}, which is a part of "
+            f"{whole.__module__}.{whole.__name__}. Pass the model that holds it, which mlx_lm.load returns."
+        ) from error
+
+
+def _whole(model: nn.Module) -> type | None:
+    """mlx_lm's class of whole models, where a model is a part of one."""
+    whole = getattr(sys.modules.get(type(model).__module__), "Model", None)
+    is_part = isinstance(whole, type) and not isinstance(model, whole)
+    return whole if is_part and type(model).__module__.startswith("mlx_lm.models.") else None
+
+
+def _blocks_outside(layout: Layout) -> str:
+    """Whether there are modules of the kind of the blocks that are neither among them nor inside one, as a clause."""
+    kinds = {type(block) for block in layout.blocks}
+    inside = {id(module) for block in layout.blocks for module in block.modules()}
+    alike = [(path, module) for path, module in layout.model.named_modules() if type(module) in kinds]
+    others = sorted(path for path, module in alike if id(module) not in inside)
+    if not others:
+        return ""
+    return (
+        f"its blocks seem to be those at {layout.family.blocks!r}, and there are more of their kind: {listed(others)}"
+    )
 
 
 def _clause(error: BaseException) -> str:
@@ -97,8 +133,7 @@ def _sized(layout: Layout) -> Layout:
         ArchitectureError: The blocks are not called in order, once each, or not with the stream.
     """
     walk, where = _Walk(), f"the modules at {layout.family.blocks!r}"
-    with Frame(layout.model, walk.hooks(layout)):
-        logits = layout.model(mx.zeros(_SHAPE, dtype=mx.int32))
+    logits = Frame(layout.model, walk.hooks(layout)).around(layout.model, mx.zeros(_SHAPE, dtype=mx.int32))
     if walk.order != list(range(len(layout.blocks))):
         got = listed(walk.order) or "none of them"
         raise ArchitectureError(f"{where} must be called in order, once each. Got {got}")
@@ -176,7 +211,29 @@ def _broken(layout: Layout) -> Iterator[str]:
     patched = run(layout, tokens, [Replace(donor.activations[last]).at(last)])
     if not _same(patched.logits, donor.logits):
         yield "what leaves its last block does not decide its logits"
+    yield from _mixed(layout, tokens, other)
+
+
+def _mixed(layout: Layout, tokens: mx.array, other: mx.array) -> Iterator[str]:
+    """What reads other rows, or reads other positions outside of the blocks, as clauses."""
+    first, last = Site("resid_pre", 0), Site("resid_post", len(layout.blocks) - 1)
+    own = run(layout, tokens, sites=(first, last))
+    row = run(layout, mx.concatenate([tokens[:1], other[1:]], axis=0))
+    if not _near(row.logits[:1], own.logits[:1]):
+        yield "the logits of a row depend on what other rows hold"
+    begun = run(layout, mx.concatenate([other[:, :1], tokens[:, 1:]], axis=1), sites=(first,))
+    if not _near(begun.activations[first][:, 1:], own.activations[first][:, 1:]):
+        yield "what enters block 0 depends on other positions, so that there are more blocks before it"
+    ended = run(layout, tokens, [Scale(0.5).at(last, pos=0)])
+    if not _near(ended.logits[:, 1:], own.logits[:, 1:]):
+        yield "what follows its last block reads other positions, so that there are more blocks behind it"
 
 
 def _same(one: mx.array, other: mx.array) -> bool:
     return bool(mx.array_equal(one, other).item())
+
+
+def _near(one: mx.array, other: mx.array) -> bool:
+    """Whether two arrays are the same up to rounding, which may differ where rows are put in another order."""
+    size = mx.max(mx.abs(other))
+    return bool((mx.max(mx.abs(one - other)) <= mx.finfo(other.dtype).eps ** 0.5 * size).item())

@@ -81,8 +81,8 @@ def test_a_report_says_what_is_broken():
     assert report.broken == (BAD,)
     assert str(report).splitlines() == [
         "a model",
-        "law  held checks  largest deviation what the law says",
-        f"  2  NO        2  0.5               {LAWS[2]}",
+        "law  held checks  largest deviation  tolerance  what the law says",
+        f"  2  NO        2  0.5                1e-06      {LAWS[2]}",
         "     broken: law 2, blocks.1.hook_resid_post: 0.5 > 1e-06",
     ]
 
@@ -90,7 +90,16 @@ def test_a_report_says_what_is_broken():
 def test_a_report_of_what_held_is_short():
     report = Report("a model", (GOOD,))
     assert report.ok
-    assert str(report).splitlines()[2:] == [f"  2  yes       1  1e-07             {LAWS[2]}"]
+    assert str(report).splitlines()[2:] == [f"  2  yes       1  1e-07              1e-06      {LAWS[2]}"]
+
+
+def test_a_law_s_tolerance_is_that_of_the_check_whose_deviation_it_shows():
+    strict = Finding(2, "bit for bit", 0.0, 0.0)
+    assert str(Report("a model", (GOOD, strict))).splitlines()[2].split()[3:5] == ["1e-07", "1e-06"]
+    loose = Finding(2, "as if bit for bit", 0.0, 1e-6)
+    assert str(Report("a model", (loose, strict))).splitlines()[2].split()[3:5] == ["0", "0"]
+    broken = Finding(2, "not bit for bit", 1e-8, 0.0)
+    assert str(Report("a model", (GOOD, broken))).splitlines()[2].split()[1:5] == ["NO", "2", "1e-08", "0"]
 
 
 def test_laws_can_be_chosen(tiny):
