@@ -14,6 +14,7 @@ from mlx_patch.testing._zoo_report import ZooLine as ZooLine
 from mlx_patch.testing._zoo_report import ZooReport as ZooReport
 from mlx_patch.testing._zoo_report import check_zoo as check_zoo
 from mlx_patch.testing._zoo_report import where_it_ran as where_it_ran
+from mlx_patch.testing.zoo import DRAW_EXCEPTIONS as DRAW_EXCEPTIONS
 from mlx_patch.testing.zoo import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo import ZOO as ZOO
 from mlx_patch.testing.zoo import Draw as Draw

@@ -8,7 +8,7 @@ import pytest
 from mlx_patch import HookedModel
 from mlx_patch.architectures import family_of
 from mlx_patch.errors import ArchitectureError, MissingSiteError, UnknownNameError
-from mlx_patch.testing import EXCEPTIONS, ZOO, check_laws, draw, drawn_model, tiny_model
+from mlx_patch.testing import DRAW_EXCEPTIONS, EXCEPTIONS, ZOO, check_laws, draw, drawn_model, tiny_model
 from mlx_patch.testing.zoo._build import built
 
 FIRST, COUNT = int(os.environ.get("FIRST_DRAW", "0")), int(os.environ.get("DRAWS", "2"))
@@ -25,7 +25,16 @@ def told(drawn) -> str:
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in EXCEPTIONS])
 def test_the_laws_hold_on_a_drawn_configuration(name, number):
     report = check_laws(HookedModel(drawn_model(name, number)))
-    assert report.ok, f"{told(draw(name, number))}\n{report}"
+    excepted, _ = DRAW_EXCEPTIONS.get(name, (None, ""))
+    assert {finding.law for finding in report.broken} <= {excepted}, f"{told(draw(name, number))}\n{report}"
+
+
+def test_plamo3_errs_by_itself_where_its_window_is_short():
+    """Where this fails, mlx_lm has mended it: take plamo3 out of DRAW_EXCEPTIONS."""
+    assert {*DRAW_EXCEPTIONS} == {"plamo3"}
+    broken = check_laws(HookedModel(built_with("plamo3", {"window_size": 3}))).broken
+    assert {finding.law for finding in broken} == {9}
+    assert "logits of the bare model" in {finding.what for finding in broken}
 
 
 CONFIGURATIONS = {
