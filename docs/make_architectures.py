@@ -124,7 +124,12 @@ def _notes(family: Family) -> Iterable[str]:
     if family.parts > 1:
         yield f"Each block of mlx_lm is {family.parts} layers, one after the other."
     if family.cached:
-        yield "It is itself only over a prompt cache; a run without one makes one."
+        yield (
+            "It is itself only over a prompt cache. `model.run` without one makes one. A plain call makes none "
+            "and gives other logits: `model(tokens)` warns of that (`UncachedWarning`)."
+        )
+    if family.positions:
+        yield "Its positions are learned: prompts, and texts that would grow, beyond the table are refused."
     if family.shared:
         yield f"Later blocks read {_listed(family.shared)} besides the stream."
     if family.heads.further:

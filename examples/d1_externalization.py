@@ -29,8 +29,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from d1_data import PAIRS as PAIRS
-from d1_data import Pair, Role
+from d1_data import PAIRS, Pair, Role
 from d1_figures import write_figures
 from d1_findings import DONOR, TARGET, finding_of
 from d1_models import load
@@ -39,6 +38,8 @@ from d1_probe import ANSWER, Probe
 from d1_report import layer_line, print_findings, print_heading, result_of, write_pair, write_summary
 
 import mlx_patch as mp
+
+__all__ = ["PAIRS", "Probe", "capture", "finding_of", "main", "patch", "study", "write_pair"]  # for use from Python
 
 
 class Models:

@@ -1,22 +1,17 @@
 """`ActivationCache`: the activations of one run, by site."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import FileError, MissingSiteError, ShapeError, UnknownNameError, did_you_mean
-from mlx_patch.files import written_whole
+from mlx_patch._cachefile import Contents, read_cache, write_cache
+from mlx_patch.errors import MissingSiteError, ShapeError, UnknownNameError, did_you_mean
 from mlx_patch.interventions import Aligned
 from mlx_patch.positions import Alignment
-from mlx_patch.provenance import versions
 from mlx_patch.sites import SITES, Site, site_of
-
-_FORMAT = "mlx_patch.ActivationCache/1"
 
 Key = str | Site | tuple[str] | tuple[str, int] | tuple[str, int, str]
 """A site as TransformerLens's users write it: `"resid_post.3"`, `("resid_post", 3)`, `("z", 3, "attn")`."""
@@ -132,36 +127,20 @@ class ActivationCache(Mapping[Site, mx.array]):
 
         Raises:
             FileError: `path` cannot be written to, or does not end in `.safetensors`.
+            ValueRefusedError: The cache does not fit together: an array has not a row for each position, say.
         """
-        if not str(path).endswith(".safetensors"):
-            raise FileError(f"`path` must end in '.safetensors'. Got {path}.")
-        arrays = {str(site): array for site, array in self._arrays.items()}
-        about = {
-            "sites": json.dumps(list(arrays)),
-            "positions": json.dumps(self.positions),
-            "n_positions": str(self.n_positions),
-            "n_layers": json.dumps(self.n_layers),
-            "model": json.dumps(self.model),
-            "versions": json.dumps(versions()),
-        }
-        with written_whole(path) as beside:
-            mx.save_safetensors(str(beside), {**arrays, "tokens": self.tokens}, {"format": _FORMAT, **about})
+        parts = self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers
+        write_cache(path, Contents(*parts))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ActivationCache":
-        """Read what `save` wrote. Arrays come from the disk when they are first used.
+        """Read what `save` wrote, whole: what happens to the file afterwards changes nothing. It is for any thread.
 
         Raises:
-            FileError: There is no such file, or it is not one that `save` wrote.
+            FileError: There is no such file, or it is not one that `save` wrote, or not as it was written.
         """
-        arrays, about = _read(path)
-        if about.get("format") != _FORMAT:
-            raise FileError(
-                f"`path` must be a file that ActivationCache.save wrote. Got {path}, which is another kind."
-            )
-        by_site = {Site.parse(name): arrays[name] for name in json.loads(about["sites"])}
-        said = {name: json.loads(about[name]) for name in ("positions", "n_positions", "model", "n_layers")}
-        return cls(by_site, arrays["tokens"], **said)
+        held = read_cache(path)
+        return cls(held.activations, held.tokens, held.positions, held.n_positions, held.model, held.n_layers)
 
     @override
     def __repr__(self) -> str:
@@ -175,13 +154,6 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     def _site(self, key: object) -> Site:
         return site_of(key, self.n_layers)
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    try:
-        return mx.load(str(path), return_metadata=True)  # pyright: ignore[reportReturnType]  # a pair, with metadata
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}: {error}.") from error
 
 
 def as_numpy(array: mx.array) -> np.ndarray:

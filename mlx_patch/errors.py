@@ -14,7 +14,10 @@
     * `RankError` (`RuntimeError`): another process of a distributed sweep that failed, is gone, or runs something else
     * `MissingExtraError` (`ImportError`): an optional dependency that is not installed
 
-One warning, `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ.
+Warnings:
+
+* `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ
+* `UncachedWarning`: a plain call of a model that is itself only over a prompt cache, which `run` makes for it
 
 Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
 """
@@ -83,6 +86,10 @@ class MissingExtraError(PatchError, ImportError):
 
 class DegenerateGapWarning(UserWarning):
     """Examples whose clean and corrupted runs do not differ, so that no fraction of their gap exists: NaN, left out."""
+
+
+class UncachedWarning(UserWarning):
+    """A call without a prompt cache of a model that is itself only with one: its logits are not those of `run`."""
 
 
 def listed(names: Iterable[object]) -> str:

@@ -120,7 +120,8 @@ def checksum(model: nn.Module) -> str:
     name, dtype, shape, and the sums of its bits along rows and along columns, as integers of 16 bits (8 where numbers
     have 8) that wrap at 32: to change a weight changes a row's sum and a column's, to exchange two rows as well. It is
     made to tell models apart, not to withstand somebody who wants two to look alike. What begins with an underscore
-    is left out, as in `model.parameters()`: modules keep there what they have worked out.
+    is left out, as in `model.parameters()`: modules keep there what they have worked out. So are the numbers of a
+    `lora_a` whose `lora_b` is 0: they are random, and change nothing.
 
     Example:
         >>> one, other = nn.Linear(4, 4), nn.Linear(4, 4)
@@ -156,6 +157,17 @@ def _plain(module: nn.Module) -> list[tuple[str, object]]:
     return sorted((n, v) for n, v in vars(module).items() if type(v) in _PLAIN and not n.startswith("_"))
 
 
+def _idle(named: Mapping[str, mx.array]) -> set[str]:
+    """The names of each `lora_a` that its `lora_b`, which is 0, takes out of what is computed.
+
+    mlx_lm begins an adapter so, with a random `lora_a`, and leaves it so in layers that the adapter's file lacks.
+    """
+    pairs = {name: named.get(f"{name[:-1]}b") for name in named if name.endswith("lora_a")}
+    changing = {name: mx.any(b != 0) | ~mx.all(mx.isfinite(named[name])) for name, b in pairs.items() if b is not None}
+    mx.eval(list(changing.values()))
+    return {name for name, changes in changing.items() if not changes.item()}
+
+
 def _sums(array: mx.array) -> list[mx.array]:
     if not array.size:
         return []
@@ -165,7 +177,8 @@ def _sums(array: mx.array) -> list[mx.array]:
 
 
 def _add_arrays(whole: blake2b, named: Sequence[tuple[str, mx.array]]) -> None:
-    found = [(path, array, _sums(array)) for path, array in named]
+    idle = _idle(dict(named))
+    found = [(path, array, [] if path in idle else _sums(array)) for path, array in named]
     mx.eval([sums for _, _, sums in found])
     for path, array, sums in found:
         whole.update(repr((path, str(array.dtype), array.shape)).encode())

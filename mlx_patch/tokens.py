@@ -1,6 +1,6 @@
 """From text or chat messages to tokens: one beginning-of-sequence token, never two; and prompts by their length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import TypeIs
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, brief, listed
+from mlx_patch.chats import Messages, encode_chat, encoded
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, listed
 
-Prompt = str | Sequence[Mapping[str, Any]]
+Prompt = str | Messages
 """A text, or chat messages with `role` and `content`."""
 
 
@@ -21,10 +22,12 @@ class Batch:
     Attributes:
         tokens: Shape `(batch, pos)`.
         examples: Which of all prompts they are, in order.
+        alone: Whether they are prompts of a list, each of which is edited as if it ran by itself; otherwise a batch.
     """
 
     tokens: mx.array
     examples: tuple[int, ...]
+    alone: bool = False
 
     @property
     def length(self) -> int:
@@ -35,8 +38,9 @@ class Batch:
 def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **template: Any) -> mx.array:
     """The tokens of a text, or of a chat through the tokenizer's own template.
 
-    The tokenizer adds its special tokens, unless the text begins with its beginning-of-sequence token already, as
-    chat templates have it.
+    A text gets the special tokens that the tokenizer adds, unless it begins with the beginning-of-sequence token
+    already: one, never two. A chat is encoded as mlx_lm does it: the template writes every special token, and the
+    tokenizer adds none.
 
     Args:
         tokenizer: A tokenizer of mlx_lm or of Hugging Face.
@@ -49,18 +53,31 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
     Raises:
         TokenError: There is no tokenizer, no chat template, or nothing comes out; the template refuses the messages,
             or a message holds a special token and `allow_special` is false.
+        KindError: The tokenizer encodes otherwise than those of mlx_lm and Hugging Face; `template` has what is no
+            variable of a template, or is there for a text.
     """
     if tokenizer is None:
         raise TokenError(
             "`tokenizer` must be there to turn text into tokens. Got None. "
             "Pass one to HookedModel(model, tokenizer), or pass token ids."
         )
-    text = prompt if isinstance(prompt, str) else _chat(tokenizer, prompt, template, allow_special)
-    bos = getattr(tokenizer, "bos_token", None)
-    ids = _encoded(tokenizer, text, add_special_tokens=not (bos and text.startswith(bos)))
+    if isinstance(prompt, str):
+        ids = _encoded_text(tokenizer, prompt, template)
+    else:
+        ids = encode_chat(tokenizer, prompt, allow_special=allow_special, **template)
     if not ids:
         raise TokenError(f"`prompt` must give at least one token. Got {prompt!r}.")
     return mx.array([ids])
+
+
+def _encoded_text(tokenizer: Any, text: str, template: Mapping[str, Any]) -> list[int]:
+    if template:
+        raise KindError(
+            f"`template` must be left out for a text, which goes through no chat template. Got {listed(template)}. "
+            "Pass chat messages: [{'role': 'user', 'content': text}]."
+        )
+    bos = getattr(tokenizer, "bos_token", None)
+    return encoded(tokenizer, text, add_special_tokens=not (bos and text.startswith(bos)))
 
 
 def is_text_or_chat(prompt: object) -> TypeIs[Prompt]:
@@ -68,89 +85,17 @@ def is_text_or_chat(prompt: object) -> TypeIs[Prompt]:
     return isinstance(prompt, str) or (isinstance(prompt, list | tuple) and any(isinstance(m, Mapping) for m in prompt))
 
 
-def _encoded(tokenizer: Any, text: str, add_special_tokens: bool) -> list[int]:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenError(
-            f"`prompt` must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it."
-        ) from None
-    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+def tokens_of(given: object, tokenizer: Any, d_vocab: int) -> mx.array:
+    """The tokens of a text, of a chat, or token ids as they are, checked. Shape `(batch, pos)`.
 
-
-def _chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any], allow_special: bool) -> str:
-    if not messages or not all(isinstance(message, Mapping) for message in messages):
-        raise TokenError(
-            f"`prompt` must be a text or chat messages, dicts with role and content. Got {brief(messages)}."
-        )
-    if not has_chat_template(tokenizer):
-        raise TokenError(
-            "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
-            "Base models often have none: use the text or the tokens of their instruct model."
-        )
-    special = frozenset() if allow_special else special_tokens(tokenizer)
-    for number, message in enumerate(messages):
-        _refuse_incomplete(message, number)
-        _refuse_special(message, number, special)
-    return _through_template(tokenizer, messages, template)
-
-
-def _through_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], template: dict[str, Any]) -> str:
-    from jinja2 import TemplateError  # what every chat template is read with
-
-    options = {"tokenize": False, "add_generation_prompt": True, **template}
-    try:
-        return tokenizer.apply_chat_template([dict(message) for message in messages], **options)
-    except (TemplateError, TypeError) as error:
-        roles = listed(str(message["role"]) for message in messages)
-        raise TokenError(
-            f"`prompt` must be messages that the tokenizer's chat template takes. Got the roles {roles}; the template "
-            f"says: {error}. Change the messages, or write the prompt as a text."
-        ) from error
-
-
-def _refuse_incomplete(message: Mapping[str, Any], number: int) -> None:
-    if not isinstance(message.get("role"), str) or not message["role"]:
-        raise TokenError(
-            f"`prompt` must hold a role in each message, as a string. Got {brief(message.get('role'))} in message "
-            f"{number}. Write {{'role': 'user', 'content': ...}}."
-        )
-    if message.get("content") is None and not message.get("tool_calls"):
-        raise TokenError(
-            f"`prompt` must hold content in each message without tool calls. Got none in message {number}. "
-            "Write 'content': '' for an empty one."
-        )
-
-
-def _refuse_special(message: Mapping[str, Any], number: int, special: frozenset[str]) -> None:
-    for text in _strings(message):
-        if found := next((token for token in sorted(special) if token in text), None):
-            raise TokenError(
-                f"`prompt` must not hold special tokens in its messages. Got {found!r} in message {number}, where it "
-                "would begin or end a turn. Take it out, or pass the tokens that "
-                "`model.tokenize(prompt, allow_special=True)` gives."
-            )
-
-
-def _strings(value: object) -> Iterator[str]:
-    """Every string in a message, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(one)
-
-
-def special_tokens(tokenizer: Any) -> frozenset[str]:
-    """The texts that a tokenizer reads as special tokens: those with a role, and those added as special."""
-    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    named = getattr(tokenizer, "all_special_tokens", None) or []
-    return frozenset(filter(None, named)) | {token.content for token in added.values() if token.special}
-
-
-def has_chat_template(tokenizer: Any) -> bool:
-    """Whether a tokenizer of mlx_lm or of Hugging Face has a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None) or getattr(tokenizer, "has_chat_template", False))
+    Args:
+        given: A text, chat messages, or what `as_tokens` takes.
+        tokenizer: For texts and messages.
+        d_vocab: How many tokens the model knows.
+    Raises:
+        TokenError, KindError, ShapeError, SelectionError: As `tokenize` and `as_tokens` say.
+    """
+    return as_tokens(tokenize(tokenizer, given) if is_text_or_chat(given) else given, d_vocab)
 
 
 def as_tokens(given: object, d_vocab: int) -> mx.array:
@@ -189,7 +134,7 @@ def one_prompt(one: object, number: int, tokenizer: Any, d_vocab: int) -> mx.arr
         TokenError, KindError, SelectionError: As `tokenize` and `as_tokens` say.
         ShapeError: It is several prompts, or none.
     """
-    tokens = tokenize(tokenizer, one) if is_text_or_chat(one) else as_tokens(one, d_vocab)
+    tokens = tokens_of(one, tokenizer, d_vocab)
     if tokens.shape[0] != 1:
         raise ShapeError(
             f"`tokens` must hold one prompt an entry. Got {tokens.shape[0]} in entry {number}. "
@@ -214,12 +159,17 @@ def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Bat
         same.setdefault(row.shape[1], []).append(number)
     size = at_most or max(1, len(rows))
     chunks = [tuple(own[start : start + size]) for own in same.values() for start in range(0, len(own), size)]
-    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk) for chunk in chunks)
+    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk, alone=True) for chunk in chunks)
 
 
 def _array(given: object) -> mx.array:
     if isinstance(given, mx.array):
         return given
+    if isinstance(given, list | tuple) and any(map(is_text_or_chat, given)):
+        raise KindError(
+            f"`tokens` must be one prompt, or a batch of token ids. Got a list of {len(given)} texts or chats. Pass it "
+            "to `model.run_each`, `mp.sweep` or `mp.measure`, which take prompts of any length."
+        )
     try:
         array = np.asarray(given)
     except ValueError:

@@ -212,6 +212,8 @@ class Family:
         embed: Where the embedding is, from the model, if more than the first block reads it.
         width: The path of the width of the stream, or the width.
         vocabulary: The path of the number of rows of the unembedding, or the number.
+        positions: The path of the embedding of the positions, where they are learned, or their number; 0 where a prompt
+            may be of any length.
         applies: Whether a model of this module is of this table, for modules that hold two.
         variant: What tells this table from the module's other one.
         also: Other modules of mlx_lm that this table reads.
@@ -240,6 +242,7 @@ class Family:
     embed: Point | None = None
     width: str | int = "args.hidden_size"
     vocabulary: str | int = "args.vocab_size"
+    positions: str | int = 0
     applies: Callable[[nn.Module], bool] = lambda model: True
     variant: str = ""
     also: tuple[str, ...] = ()
@@ -330,7 +333,7 @@ def wrapped(family: Family, name: str, inner: str = "language_model") -> Family:
         module = type(tower).__module__.removeprefix("mlx_lm.models.")
         return module in (*family.modules, name) and holder(tower)
 
-    places = ("blocks", "final_norm", "width", "vocabulary")
+    places = ("blocks", "final_norm", "width", "vocabulary", *(("positions",) if family.positions else ()))
     moved = {place: f"{inner}.{getattr(family, place)}" for place in places}
     variant = " ".join(filter(None, (family.name, family.variant)))
     return replace(family, name=name, also=(), variant=variant, applies=applies, **moved)

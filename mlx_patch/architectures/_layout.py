@@ -63,6 +63,12 @@ class Layout:
         """The number of rows of the unembedding."""
         return self._number(self.family.vocabulary)
 
+    @property
+    def n_positions(self) -> int:
+        """How many positions the model has learned; 0 where a prompt may be of any length."""
+        stands = self.family.positions
+        return stands if isinstance(stands, int) else attribute(self.model, stands).weight.shape[0]
+
     def _number(self, stands: str | int) -> int:
         return stands if isinstance(stands, int) else attribute(self.model, stands)
 
@@ -196,7 +202,12 @@ class Layout:
 
     def why_not(self, name: str) -> str:
         """Why no block has a site, as a clause."""
-        return self.family.absent.get(name, "its table does not say where that is")
+        if name in self.family.absent:
+            return self.family.absent[name]
+        points = self.family.points(name)
+        if not points:
+            return "its table does not say where that is"
+        return _NOWHERE.get(name, f"none of its blocks has {points[0].path!r} where its table looks for it")
 
     def _refuse(self, name: str) -> NoReturn:
         has = [known for known in SITES if any(known in points for points in self.points)]
@@ -230,12 +241,44 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
 
 
 def _refuse_nowhere(layout: Layout) -> None:
-    """Refuse a table that says of every block what is true of none: it is another architecture's."""
+    """Refuse a table that says of every block what is true of none: it is another architecture's.
+
+    What some configurations of an architecture lack is no sign of that: a site that has several points or depends on
+    a block's kind, and one whose alternative is there (`_ALTERNATIVES`).
+    """
+    there = {name for points in layout.points for name in points}
     for name, point in layout.family.block.items():
-        if isinstance(point, tuple) or point.of or point.given or name in layout.family.absent:
+        if name in there or isinstance(point, tuple) or point.of or point.given or name in layout.family.absent:
             continue
-        if not any(name in points for points in layout.points):
+        if not _replaced(name, layout.family, there):
             raise ArchitectureError(
                 f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
                 f"of {type(layout.model).__module__} has. Leave it out for the registered one."
             )
+
+
+_ROUTING = ("router_logits", "expert_weights")
+_ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
+    "mlp_post": _ROUTING,
+    **dict.fromkeys(_ROUTING, ("mlp_post",)),
+    **dict.fromkeys(("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "attn_out"), ("mixer_out",)),
+}
+"""What stands in a block in place of a site: neurons of a dense MLP or experts; attention or another mixer."""
+
+
+def _replaced(name: str, family: Family, there: set[str]) -> bool:
+    """Whether a table knows blocks without a site, and the model has nothing but those.
+
+    Where `mixer_out` is at the point of `attn_out`, every mixer is attention.
+    """
+    others = {other for other in _ALTERNATIVES.get(name, ()) if other in family.block}
+    if others == {"mixer_out"}:
+        return family.points("mixer_out") != family.points("attn_out") and "attn_out" not in there and others <= there
+    return bool(others) and others <= there
+
+
+_NOWHERE: Mapping[str, str] = {
+    "mlp_post": "none of its blocks has a dense MLP",
+    **dict.fromkeys(_ROUTING, "none of its blocks has experts"),
+}
+"""Why no block of a model has a site that others of its architecture have, where that has a name."""

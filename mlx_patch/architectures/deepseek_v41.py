@@ -6,9 +6,8 @@ each copy times a weight. `z` stands behind a rotation that takes the positions 
 
 Queries pick rows: those of a window, and in layers with a `ratio` also compressed entries, each of which stands for so
 many positions and is seen from the last of them on. A softmax is over both. So `key_pos` of `attn_scores` and `pattern`
-has a key for each position (over a prompt cache: for each row of the window), and behind them one for each entry: of
-8 positions and a ratio of 2, key 8 is the entry of positions 0 and 1, key 11 that of 6 and 7. What a query does not
-pick is masked, and is 0 in `pattern`.
+has a key for each position, and behind them one for each entry: of 8 positions and a ratio of 2, key 8 is the entry of
+positions 0 and 1, key 11 that of 6 and 7. What a query does not pick is masked, and is 0 in `pattern`.
 """
 
 import mlx.core as mx

@@ -22,4 +22,5 @@ GPT2 = Family(
     blocks="model.h",
     final_norm="model.ln_f",
     width="args.n_embd",
+    positions="model.wpe",
 )

@@ -17,4 +17,5 @@ GPT_BIGCODE = Family(
     blocks="transformer.h",
     final_norm="transformer.ln_f",
     width="args.n_embd",
+    positions="transformer.wpe",
 )

@@ -6,6 +6,8 @@ A linear map in attention's place mixes no tokens; it is `mixer_out` all the sam
 from mlx_patch.architectures._family import DENSE, Family, Point, attention_inside
 from mlx_patch.architectures.llama import BLOCK
 
+_ATTENTION = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "attn_out")
+
 NEMOTRON_NAS = Family(
     "nemotron-nas",
     {
@@ -13,5 +15,10 @@ NEMOTRON_NAS = Family(
         **attention_inside("self_attn", of="Attention"),
         "attn_out": Point("self_attn", "output", of="Attention"),
     },
-    absent=DENSE,
+    absent={
+        **DENSE,
+        **dict.fromkeys(_ATTENTION, "the search left it no block with attention"),
+        **dict.fromkeys(("resid_mid", "mlp_post", "mlp_out"), "the search left it no block with such an MLP"),
+        "mixer_out": "the search left it no block with a mixer",
+    },
 )

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch.chats import encoded
 from mlx_patch.errors import ValueRefusedError
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import parameters
@@ -128,7 +129,7 @@ def _tokenizer(model: HookedModel) -> str:
 def _probe(model: HookedModel) -> list[int] | None:
     if model.tokenizer is None:
         return None
-    return [int(token) for token in model.tokenizer.encode(_PROBE, add_special_tokens=True)]
+    return encoded(model.tokenizer, _PROBE, add_special_tokens=True)
 
 
 def _same_tokens(target: HookedModel, donor: HookedModel) -> bool:

@@ -41,9 +41,10 @@ class TwoByTwo:
         """The four cells of two sweeps over layers: the other's stream put into the base, and the base's into it.
 
         Raises:
-            KindError: They are not over layers alone, of more than one metric, or not of the stream replaced.
+            KindError: They are not over single layers alone, of more than one metric, or not of the whole stream
+                replaced by a run's own.
             ShapeError: They differ in layers or examples.
-            ValueRefusedError: They measured different things.
+            ValueRefusedError: They measured different things, or the one was not patched from a run of the other.
         """
         for result in (into_base, into_other):
             if result.axes != ("layer", "example"):
@@ -51,6 +52,8 @@ class TwoByTwo:
                     f"`over` must be 'layer', and one metric. Got {result.axes}. Take result.of_metric(name)."
                 )
             _refuse_other_patches(result)
+        _refuse_other_source("into_base", into_base, "into_other", into_other)
+        _refuse_other_source("into_other", into_other, "into_base", into_base)
         metrics = [", ".join(map(str, result.metrics)) for result in (into_base, into_other)]
         if metrics[0] != metrics[1]:
             raise ValueRefusedError(
@@ -104,13 +107,48 @@ class TwoByTwo:
 
 
 def _refuse_other_patches(result: SweepResult) -> None:
-    """Refuse sweeps that do not hand the later layers a whole state from the other model."""
-    at, how = result.provenance.get("at", ()), str(result.provenance.get("intervention"))
-    if at not in (["resid_post"], ("resid_post",)) or not how.startswith("Replace("):
+    """Refuse sweeps that do not hand the later layers a whole state of a run, and nothing else."""
+    about = result.provenance
+    if about.get("at") != ["resid_post"] or not _sources(result):
+        at = ", ".join(map(str, about.get("at", ())))
         raise KindError(
-            f"`into_base` and `into_other` must replace resid_post. Got {how} at {', '.join(map(str, at))}. "
-            "Leave `at` and `alpha` out."
+            "`into_base` and `into_other` must replace resid_post, one layer a cell and whole, by a run's own "
+            f"activations, and do nothing else. Got {about.get('intervention')} at {at}. Write mp.Replace(cache), and "
+            "leave `at`, `alpha`, `neurons`, groups of layers, `layer_map` and `linear_map` out."
         )
+
+
+def _sources(result: SweepResult) -> list[dict[str, Any]]:
+    """Whose activations a sweep put in, where it did nothing else and says so."""
+    sources = result.provenance.get("sources")
+    return sources if isinstance(sources, list) and all(map(_is_source, sources)) else []
+
+
+def _is_source(source: object) -> bool:
+    said = source if isinstance(source, dict) else {}
+    return isinstance(said.get("model"), dict) and isinstance(said.get("tokens"), list)
+
+
+def _refuse_other_source(name: str, patched: SweepResult, other_name: str, other: SweepResult) -> None:
+    """Refuse a sweep whose values come from another run than the other sweep's unpatched one.
+
+    Folders are no part of what a model is: it may have been captured elsewhere.
+    """
+    sources, about = _sources(patched), other.provenance
+    rows, prompts = [row for source in sources for row in source["tokens"]], about.get("tokens", [])
+    if rows * (len(prompts) if len(rows) == 1 else 1) != prompts:
+        raise ValueRefusedError(
+            f"`{name}` must be patched from the prompt of `{other_name}`. Got another prompt's activations. "
+            "Capture and sweep the same two prompts."
+        )
+    for source in sources:
+        theirs = {part: value for part, value in about.get("model", {}).items() if part != "name"}
+        apart = [part for part, value in theirs.items() if source["model"].get(part) != value]
+        if apart:
+            raise ValueRefusedError(
+                f"`{name}` must be patched from the model of `{other_name}`. Got one of another "
+                f"{' and '.join(apart)}. Sweep the two models that were patched into each other."
+            )
 
 
 def two_by_two(

@@ -1,6 +1,7 @@
 """The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
 
 from mlx_patch.engine._box import Box as Box
+from mlx_patch.engine._fitting import refuse_misfit as refuse_misfit
 from mlx_patch.engine._frame import Frame as Frame
 from mlx_patch.engine._hook import Action as Action
 from mlx_patch.engine._hook import Hook as Hook
@@ -13,6 +14,7 @@ from mlx_patch.engine._prompt_cache import offset_of as offset_of
 from mlx_patch.engine._snapshot import Opened as Opened
 from mlx_patch.engine._snapshot import Snapshot as Snapshot
 from mlx_patch.engine._snapshot import can_be_cut as can_be_cut
+from mlx_patch.engine._snapshot import keeps_all_keys as keeps_all_keys
 from mlx_patch.engine._snapshot import repeated as repeated
 from mlx_patch.engine._snapshot import snapshot as snapshot
 from mlx_patch.engine._tap import plain_class as plain_class

@@ -7,6 +7,7 @@ stays as it was gathered, bit for bit; what is changed at a key that was not pic
 import mlx.core as mx
 
 from mlx_patch.engine._attention import attend, softmax
+from mlx_patch.engine._key_order import refuse_dropped
 from mlx_patch.engine._scope import Call, Listener, Mlx, Scope, rebound
 
 _NAME = "_sparse_attention"
@@ -16,18 +17,29 @@ def sparse(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     """Attention through DeepSeek V4.1's `_sparse_attention(queries, arrays, indices, sinks=, scale=)`.
 
     It runs with one query a batch entry, over the rows that the query's indices pick of each array; an index of -1
-    picks none. Keys are the rows of one array behind those of the other.
+    picks none. Keys are the rows of one array behind those of the other. The first array is a window: rows before it
+    stand for the positions that are gone, and nothing picks them.
     """
 
     def _sparse_attention(queries, arrays, indices, **more):
         queries = listener.emit("rot_q", queries) if listener.wants("rot_q") else queries
         if not (listener.wants("attn_scores") or listener.wants("pattern")):
             return scope[_NAME](queries, arrays, indices, **more)
-        gathered = _Gathered(listener, _side_by_side(arrays, indices), mx.concatenate(arrays, axis=1))
+        gone = _rows_gone(call, arrays[0])
+        arrays = [mx.pad(arrays[0], [(0, 0), (gone, 0), (0, 0)]), *arrays[1:]]
+        indices = [mx.where(indices[0] < 0, -1, indices[0] + gone), *indices[1:]]
+        gathered = _Gathered(listener, _side_by_side(arrays, indices), mx.concatenate(arrays, axis=1), gone)
         fast = Mlx(mx.fast, scaled_dot_product_attention=gathered.attend)
         return rebound(scope[_NAME], {"mx": Mlx(fast=fast)})(queries, arrays, indices, **more)
 
     return {_NAME: _sparse_attention}, call
+
+
+def _rows_gone(call: Call, window: mx.array) -> int:
+    """How many positions came before those of a window, of which the call's cache has the rows no more."""
+    args, kwargs = call
+    caches = (value for value in (*args, *kwargs.values()) if hasattr(value, "update_window"))
+    return max((cache.offset - window.shape[1] for cache in caches), default=0)
 
 
 def _side_by_side(arrays: list[mx.array], indices: list[mx.array]) -> mx.array:
@@ -64,10 +76,12 @@ class _Gathered:
         listener: Who is told of `attn_scores` and `pattern`, arrays `(batch, head, query_pos, row)`.
         indices: The rows that each query picks, -1 for none. Shape `(batch, query_pos, picked)`.
         rows: What is picked from, the values. Shape `(batch, row, d_value)`.
+        gone: How many of the rows, the first ones, are no more.
     """
 
-    def __init__(self, listener: Listener, indices: mx.array, rows: mx.array):
+    def __init__(self, listener: Listener, indices: mx.array, rows: mx.array, gone: int = 0):
         self.listener, self.rows = listener, rows
+        self._kept = mx.arange(rows.shape[1]) >= gone if gone else None
         self._queries = indices.shape[:2]
         self._at = mx.where(indices < 0, rows.shape[1], indices)[:, None]
         self._picked = self._spread(mx.ones(self._at.shape, mx.bool_), False)
@@ -118,7 +132,10 @@ class _Gathered:
         return self._gathered(new, 0.0)
 
     def _emitted(self, event: str, array: mx.array) -> mx.array:
-        return self.listener.emit(event, array) if self.listener.wants(event) else array
+        new = self.listener.emit(event, array) if self.listener.wants(event) else array
+        if new is not array and self._kept is not None:
+            refuse_dropped(event, new, self._kept)
+        return new
 
     def _spread(self, gathered: mx.array, nothing: float) -> mx.array:
         """Over all rows, with what is not picked made nothing. From `(batch, head, query_pos, picked)`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache
+from mlx_lm.models.cache import ArraysCache, KVCache
 
 from mlx_patch.engine._prompt_cache import is_cache, note_offset
 
@@ -110,6 +110,11 @@ def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
 def can_be_cut(caches: Sequence[Any]) -> bool:
     """Whether the past after fewer positions can be read from a prompt cache: it holds plain keys and values."""
     return all(type(part) is KVCache for part in _parts(caches))
+
+
+def keeps_all_keys(caches: Sequence[Any]) -> bool:
+    """Whether attention over a prompt cache sees the keys of all positions: no layer has a window or chunks."""
+    return all(type(part) in (KVCache, ArraysCache) for part in _parts(caches))
 
 
 def repeated(array: mx.array, rows: int) -> mx.array:

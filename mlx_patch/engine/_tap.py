@@ -56,6 +56,12 @@ class Seen:
         _local.frames = self.before
 
 
+def unseen(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns that sees none of the frames under way, and may run the model itself."""
+    with Seen(()):
+        return function(*args)
+
+
 def swap_in(modules: Iterable[nn.Module], visit: Visitor) -> None:
     """Give modules their tapped class, or count one more holder of those that have it."""
     with _lock:

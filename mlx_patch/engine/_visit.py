@@ -22,9 +22,9 @@ def visit(
 ) -> Any:
     """What the module returns, with the hooks of all frames in force."""
     roots = [frame for frame in frames if frame.model is module]
-    for frame in roots:
-        frame.begin(args, kwargs)
     try:
+        for frame in roots:
+            frame.begin(args, kwargs)
         out = _call(Visit(frames, module), forward, args, kwargs)
         for frame in roots:
             frame.passed()

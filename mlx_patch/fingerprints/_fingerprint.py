@@ -6,26 +6,30 @@ never of `id`, `hash`, or a `repr` that may have an address in it. What has no c
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import PurePath
-from types import CodeType, MemberDescriptorType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_patch._safetensors import bits_of
 from mlx_patch.cache import ActivationCache
+from mlx_patch.engine import plain_class
 from mlx_patch.errors import KindError
-from mlx_patch.fingerprints import _code
+from mlx_patch.fingerprints import _code, _library, _reads
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import checksum
 
 _PLAIN = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes, range)
+_DERIVED = (int, float, complex, str, bytes)
 _BY_NAME = (mx.Dtype, np.dtype, PurePath)
 
 
@@ -74,7 +78,11 @@ class Fingerprints:
     def of(self, value: object, name: str = "value") -> str:
         """What `fingerprint` returns."""
         self._open, self._trail, self._reach = [], [name], sys.maxsize
-        return self._of(value).hex()
+        try:
+            return self._of(value).hex()
+        except RecursionError:
+            self._trail = [name]
+            raise self._refused(value, "leads too deep to follow") from None
 
     def _of(self, value: object, part: str = "") -> bytes:
         if type(value) in _PLAIN:
@@ -100,22 +108,25 @@ class Fingerprints:
         return found
 
     def _found(self, value: Any) -> bytes:
+        if why := _library.unknowable(value):
+            raise self._refused(value, why)
         match value:
-            case np.generic() | np.ndarray() | mx.array():
+            case np.generic() | mx.array():
                 return self._array(value)
+            case np.ndarray():
+                return self._with_class(value, np.ndarray, self._array(value))
             case Enum():
-                return _digest(
-                    "enum", _code.full_name(type(value)).encode(), value.name.encode(), self._of(value.value)
-                )
+                name, cls = _code.full_name(type(value)).encode(), self._of(type(value), "its class")
+                return _digest("enum", name, value.name.encode(), self._of(value.value), cls)
             case HookedModel():
                 return self._found(value.model)
             case nn.Module():
-                return _digest("model", checksum(value).encode())
+                return self._model(value)
             case ActivationCache():
                 about = value.positions, value.n_positions, value.n_layers, value.tokens
                 return _digest("cache", self._of({str(s): a for s, a in value.items()}, "its arrays"), self._of(about))
             case ModuleType():
-                return _digest("module", value.__name__.encode())
+                return self._module(value)
             case type():
                 return self._class(value)
             case CodeType():
@@ -131,56 +142,115 @@ class Fingerprints:
     def _all(self, tag: str, parts: Iterable[object]) -> bytes:
         return _digest(tag, *(self._of(part, f"part {n} of a {tag}") for n, part in enumerate(parts)))
 
+    def _refused(self, value: Any, why: str = "") -> KindError:
+        """The error for what no other process could know again."""
+        trail = ": ".join(filter(None, self._trail))
+        named = callable(value) and hasattr(value, "__name__") or isinstance(value, ModuleType)
+        kind = value.__name__ if named else f"a {type(value).__module__}.{type(value).__qualname__}"
+        return KindError(
+            f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {kind}"
+            f"{why and f', which {why}'}. {self._remedy}, or use what it gives in place of it: token ids, say, in place "
+            "of a tokenizer."
+        )
+
     def _array(self, value: Any) -> bytes:
-        about = f"{type(value).__module__} {value.dtype} {value.shape}".encode()
+        kind = "mlx.core" if isinstance(value, mx.array) else "numpy"
+        about = f"{kind} {value.dtype} {value.shape}".encode()
         if isinstance(value, mx.array):
-            value = np.array(value.view(mx.uint16) if value.dtype == mx.bfloat16 and value.ndim else _seen(value))
-        if value.dtype.hasobject:
-            return _digest("array", about, self._of(value.tolist(), "an array of objects"))
-        return _digest("array", about, np.ascontiguousarray(value).tobytes())
+            return _digest("array", about, bits_of(value).tobytes())
+        numbers = np.asarray(value)
+        if numbers.dtype.hasobject:
+            return _digest("array", about, self._of(numbers.tolist(), "an array of objects"))
+        return _digest("array", about, np.ascontiguousarray(numbers).tobytes())
+
+    def _with_class(self, value: Any, base: type, contents: bytes) -> bytes:
+        """Contents of a builtin kind, with what a subclass adds: its methods, and attributes of its own."""
+        if type(value) is base:
+            return contents
+        attributes = {**_slots(value), **getattr(value, "__dict__", {})}
+        if isinstance(value, defaultdict):
+            attributes["default_factory"] = value.default_factory
+        return _digest("derived", contents, self._of(type(value), "its class"), *self._named(attributes))
+
+    def _named(self, attributes: Mapping[str, object]) -> Iterator[bytes]:
+        return (name.encode() + b"=" + self._of(own, f"attribute {name!r}") for name, own in sorted(attributes.items()))
 
     def _collection(self, value: Any) -> bytes | None:
         kind = type(value).__name__
         if isinstance(value, Mapping):
             pairs = (self._of(key, "a key") + self._of(own, f"entry {key!r}") for key, own in value.items())
-            return _digest(kind, *sorted(pairs))
+            return self._with_class(value, dict, _digest(kind, *sorted(pairs)))
         if isinstance(value, Set):
-            return _digest(kind, *sorted(self._of(own, "a member") for own in value))
-        return self._all(kind, value) if isinstance(value, list | tuple) else None
+            members = _digest(kind, *sorted(self._of(own, "a member") for own in value))
+            return self._with_class(value, frozenset if isinstance(value, frozenset) else set, members)
+        if isinstance(value, list | tuple):
+            return self._with_class(value, list if isinstance(value, list) else tuple, self._all(kind, value))
+        for base in _DERIVED:
+            if isinstance(value, base):
+                return self._with_class(value, base, _digest(base.__name__, base.__repr__(value).encode()))
+        return None
 
     def _object(self, value: Any) -> bytes:
-        if is_dataclass(value):
+        known = _library.is_installed(type(value).__module__)
+        if is_dataclass(value) and known:
             own = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
-            own = {**_slots(value), **vars(value)} if hasattr(value, "__dict__") else _slots(value)
+            own = {**_slots(value), **getattr(value, "__dict__", {})}
         else:
-            trail = ": ".join(filter(None, self._trail))
-            raise KindError(
-                f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, a "
-                f"{type(value).__module__}.{type(value).__qualname__}. {self._remedy}, or use what it gives in "
-                "place of it: token ids, say, in place of a tokenizer."
-            )
-        parts = (name.encode() + b"=" + self._of(own[name], f"attribute {name!r}") for name in sorted(own))
-        return _digest("object", self._of(type(value)), *parts)
+            raise self._refused(value)
+        if _code.holds_more_than_it_shows(value):
+            raise self._refused(value, "holds what its attributes do not show")
+        if isinstance(value, BaseException):
+            own["args"] = value.args
+        return _digest("object", self._of(type(value), "its class"), *self._named(own))
+
+    def _module(self, module: ModuleType) -> bytes:
+        """A module of the user's own counts by all that is in it; one of a library by its name and version."""
+        version = _library.module_version(module.__name__)
+        if version is not None:
+            return _digest("module", module.__name__.encode(), version.encode())
+        held = {n: v for n, v in vars(module).items() if n == "__getattr__" or not (n[:2] == n[-2:] == "__")}
+        return _digest("module", module.__name__.encode(), *self._named(held))
+
+    def _model(self, model: nn.Module) -> bytes:
+        """A model counts by its weights; layers that are not mlx's or mlx_lm's own, by their code and attributes too.
+
+        Functions that a layer holds count wherever they are.
+        """
+        parts = [checksum(model).encode()]
+        for path, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
+            cls = plain_class(module)
+            known = _library.library_name(cls) is not None
+            held = {n: _without_modules(v) for n, v in {**module, **vars(module)}.items() if n != "_no_grad"}
+            shown = {n: part for n, part in held.items() if not known or _is_code(part) or _is_option(cls, n, part)}
+            if not known:
+                parts.append(path.encode() + self._of(cls, f"the class of {path!r}"))
+            parts += [path.encode() + part for part in self._named(shown)]
+        return _digest("model", *parts)
 
     def _callable(self, value: Any) -> bytes | None:
         if _code.is_builtin(value):
             owner = getattr(value, "__self__", None)
             bound = b"" if owner is None or isinstance(owner, ModuleType) else self._of(owner)
-            return _digest("builtin", _code.full_name(value).encode(), bound)
+            version = _library.module_version(getattr(value, "__module__", None) or "") or ""
+            return _digest("builtin", _code.full_name(value).encode(), version.encode(), bound)
         if hasattr(value, "__func__") and hasattr(value, "__self__"):
             return self._all("method", (value.__func__, value.__self__))
         if isinstance(getattr(value, "__code__", None), CodeType):
             return self._function(_code.unchecked(value))
-        return self._of(value.__wrapped__, "what it wraps") if _code.is_memoised(value) else None
+        if _code.is_memoised(value):
+            return self._of(value.__wrapped__, "what it wraps")
+        name = _library.library_name(value) if callable(value) else None
+        return None if name is None else _digest("library", name.encode())
 
     def _function(self, function: Callable[..., Any]) -> bytes:
-        read = _code.read_by(function)
-        own = _code.full_name(function) if _code.is_installed(function.__module__) else function.__code__
-        parts = {"code": own, "defaults": function.__defaults__, "keywords": function.__kwdefaults__}
-        parts |= {f"{name!r}, which it closes over": held for name, held in read.enclosed.items()}
-        if not isinstance(own, str):
-            parts |= {f"the global {name!r}": held for name, held in read.globals.items()}
+        name = _library.library_name(function)
+        parts: dict[str, object] = {"code": name or function.__code__}
+        parts |= {"defaults": function.__defaults__, "keywords": function.__kwdefaults__}
+        try:
+            parts |= _reads.enclosed_by(function) if name else {**_attributes(function), **_reads.reads_of(function)}
+        except _reads.Unknowable as error:
+            raise self._refused(function, str(error)) from None
         digests = (label.encode() + b"=" + self._of(held, label) for label, held in sorted(parts.items()))
         return _digest("function", function.__name__.encode(), *digests)
 
@@ -190,14 +260,46 @@ class Fingerprints:
         return self._all("code", (code.co_code, code.co_consts, about, names))
 
     def _class(self, cls: type) -> bytes:
-        own = [base for base in cls.__mro__ if not _code.is_installed(base.__module__)]
+        names = [_library.library_name(base) for base in cls.__mro__]
+        own = [base for base, name in zip(cls.__mro__, names, strict=True) if name is None]
         parts = (
             name.encode() + b"=" + self._of(member, f"its {name!r}")
             for base in own
             for name, member in sorted(_code.members(base).items())
             for member in _written(member)
         )
-        return _digest("class", *(_code.full_name(base).encode() for base in cls.__mro__), *parts)
+        made_by = [self._of(type(cls), "its metaclass")] if _library.library_name(type(cls)) is None else []
+        known = (name or _code.full_name(base) for base, name in zip(cls.__mro__, names, strict=True))
+        return _digest("class", *(name.encode() for name in known), *parts, *made_by)
+
+
+def _attributes(function: Callable[..., Any]) -> dict[str, object]:
+    """What was written onto a function, by labels; not what it wraps, which it reads if it calls it."""
+    held = vars(function) if isinstance(function, FunctionType) else {}
+    return {f"its attribute {name!r}": value for name, value in held.items() if name != "__wrapped__"}
+
+
+def _without_modules(value: Any) -> Any:
+    """What a layer holds, without its layers and parameters, which the checksum has seen."""
+    if isinstance(value, dict):
+        return {name: _without_modules(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_modules(part) for part in value]
+    return None if isinstance(value, nn.Module) else value
+
+
+def _is_option(cls: type, name: str, value: Any) -> bool:
+    """Whether a layer of mlx's keeps a number under a name that a checksum leaves out: the rate of a dropout."""
+    return cls.__module__.startswith("mlx.nn.") and name.startswith("_") and type(value) in _PLAIN
+
+
+def _is_code(value: Any) -> bool:
+    """Whether there is a function of the user's own in what a layer holds."""
+    if isinstance(value, dict):
+        return any(map(_is_code, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_code, value))
+    return isinstance(getattr(value, "__code__", None), CodeType) and _library.library_name(value) is None
 
 
 def _digest(tag: str, *parts: bytes) -> bytes:
@@ -206,10 +308,6 @@ def _digest(tag: str, *parts: bytes) -> bytes:
         whole.update(len(part).to_bytes(8, "little"))
         whole.update(part)
     return whole.digest()
-
-
-def _seen(array: mx.array) -> mx.array:
-    return array.astype(mx.float32) if array.dtype == mx.bfloat16 else array
 
 
 def _slots(value: object) -> dict[str, object]:

@@ -13,13 +13,19 @@ from mlx_patch.interventions._edit import PositionChoice as PositionChoice
 from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
+from mlx_patch.interventions._masked import BY_KEY as BY_KEY
 from mlx_patch.interventions._moment import Moment as Moment
+from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits
+from mlx_patch.interventions._of_rows import RowEdits as RowEdits
+from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
+from mlx_patch.interventions._of_rows import row_edits as row_edits
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
 from mlx_patch.interventions._source import ActivationSource as ActivationSource
 from mlx_patch.interventions._span import Span as Span
 from mlx_patch.interventions._steps import Steps as Steps
+from mlx_patch.interventions._where import Change as Change
 from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import pos_axis as pos_axis
 

@@ -72,6 +72,11 @@ class Ablate(Intervention):
 
     @property
     @override
+    def by_row(self) -> bool:
+        return self.kind == "zero" or (self.kind == "mean" and self.source is not None)
+
+    @property
+    @override
     def by_position(self) -> bool:
         own_mean = self.kind == "mean" and self.source is None and self.over == "batch_pos"
         return not own_mean and self.kind != "noise"
@@ -125,7 +130,7 @@ def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
     if batch == 1:
         raise ValueRefusedError(
             "`source` must be given where the run has one row: there is no other to take values from. Got None. "
-            "Pass the cache of several prompts, or run several."
+            "Pass the cache of several prompts, or several prompts as one array: those of a list are each alone."
         )
     order = derangement(start, batch)
     return mx.take(where.every_row().own(), mx.array([order[row] for row in where.rows]), axis=0)

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._numbers import finite
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
 
@@ -34,6 +34,11 @@ class Add(Intervention):
     def __init__(self, value: Given, scale: float = 1.0) -> None:
         object.__setattr__(self, "value", as_source("value", value))
         object.__setattr__(self, "scale", finite("scale", scale))
+
+    @property
+    @override
+    def by_row(self) -> bool:
+        return serves_every_row(self.value)
 
     @property
     @override

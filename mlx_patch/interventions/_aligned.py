@@ -51,6 +51,11 @@ class Aligned:
         return tuple(target for _, target in self._pairs)
 
     @property
+    def tokens(self) -> object:
+        """The tokens of the source's prompt, where they are known. Shape `(batch, pos)`."""
+        return getattr(self.source, "tokens", None)
+
+    @property
     def n_positions(self) -> int:
         """The positions of the target."""
         return len(self.alignment.target_tokens)

@@ -46,6 +46,15 @@ class Intervention(ABC):
         return False
 
     @property
+    def by_row(self) -> bool:
+        """Whether what it gives for a row of the batch depends on that row alone: not on others, nor on its number.
+
+        Prompts of a list each see themselves alone. Where this holds, those of one length are edited together all the
+        same. False, the default, is safe.
+        """
+        return False
+
+    @property
     def covers(self) -> tuple[int, ...] | None:
         """The positions that it has values for, if not for all of the prompt: an edit without `pos` is there."""
         return None
@@ -131,6 +140,11 @@ class Chain(Intervention):
     @override
     def by_position(self) -> bool:
         return all(step.by_position for step in self.steps)
+
+    @property
+    @override
+    def by_row(self) -> bool:
+        return all(step.by_row for step in self.steps)
 
     @property
     @override

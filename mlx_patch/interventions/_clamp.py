@@ -44,6 +44,11 @@ class Clamp(Intervention):
 
     @property
     @override
+    def by_row(self) -> bool:
+        return True
+
+    @property
+    @override
     def by_position(self) -> bool:
         return True
 

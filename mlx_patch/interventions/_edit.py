@@ -13,7 +13,7 @@ from mlx_patch.interventions._base import Intervention, fitted
 from mlx_patch.interventions._moment import Moment
 from mlx_patch.interventions._span import Span, refuse_twice
 from mlx_patch.interventions._steps import Steps
-from mlx_patch.interventions._where import Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.interventions._where import Change, Pick, Where, axis_of, refuse_no_positions
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
@@ -47,6 +47,17 @@ class Edit:
     batch: tuple[int, ...] | None = None
     steps: Steps | None = None
 
+    @property
+    def parts(self) -> "tuple[Edit, ...]":
+        """The edits that this one consists of, where rows of the batch have edits of their own; else itself."""
+        return (self,)
+
+    def check(self, sites: Iterable[Site]) -> None:
+        """Refuse a source that does not serve these sites; see `Intervention.check`."""
+        sites = tuple(sites)
+        for part in self.parts:
+            part.intervention.check(sites)
+
     def during(self, steps: Steps) -> "Edit":
         """The same edit, which acts only in some forward passes of a generation. Twice is where both hold.
 
@@ -75,6 +86,15 @@ class Edit:
             ShapeError: What the intervention gives does not fit.
             KindError: It acts during some steps, and this is no pass of a generation.
         """
+        change = self.change(activation, site, span)
+        return None if change is None else change.put(activation)
+
+    def change(self, activation: mx.array, site: Site, span: Span) -> Change | None:
+        """What the edit changes of an activation; None where none of its positions is in this pass.
+
+        Args, Raises:
+            As of `apply`.
+        """
         if self.steps is not None and not self.steps.holds(self._moment(span)):
             return None
         picks = self._picks(activation.shape, site, span)
@@ -82,7 +102,7 @@ class Edit:
             return None
         where = Where(site, activation, picks, span)
         own = where.own()
-        return where.put(fitted(self.intervention(own, where), own, self.intervention))
+        return Change(where, fitted(self.intervention(own, where), own, self.intervention))
 
     def _moment(self, span: Span) -> Moment:
         refuse_steps(self, span.moment is not None)
@@ -125,7 +145,7 @@ def refuse_steps(edit: Edit, generation: bool) -> None:
     Raises:
         KindError: It is one.
     """
-    if edit.steps is not None and not generation:
+    if any(part.steps is not None for part in edit.parts) and not generation:
         raise KindError(
             f"`edits` must not say `during` where mlx_patch does not generate. Got {edit!r}. Pass it to "
             "`model.generate`, `model.stream` or `model.generate_with_cache`, which know where the prompt ends."

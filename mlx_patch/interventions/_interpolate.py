@@ -10,7 +10,7 @@ from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import finite
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
@@ -39,6 +39,11 @@ class Interpolate(Intervention):
     def __init__(self, source: Given, alpha: float, positions: Alignment | None = None) -> None:
         object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
         object.__setattr__(self, "alpha", finite("alpha", alpha))
+
+    @property
+    @override
+    def by_row(self) -> bool:
+        return serves_every_row(self.source)
 
     @property
     @override

@@ -52,6 +52,11 @@ class Project(Intervention):
 
     @property
     @override
+    def by_row(self) -> bool:
+        return True
+
+    @property
+    @override
     def by_position(self) -> bool:
         return True
 

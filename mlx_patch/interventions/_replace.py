@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, values_of
+from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
@@ -47,6 +47,11 @@ class Replace(Intervention):
     @override
     def aligned(self, alignment: Alignment) -> "Replace":
         return Replace(self.source, alignment)
+
+    @property
+    @override
+    def by_row(self) -> bool:
+        return serves_every_row(self.source)
 
     @property
     @override

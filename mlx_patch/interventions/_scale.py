@@ -31,6 +31,11 @@ class Scale(Intervention):
 
     @property
     @override
+    def by_row(self) -> bool:
+        return True
+
+    @property
+    @override
     def by_position(self) -> bool:
         return True
 

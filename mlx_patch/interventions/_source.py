@@ -68,6 +68,14 @@ def said(source: object) -> str:
     return repr(source)
 
 
+def serves_every_row(source: Source) -> bool:
+    """Whether a source has one row, for whatever row it is asked for; False where that cannot be told."""
+    if isinstance(source, mx.array):
+        return source.ndim < 2 or source.shape[0] == 1
+    tokens = getattr(source, "tokens", None)
+    return isinstance(tokens, mx.array) and tokens.ndim == 2 and tokens.shape[0] == 1
+
+
 def check_source(name: str, source: Source, sites: Iterable[Site]) -> None:
     """Refuse a source that lacks a site or holds NaN, before anything is computed with it.
 

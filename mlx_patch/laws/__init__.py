@@ -19,14 +19,17 @@ from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
+from mlx_patch.laws._report import Scale as Scale
+from mlx_patch.laws._rows import Rows as Rows
+from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored
 from mlx_patch.laws._running import watching as watching
 from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
-from mlx_patch.tokens import as_tokens, is_text_or_chat
+from mlx_patch.tokens import tokens_of
 
-ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split)
+ALL: tuple[Law, ...] = (watching, sums, own_value, decides, experts, forward_only, restored, heads, split, independent)
 """Every law, in order."""
 
 _LENGTH = 8
@@ -55,7 +58,7 @@ def bench_of(model: Any, prompt: Any = None) -> Bench:
     """A model with a prompt, and with another one of the same length that differs in every token."""
     if prompt is None:
         prompt = mx.array([[(11 + 37 * i) % model.d_vocab for i in range(_LENGTH)]])
-    tokens = as_tokens(model.tokenize(prompt) if is_text_or_chat(prompt) else prompt, model.d_vocab)
+    tokens = tokens_of(prompt, model.tokenizer, model.d_vocab)
     if tokens.shape[1] < 4:
         raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
     return Bench(model, tokens, (tokens + model.d_vocab // 2) % model.d_vocab)

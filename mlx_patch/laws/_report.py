@@ -90,6 +90,7 @@ LAWS: dict[int, str] = {
     7: "attention patterns are causal, sum to 1 and make z; heads are heads",
     8: "a fast sweep equals the reference sweep, at the cost that its plan names",
     9: "a prompt split over a prompt cache gives what the whole gives",
+    10: "rows are independent: a row of a batch, and a prompt of a list, is what it is alone",
 }
 """The laws by number. Law 8 is checked by `mlx_patch.sweeps.check_sweeps`, for it needs sweeps."""
 

@@ -6,6 +6,7 @@ from typing import Protocol, SupportsIndex, TypeAlias, cast
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch.chats import encoded
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, brief, listed
 
 
@@ -165,7 +166,7 @@ def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
             f"`tokenizer` must be given where `{argument}` is text. Got None with {text!r}. Give token ids, or "
             "wrap the model with its tokenizer."
         )
-    ids = _encode(text, tokenizer)
+    ids = encoded(tokenizer, text, add_special_tokens=False, what="An answer")
     if not ids:
         raise TokenError(f"`{argument}` must give a token. Got {text!r}, which gives none.")
     if _has_unknown(text, ids, tokenizer):
@@ -174,17 +175,6 @@ def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
             "Give token ids."
         )
     return ids
-
-
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TokenError(
-            f"An answer must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it. "
-            "Leave it out, or give the token id."
-        ) from None
-    return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
 def _has_unknown(text: str, ids: list[int], tokenizer: Tokenizer) -> bool:
@@ -201,6 +191,6 @@ def _pieces(ids: list[int], tokenizer: Tokenizer) -> str:
 def _other_spacing(text: str, tokenizer: Tokenizer) -> str:
     """A sentence on the text with its leading space added or removed, if that is one token."""
     variant = text[1:] if text.startswith(" ") else f" {text}"
-    ids = _encode(variant, tokenizer)
+    ids = encoded(tokenizer, variant, add_special_tokens=False, what="An answer")
     found = len(ids) == 1 and not _has_unknown(variant, ids, tokenizer)
     return f"{variant!r} is one token ({ids[0]}). " if found else ""

@@ -13,5 +13,6 @@ from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt
 from mlx_patch.model._placing import Placing as Placing
+from mlx_patch.model._room import refuse_unlearned as refuse_unlearned
 from mlx_patch.model._running import Ran as Ran
 from mlx_patch.model._running import run as run

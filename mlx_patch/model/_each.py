@@ -5,16 +5,15 @@ the whole of what it is given, or with the number of its row, it does the same h
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
-from typing_extensions import TypeIs, override
+from typing_extensions import TypeIs
 
 from mlx_patch.architectures import Layout
-from mlx_patch.errors import EditNotUsedError, KindError, PatchError, ValueRefusedError
-from mlx_patch.interventions import Edit, Intervention, PositionChoice, Where
+from mlx_patch.errors import KindError, PatchError, ValueRefusedError
+from mlx_patch.interventions import Edit, PositionChoice, prompt_edits
 from mlx_patch.model._hooks import as_edits
 from mlx_patch.model._placing import Placing
 from mlx_patch.model._running import Ran, run
@@ -97,47 +96,14 @@ def run_rows(
     return [found[n] for n in range(len(rows))]
 
 
-@dataclass(frozen=True, repr=False)
-class _OfRows(Intervention):
-    """An edit that is made in some rows of a batch, each as if it were alone."""
-
-    edit: Edit
-    rows: tuple[int, ...]
-
-    @override
-    def __call__(self, own: mx.array, where: Where) -> mx.array:
-        pieces = [own[n : n + 1] for n in range(own.shape[0])]
-        for n in self.rows:
-            pieces[n] = self._edited(pieces[n], where)
-        return mx.concatenate(pieces, axis=0)
-
-    def _edited(self, piece: mx.array, where: Where) -> mx.array:
-        edited = self.edit.apply(piece, where.site, where.span)
-        if edited is None:
-            raise EditNotUsedError(
-                f"`edits` must each act. The edit at {where.site} did not: none of its positions was computed. "
-                "Choose positions of this prompt, or leave `pos` out."
-            )
-        return edited
-
-    @override
-    def check(self, sites: Iterable[Site]) -> None:
-        self.edit.intervention.check(sites)
-
-    @override
-    def __repr__(self) -> str:
-        return repr(self.edit)
-
-
 def _joined(own: Sequence[tuple[Edit, ...]]) -> list[Edit]:
     """The edits of a batch, of which each row has its own; those that all rows share are made once."""
     if len(own) == 1:
         return list(own[0])
     if all(edits is own[0] for edits in own):
-        rows = [(edit, tuple(range(len(own)))) for edit in own[0]]
-    else:
-        rows = [(edit, (n,)) for n, edits in enumerate(own) for edit in edits]
-    return [Edit(_OfRows(edit, which), edit.site, edit.layer) for edit, which in rows]
+        every_row = tuple(range(len(own)))
+        return [edit if edit.intervention.by_row else prompt_edits([edit], [every_row], len(own)) for edit in own[0]]
+    return [prompt_edits([edit], [(row,)], len(own)) for row, edits in enumerate(own) for edit in edits]
 
 
 def _apart(ran: Ran) -> list[Ran]:

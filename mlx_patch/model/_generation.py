@@ -9,16 +9,17 @@ import mlx_lm
 from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Frame, Hook, offset_of
+from mlx_patch.engine import Frame, Hook, offset_of, refuse_misfit
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Edit
 from mlx_patch.model._clock import Clock
 from mlx_patch.model._hooks import edit_hooks, refuse_unused
 from mlx_patch.model._keeping import Keeping, PositionsOfText, positions_of_text
 from mlx_patch.model._placing import Placing
+from mlx_patch.model._room import refuse_unlearned
 from mlx_patch.model._running import Ran
 from mlx_patch.sites import Site
-from mlx_patch.tokens import as_tokens, is_text_or_chat, tokenize
+from mlx_patch.tokens import is_text_or_chat, tokens_of
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,27 @@ def _prepared(
     if tokenizer is None and not is_text_or_chat(prompt):
         raise KindError("`tokenizer` must be there to generate text. Got None. Pass it to HookedModel.")
     _refuse_options(options)
-    ids = as_tokens(tokenize(tokenizer, prompt) if is_text_or_chat(prompt) else prompt, layout.d_vocab)
+    ids = tokens_of(prompt, tokenizer, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
-    placing = Placing(ids, tokenizer, offset_of(options.get("prompt_cache")))
+    if (prompt_cache := options.get("prompt_cache")) is not None:
+        refuse_misfit(layout.model, prompt_cache, 1)
+    placing = Placing(ids, tokenizer, offset_of(prompt_cache))
+    _refuse_unlearned(layout, placing.offset + ids.shape[1], options["max_tokens"])
     clock = Clock(placing.offset + ids.shape[1])
     hooks = edit_hooks(layout, placing.edits(edits), clock.span, generation=True)
     return _Generation(layout, tokenizer, cast("list[int]", ids[0].tolist()), placing, clock, hooks, options)
+
+
+def _refuse_unlearned(layout: Layout, prompt: int, max_tokens: int) -> None:
+    """Refuse a prompt, or one with all that may be generated, that is longer than what the model has learned."""
+    learned = layout.n_positions
+    refuse_unlearned(layout, prompt + 1, "prompt", "Shorten it, to leave room for a token.")
+    if learned and not 0 < max_tokens <= learned - prompt:
+        raise ValueRefusedError(
+            f"`max_tokens` must be {learned - prompt} or fewer: the model has learned {learned} positions, of which "
+            f"the prompt takes {prompt}. Got {max_tokens}. Write a smaller number."
+        )
 
 
 def _refuse_options(options: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
+from mlx_patch.model._evaluated import evaluate_buffers
 from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
@@ -28,11 +29,12 @@ from mlx_patch.model._hooks import (
 )
 from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
+from mlx_patch.model._plain import check_call, check_pass
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
-from mlx_patch.tokens import Prompt, tokenize
+from mlx_patch.tokens import Prompt, is_text_or_chat, tokenize
 
 
 class HookedModel:
@@ -60,12 +62,17 @@ class HookedModel:
         self.model = model
         self.tokenizer = tokenizer
         self.layout = layout_for(model, family)
+        evaluate_buffers(model)
         self.name = name
         self._tuned = ""
 
     @classmethod
     def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
-        """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes.
+        """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes. It runs in any thread.
+
+        Every array is read before this returns, with `lazy=True` as well: what is still on the disk can be read in
+        the thread that loaded it and in no other. To read only what a run uses, for a model larger than memory, load
+        it with `mlx_lm.load(path, lazy=True)`, wrap it with `HookedModel(model, tokenizer)`, and stay in that thread.
 
         Raises:
             FileError: It cannot be found, fetched or read.
@@ -119,23 +126,37 @@ class HookedModel:
         return model_identity(self.model, self.name, self._tuned)
 
     def tokenize(self, prompt: Prompt, *, allow_special: bool = False, **template: Any) -> mx.array:
-        """The tokens of a text, or of chat messages through the chat template: one BOS, never two.
+        """The tokens of a text, with one BOS and never two, or of chat messages, exactly those of mlx_lm.
 
         Args:
             prompt: A text, or messages with `role` and `content`, which get the generation prompt.
             allow_special: Messages may hold special tokens, which begin and end turns there.
-            template: More for the chat template.
+            template: More for the chat template: `enable_thinking`, `tools` ...
         Returns:
             Token ids. Shape `(1, pos)`.
         Raises:
             TokenError: There is no tokenizer or no chat template, the template refuses the messages, one of them holds
                 a special token, or the text gives no token.
+            KindError: The tokenizer encodes otherwise than mlx_lm's; `template` is there for a text, or says how to
+                encode.
         """
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
-    def __call__(self, tokens: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        """What the model itself returns, lazily. Shape `(batch, pos, d_vocab)`."""
-        return self.model(tokens, *args, **kwargs)
+    def __call__(self, tokens: mx.array | Prompt, *args: Any, **kwargs: Any) -> mx.array:
+        """What the model itself returns for tokens, a text or a chat, lazily and bit for bit. Shape `(batch, pos, d_vocab)`.
+
+        `run(tokens)` gives the same logits, but for one architecture: gemma3n is itself only over a prompt cache, which
+        `run` makes for it.
+
+        Raises:
+            ValueRefusedError: The tokens go beyond the positions that the model has learned.
+        Warns:
+            UncachedWarning: The model is itself only over a prompt cache, and is given none: these are not the logits
+                of `run(tokens)`.
+        """
+        ids = self.tokenize(tokens) if is_text_or_chat(tokens) else tokens
+        check_call(self.layout, ids, args, kwargs)
+        return self.model(ids, *args, **kwargs)
 
     def run(
         self,
@@ -147,11 +168,11 @@ class HookedModel:
         """One forward pass with edits.
 
         Args:
-            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
             edits: What `Intervention.at` makes. Edits of one site act in order.
             logits_at: The positions to unembed, absolute or from the end; None is all.
             prompt_cache: mlx_lm's, holding the positions before. It takes these in, as in a plain run; if the run
-                fails it is as before.
+                fails it is as before. None is none, but for gemma3n: it is itself only with one, and gets an empty one.
         Returns:
             Logits. Shape `(batch, pos, d_vocab)`, `pos` being those of `logits_at`, in order. Evaluated.
         Raises:
@@ -173,7 +194,7 @@ class HookedModel:
         """One forward pass that keeps activations, as they are after the edits.
 
         Args:
-            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
             sites: Short names (all layers), full names, Sites, raw module paths, or a function of a Site.
             edits: As in `run`.
             logits_at: As in `run`.
@@ -254,7 +275,7 @@ class HookedModel:
         """One forward pass with plain functions at sites, as in TransformerLens.
 
         Args:
-            tokens: Token ids. Shape `(batch, pos)` or `(pos,)`.
+            tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
             fwd_hooks: Pairs of a site and a function `fn(activation, site)` that returns the new activation, or None
                 to leave it. A short name without a layer is every layer. The activation must not be written into.
             logits_at: As in `run`.
@@ -277,7 +298,7 @@ class HookedModel:
             EditNotUsedError: At the end of the block, an edit never acted.
         """
         hooks = edit_hooks(self.layout, edits, unknown_pieces)
-        with Frame(self.model, hooks):
+        with Frame(self.model, hooks, check_pass(self.layout)):
             yield self
         refuse_unused(hooks)
 

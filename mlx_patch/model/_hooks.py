@@ -62,7 +62,7 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf, generatio
         refuse_steps(edit, generation)
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
-        edit.intervention.check(sites)
+        edit.check(sites)
         actions += [(place, _applied(edit, place.site, span_of)) for place in places]
     return action_hooks(layout, actions)
 

@@ -2,20 +2,23 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
+from mlx.utils import tree_flatten
 
 from mlx_patch.errors import FileError, KindError, ValueRefusedError
+from mlx_patch.model._evaluated import evaluate
 from mlx_patch.model._twin import twin
 from mlx_patch.provenance import digest_of, has_adapter
 
 
 def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
-    """Model and tokenizer, as `mlx_lm.load` gives them, and what `adapted` says of the adapter.
+    """Model and tokenizer, as `mlx_lm.load` gives them, every array evaluated, and what `adapted` says of the adapter.
 
     Raises:
         FileError: The folder is not there or holds no model, or the hub does not give it; or `adapter_path` holds no
@@ -27,6 +30,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
         _refuse_no_adapter(_folder(adapter))
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
+        evaluate(model)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileError(
             f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_first_line(error)} "
@@ -89,13 +93,28 @@ def _adapted(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[nn.Modul
             "Give the adapter's own base model, or train one for this."
         ) from error
     assert isinstance(held, dict)
-    if not held:
+    if why := _incomplete(model, held):
         raise FileError(
             f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}, whose adapters.safetensors "
-            "holds no array. Train it again."
+            f"holds {why}. Train it again."
         )
     model.eval()
+    evaluate(model)
     return model, f"full {digest_of(held)}" if config.get("fine_tune_type") == "full" else ""
+
+
+def _incomplete(model: nn.Module, held: Mapping[str, mx.array]) -> str:
+    """What is wrong with the arrays of an adapter; "" where nothing is.
+
+    A layer of which there is nothing stays what it was. One that has `lora_b` without `lora_a` would multiply random
+    numbers.
+    """
+    if not held:
+        return "no array"
+    names = {name for name, _ in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))}
+    halves = [f"{name[:-1]}a" for name in held if name.endswith(".lora_b")]
+    lacking = sorted(name for name in halves if name in names and name not in held)
+    return f"no {lacking[0]!r} beside the 'lora_b' of that layer" if lacking else ""
 
 
 def _told(error: BaseException) -> str:

@@ -1,6 +1,8 @@
-"""Prompts that are too long for the memory: refused, for MLX's CPU backend makes all scores of a layer at once.
+"""Prompts that are too long: for the positions that a model has learned, or for the memory.
 
-Where they do not fit, it does not raise: the process ends. A GPU's fused kernel makes no scores.
+Behind the last row of a table of positions MLX reads whatever the memory holds there, without an error. Where the
+scores of a layer, which its CPU backend makes all at once, do not fit into memory, it does not raise: the process ends.
+A GPU's fused kernel makes no scores.
 """
 
 import os
@@ -12,6 +14,24 @@ from mlx_patch.architectures import Layout
 from mlx_patch.errors import ValueRefusedError
 
 _SCORE = 4  # bytes: scores are float32
+
+
+def refuse_unlearned(layout: Layout, end: int, what: str = "tokens", remedy: str = "Shorten the prompt.") -> None:
+    """Refuse positions behind the last one that a model has learned.
+
+    Args:
+        layout: The model's layout.
+        end: How many positions there will be, with what a prompt cache holds and with what is generated.
+        what: The argument that says so.
+        remedy: What to do about it, a sentence.
+    Raises:
+        ValueRefusedError: There would be more than the model has.
+    """
+    if layout.n_positions and end > layout.n_positions:
+        raise ValueRefusedError(
+            f"`{what}` must stay within the {layout.n_positions} positions that the model has learned. "
+            f"Got {end} in all. {remedy}"
+        )
 
 
 def refuse_no_room(layout: Layout, tokens: mx.array, offset: int) -> None:

@@ -9,13 +9,13 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of
+from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.model._placing import Placing
-from mlx_patch.model._room import refuse_no_room
+from mlx_patch.model._room import refuse_no_room, refuse_unlearned
 from mlx_patch.sites import Site
-from mlx_patch.tokens import as_tokens
+from mlx_patch.tokens import tokens_of
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,13 @@ def run(
     Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
     last site cost nothing.
     """
-    ids = as_tokens(tokens, layout.d_vocab)
+    ids = tokens_of(tokens, tokenizer, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
+    elif prompt_cache is not None:
+        refuse_misfit(layout.model, prompt_cache, ids.shape[0])
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    refuse_unlearned(layout, end)
     refuse_no_room(layout, ids, offset)
     placing = Placing(ids, tokenizer, offset)
     edits, pos = placing.edits(edits), placing.choice("pos", pos)

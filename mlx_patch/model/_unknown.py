@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.architectures import (
+    FAMILIES,
     Family,
     Layout,
     Place,
@@ -43,7 +44,7 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     """
     refuse_missing_blocks(model)
     if known := family or registered(model):
-        return layout_of(model, known)
+        return layout_of(model, _with_positions(model, known))
     guess = layout_of(model, guessed(model))
     try:
         sized = _sized(guess)
@@ -108,7 +109,51 @@ def _sized(layout: Layout) -> Layout:
         got = logits.shape if isinstance(logits, mx.array) else type(logits).__name__
         raise ArchitectureError(f"what it returns must be logits (batch, pos, d_vocab). Got {got}")
     family = replace(layout.family, width=shapes[0][-1], vocabulary=logits.shape[-1])
-    return layout_of(layout.model, family)
+    return layout_of(layout.model, replace(family, positions=learned_positions(layout.model)))
+
+
+def _with_positions(model: nn.Module, family: Family) -> Family:
+    """A table with the number of learned positions, for those that came from elsewhere and may not say it."""
+    if family in FAMILIES or family.positions:
+        return family
+    try:
+        learned = learned_positions(model)
+    except _RAISED:  # the first run says what is wrong
+        return family
+    return replace(family, positions=learned) if learned else family
+
+
+def learned_positions(model: nn.Module) -> int:
+    """How many positions a model has learned; 0 if none of its embeddings is given positions.
+
+    A short run of one token again and again tells: what counts up there is no token. Only what embeddings are given is
+    computed.
+    """
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    tables = {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+    given: dict[str, mx.array] = {}
+
+    def note(path: str) -> Action:
+        def keep(indices: mx.array, now: object) -> None:
+            given[path] = indices
+
+        return keep
+
+    places = {path: Place(Site("embed"), table, Point(path, "input", call=0), model) for path, table in tables.items()}
+    with Frame(model, [Hook(place, note(path), Phase.READ) for path, place in places.items()]):
+        model(mx.zeros(_SHAPE, dtype=mx.int32))
+    room = [tables[path].weight.shape[0] - first for path, indices in given.items() if (first := _counts(indices)) >= 0]
+    return min(room, default=0)
+
+
+def _counts(indices: mx.array) -> int:
+    """From which number indices count up along the positions, in every row; -1 if they do not."""
+    length = _SHAPE[1]
+    if indices.size % length:
+        return -1
+    rows = indices.reshape(-1, length)
+    first = int(rows[0, 0])
+    return first if mx.array_equal(rows, mx.broadcast_to(mx.arange(first, first + length), rows.shape)).item() else -1
 
 
 def _broken(layout: Layout) -> Iterator[str]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from mlx_patch.errors import SelectionError, listed
-from mlx_patch.positions._chat import Turn, turns_of
 from mlx_patch.positions._pieces import Pieces
 from mlx_patch.positions._selector import Selector
 
@@ -18,12 +17,12 @@ class OfTurn(Selector):
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        turns = turns_of(prompt.text, prompt.tokenizer)
+        turns = prompt.turns
         if not -len(turns) <= self.number < len(turns):
             raise SelectionError(
                 f"`turn` must lie in {-len(turns)} to {len(turns) - 1}, the messages of this chat. Got {self.number}."
             )
-        return _content(prompt, turns[self.number])
+        return turns[self.number].positions
 
     @override
     def __repr__(self) -> str:
@@ -38,17 +37,13 @@ class OfRole(Selector):
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        turns = turns_of(prompt.text, prompt.tokenizer)
+        turns = prompt.turns
         own = [turn for turn in turns if turn.role == self.role]
         if not own:
             has = listed(dict.fromkeys(turn.role for turn in turns))
             raise SelectionError(f"`role` must be one of this chat. Got {self.role!r}. It has: {has}.")
-        return tuple(position for turn in own for position in _content(prompt, turn))
+        return tuple(sorted({position for turn in own for position in turn.positions}))
 
     @override
     def __repr__(self) -> str:
         return f"role({self.role!r})"
-
-
-def _content(prompt: Pieces, turn: Turn) -> tuple[int, ...]:
-    return prompt.within(turn.start, turn.end)

@@ -1,11 +1,12 @@
 """Selectors that go by tokens and by text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from typing_extensions import override
 
+from mlx_patch.chats import encoded
 from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError
 from mlx_patch.positions._pieces import Pieces
 from mlx_patch.positions._selector import Selector
@@ -38,7 +39,7 @@ class Token(Selector):
     def find(self, prompt: Pieces) -> tuple[int, ...]:
         wanted = self._id(prompt.tokenizer)
         found = [(i,) for i, token in enumerate(prompt.ids) if token == wanted]
-        return _picked(self, found, self.nth, prompt)
+        return _together(found, _picked(self, found, self.nth, prompt))
 
     def _id(self, tokenizer: Any) -> int:
         if isinstance(self.token, int):
@@ -47,14 +48,14 @@ class Token(Selector):
             raise TokenError(
                 f"`tokenizer` must be given where a token is text. Got None with {self.token!r}. Give its id."
             )
-        ids = list(tokenizer.encode(self.token, add_special_tokens=False))
+        ids = encoded(tokenizer, self.token, add_special_tokens=False)
         if len(ids) != 1:
             pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids[:8])
             raise TokenError(
                 f"`token` must be one token. Got {self.token!r}, which gives {len(ids)}: {pieces}. "
                 f"Write mp.pos.text({self.token!r}) for all tokens of a text."
             )
-        return int(ids[0])
+        return ids[0]
 
     @override
     def __repr__(self) -> str:
@@ -75,20 +76,22 @@ class Text(Selector):
         while at >= 0:
             starts.append(at)
             at = whole.find(self.text, at + len(self.text))
-        return _picked(self, [self._tokens(prompt, start) for start in starts], self.nth, prompt)
+        matches = [prompt.within(start, start + len(self.text)) for start in starts]
+        picked = _picked(self, matches, self.nth, prompt)
+        for number in picked:  # the other matches may be parts of longer words
+            self._refuse_parts(prompt, starts[number], matches[number])
+        return _together(matches, picked)
 
-    def _tokens(self, prompt: Pieces, start: int) -> tuple[int, ...]:
+    def _refuse_parts(self, prompt: Pieces, start: int, match: tuple[int, ...]) -> None:
         end = start + len(self.text)
-        found = prompt.within(start, end)
-        for position in (found[0], found[-1]):
+        for position in (match[0], match[-1]):
             low, high = prompt.spans[position]
             outside = prompt.text[low : max(low, start)] + prompt.text[min(high, end) : high]
             if outside.strip():
                 raise SelectionError(
                     f"`text` must be made of whole tokens. Got {self.text!r}, of which position {position} has a part: "
-                    f"{prompt.texts[position]!r}. Write the whole of it."
+                    f"{prompt.texts[position]!r}. Write the whole of it, or say which match is meant: nth=-1, say."
                 )
-        return found
 
     @override
     def __repr__(self) -> str:
@@ -144,8 +147,13 @@ def checked_text(text: object) -> str:
     return text
 
 
-def _picked(selector: Selector, found: list[tuple[int, ...]], nth: Nth, prompt: Pieces) -> tuple[int, ...]:
-    """One of several matches, or all of them.
+def _together(matches: list[tuple[int, ...]], picked: Sequence[int]) -> tuple[int, ...]:
+    """The positions of some matches, each once, rising."""
+    return tuple(sorted({position for number in picked for position in matches[number]}))
+
+
+def _picked(selector: Selector, found: list[tuple[int, ...]], nth: Nth, prompt: Pieces) -> Sequence[int]:
+    """Which of several matches: the number of one, or of all.
 
     Raises:
         SelectionError: There is none, or there are several and nobody said which.
@@ -161,12 +169,12 @@ def _picked(selector: Selector, found: list[tuple[int, ...]], nth: Nth, prompt: 
             "Say which, nth=0 or nth=-1, or nth='all'."
         )
     if nth == "all":
-        return tuple(sorted({position for one in found for position in one}))
+        return range(len(found))
     if nth is not None and not -len(found) <= nth < len(found):
         raise SelectionError(
             f"`nth` must lie in {-len(found)} to {len(found) - 1}. Got {nth}: {selector!r} is at {_places(found)}."
         )
-    return found[nth or 0]
+    return ((nth or 0) % len(found),)
 
 
 def _places(found: list[tuple[int, ...]]) -> str:

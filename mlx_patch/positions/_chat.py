@@ -1,120 +1,93 @@
-"""The messages of a chat, found again in its tokens: what stands between two messages is learnt from the template."""
+"""The messages of a chat, found again in its tokens.
 
-from collections.abc import Iterator, Mapping, Sequence
+Where the chat is known, each message's content is exchanged for another word, and what changes in the tokens is its
+content: this holds for whatever a template does. Of tokens alone, what stands between two messages is learnt from chats
+of known words; where that leaves it open whose a part is, it is refused.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
+from mlx_patch.chats import Chat, chats_of, rendered
 from mlx_patch.errors import TokenError
-from mlx_patch.tokens import has_chat_template, special_tokens
+from mlx_patch.positions._gaps import Part, readings
+from mlx_patch.positions._spelling import Spelling
 
-_START, _END = "start", "end"
-_MARKS = {"system": "QXZSYSTEMQXZ", "user": "QXZUSERQXZ", "assistant": "QXZASSISTANTQXZ", "tool": "QXZTOOLQXZ"}
-_CHATS = (
-    ("user", "assistant", "user"),
-    ("user", "assistant", "user", "assistant"),
-    ("system", "user", "assistant"),
-    ("user", "assistant", "tool", "assistant"),
-)
+_WORDS = ("qxz", "jvk", "wpf")
+"""Words that stand in for content: of three one has neither the first nor the last letter of it."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message in a text.
+    """One message of a chat.
 
     Attributes:
-        role: "user", "assistant", "system" or "tool".
-        start: Its first character.
-        end: The character after its last.
+        role: "user", "assistant", "system", "tool" ...
+        positions: The positions of its content.
     """
 
     role: str
-    start: int
-    end: int
+    positions: tuple[int, ...]
 
 
-Gaps = Mapping[str, tuple[tuple[str, str], ...]]
-"""For each role, pairs of the role that may come next and the text before it; from "start", to "end"."""
-
-
-def turns_of(text: str, tokenizer: Any) -> tuple[Turn, ...]:
-    """The messages of a text that a chat template made, with something in them.
+def turns_of(ids: Sequence[int], tokenizer: Any) -> tuple[Turn, ...]:
+    """The messages of a chat that have content.
 
     Raises:
-        TokenError: There is no chat template, or the text is none of its chats.
+        TokenError: The tokens are no chat of the tokenizer's template, or they do not say whose a part is.
     """
-    found = tuple(_read(text, _gaps_of(tokenizer)))
-    special = special_tokens(tokenizer)
-    if not found or any(token in text[turn.start : turn.end] for turn in found for token in special):
+    spelling = Spelling.of(ids, tokenizer)
+    known = [parts for chat in chats_of(tokenizer, ids) if (parts := _parts_of(chat, ids, spelling, tokenizer))]
+    found = list(dict.fromkeys(known)) or readings(spelling, tokenizer)
+    if not found:
         raise TokenError(
             "`tokens` must be a chat, as the tokenizer's template makes it, where positions go by role or turn. "
-            f"Got {text[:60]!r}. Make them with model.tokenize(messages), or go by text: mp.pos.text(...)."
+            f"Got {tokenizer.decode(list(ids))[:60]!r}. Make them with model.tokenize(messages), or go by text: "
+            "mp.pos.text(...)."
         )
-    return tuple(turn for turn in found if turn.end > turn.start)
-
-
-def _gaps_of(tokenizer: Any) -> Gaps:
-    if not has_chat_template(tokenizer):
+    if len(found) > 1:
         raise TokenError(
-            "`tokenizer` must have a chat template where positions go by role or turn. Got one without. "
-            "Go by text: mp.pos.text(...)."
+            "`tokens` must say whose each part is, where positions go by role or turn. Got tokens that could be "
+            f"{_roles(found[0])}, or {_roles(found[1])}. Pass the messages in place of tokens, or go by text: "
+            "mp.pos.text(...)."
         )
-    found: dict[str, set[tuple[str, str]]] = {}
-    for chat in _CHATS:
-        for last, following, gap in _gaps(chat, tokenizer):
-            found.setdefault(last, set()).add((following, gap))
-    return {last: tuple(sorted(after)) for last, after in found.items()}
+    return tuple(Turn(part.role, spelling.within(part.start, part.end)) for part in found[0] if part.end > part.start)
 
 
-def _gaps(chat: Sequence[str], tokenizer: Any) -> Iterator[tuple[str, str, str]]:
-    """What the template writes before, between and after the messages of one chat; nothing where it refuses it."""
-    marks = [f"{_MARKS[role]}{i}" for i, role in enumerate(chat)]
-    messages = [{"role": role, "content": mark} for role, mark in zip(chat, marks, strict=True)]
+def _roles(parts: Sequence[Part]) -> str:
+    return " + ".join(part.role for part in parts)
+
+
+def _parts_of(chat: Chat, ids: Sequence[int], spelling: Spelling, tokenizer: Any) -> tuple[Part, ...]:
+    """The content of each message of a known chat; nothing where the template makes something else of it today."""
     try:
-        texts = [
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=more)
-            for more in (False, True)
-        ]
-    except (TemplateError, ValueError, TypeError, KeyError):
-        return
-    for text in texts:
-        if not all(mark in text for mark in marks):
-            continue
-        at, last = 0, _START
-        for role, mark in zip(chat, marks, strict=True):
-            begin = text.index(mark, at)
-            yield last, role, text[at:begin]
-            at, last = begin + len(mark), role
-        yield last, _END, text[at:]
+        if any(not isinstance(message.get("content"), str) for message in chat.messages):
+            return ()
+        if rendered(tokenizer, chat.messages, chat.template) != list(ids):
+            return ()
+        return tuple(_part(number, chat, spelling, tokenizer) for number in range(len(chat.messages)))
+    except TokenError:  # a template that takes no other content
+        return ()
 
 
-def _read(text: str, gaps: Gaps) -> Iterator[Turn]:
-    """The messages, one after the other; the last one may be unfinished."""
-    role, at = _START, 0
-    while role != _END:
-        found = _next(text, at, role, gaps.get(role, ()))
-        if role != _START:
-            yield Turn(role, at, len(text) if found is None else found[0])
-        if found is None:
-            return
-        begin, role, gap = found
-        at = begin + len(gap)
+def _part(number: int, chat: Chat, spelling: Spelling, tokenizer: Any) -> Part:
+    """Where one message's content stands: what changes when it says something else."""
+    message, text = chat.messages[number], spelling.text
+    other = {**message, "content": _another_word(message["content"])}
+    messages = [*chat.messages[:number], other, *chat.messages[number + 1 :]]
+    changed = Spelling.of(rendered(tokenizer, messages, chat.template), tokenizer).text
+    start = _shared(text, changed)
+    behind = _shared(text[start:][::-1], changed[start:][::-1])
+    return Part(message["role"], start, len(text) - behind)
 
 
-def _next(text: str, at: int, role: str, gaps: Sequence[tuple[str, str]]) -> tuple[int, str, str] | None:
-    """Where the next message or the end is announced, by which role, in which words.
-
-    The first announcement counts; of several in one place the longest, and of two alike the end.
-    """
-    places = [(_place(text, at, gap, role == _START, following == _END), following, gap) for following, gap in gaps]
-    there = [one for one in places if one[0] >= 0]
-    return min(there, key=lambda one: (one[0], -len(one[2]), one[1] != _END)) if there else None
+def _another_word(content: str) -> str:
+    letters = content.strip().lower()
+    return next(word for word in _WORDS if word[0] != letters[:1] and word[-1] != letters[-1:])
 
 
-def _place(text: str, at: int, gap: str, first: bool, last: bool) -> int:
-    if first:
-        return at if text.startswith(gap, at) else -1
-    if last:
-        return len(text) - len(gap) if text.endswith(gap) and len(text) - len(gap) >= at else -1
-    return text.find(gap, at) if gap else -1
+def _shared(text: str, other: str) -> int:
+    """How many letters two texts begin with alike."""
+    pairs = enumerate(zip(text, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(text), len(other)))

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import KindError, ShapeError, TokenError
+from mlx_patch.positions._chat import Turn, turns_of
 from mlx_patch.tokens import is_text_or_chat, tokenize
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -56,6 +57,20 @@ class Pieces:
     def spans(self) -> tuple[tuple[int, int], ...]:
         """The characters of each token, from and up to."""
         return tuple(pairwise(accumulate(map(len, self.texts), initial=0)))
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """The messages of a chat that have content, with the positions of their content.
+
+        Raises:
+            TokenError: It is no chat, or the tokens do not say whose a part of it is.
+        """
+        if self.tokenizer is None:
+            raise TokenError(
+                "`tokenizer` must be given where positions go by role or turn. Got None. "
+                "Wrap the model with its tokenizer."
+            )
+        return turns_of(self.ids, self.tokenizer)
 
     def within(self, start: int, end: int) -> tuple[int, ...]:
         """The positions whose tokens have a character in a part of the text."""

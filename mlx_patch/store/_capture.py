@@ -18,8 +18,8 @@ from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model import HookedModel, Placing, SiteChoice, as_edits, chosen_sites, natural, prompts_of, run, run_rows
 from mlx_patch.sites import Site
 from mlx_patch.store._identity import identity_of
-from mlx_patch.store._index import NAME, Held, Index, Shard, folder_of, read_index
-from mlx_patch.store._shards import file_name, open_shard, refuse_other_size, write_shard
+from mlx_patch.store._index import NAME, Held, Index, Shard, file_name, folder_of, read_index
+from mlx_patch.store._shards import ShardFile, open_shard, write_shard
 
 Progress = Callable[[int, int | None], object]
 """A function of the prompts that are done and of all; None where nobody knows how many there are."""
@@ -191,8 +191,7 @@ def _kept(pos: PositionChoice, length: int, number: int) -> int:
 
 
 def _refuse_other_prompts(folder: Path, index: Index, number: int, window: Sequence[mx.array], first: int) -> None:
-    refuse_other_size(folder, index.shards[number])
-    there = open_shard(folder, index, number).tokens
+    there = open_shard(ShardFile(folder, index.shards[number]), index, number, check=False).tokens
     here = [tuple(cast("list[int]", row[0].tolist())) for row in window]
     for n, (one, other) in enumerate(zip(there, here, strict=False)):
         if one != other:

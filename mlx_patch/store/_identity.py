@@ -31,7 +31,7 @@ def identity_of(
         "device": {"kind": mx.default_device().type.name},
         "model": {**model.identity, **weights},
         "site": [[held.site, f"{held.dtype} {held.shape}"] for held in sites],
-        "choice of positions": {"pos": repr(pos)},
+        "choice of positions": {"pos": repr(pos), "of them": seen.of(pos, "pos")},
         "edit": [[_ADDRESS.sub("", repr(edit)), seen.of(edit, "edits")] for edit in edits],
         "size of shards": {"shard_mb": shard_mb},
         "size of batches": {"batch_size": batch_size},

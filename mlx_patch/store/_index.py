@@ -2,20 +2,25 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch._safetensors import Malformed, opened, strict_json
 from mlx_patch.errors import FileError, KindError, PatchError
 from mlx_patch.files import written_whole
 from mlx_patch.sites import Site
 
-FORMAT = "mlx_patch.ActivationStore/1"
+FORMAT = "mlx_patch.ActivationStore/2"
 NAME = "index.json"
+_CHECKSUM = "checksum"
+_CRC = re.compile("[0-9a-f]{8}")
 _KIND = FORMAT.partition("/")[0]
 
 
@@ -79,10 +84,13 @@ class Index:
     complete: bool = False
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         for held in self.sites:
-            Site.parse(held.site)
-            if not isinstance(getattr(mx, held.dtype), mx.Dtype):
-                raise TypeError(f"{held.dtype!r} is no dtype")
+            _check_site(held, self.n_layers)
+        if len({held.site for held in self.sites}) < len(self.sites):
+            raise Malformed("it names a site twice")
+        for number, shard in enumerate(self.shards):
+            _check_shard(number, shard)
 
     @property
     def row_bytes(self) -> int:
@@ -95,9 +103,61 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Put it into its file, whole or not at all."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True)
+        about = {"format": FORMAT, **asdict(self)}
+        text = json.dumps({**about, _CHECKSUM: _checksum(about)}, indent=1, sort_keys=True)
         with written_whole(folder / NAME) as beside:
             beside.write_text(f"{text}\n", encoding="utf-8")
+
+
+def file_name(number: int) -> str:
+    """The name of a shard. No other name is opened, so that an index cannot lead out of its folder.
+
+    Example:
+        >>> file_name(7)
+        'shard-00007.safetensors'
+    """
+    return f"shard-{number:05}.safetensors"
+
+
+def _check_kinds(index: Index) -> None:
+    """Refuse values of other kinds than `write` writes.
+
+    Raises:
+        Malformed: There is one.
+    """
+    texts = isinstance(index.model, dict) and all(isinstance(text, str) for text in index.model.values())
+    if not texts or not isinstance(index.identity, dict):
+        raise Malformed("its model and its identity are not texts by name")
+    if not _is_count(index.n_layers) or not isinstance(index.complete, bool):
+        raise Malformed(f"it is of a model of {index.n_layers!r} layers, and {index.complete!r} says that all is there")
+
+
+def _check_site(held: Held, n_layers: int) -> None:
+    site = Site.parse(held.site)
+    if str(site) != held.site or (site.layer or 0) >= n_layers:
+        raise Malformed(f"{held.site!r} is no full name of a site of {n_layers} layers")
+    if not isinstance(held.dtype, str) or not isinstance(getattr(mx, held.dtype, None), mx.Dtype):
+        raise Malformed(f"{held.dtype!r} is no dtype")
+    if not all(map(_is_count, held.shape)):
+        raise Malformed(f"{held.site!r} has rows of shape {held.shape}")
+
+
+def _check_shard(number: int, shard: Shard) -> None:
+    if shard.file != file_name(number):
+        raise Malformed(f"shard {number} must be {file_name(number)}, and is {shard.file!r}")
+    if not all(map(_is_count, (shard.prompts, shard.rows, shard.bytes))) or shard.rows < shard.prompts:
+        raise Malformed(f"{shard.file} has {shard.prompts!r} prompts, {shard.rows!r} rows, {shard.bytes!r} bytes")
+    if not isinstance(shard.crc32, str) or not _CRC.fullmatch(shard.crc32):
+        raise Malformed(f"{shard.file} has the checksum {shard.crc32!r}")
+
+
+def _is_count(given: object) -> bool:
+    return type(given) is int and given > 0
+
+
+def _checksum(about: Mapping[str, Any]) -> str:
+    """32 hex digits that depend on all that an index says, and not on how its JSON is laid out."""
+    return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def folder_of(path: object) -> Path:
@@ -119,26 +179,38 @@ def read_index(folder: Path) -> Index:
     """
     wanted = f"`path` must be a folder that ActivationStore.capture wrote. Got {folder}"
     try:
-        about = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        with opened(folder / NAME, follow=False) as file:
+            about = strict_json(file.read())
     except OSError as error:
         raise FileError(f"{wanted}: {NAME}: {error.strerror}. Check the path.") from error
-    except ValueError as error:
-        raise FileError(f"{wanted}, whose {NAME} is damaged: {error}. Capture into another folder.") from error
+    except Malformed as error:
+        raise FileError(f"{wanted}, whose {NAME} {error}. Capture into another folder.") from error
     got = about.pop("format", None) if isinstance(about, dict) else None
     if isinstance(got, str) and got.startswith(f"{_KIND}/") and got != FORMAT:
         version = FORMAT.partition("/")[2]
         raise FileError(
             f"`path` must be of version {version} of its format. Got {folder}, of version {got.partition('/')[2]}. "
-            "Read it with the mlx_patch that wrote it."
+            "Read it with the mlx_patch that wrote it, or capture again."
         )
     if got != FORMAT:
         raise FileError(f"{wanted}, whose {NAME} is of another kind. Check the path.")
     try:
-        sites = tuple(Held(**{**one, "shape": tuple(one["shape"])}) for one in about.pop("sites"))
-        return Index(sites=sites, shards=_shards(about.pop("shards")), **about)
-    except (PatchError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return _parsed(about)
+    except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{wanted}, whose {NAME} does not fit: {error}. Capture into another folder.") from error
 
 
-def _shards(given: Sequence[Mapping[str, Any]]) -> tuple[Shard, ...]:
-    return tuple(Shard(**one) for one in given)
+def _parsed(about: dict[str, Any]) -> Index:
+    """The index that JSON values describe.
+
+    Raises:
+        Malformed, PatchError, KeyError, TypeError, AttributeError: They describe none, or are not those of `write`.
+    """
+    sites = tuple(Held(**{**held, "shape": tuple(held["shape"])}) for held in about.pop("sites"))
+    shards, checksum = tuple(Shard(**shard) for shard in about.pop("shards")), about.pop(_CHECKSUM, None)
+    index = Index(sites=sites, shards=shards, **about)
+    if not sites or (index.complete and not shards):
+        raise Malformed("it has no site, or no shard")
+    if _checksum({"format": FORMAT, **asdict(index)}) != checksum:
+        raise Malformed("it is not what was written: its checksum differs")
+    return index

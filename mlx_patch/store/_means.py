@@ -23,7 +23,7 @@ def mean_of_rows(shards: Iterable[Opened], sites: Sequence[str]) -> Mean:
         for site in sites:
             own = np.add.reduce(as_numpy(shard.arrays[site]), axis=0, dtype=np.float64)
             sums[site] = sums[site] + own if site in sums else own
-    return {site: _as_mlx(total / n)[None, None] for site, total in sums.items()}, (0,)
+    return {site: _as_mlx((total / n)[None, None]) for site, total in sums.items()}, (0,)
 
 
 def mean_of_positions(shards: Iterable[Opened], sites: Sequence[str], n_positions: int) -> Mean:
@@ -42,7 +42,7 @@ def mean_of_positions(shards: Iterable[Opened], sites: Sequence[str], n_position
                 total[positions] += values[own][shard.positions[own] < n_positions]
     held = np.flatnonzero(counts)
     means = {
-        site: _as_mlx(total[held] / counts[held].reshape(-1, *[1] * (total.ndim - 1)))[None]
+        site: _as_mlx((total[held] / counts[held].reshape(-1, *[1] * (total.ndim - 1)))[None])
         for site, total in sums.items()
     }
     return means, tuple(cast("list[int]", held.tolist()))

@@ -57,15 +57,20 @@ def batched(shards: Iterator[tuple[mx.array, Rows]], size: int) -> Iterator[tupl
         together, of = _together(left)
         whole = len(of) - len(of) % size
         for start in range(0, whole, size):
-            yield together[start : start + size], of[start : start + size]
-        left = [(mx.contiguous(together[whole:]), of[whole:])] if whole < len(of) else []
+            yield evaluated(together[start : start + size]), of[start : start + size]
+        left = [(evaluated(mx.contiguous(together[whole:])), of[whole:])] if whole < len(of) else []
     if left:
         yield _together(left)
+
+
+def evaluated(array: mx.array) -> mx.array:
+    """The array, once it is computed: until then it is for the thread that made it."""
+    mx.eval(array)
+    return array
 
 
 def _together(several: list[tuple[mx.array, Rows]]) -> tuple[mx.array, Rows]:
     if len(several) == 1:
         return several[0]
-    values = mx.concatenate([values for values, _ in several], axis=0)
-    mx.eval(values)
+    values = evaluated(mx.concatenate([values for values, _ in several], axis=0))
     return values, joined([rows for _, rows in several])

@@ -4,33 +4,124 @@ What a shard holds beside its sites: `tokens` of every prompt, one after the oth
 `positions`, the absolute ones that were kept, and `kept`, how many of each prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import BinaryIO, cast
 from zlib import crc32
 
 import mlx.core as mx
 import numpy as np
+from typing_extensions import override
 
+from mlx_patch._safetensors import Header, Malformed, Stamp, opened, read_array, read_header, stamp_of
 from mlx_patch.errors import FileError
 from mlx_patch.files import written_whole
 from mlx_patch.model import Ran
 from mlx_patch.sites import Site
-from mlx_patch.store._index import Held, Index, Shard
+from mlx_patch.store._index import Held, Index, Shard, file_name
 
 _FORMAT = "mlx_patch.ActivationStore.shard/1"
 _CHUNK = 1 << 22
 
 
+class ShardFile:
+    """One file of a store, which is checked when it is first read, and again when it has changed on the disk since.
+
+    Args:
+        folder: Of the store.
+        shard: What the index says of the file.
+    """
+
+    def __init__(self, folder: Path, shard: Shard):
+        self.folder, self.shard = folder, shard
+        self._checked: Stamp | None = None
+
+    def is_as_checked(self) -> bool:
+        """Whether nothing happened to the file since it was checked."""
+        with self._opened() as file:
+            return stamp_of(file) == self._checked
+
+    @contextmanager
+    def reading(self, check: bool = True) -> Iterator[BinaryIO]:
+        """The file, whose bytes are those that were written; without `check` that is not seen to.
+
+        Raises:
+            FileError: They are not, or the file changes while it is read.
+        """
+        with self._opened() as file:
+            stamp = stamp_of(file)
+            if stamp[2] != self.shard.bytes:
+                raise _damaged(self.folder, self.shard, f"has {stamp[2]} bytes of {self.shard.bytes}")
+            if check and stamp != self._checked:
+                self._refuse_other_bytes(file)
+            yield file
+            if stamp_of(file) != stamp:
+                raise _damaged(self.folder, self.shard, "changed while it was read")
+            self._checked = stamp if check else None
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with opened(self.folder / self.shard.file, follow=False) as file:
+                yield file
+        except FileError:  # which is an OSError, and says all there is to say
+            raise
+        except OSError as error:
+            raise _damaged(self.folder, self.shard, f"cannot be read: {error.strerror}") from error
+        except Malformed as error:
+            raise _damaged(self.folder, self.shard, str(error)) from error
+
+    def _refuse_other_bytes(self, file: BinaryIO) -> None:
+        if _crc_of(file) != self.shard.crc32:
+            raise _damaged(self.folder, self.shard, "is not what was written: its checksum differs")
+
+
+class ShardArrays(Mapping[str, mx.array]):
+    """The arrays of a shard by name, each read when it is first used, whole, for any thread.
+
+    Args:
+        source: The file.
+        header: What it says that it holds.
+        check: Whether to see that its bytes are those that were written.
+    """
+
+    def __init__(self, source: ShardFile, header: Header, check: bool):
+        self._source, self._header, self._check = source, header, check
+        self._read: dict[str, mx.array] = {}
+
+    @override
+    def __getitem__(self, name: str) -> mx.array:
+        if name not in self._read:
+            entry = self._header.entries[name]
+            with self._source.reading(self._check) as file:
+                self._read[name] = read_array(file, entry)
+        return self._read[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._header.entries)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._header.entries)
+
+    def said(self, name: str) -> str:
+        """The dtype and the shape that the header names."""
+        entry = self._header.entries.get(name)
+        return "nothing" if entry is None else _said(entry.shape, entry.dtype)
+
+
 @dataclass(frozen=True)
 class Opened:
-    """A shard that was read. Its arrays come from the disk when they are first used.
+    """A shard that is read.
 
     Attributes:
-        arrays: By name of site, each of shape `(row, *rest)`; with them `tokens`, `lengths`, `positions`, `kept`.
+        arrays: By name of site, each of shape `(row, *rest)`; with them `tokens`, `lengths`, `positions`, `kept`. Each
+            is read when it is first used.
         first: The number of its first prompt.
     """
 
@@ -64,16 +155,6 @@ class Opened:
         return np.array(self.arrays["positions"])
 
 
-def file_name(number: int) -> str:
-    """The name of a shard.
-
-    Example:
-        >>> file_name(7)
-        'shard-00007.safetensors'
-    """
-    return f"shard-{number:05}.safetensors"
-
-
 def write_shard(folder: Path, number: int, ran: Sequence[Ran], sites: Sequence[Held]) -> Shard:
     """Write one shard, whole or not at all. What the runs kept is taken out of them on the way.
 
@@ -103,62 +184,67 @@ def _joined(ran: Sequence[Ran], site: Site) -> mx.array:
 
 def crc_of(path: Path) -> str:
     """The checksum of a file, 8 hex digits."""
-    check = 0
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            check = crc32(chunk, check)
+        return _crc_of(file)
+
+
+def _crc_of(file: BinaryIO) -> str:
+    check = 0
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        check = crc32(chunk, check)
     return f"{check:08x}"
 
 
 def refuse_other_size(folder: Path, shard: Shard) -> None:
-    """Refuse a shard that is gone, or has another size than when it was written.
+    """Refuse a shard that is gone, is no file of its own, or has another size than when it was written.
 
     Raises:
         FileError: It is.
     """
-    try:
-        size = (folder / shard.file).stat().st_size
-    except OSError as error:
-        raise _damaged(folder, shard, f"cannot be read: {error.strerror}") from error
-    if size != shard.bytes:
-        raise _damaged(folder, shard, f"has {size} bytes of {shard.bytes}")
+    with ShardFile(folder, shard).reading(check=False):
+        pass
 
 
-def refuse_damaged(folder: Path, shard: Shard) -> None:
-    """Refuse a shard whose bytes are not those that were written. It reads the whole file.
+def open_shard(source: ShardFile, index: Index, number: int, check: bool = True) -> Opened:
+    """A shard, whose arrays are read when they are first used.
 
+    Args:
+        source: Its file.
+        index: The store's.
+        number: The shard's.
+        check: Whether to see that its bytes are those that were written, which reads all of them.
     Raises:
-        FileError: They are not.
-    """
-    refuse_other_size(folder, shard)
-    if crc_of(folder / shard.file) != shard.crc32:
-        raise _damaged(folder, shard, "is not what was written: its checksum differs")
-
-
-def open_shard(folder: Path, index: Index, number: int) -> Opened:
-    """A shard, whose arrays come from the disk when they are first used.
-
-    Raises:
-        FileError: It is not what the index says: a site, a shape or a dtype.
+        FileError: It is not what the index says: a site, a shape, a dtype or a checksum.
     """
     shard = index.shards[number]
-    try:
-        arrays = cast("dict[str, mx.array]", mx.load(str(folder / shard.file)))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _damaged(folder, shard, f"is no safetensors file: {error}") from error
-    rows, prompts = {"positions": shard.rows}, {"lengths": shard.prompts, "kept": shard.prompts}
-    wanted: dict[str, tuple[tuple[int, ...], Any]] = {
-        held.site: ((shard.rows, *held.shape), getattr(mx, held.dtype)) for held in index.sites
-    }
-    wanted |= {name: ((size,), mx.int32) for name, size in {**rows, **prompts}.items()}
-    for name, (shape, dtype) in wanted.items():
-        got = _said(arrays[name].shape, arrays[name].dtype) if name in arrays else "nothing"
-        if got != _said(shape, dtype):
-            raise _damaged(folder, shard, f"has {got} for {name!r}, and the index {_said(shape, dtype)}")
-    opened = Opened(arrays, sum(before.prompts for before in index.shards[:number]))
-    if "tokens" not in arrays or sum(opened.lengths) != arrays["tokens"].size or opened.starts[-1] != shard.rows:
-        raise _damaged(folder, shard, "does not fit: its prompts do not add up")
-    return opened
+    with source.reading(check) as file:
+        arrays = ShardArrays(source, read_header(file), check)
+    wanted = _wanted(index, shard)
+    for name, said in wanted.items():
+        if arrays.said(name) != said:
+            raise _damaged(source.folder, shard, f"has {arrays.said(name)} for {name!r}, and the index {said}")
+    opened_ = Opened(arrays, sum(before.prompts for before in index.shards[:number]))
+    if arrays.keys() != {*wanted, "tokens"} or not _adds_up(opened_, shard):
+        raise _damaged(source.folder, shard, "does not fit: its prompts do not add up")
+    return opened_
+
+
+def _wanted(index: Index, shard: Shard) -> dict[str, str]:
+    """The dtype and shape of each array, by name."""
+    sites = {held.site: _said((shard.rows, *held.shape), getattr(mx, held.dtype)) for held in index.sites}
+    counts = {"positions": shard.rows, "lengths": shard.prompts, "kept": shard.prompts}
+    return {**sites, **{name: _said((size,), mx.int32) for name, size in counts.items()}}
+
+
+def _adds_up(shard: Opened, said: Shard) -> bool:
+    """Whether the prompts of a shard have the tokens and the rows that are there, and rows are of their prompts."""
+    lengths, kept, tokens = np.array(shard.lengths), np.array(shard.kept), np.array(shard.arrays["tokens"])
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (lengths < 1).any() or (kept < 1).any():
+        return False
+    if lengths.sum() != tokens.size or kept.sum() != said.rows or (tokens < 0).any():
+        return False
+    return bool(((shard.positions >= 0) & (shard.positions < np.repeat(lengths, kept))).all())
 
 
 def _said(shape: tuple[int, ...], dtype: mx.Dtype) -> str:

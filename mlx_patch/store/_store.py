@@ -27,8 +27,8 @@ from mlx_patch.sites import Site, site_of
 from mlx_patch.store._capture import Progress, capture
 from mlx_patch.store._index import folder_of, read_index
 from mlx_patch.store._means import mean_of_positions, mean_of_rows
-from mlx_patch.store._rows import Rows, batched, joined, rows_of
-from mlx_patch.store._shards import Opened, open_shard, refuse_damaged, refuse_other_size
+from mlx_patch.store._rows import Rows, batched, evaluated, joined, rows_of
+from mlx_patch.store._shards import Opened, ShardFile, open_shard, refuse_other_size
 
 _OVER = ("batch_pos", "batch")
 
@@ -38,14 +38,16 @@ class ActivationStore:
 
     `ActivationStore.capture` makes it. Prompts may differ in length; nothing is padded. A row is one kept position of
     one prompt; the rows of a prompt stand together, and prompts are in the order in which they were given. Reading
-    holds one shard in memory at a time, and sees that its bytes are those that were written.
+    holds one shard in memory at a time, and sees that its bytes are those that were written, each time that the file
+    has changed on the disk. What is read is evaluated, for any thread.
 
     Args:
         path: The folder.
 
     Raises:
         KindError: It is no path.
-        FileError: It holds no store, or one that is not finished, or a shard is gone or cut off.
+        FileError: It holds no store, or one that is not finished; its index is not what was written; or a shard is
+            gone, cut off, or a link.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -58,8 +60,8 @@ class ActivationStore:
             )
         for shard in self._index.shards:
             refuse_other_size(self.path, shard)
+        self._files = tuple(ShardFile(self.path, shard) for shard in self._index.shards)
         self._ends = tuple(accumulate(shard.prompts for shard in self._index.shards))
-        self._whole: set[int] = set()
         self._last: tuple[int, Opened] | None = None
 
     @classmethod
@@ -154,7 +156,7 @@ class ActivationStore:
             yield from (self._cache(shard, n) for n in range(len(shard.lengths)))
 
     def array(self, site: Key) -> mx.array:
-        """A site at every row, which comes from the disk when it is first used. Shape `(row, *rest)`.
+        """A site at every row. Shape `(row, *rest)`.
 
         Args:
             site: As a key of `ActivationCache`.
@@ -163,7 +165,7 @@ class ActivationStore:
         """
         name = self._name(site)
         pieces = [shard.arrays[name] for shard in self._shards()]
-        return pieces[0] if len(pieces) == 1 else mx.concatenate(pieces, axis=0)
+        return pieces[0] if len(pieces) == 1 else evaluated(mx.concatenate(pieces, axis=0))
 
     def numpy(self, site: Key) -> np.ndarray:
         """A site at every row, as numpy; bfloat16, which numpy lacks, as float32. Shape `(row, *rest)`.
@@ -227,7 +229,7 @@ class ActivationStore:
             length = self._one_length() if n_positions is None else natural("n_positions", n_positions, "positions")
             means, positions = mean_of_positions(self._shards(), names, length)
         by_site = {Site.parse(name): mean for name, mean in means.items()}
-        nobody = mx.zeros((0, length), dtype=mx.int32)
+        nobody = evaluated(mx.zeros((0, length), dtype=mx.int32))
         return ActivationCache(by_site, nobody, positions, length, self.model, self._index.n_layers)
 
     @override
@@ -257,16 +259,14 @@ class ActivationStore:
         return (self._opened(number) for number in range(len(self._index.shards)))
 
     def _shard(self, number: int) -> Opened:
-        if self._last is None or self._last[0] != number:
-            self._last = None
-            self._last = number, self._opened(number)
-        return self._last[1]
+        last = self._last
+        if last is None or last[0] != number or not self._files[number].is_as_checked():
+            self._last = None  # which lets go of the other shard's arrays before this one's are read
+            last = self._last = number, self._opened(number)
+        return last[1]
 
     def _opened(self, number: int) -> Opened:
-        if number not in self._whole:
-            refuse_damaged(self.path, self._index.shards[number])
-            self._whole.add(number)
-        return open_shard(self.path, self._index, number)
+        return open_shard(self._files[number], self._index, number)
 
     def _shuffled(self, name: str, seed: int | None) -> Iterator[tuple[mx.array, Rows]]:
         chance = None if seed is None else np.random.default_rng(seed)
@@ -276,11 +276,12 @@ class ActivationStore:
             values, rows = shard.arrays[name], rows_of(shard)
             if chance is not None:
                 order = chance.permutation(len(rows))
-                values, rows = values[mx.array(order)], rows[order]
+                values, rows = evaluated(values[mx.array(order)]), rows[order]
             yield values, rows
 
     def _cache(self, shard: Opened, n: int) -> ActivationCache:
         start, end = shard.starts[n], shard.starts[n + 1]
         arrays = {site: mx.contiguous(shard.arrays[str(site)][None, start:end]) for site in self.sites}
+        mx.eval(list(arrays.values()))
         tokens, positions = mx.array([shard.tokens[n]], dtype=mx.int32), shard.positions[start:end].tolist()
         return ActivationCache(arrays, tokens, positions, shard.lengths[n], self.model, self._index.n_layers)

@@ -1,9 +1,11 @@
 """Sweeps: what they measured, with statistics over examples, files and plots."""
 
 from mlx_patch.sweeps._both_ways import sweep_pair as sweep_pair
-from mlx_patch.sweeps._law import check_sweeps as check_sweeps
+from mlx_patch.sweeps._check import check_sweeps as check_sweeps
 from mlx_patch.sweeps._law import exact_sweeps as exact_sweeps
+from mlx_patch.sweeps._law_rows import independent_in_sweeps as independent_in_sweeps
 from mlx_patch.sweeps._measure import measure as measure
+from mlx_patch.sweeps._memory import pieces_of as pieces_of
 from mlx_patch.sweeps._pair import PairResult as PairResult
 from mlx_patch.sweeps._peak import Peak as Peak
 from mlx_patch.sweeps._planned import Plan as Plan

@@ -37,6 +37,34 @@ def check_baseline(baseline: np.ndarray, axes: tuple[str, ...], shape: tuple[int
         )
 
 
+def mask_of_runs(given: object, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Which values were run, read-only. A number was, whatever the mask says.
+
+    Args:
+        given: The mask; None takes for run what is not NaN, in its baseline too.
+        values: The values.
+        baseline: Of the unpatched run.
+    Raises:
+        KindError: It is no numpy array of truth values.
+        ShapeError: It has not the shape of the values.
+    """
+    there = ~np.isnan(values)
+    if given is None:
+        mask = there & ~np.isnan(baseline)
+    elif not isinstance(given, np.ndarray) or given.dtype != np.bool_:
+        got = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise KindError(f"`run_mask` must be a numpy array of bool. Got {got}. Use `.astype(bool)`.")
+    elif given.shape != values.shape:
+        raise ShapeError(
+            f"`run_mask` must have the shape of `values`, {values.shape}. Got {given.shape}. "
+            "Give one truth value a number."
+        )
+    else:
+        mask = given | there
+    mask.flags.writeable = False
+    return mask
+
+
 def json_value(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a mapping as JSON gives it back: tuples as lists, keys as texts.
 

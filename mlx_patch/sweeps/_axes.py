@@ -107,7 +107,7 @@ def choices(name: str, given: object, size: int | None = None) -> tuple[Chosen, 
         return None
     whole = _spread(given, size)
     many = tuple(_choice(name, _spread(one, size)) for one in (whole if _is_group(whole) else (whole,)))
-    if not many:
+    if not many or () in many:
         raise SelectionError(f"`{name}` must choose something. Got {given!r}. Leave it out to choose all.")
     refuse_twice(name, given, many)
     return many
@@ -119,12 +119,16 @@ def _spread(one: object, size: int | None) -> object:
 
 
 def refuse_twice(name: str, given: object, many: Sequence[object]) -> None:
-    """Refuse what names one thing twice, be it as 9 and as -1.
+    """Refuse what names one thing twice: as 9 and as -1, in one group or in two groups of the same numbers.
 
     Raises:
         SelectionError: It does.
+    Example:
+        >>> refuse_twice("heads", [(0, 1), (1, 2)], [(0, 1), (1, 2)])
     """
-    if len(set(many)) < len(many):
+    groups = [tuple(choice) if isinstance(choice, tuple) else (choice,) for choice in many]
+    doubled = any(len(set(group)) < len(group) for group in groups)
+    if doubled or len(set(map(frozenset, groups))) < len(groups):
         raise SelectionError(f"`{name}` must not name anything twice. Got {given!r}. Leave one of them out.")
 
 

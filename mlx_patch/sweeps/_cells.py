@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
+from mlx_patch.engine import keeps_all_keys
 from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import Edit, Interpolate, Replace, Span
+from mlx_patch.interventions import BY_KEY, Edit, Interpolate, Replace, Span
 from mlx_patch.sites import SITES, Site
 
 
@@ -42,7 +44,8 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
     entries = [entry for edit in edits for entry in _entries(layout, edit)]
     known = [entry for entry in entries if entry is not None]
     entry = min(known) if len(known) == len(entries) else None
-    start = min(reads, *(_first(edit, length) for edit in edits)) if can_be_split(layout) else 0
+    firsts = [_first(layout, part, length) for edit in edits for part in edit.parts]
+    start = min(reads, *firsts) if can_be_split(layout) else 0
     return Cell(tuple(edits), entry, start)
 
 
@@ -58,9 +61,15 @@ def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
 
 def can_be_cut(edit: Edit, first: Span) -> bool:
     """Whether an edit can be made in pieces of the prompt: it is in the first, or takes each position from a cache."""
+    return all(_part_can_be_cut(part, first) for part in edit.parts)
+
+
+def _part_can_be_cut(edit: Edit, first: Span) -> bool:
+    if edit.site not in SITES or edit.site in BY_KEY:  # the keys of a piece are not those of the whole prompt
+        return False
     if edit.pos is not None:
         last = Span(first.end, (first.prompt or 0) - first.end, first.prompt, pieces=True)
-        return edit.intervention.by_position and not last.local(edit.pos)
+        return edit.intervention.by_position and not last.local(edit.pos) and _goes_upwards(edit, first)
     source = getattr(edit.intervention, "source", None)
     return isinstance(edit.intervention, Replace | Interpolate) and not isinstance(source, mx.array)
 
@@ -111,18 +120,26 @@ def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
     return site.is_raw and site.raw[0] != layout.family.final_norm and block_of(layout, site.raw[0]) is None
 
 
-def _first(edit: Edit, length: int) -> int:
+def _first(layout: Layout, edit: Edit, length: int) -> int:
     """The first position that an edit changes, as far as a run of the positions from there on gives the same."""
     if edit.pos is None:
         return 0
-    local = Span(0, length, length).local(edit.pos)
+    whole = Span(0, length, length)
+    local = whole.local(edit.pos)
     if not local:
         raise SelectionError(
             f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}. Leave it out for all."
         )
     if edit.site not in SITES:  # whose positions may lie along another axis: only the whole length tells
         return 0
-    return min(local) if edit.intervention.by_position and _upwards(local, edit.head, edit.neuron, edit.batch) else 0
+    if edit.site in BY_KEY and not keeps_all_keys(make_prompt_cache(layout.model)):
+        return 0  # behind a window the axis of keys would have those of the window alone
+    return min(local) if edit.intervention.by_position and _goes_upwards(edit, whole) else 0
+
+
+def _goes_upwards(edit: Edit, span: Span) -> bool:
+    local = None if edit.pos is None else span.local(edit.pos)
+    return _upwards(local, edit.head, edit.neuron, edit.batch)
 
 
 def _upwards(*picks: Sequence[int] | None) -> bool:

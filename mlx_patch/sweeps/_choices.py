@@ -49,6 +49,25 @@ class Choices:
         layers = self.chosen["layer"]
         return range(self.shapes.size(name, self.sites, None if layers is None else flat(layers)))
 
+    def counted(self, over: Sequence[str]) -> Mapping[str, Sequence[Chosen] | None]:
+        """What was chosen, with heads and neurons that vary counted from 0 as layers and positions are.
+
+        Where sites or layers differ in how many they have, those that count from the end stay as they are.
+
+        Raises:
+            SelectionError: Somewhere one of them is chosen twice, as 3 and as -1, or is not there.
+        """
+        from_0 = {axis: self._counted(axis) for axis in ("head", "neuron") if axis in over}
+        return {**self.chosen, **from_0}
+
+    def _counted(self, axis: str) -> Sequence[Chosen] | None:
+        many, layers = self.chosen[axis], self.chosen["layer"]
+        if many is None or min(flat(many)) >= 0:
+            return many
+        sizes = self.shapes.sizes(axis, self.sites, None if layers is None else flat(layers))
+        by_size = [_absolute(ARGUMENTS[axis], many, size) for size in sorted(sizes)]
+        return by_size[0] if len(by_size) == 1 else many
+
     def _positions(self) -> Sequence[Chosen]:
         if len(self.batches) > 1:
             raise ValueRefusedError(
@@ -69,14 +88,14 @@ def chosen_by_axis(
     Raises:
         SelectionError: It is no choice, names something twice, or something that is not there.
     """
-    shortest = min(batch.length for batch in batches)
-    sizes = {"layer": n_layers} | ({"pos": shortest} if len(batches) == 1 else {})
+    lengths = sorted({batch.length for batch in batches})
+    sizes = {"layer": n_layers} | ({"pos": lengths[0]} if len(batches) == 1 else {})
     chosen: dict[str, Sequence[Chosen] | None] = {
         axis: choices(name, given[axis], sizes.get(axis)) for axis, name in ARGUMENTS.items()
     }
-    positions = _absolute("positions", chosen["pos"], shortest)
+    by_length = [_absolute("positions", chosen["pos"], length) for length in lengths]
     chosen["layer"] = _absolute("layers", chosen["layer"], n_layers)
-    return chosen if len(batches) > 1 else {**chosen, "pos": positions}
+    return chosen if len(batches) > 1 else {**chosen, "pos": by_length[0]}
 
 
 def site_names(at: object) -> tuple[str, ...]:
@@ -90,9 +109,14 @@ def site_names(at: object) -> tuple[str, ...]:
     if not all(isinstance(one, str | Site) for one in many):
         raise KindError(f"`at` must be a site, or several. Got {at!r}. Write at='resid_post', say.")
     names = tuple(one.name if isinstance(one, Site) and one.layer is None else str(one) for one in many)
-    if len(set(names)) < len(names):
+    if len(set(map(_spelt_out, names))) < len(names):
         raise ValueRefusedError(f"`at` must name each site once. Got {listed(names)}. Leave one of them out.")
     return names
+
+
+def _spelt_out(name: str) -> str:
+    """A site in its one spelling, so that "z.0" and "blocks.0.attn.hook_z" are seen to be the same."""
+    return name if name in SITES else str(Site.parse(name))
 
 
 def _absolute(name: str, given: Sequence[Chosen] | None, size: int) -> tuple[Chosen, ...] | None:

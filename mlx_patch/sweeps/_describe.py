@@ -26,10 +26,18 @@ def _numbers(result: SweepResult, name: str) -> str:
     return f"{name}{unit}: {there.min():.3g} to {there.max():.3g}, peak at {result.peak()}"
 
 
+def _computed_nan(result: SweepResult) -> int:
+    """How many cells were run and gave NaN, for a metric and an example that counts."""
+    found = np.isnan(result.values) & result.run_mask & ~result.left_out
+    return int(np.count_nonzero(found.any(axis=tuple(range(len(result.over), found.ndim)))))
+
+
 def _state(result: SweepResult) -> str:
     cells = int(np.prod([len(result.coords[axis]) for axis in result.over], dtype=int))
     missing = f"{result.missing} of {cells} cells are missing"
     parts = ["complete" if result.complete else missing]
+    if computed := _computed_nan(result):
+        parts += [f"{computed} of {cells} cells were computed to be NaN"]
     if result.left_out.any():
         by_example = result.left_out.reshape(-1, len(result.coords["example"]))
         parts += [f"{np.count_nonzero(by_example.any(0))} of {by_example.shape[1]} examples left out"]

@@ -103,7 +103,8 @@ def rows_and_columns(result: SweepResult) -> tuple[str, str]:
 
 def drawn(result: SweepResult) -> np.ndarray:
     """What a heatmap shows: how far means are from the baseline's, or the means themselves where normalised."""
-    return result.mean() if result.is_normalised else result.mean() - result.baseline_mean()
+    with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
+        return result.mean() if result.is_normalised else result.mean() - result.baseline_mean()
 
 
 def middle(result: SweepResult) -> float:

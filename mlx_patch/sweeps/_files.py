@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_patch._safetensors import opened, strict_json
 from mlx_patch.errors import FileError
 from mlx_patch.files import written_whole
 
@@ -23,7 +24,16 @@ ABOUT = "about.json"
 
 _DTYPES = {"f": "<f4", "b": "|b1", "i": "<i8"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
-_UNREADABLE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, struct.error, OverflowError)
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    OverflowError,
+    MemoryError,
+)
 
 
 def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -87,9 +97,8 @@ def read_archive(
     """
     wanted = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
     try:
-        with zipfile.ZipFile(path) as archive:
-            contents = {name: archive.read(name) for name in archive.namelist()}
-        about = json.loads(contents.pop(ABOUT))
+        contents = _members(path)
+        about = strict_json(contents.pop(ABOUT))
         arrays = {name.removesuffix(".npy"): _array(content) for name, content in contents.items()}
     except OSError as error:
         raise FileError(f"{wanted}: {error.strerror}. {remedy}".rstrip()) from error
@@ -105,6 +114,19 @@ def read_archive(
     if got != format_:
         raise FileError(f"{wanted}, which is of another kind. {remedy}".rstrip())
     return about, arrays
+
+
+def _members(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """What a zip holds, each member's bytes by name.
+
+    Raises:
+        OSError, zipfile.BadZipFile, ValueError: It cannot be read, is damaged, or has two members of one name.
+    """
+    with opened(path) as file, zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if len(set(names)) < len(names):
+            raise ValueError("two members have one name")
+        return {name: archive.read(name) for name in names}
 
 
 def _array(content: bytes) -> np.ndarray:

@@ -7,8 +7,8 @@ Under causal attention nothing behind a position changes it, so metrics of the p
 the answers of a batch differ in length, the shorter ones are followed by tokens that nobody reads.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import Edit, Span, pos_axis
+from mlx_patch.interventions import Change, Edit, PromptEdits, RowEdits, Span, pos_axis
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax_at
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
@@ -65,21 +65,17 @@ class InPrompt(Edit):
     prompt: int = 0
 
     @override
-    def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
+    def change(self, activation: mx.array, site: Site, span: Span) -> Change | None:
         here = self.prompt - span.offset
         if here <= 0:
             return None
-        own = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
-        if own.length == span.length:
-            return super().apply(activation, site, own)
+        of_prompt = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
+        if of_prompt.length == span.length:
+            return super().change(activation, site, of_prompt)
         _refuse_heaps(activation.shape, site, span)
-        index = _first_of(activation.shape, site, own.length, span)
-        edited = super().apply(activation[index], site, own)
-        if edited is None:
-            return None
-        whole = mx.array(activation)
-        whole[index] = edited
-        return whole
+        index = _first_of(activation.shape, site, of_prompt.length, span)
+        change = super().change(activation[index], site, of_prompt)
+        return None if change is None else change.within(activation)
 
     @override
     def __repr__(self) -> str:
@@ -112,8 +108,10 @@ def _first_of(shape: tuple[int, ...], site: Site, own: int, span: Span) -> tuple
     return tuple(slice(0, sizes.get(axis, size)) for axis, size in enumerate(shape))
 
 
-def in_prompt(edit: Edit, prompt: int) -> InPrompt:
+def in_prompt(edit: Edit, prompt: int) -> Edit:
     """The same edit in a run that goes on behind the prompt, its positions counted from 0."""
+    if isinstance(edit, RowEdits | PromptEdits):
+        return replace(edit, members=tuple(in_prompt(member, prompt) for member in edit.members))
     pos = edit.pos
     if pos is not None:
         pos = Span(0, prompt, prompt).local(pos)
@@ -171,18 +169,31 @@ class Expansion:
     def combined(self, found: np.ndarray) -> np.ndarray:
         """What was asked for, of what was measured. `(..., answers + plain, row)` to `(..., metric, example)`."""
         out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
+        for m, metric, examples, places in self._places():
+            parts = np.stack([found[..., at, rows] for at, rows in places])
+            with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
+                out[..., m, examples] = metric.combine(parts) if isinstance(metric, SequenceMetric) else parts[0]
+        return out
+
+    def measured(self, mask: np.ndarray) -> np.ndarray:
+        """What of what was asked for has been run, of what has been. Shapes as for `combined`."""
+        out = np.zeros((*mask.shape[:-2], len(self.metrics), self.n_examples), bool)
+        for m, _, examples, places in self._places():
+            out[..., m, examples] = np.stack([mask[..., at, rows] for at, rows in places]).all(axis=0)
+        return out
+
+    def _places(self) -> Iterator[tuple[int, Metric, list[int], list[tuple[int, list[int]]]]]:
+        """For each metric and batch: its number, itself, the examples; and where each of its parts was measured."""
         rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
-        places = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
+        runs = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
         names = [metric.name for metric in self.plain]
         for number, batch in enumerate(self.batches):
             for m, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
-                    own = [places[self._whole(metric, slot)] for slot in metric.slots]
-                    values = metric.combine(np.stack([found[..., at, rows[number, which]] for which, at in own]))
+                    parts = [runs[self._whole(metric, slot)] for slot in metric.slots]
                 else:
-                    values = found[..., self.most + names.index(metric.name), rows[number, 0]]
-                out[..., m, list(batch.examples)] = values
-        return out
+                    parts = [(0, self.most + names.index(metric.name))]
+                yield m, metric, list(batch.examples), [(at, rows[number, which]) for which, at in parts]
 
     def _whole(self, metric: SequenceMetric, slot: Slot) -> Slot:
         return for_examples(metric, slot, self.n_examples)

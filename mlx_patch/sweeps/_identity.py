@@ -44,18 +44,19 @@ def _model(setup: Setup, seen: Fingerprints) -> dict[str, str]:
 
 
 def _prompts(setup: Setup, seen: Fingerprints) -> list[list[str]]:
-    """A label and a fingerprint for each prompt, in the order of examples."""
+    """A label and a fingerprint for each prompt, in the order of examples; those of a list are not those of a batch."""
     rows = {
-        example: row
+        example: (row, "alone") if batch.alone else row
         for batch in setup.batches
         for example, row in zip(batch.examples, np.array(batch.tokens).tolist(), strict=True)
     }
-    return [[f"{len(rows[n])} tokens", seen.of(rows[n], "tokens")] for n in sorted(rows)]
+    lengths = {example: batch.length for batch in setup.batches for example in batch.examples}
+    return [[f"{lengths[n]} tokens", seen.of(rows[n], "tokens")] for n in sorted(rows)]
 
 
 def _cells(setup: Setup, seen: Fingerprints) -> dict[str, Any]:
     """Each different intervention, and what the cells choose: a fingerprint for each kind of choice."""
-    edits = [[cell.edits for cell in own] for own in setup.cells]
+    edits = [[[part for edit in cell.edits for part in edit.parts] for cell in own] for own in setup.cells]
     several: dict[str, str] = {}
     for intervention in {id(one.intervention): one.intervention for one in _every(edits)}.values():
         several.setdefault(seen.of(intervention, "intervention"), _ADDRESS.sub("", repr(intervention)))

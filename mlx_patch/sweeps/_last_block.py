@@ -10,24 +10,29 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout, Stream
 from mlx_patch.engine import Hook, Pass, Phase
+from mlx_patch.interventions import Edit, Span
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._cells import block_of
+from mlx_patch.sweeps._cells import block_of, places_of
 
 _BEFORE = tuple(SITES)[: tuple(SITES).index("resid_mid")]
 """The sites that come before the MLP reads the stream."""
 
 
-def mlp_hooks(layout: Layout, read: tuple[int, ...] | None, edited: Iterable[Site]) -> list[Hook]:
+def mlp_hooks(layout: Layout, read: tuple[int, ...] | None, length: int, edits: Iterable[Edit]) -> list[Hook]:
     """The hook that gives the last block's MLP one position; none where it may not, or would have to give several.
 
     Args:
         layout: The model's layout.
         read: The positions that metrics read; None is all.
-        edited: Every site that is edited in the pass.
+        length: The positions of the prompts.
+        edits: Every edit that is made in the pass.
     """
-    last = Site("resid_mid", len(layout.blocks) - 1)
-    if read is None or len(read) != 1 or not _reads_the_stream(layout) or any(_behind(layout, s, last) for s in edited):
+    if read is None or len(read) != 1 or not _reads_the_stream(layout):
         return []
+    last, of_read = Site("resid_mid", len(layout.blocks) - 1), Span(0, length, length)
+    for edit in (part for joined in edits for part in joined.parts):
+        if any(_behind(layout, site, last) for site in places_of(layout, edit)) and not _at(edit, read, of_read):
+            return []
 
     def only(value: mx.array, now: Pass) -> mx.array:
         at = read[0] - now.offset
@@ -47,7 +52,13 @@ def _reads_the_stream(layout: Layout) -> bool:
 
 
 def _behind(layout: Layout, site: Site, last: Site) -> bool:
-    """Whether a site is in the last block, behind what its mixer adds, or may be."""
+    """Whether a site is behind what the last block's mixer adds, or may be."""
     if site.is_raw:
-        return block_of(layout, site.raw[0]) == last.layer
-    return site.layer == last.layer and site.name not in _BEFORE
+        return block_of(layout, site.raw[0]) in (None, last.layer)
+    return site.name == "final_norm" or (site.layer == last.layer and site.name not in _BEFORE)
+
+
+def _at(edit: Edit, read: tuple[int, ...], prompt: Span) -> bool:
+    """Whether an edit at the final norm reads and writes the positions that metrics read, and no others."""
+    at_norm = edit.site == "final_norm" and edit.pos is not None and edit.intervention.by_position
+    return at_norm and edit.pos is not None and prompt.local(edit.pos) == read

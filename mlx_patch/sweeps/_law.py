@@ -3,41 +3,39 @@
 It goes by what `sweep` and `plan` show, so that it holds for whatever is put in place of their insides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import ArchitectureError
-from mlx_patch.interventions import Edit, Replace
-from mlx_patch.laws import Bench, Finding, Report, check_laws
+from mlx_patch.laws import Bench, Finding
 from mlx_patch.metrics import RowMetric
-from mlx_patch.sites import Site
+from mlx_patch.sweeps._law_cells import (
+    LawCell,
+    at_raw_paths,
+    behind_the_last_block,
+    by_head,
+    by_layer,
+    by_position,
+    everywhere,
+)
+from mlx_patch.sweeps._memory import pieces_of
 from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._sweep import plan, sweep
 
-_SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
-"""Where to patch; `mixer_out` in blocks whose mixer is no attention."""
-
-_LAYERS = 5
-"""Layers that are patched at each site at most: the first, the last, and some between."""
-
-_HEADS = 3
-"""Heads that are patched in each layer at most."""
-
-_LENGTH = 8
+_PIECE = 5
+"""Positions of a piece, where law 8 cuts a prompt as sweeps cut long ones."""
 
 _CLOSE = 1e-5
 """What a sweep in float32 may differ by, as a fraction of the largest number that it measures."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, repr=False)
-class _Shadow(RowMetric):
+class Shadow(RowMetric):
     """The logits at one position on a fixed direction that has something of every token."""
 
     @override
@@ -47,13 +45,16 @@ class _Shadow(RowMetric):
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One patched run: at which site, from which block on, and at which position; None is all."""
+class Measured:
+    """The metrics of some cells, and of the unedited run.
 
-    name: str
-    edit: Edit
-    entry: int
-    pos: int | None
+    Attributes:
+        values: Shape `(cell, metric, example)`.
+        baseline: Shape `(metric, example)`.
+    """
+
+    values: np.ndarray
+    baseline: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,89 +62,65 @@ class _Sweep:
     """Cells that are run in one sweep, and the positions whose logits are measured."""
 
     over: str
-    cells: tuple[_Cell, ...]
+    cells: tuple[LawCell, ...]
     reads: tuple[int, ...]
 
+    def run(self, bench: Bench, executor: str, memory: int | None = None) -> SweepResult:
+        """The result of a sweep of them."""
+        return sweep(**self.arguments(bench), executor=executor, progress=False, memory=memory)
 
-def check_sweeps(model: Any, prompt: Any = None) -> Report:
-    """Check on a model that fast sweeps equal the reference sweep (law 8).
-
-    Args:
-        model: A `HookedModel`.
-        prompt: A text, messages or token ids, of 4 tokens or more; None is two rows of 8 tokens.
-    Returns:
-        Every finding, as `check_laws` gives them.
-    Raises:
-        ShapeError: The prompt is too short.
-    """
-    if prompt is None:
-        prompt = mx.array([[(11 + 37 * (i + row * _LENGTH)) % model.d_vocab for i in range(_LENGTH)] for row in (0, 1)])
-    return check_laws(model, prompt, (exact_sweeps,))
+    def arguments(self, bench: Bench) -> dict[str, Any]:
+        """What `sweep` and `plan` take."""
+        return {
+            "model": bench.model,
+            "tokens": bench.tokens,
+            "over": [list(cell.edits) for cell in self.cells],
+            "metric": [Shadow(pos=pos) for pos in self.reads],
+        }
 
 
 def exact_sweeps(bench: Bench) -> Iterator[Finding]:
     """Law 8."""
     last = bench.tokens.shape[1] - 1
-    yield from _compared(bench, _Sweep("layer", tuple(_layers(bench)), (bench.middle, last)))
-    yield from _compared(bench, _Sweep("layer and pos", tuple(_positions(bench)), (last,)))
-    if heads := tuple(_heads(bench)):
+    yield from _compared(bench, _Sweep("layer", tuple(by_layer(bench)), (bench.middle, last)))
+    yield from _compared(bench, _Sweep("layer and pos", tuple(by_position(bench)), (last,)))
+    if heads := tuple(by_head(bench)):
         yield from _compared(bench, _Sweep("layer and head", heads, (last,)))
-
-
-def _layers(bench: Bench) -> Iterator[_Cell]:
-    for site in _places(bench):
-        yield _cell(bench, site)
-
-
-def _positions(bench: Bench) -> Iterator[_Cell]:
-    for site in _places(bench):
-        yield from (_cell(bench, site, pos=pos) for pos in (bench.middle // 2, bench.tokens.shape[1] - 1))
-
-
-def _heads(bench: Bench) -> Iterator[_Cell]:
-    last = bench.tokens.shape[1] - 1
-    for site in _places(bench):
-        if "head" in site.axes:
-            heads = bench.donor[1][site].shape[site.axes.index("head")]
-            yield from (_cell(bench, site, pos=last, head=head) for head in _spread(range(heads), _HEADS))
-
-
-def _places(bench: Bench) -> Iterator[Site]:
-    donor = bench.donor[1]
-    for name in filter(bench.has, _SITES):
-        layers = donor.layers(name)
-        if name == "mixer_out" and bench.has("attn_out"):
-            layers = tuple(layer for layer in layers if layer not in donor.layers("attn_out"))
-        yield from (Site(name, layer) for layer in _spread(layers, _LAYERS))
-
-
-def _cell(bench: Bench, site: Site, pos: int | None = None, head: int | None = None) -> _Cell:
-    layer = site.layer or 0
-    edit = Replace(bench.donor[1]).at(site.name, layer=layer, pos=pos, head=head)
-    return _Cell(site.name, edit, layer + (site.name == "resid_post"), pos)
-
-
-def _spread(every: Sequence[T], most: int) -> list[T]:
-    """The first, the last, and as many between as there may be."""
-    steps = min(len(every), most)
-    return [every[i * (len(every) - 1) // max(1, steps - 1)] for i in range(steps)]
+    for over, cells in (("site", everywhere), ("raw path", at_raw_paths), ("final site", behind_the_last_block)):
+        if every := tuple(cells(bench)):
+            yield from _against_plain_runs(bench, _Sweep(over, every, (last,)))
 
 
 def _compared(bench: Bench, one: _Sweep) -> Iterator[Finding]:
-    arguments: dict[str, Any] = {
-        "model": bench.model,
-        "tokens": bench.tokens,
-        "over": [cell.edit for cell in one.cells],
-        "metric": [_Shadow(pos=pos) for pos in one.reads],
-    }
-    reference = sweep(**arguments, executor="reference", progress=False)
-    rows = sweep(**arguments, executor="rows", progress=False)
-    cheapest = sweep(**arguments, executor="auto", progress=False, memory=rows.plan.memory // 2)
+    reference, rows = one.run(bench, "reference"), one.run(bench, "rows")
+    cheapest = one.run(bench, "auto", memory=rows.plan.memory // 2)
     yield from _grounds(bench, one, reference)
-    yield from _equal(bench, one, "rows", rows, reference)
-    yield from _equal(bench, one, f"{cheapest.plan.executor} in smaller passes", cheapest, reference)
+    yield from equal(bench, one.over, "rows", one.cells, rows, reference)
+    yield Finding(8, f"by {one.over}, rows, cost", _too_much(bench, one, rows), 0.0)
+    how = f"{cheapest.plan.executor} in smaller passes"
+    yield from equal(bench, one.over, how, one.cells, cheapest, reference)
+    yield Finding(8, f"by {one.over}, {how}, cost", _too_much(bench, one, cheapest), 0.0)
     if cheapest.plan.executor != "grow":
-        yield Finding(8, f"by {one.over}, grow is refused", float(not _refused(arguments)), 0.0)
+        yield Finding(8, f"by {one.over}, grow is refused", float(not _refused(one.arguments(bench))), 0.0)
+
+
+def _against_plain_runs(bench: Bench, one: _Sweep) -> Iterator[Finding]:
+    """Plain runs share nothing with sweeps: what reads several positions or keys reads all of them there."""
+    plain = plain_runs(bench, one.cells, one.reads)
+    cheapest = one.run(bench, "auto")
+    yield from equal(bench, one.over, cheapest.plan.executor, one.cells, cheapest, plain)
+    with pieces_of(min(_PIECE, bench.middle)):
+        yield from equal(bench, one.over, "rows in pieces", one.cells, one.run(bench, "rows"), plain)
+
+
+def plain_runs(bench: Bench, cells: tuple[LawCell, ...], reads: tuple[int, ...]) -> Measured:
+    """What a plain run a cell gives."""
+    return Measured(np.stack([read(bench.run(*cell.edits), reads) for cell in cells]), read(bench.plain, reads))
+
+
+def read(logits: mx.array, reads: tuple[int, ...]) -> np.ndarray:
+    """The metric at some positions. Shape `(metric, example)`."""
+    return np.stack([np.array(Shadow(pos=pos)(logits)) for pos in reads])
 
 
 def _refused(arguments: dict[str, Any]) -> bool:
@@ -156,29 +133,37 @@ def _refused(arguments: dict[str, Any]) -> bool:
 
 def _grounds(bench: Bench, one: _Sweep, reference: SweepResult) -> Iterator[Finding]:
     """What the comparison stands on: what is measured is of the model's own logits, and patches reach it."""
-    own = np.stack([np.array(_Shadow(pos=pos)(bench.plain)) for pos in one.reads])
+    own = read(bench.plain, one.reads)
     deviation = _apart(reference.baseline, own, float(np.abs(own).max()))
-    yield Finding(8, f"by {one.over}, what is measured", deviation, _tolerance(bench))
+    yield Finding(8, f"by {one.over}, what is measured", deviation, tolerance_of(bench))
     last = max(one.reads)
     same = (reference.values == reference.baseline).reshape(len(one.cells), -1).all(axis=1)
     blind = [cell for cell, is_same in zip(one.cells, same, strict=True) if is_same and cell.pos in (None, last)]
     yield Finding(8, f"by {one.over}, patches show", float(len(blind)), 0.0)
 
 
-def _tolerance(bench: Bench) -> float:
+def tolerance_of(bench: Bench) -> float:
     """Blocks reorder their sums one on top of the other; with more than a quarter nothing would be checked."""
     return max(_CLOSE, min(bench.model.n_layers * bench.scale.close, 0.25))
 
 
-def _equal(bench: Bench, one: _Sweep, how: str, fast: SweepResult, reference: SweepResult) -> Iterator[Finding]:
-    size = max(float(np.abs(array).max()) for array in (reference.values, reference.baseline))
-    what, tolerance = f"by {one.over}, {how}", _tolerance(bench)
-    yield Finding(8, f"{what}, unedited", _apart(fast.baseline, reference.baseline, size), tolerance)
-    for name in dict.fromkeys(cell.name for cell in one.cells):
-        own = [i for i, cell in enumerate(one.cells) if cell.name == name]
-        deviation = _apart(fast.values[own], reference.values[own], size)
-        yield Finding(8, f"{what}, {name}", deviation, tolerance)
-    yield Finding(8, f"{what}, cost", _too_much(bench, one, fast), 0.0)
+def equal(
+    bench: Bench,
+    over: str,
+    how: str,
+    cells: tuple[LawCell, ...],
+    fast: SweepResult,
+    wanted: Measured | SweepResult,
+    law: int = 8,
+) -> Iterator[Finding]:
+    """A finding for the unedited run, and one for each site: that the numbers are those that are wanted."""
+    values, baseline = fast.values.reshape(wanted.values.shape), fast.baseline.reshape(wanted.baseline.shape)
+    size = max(float(np.abs(array).max()) for array in (wanted.values, wanted.baseline))
+    what, tolerance = f"by {over}, {how}", tolerance_of(bench)
+    yield Finding(law, f"{what}, unedited", _apart(baseline, wanted.baseline, size), tolerance)
+    for name in dict.fromkeys(cell.name for cell in cells):
+        own = [i for i, cell in enumerate(cells) if cell.name == name]
+        yield Finding(law, f"{what}, {name}", _apart(values[own], wanted.values[own], size), tolerance)
 
 
 def _apart(got: np.ndarray, wanted: np.ndarray, size: float) -> float:

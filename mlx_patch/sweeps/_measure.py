@@ -35,7 +35,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     """
     given = as_edits(edits)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
-    refuse_rows(given, several=len(batches) > 1)
+    refuse_rows(given, several=any(batch.alone for batch in batches))
     metrics = metrics_of(metric, model.tokenizer)
     n = sum(len(batch.examples) for batch in batches)
     if any(isinstance(one, GenerateMatches) for one in metrics):
@@ -43,7 +43,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     readings = readings_of(plain_of(metrics), batches)
     if any(may_follow_the_norm(model.layout, edit) for edit in given):
         readings = tuple(reading.whole() for reading in readings)
-    own = [Placing(batch.tokens, model.tokenizer).edits(given) for batch in batches]
+    own = [Placing(batch.tokens, model.tokenizer, alone=batch.alone).edits(given) for batch in batches]
     expansion = expansion_of(metrics, batches, model.d_vocab)
     if expansion is None:
         found = np.full((len(metrics), n), np.nan, np.float32)
@@ -77,7 +77,8 @@ def _spoken(
     values, [rule] = np.full(n, np.nan, np.float32), metrics
     assert isinstance(rule, GenerateMatches)
     for batch in batches:
-        values[list(batch.examples)] = spoken(model, batch.tokens, rule, edits)[0]
+        placed = Placing(batch.tokens, model.tokenizer, alone=batch.alone).edits(edits)
+        values[list(batch.examples)] = spoken(model, batch.tokens, rule, placed)[0]
     return values[None] if isinstance(metric, list | tuple) else values
 
 

@@ -1,5 +1,8 @@
 """How much memory a pass takes, roughly: enough to keep one within bounds."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -9,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch.engine import can_be_cut
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.sweeps._cells import can_be_split
-from mlx_patch.sweeps._plan import Bounds
+from mlx_patch.sweeps._plan import PIECE, Bounds
 from mlx_patch.sweeps._planned import Group, Pass
 from mlx_patch.sweeps._setup import Setup
 
@@ -24,6 +27,21 @@ _EXPERTS_RUN = ("top_k", "num_experts_per_tok")
 
 _HEAD = 64
 """The usual width of a head."""
+
+_piece: ContextVar[int] = ContextVar("piece", default=PIECE)
+
+
+@contextmanager
+def pieces_of(positions: int) -> Iterator[None]:
+    """A block in which prompts run so many positions at once, at most.
+
+    The numbers must not depend on it. So laws cut short prompts as sweeps cut long ones.
+    """
+    before = _piece.set(positions)
+    try:
+        yield
+    finally:
+        _piece.reset(before)
 
 
 @dataclass(frozen=True)
@@ -79,14 +97,14 @@ def bounds_of(memory: int | None) -> Bounds:
         ValueRefusedError: It is less than 1.
     """
     if memory is None:
-        return Bounds(memory=device_budget())
+        return Bounds(memory=device_budget(), piece=_piece.get())
     if isinstance(memory, bool) or not isinstance(memory, int):
         raise KindError(f"`memory` must be a whole number of bytes. Got {memory!r}. Write 4 * 2**30 for 4 GiB.")
     if memory < 1:
         raise ValueRefusedError(
             f"`memory` must be 1 byte or more. Got {memory}. Leave it out for half of what the device has left."
         )
-    return Bounds(memory=memory)
+    return Bounds(memory=memory, piece=_piece.get())
 
 
 def footprint(setup: Setup) -> Footprint:

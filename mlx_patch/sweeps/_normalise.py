@@ -13,16 +13,23 @@ from mlx_patch.sweeps._statistics import degenerate, fraction_of_gap, reference
 
 def in_fractions(result: SweepResult, clean: Any, corrupted: Any) -> SweepResult:
     """What `SweepResult.normalised` returns."""
-    if result.is_normalised or np.isnan(result.baseline).any():
-        got = "one that is normalised already" if result.is_normalised else "one whose baseline has NaN"
+    cells = tuple(range(len(result.over)))
+    not_run = np.isnan(result.baseline) & ~result.run_mask.any(axis=cells)
+    if result.is_normalised or not_run.any():
+        got = (
+            "one that is normalised already"
+            if result.is_normalised
+            else "one whose baseline has NaN, as it was not run"
+        )
         raise ValueRefusedError(
             f"`normalised` must start from a metric's own values. Got {got}. Take the sweep's own result, complete."
         )
     ends = {name: _numbers(name, given, result) for name, given in (("clean", clean), ("corrupted", corrupted))}
-    without = np.broadcast_to(degenerate(**ends), result.baseline.shape)
+    without = degenerate(**ends) | np.isnan(result.baseline)
     if without.any():
         warn(_message(without), DegenerateGapWarning, stacklevel=3)
-    values, baseline = (fraction_of_gap(part, **ends) for part in (result.values, result.baseline))
+    fractions = (fraction_of_gap(part, **ends) for part in (result.values, result.baseline))
+    values, baseline = (np.where(without, np.float32(np.nan), part) for part in fractions)
     note = {name: end.tolist() for name, end in ends.items()} | {"left_out": int(without.sum())}
     return replace(result, values=values, baseline=baseline, provenance={**result.provenance, "normalised": note})
 
@@ -43,6 +50,7 @@ def _message(without: np.ndarray) -> str:
     if without.ndim == 2:
         of = f"{int(without.any(0).sum())} of {without.shape[1]} examples, for one metric or more,"
     return (
-        f"{of} have no gap between clean and corrupted to be a fraction of: they are NaN and left out of means. "
+        f"{of} have no gap between clean and corrupted to be a fraction of, or NaN in the unpatched run: "
+        "they are NaN and left out of means. "
         "Check these prompts, or the metric."
     )

@@ -15,8 +15,10 @@ from mlx_patch.sweeps._setup import Setup
 def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
     """The numbers of a sweep with their axes."""
     metrics, values, baseline = setup.asked.metrics, numbers.values, numbers.baseline
+    mask = numbers.mask([batch.examples for batch in setup.batches])
     if setup.expansion is not None:
         values, baseline = (setup.expansion.combined(found) for found in (values, baseline))
+        mask = setup.expansion.measured(mask)
     several = len(metrics) > 1
     sizes = [len(coords) for coords in setup.coords.values()]
     coords: dict[str, tuple] = dict(setup.coords)
@@ -26,7 +28,7 @@ def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> 
     if "pos" in coords and (tokens := _token_strings(setup, coords["pos"])):
         coords["token"] = tokens
     kept = (slice(None),) if several else (0,)
-    values = values[(slice(None), *kept)].reshape(*sizes, *values.shape[1 + (not several) :])
+    values, mask = (of[(slice(None), *kept)].reshape(*sizes, *of.shape[1 + (not several) :]) for of in (values, mask))
     axes = tuple(name for name in coords if name != "token")
     return SweepResult(
         values=values,
@@ -36,6 +38,7 @@ def result_of(setup: Setup, planned: Plan, numbers: Numbers, seconds: float) -> 
         provenance=_provenance(setup, planned, numbers),
         plan=planned,
         seconds=seconds,
+        run_mask=mask,
     )
 
 

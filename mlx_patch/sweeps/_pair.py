@@ -99,7 +99,8 @@ class PairResult:
         """
         one = self.of_metric(metric)
         means = one.denoising.mean(), one.noising.mean()
-        return summary_of(*means, one.denoising.over, one.denoising.coords, share(threshold))
+        cells_run = one.denoising.complete_cells & one.noising.complete_cells
+        return summary_of(*means, cells_run, one.denoising.over, one.denoising.coords, share(threshold))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write both into one `.npz` file, whole or not at all, as `SweepResult.save` does.

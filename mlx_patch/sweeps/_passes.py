@@ -73,7 +73,7 @@ class Rows:
         hooks += action_hooks(layout, actions)
         last = [slice_hook(layout, reading.at)] if reading.at is not None else []
         if len(edges) == 2:  # else the last piece begins where metrics first read
-            last += mlp_hooks(layout, reading.at, [place.site for place, _ in actions])
+            last += mlp_hooks(layout, reading.at, self.length, [edit for cell in self.cells for edit in cell.edits])
         sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()] if opened else []
         tokens = repeated(self.tokens, rows * self.batch)
         logits = tokens
@@ -110,10 +110,10 @@ class Rows:
         """The hooks that let rows enter at their block, and count. Behind the last one they enter after its edits."""
         blocks = len(self.layout.blocks)
         if opened is not None:
-            yield Hook(self.layout.place(Site("resid_pre", 0)), partial(self._settled, opened), Phase.GROW)
+            yield Hook(self.layout.place(_entrance(self.layout, 0)), partial(self._settled, opened), Phase.GROW)
         for layer in range(min(self.entries), blocks):
             action = partial(self._entered, layer, base, opened)
-            yield Hook(self.layout.place(Site("resid_pre", layer)), action, Phase.GROW)
+            yield Hook(self.layout.place(_entrance(self.layout, layer)), action, Phase.GROW)
         place = self.layout.place(Site("resid_post", blocks - 1))
         yield Hook(place, partial(self._entered, blocks, base, opened), Phase.CAPTURE)
 
@@ -195,6 +195,11 @@ class Rows:
                         f"`edits` must each act. {edit!r} did not: none of its positions was computed. "
                         "Choose positions of this prompt."
                     )
+
+
+def _entrance(layout: Layout, layer: int) -> Site:
+    """Where rows enter a block. The first may tell of `embed` before it tells of `resid_pre`."""
+    return Site("resid_pre", layer) if layer or layout.family.embed else Site("embed")
 
 
 def _nothing(value: mx.array, now: Pass) -> None:

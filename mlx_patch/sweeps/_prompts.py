@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.tokens import Batch, as_tokens, by_length, is_text_or_chat, one_prompt, tokenize
+from mlx_patch.tokens import Batch, by_length, is_text_or_chat, one_prompt, tokens_of
 
 Prompts = Any
 """Token ids `(batch, pos)` or `(pos,)`, a text, chat messages, or a list of such, one an example."""
@@ -14,13 +14,13 @@ Prompts = Any
 def batches_of(given: Prompts, tokenizer: Any, d_vocab: int) -> tuple[Batch, ...]:
     """Prompts in groups of equal length, each in the order in which they came.
 
+    An array is a batch. A list, one of lists of ids too, is a list of prompts, each of which is alone.
+
     Raises:
         TokenError, KindError, ShapeError, SelectionError: A prompt that is none; see `HookedModel.tokenize`.
     """
-    if is_text_or_chat(given):
-        return _one(tokenize(tokenizer, given))
-    if not _is_list_of_prompts(given):
-        return _one(as_tokens(given, d_vocab))
+    if is_text_or_chat(given) or not _is_list_of_prompts(given):
+        return _one(tokens_of(given, tokenizer, d_vocab))
     return by_length([one_prompt(one, number, tokenizer, d_vocab) for number, one in enumerate(given)])
 
 
@@ -29,9 +29,7 @@ def _one(tokens: mx.array) -> tuple[Batch, ...]:
 
 
 def _is_list_of_prompts(given: Prompts) -> bool:
-    """Whether these are prompts one by one, and not an array or nested lists of ids."""
-    if not isinstance(given, list | tuple) or not given:
+    """Whether these are prompts one by one, and not an array or the ids of one prompt."""
+    if not isinstance(given, list | tuple):
         return False
-    if all(isinstance(one, list | tuple) and not is_text_or_chat(one) for one in given):
-        return len({len(one) for one in given}) > 1
-    return any(isinstance(one, str | list | tuple | mx.array | np.ndarray) for one in given)
+    return any(isinstance(prompt, str | list | tuple | mx.array | np.ndarray) for prompt in given)

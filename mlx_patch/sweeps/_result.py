@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.sweeps._arrays import check_baseline, json_value, locked
+from mlx_patch.sweeps._arrays import check_baseline, json_value, locked, mask_of_runs
 from mlx_patch.sweeps._coordinates import checked_axes, checked_coords
 from mlx_patch.sweeps._frames import data_array, long_frame
 from mlx_patch.sweeps._peak import Peak
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class SweepResult:
     """One number a cell and example, with the coordinates of the cells, the unpatched run, and where it all came from.
 
-    In `values` NaN is a cell that was not run. In a normalised result an example whose baseline is NaN has no gap
-    between clean and corrupted, and means leave it out.
+    What was not run is NaN. `run_mask` tells it from a NaN that was computed, by a model that overflows in float16,
+    say. In a normalised result an example whose baseline is NaN has no gap between clean and corrupted, and means leave
+    it out.
 
     Attributes:
         values: In the metric's unit, float32, read-only. Shape `(*over, metric if several, example)`.
@@ -40,9 +41,11 @@ class SweepResult:
         provenance: JSON values: versions, model, tokens, edits, executor, `metrics` by name.
         plan: How the sweep was run: a value with `as_dict()` and a `str`.
         seconds: How long it took. Files that `save` writes leave it out, so that equal numbers give equal files.
+        run_mask: Which values were run, bool, read-only. The shape of `values`. Made without one, a result takes for
+            run what is not NaN.
     Raises:
-        KindError: The arrays are not float32, or the provenance is not JSON.
-        ShapeError: Values, coordinates and baseline do not fit together.
+        KindError: The arrays are not float32, the mask is not bool, or the provenance is not JSON.
+        ShapeError: Values, coordinates, baseline and mask do not fit together.
         UnknownNameError: An axis is unknown, or coordinates belong to none.
         ValueRefusedError: Axes are out of order, or empty, or coordinates there twice.
 
@@ -64,6 +67,7 @@ class SweepResult:
     provenance: Mapping[str, Any]
     plan: Any = None
     seconds: float | None = None
+    run_mask: Any = None
 
     def __post_init__(self) -> None:
         axes = checked_axes(self.axes)
@@ -73,6 +77,7 @@ class SweepResult:
         checked = {"values": values, "axes": axes, "coords": coords, "baseline": baseline}
         for name, value in (checked | {"provenance": json_value("provenance", self.provenance)}).items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "run_mask", mask_of_runs(self.run_mask, values, baseline))
 
     @property
     def is_normalised(self) -> bool:
@@ -97,10 +102,14 @@ class SweepResult:
         return np.isnan(self.baseline) & self.is_normalised
 
     @property
+    def complete_cells(self) -> np.ndarray:
+        """Which cells were run for every metric and example. Shape: the axes of `over`."""
+        return (self.run_mask | self.left_out).all(axis=tuple(range(len(self.over), len(self.axes))))
+
+    @property
     def missing(self) -> int:
-        """How many cells were not run for every metric and example."""
-        ran = ~np.isnan(self.values) & ~np.isnan(self.baseline) | self.left_out
-        return int(np.count_nonzero(~ran.all(axis=tuple(range(len(self.over), len(self.axes))))))
+        """How many cells were not run for every metric and example. Numbers that overflowed are not missing."""
+        return int(np.count_nonzero(~self.complete_cells))
 
     @property
     def complete(self) -> bool:
@@ -108,7 +117,7 @@ class SweepResult:
         return self.missing == 0
 
     def mean(self) -> np.ndarray:
-        """The mean over examples; NaN for a cell of which one was not run. Shape: `values` without its last axis."""
+        """The mean over examples; NaN where one is NaN or was not run. Shape: `values` without its last axis."""
         return mean_over_examples(self.values, self.left_out)
 
     def baseline_mean(self) -> np.ndarray:
@@ -137,7 +146,7 @@ class SweepResult:
         """The result in fractions of the gap: 0 is the corrupted run, 1 the clean run; example by example.
 
         An example of which clean and corrupted are within 1e-6, or within 1e-5 of the larger, or not finite, becomes
-        NaN, its baseline too, and is left out of means.
+        NaN, its baseline too, and is left out of means; and so is one whose baseline was computed to be NaN.
 
         Args:
             clean: The metric of the clean run: a number, one an example, one a metric and example, or a SweepResult
@@ -244,7 +253,8 @@ class SweepResult:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The result as JSON text, for reading and for other programs; written to `path` if given, whole or not at all.
 
-        NaN is `null`, infinities are strings. It has `seconds`, which files that `save` writes have not.
+        NaN is `null`, infinities are strings. Where cells are missing, `run_mask` says which values were run. It has
+        `seconds`, which files that `save` writes have not.
 
         Raises:
             FileError: `path` cannot be written to.

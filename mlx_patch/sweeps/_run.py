@@ -4,7 +4,7 @@ What a pass gives depends on the plan alone, and not on which passes were run be
 goes on where it was stopped, or that is divided over several processes, finds the same numbers to the last bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -25,7 +25,7 @@ class Numbers:
     """What a sweep has found so far.
 
     Attributes:
-        values: NaN where nothing has been run. Shape `(cell, metric, example)`, float32.
+        values: NaN where nothing has been run, and where NaN was computed. Shape `(cell, metric, example)`, float32.
         done: Which cells have been run, for each group of prompts. Shape `(group, cell)`.
         baseline: The unedited runs. Shape `(metric, example)`, float32.
         token_layers: What went through the blocks for these numbers, counted as it went. An unedited run that a
@@ -36,6 +36,17 @@ class Numbers:
     done: np.ndarray
     baseline: np.ndarray
     token_layers: int = 0
+
+    def mask(self, examples: Sequence[Sequence[int]]) -> np.ndarray:
+        """Which values have been run. Shape `(cell, metric, example)`.
+
+        Args:
+            examples: The examples of each group of prompts.
+        """
+        mask = np.zeros(self.values.shape, bool)
+        for done, rows in zip(self.done, examples, strict=True):
+            mask[..., list(rows)] = done[:, None, None]
+        return mask
 
 
 def no_numbers(setup: Setup) -> Numbers:

@@ -31,6 +31,7 @@ def selected(result: SweepResult, labels: Mapping[str, Any]) -> SweepResult:
         values=_taken(result.values, result.axes, places, dropped),
         axes=tuple(axis for axis in result.axes if axis not in dropped),
         coords={name: of for name, of in coords.items() if name not in gone},
+        run_mask=_taken(result.run_mask, result.axes, places, dropped),
         baseline=_taken(result.baseline, result.axes[-result.baseline.ndim :], places, dropped),
         provenance={**result.provenance, **({"selected": fixed} if fixed else {})},
     )
@@ -76,7 +77,7 @@ def furthest(result: SweepResult, n: int) -> list[Peak]:
         raise ValueRefusedError(f"`n` must be 1 or more. Got {n}. Give the number of peaks.")
     if found := peaks_of(result.mean(), float(result.baseline_mean()), result.over, result.coords, n):
         return found
-    raise ValueRefusedError(
-        "`peak` must have a cell with a value to point at. Got NaN in all of them. "
-        "Run the sweep to its end, on examples whose clean and corrupted runs differ."
-    )
+    remedy = "Run the sweep to its end, on examples whose clean and corrupted runs differ."
+    if result.complete and not result.left_out.any():
+        remedy = "They were run, and overflow: load the model in bfloat16 or float32."
+    raise ValueRefusedError(f"`peak` must have a cell with a value to point at. Got NaN in all of them. {remedy}")

@@ -1,7 +1,7 @@
 """`Setup`: a sweep that is ready to run. Whatever can be refused is refused while it is made, before anything long."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import TypeIs
@@ -9,7 +9,7 @@ from typing_extensions import TypeIs
 from mlx_patch.errors import KindError, ValueRefusedError, listed
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import GenerateMatches, Metric
-from mlx_patch.model import HookedModel, Placing
+from mlx_patch.model import HookedModel, Placing, refuse_unlearned
 from mlx_patch.positions import Selector
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._aligning import placed
@@ -21,6 +21,7 @@ from mlx_patch.sweeps._given import CellChoice, given_cells, labels
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
 from mlx_patch.sweeps._reading import Reading, metrics_of, reading_of
 from mlx_patch.sweeps._shapes import Shapes
+from mlx_patch.sweeps._sources import sources_of
 from mlx_patch.sweeps._speaking import refuse_silence, speaking
 from mlx_patch.sweeps._trial import check_sources, refuse_misfits
 
@@ -97,6 +98,8 @@ def set_up(
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
+    written = max((one.max_tokens - 1 for one in metrics if isinstance(one, GenerateMatches)), default=0)
+    refuse_unlearned(model.layout, max(batch.length for batch in batches) + written)
     for one in metrics:
         if isinstance(one, GenerateMatches):
             refuse_silence(model, one)
@@ -112,7 +115,7 @@ def set_up(
     else:
         asked = _of_cells(over, interventions, site_names(at), given)
     every = [edit for own in asked.edits for cell in own for edit in cell]
-    refuse_rows(every, several=len(batches) > 1 or len(interventions) > 1)
+    refuse_rows(every, several=any(batch.alone for batch in batches) or len(interventions) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in every):
         readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
@@ -124,6 +127,7 @@ def set_up(
         refuse_misfits(shapes, batch.tokens.shape, own)
     if expansion is not None:
         run = expanded(model.layout, expansion, readings, cells)
+        refuse_unlearned(model.layout, max(batch.length for batch in run["batches"]), "metric", "Measure less.")
         return Setup(model, coords=asked.coords, said=asked.said, expansion=expansion, **run)
     return Setup(model, batches, readings, cells, asked.coords, asked.said)
 
@@ -144,10 +148,11 @@ def _of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices
         raise KindError("`intervention` must be an Intervention. Got None. Write mp.Ablate('zero'), say.")
     if not choices.sites:
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
-    grid = grid_of(over, choices.sites, choices.chosen, choices.every)
+    grid = grid_of(over, choices.sites, choices.counted(over), choices.every)
     fixed = {name: repr(given) if isinstance(given, Selector) else given for name, given in grid.fixed.items()}
+    edits = [grid.edits(one) for one in interventions]
     said = {"intervention": _said(interventions), "at": list(choices.sites), **fixed}
-    return _Asked([grid.edits(one) for one in interventions], _named(grid.coords), said)
+    return _Asked(edits, _named(grid.coords), said | {"sources": sources_of(interventions, edits)})
 
 
 def _named(coords: Mapping[str, tuple[Coordinate, ...]]) -> Mapping[str, tuple[Coordinate, ...]]:
@@ -162,8 +167,8 @@ def _resolved(
 ) -> Iterator[list[tuple[Edit, ...]]]:
     """For each batch the edits of every cell, at its own positions."""
     for batch in batches:
-        placing = Placing(batch.tokens, model.tokenizer)
-        yield [placing.edits(cell) for cell in _of_batch(edits, batch)]
+        placing = Placing(batch.tokens, model.tokenizer, alone=batch.alone)
+        yield [tuple(map(placing.join, cell)) for cell in _by_row(edits, batch)]
 
 
 def _of_cells(
@@ -176,7 +181,8 @@ def _of_cells(
                 f"`{ARGUMENTS[axis]}` must be left out where `over` holds cells. Got {choice!r}. Say it in each cell."
             )
     edits = given_cells(over, interventions, sites)
-    return _Asked(edits, {"cell": labels(over)}, {"intervention": _said(interventions), "at": list(sites)})
+    said = {"intervention": _said(interventions), "at": list(sites), "sources": sources_of(interventions, edits)}
+    return _Asked(edits, {"cell": labels(over)}, said)
 
 
 def _said(interventions: Sequence[Intervention]) -> str:
@@ -226,14 +232,14 @@ def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
     for edit in edits:
         if several and edit.batch is not None:
             raise ValueRefusedError(
-                f"`batch` must be left out where prompts differ in length, or have an intervention each. Got {edit!r}. "
-                "Give one intervention a prompt, or sweep the prompt by itself."
+                f"`batch` must be left out where prompts differ in length, stand in a list, or have an "
+                f"intervention each. Got {edit!r}. "
+                "Pass prompts of one length as one array, or give one intervention a prompt."
             )
 
 
-def _of_batch(per_prompt: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Sequence[tuple[Edit, ...]]:
-    """The edits of every cell for one batch; where each prompt has its own, each on its own row."""
-    if len(per_prompt) == 1:
-        return per_prompt[0]
-    own = zip(*(per_prompt[example] for example in batch.examples), strict=True)
-    return [tuple(replace(edit, batch=(row,)) for row, edits in enumerate(cell) for edit in edits) for cell in own]
+def _by_row(per_prompt: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Iterator[list[tuple[Edit, ...]]]:
+    """For each cell of a batch its edits, each as the edits of all rows, which differ where each prompt has its own."""
+    of_rows = [per_prompt[example if len(per_prompt) > 1 else 0] for example in batch.examples]
+    for cell in zip(*of_rows, strict=True):
+        yield list(zip(*cell, strict=True))

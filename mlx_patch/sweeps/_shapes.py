@@ -46,11 +46,9 @@ class Shapes:
         Raises:
             SelectionError: The sites have no such axis, or differ.
         """
-        sites = tuple(site for name in names for site in self._sites(name, layers))
-        for site in sites:
-            _refuse_without(axis, site)
-        self.learn(sites)
-        found = {self._known[site][0][site.axes.index("head") if axis == "head" else -1] for site in sites}
+        for site in self._all(names, layers):
+            _refuse_unknown_axes(axis, site)
+        found = self.sizes(axis, names, layers)
         if len(found) > 1:
             raise SelectionError(
                 f"`{axis}s` must be given where sites or layers differ in how many they have: {listed(sorted(found))}. "
@@ -58,18 +56,44 @@ class Shapes:
             )
         return found.pop()
 
+    def sizes(self, axis: str, names: Sequence[str], layers: Sequence[int] | None) -> set[int]:
+        """How many heads, or entries of the last axis, there are at some sites and layers: each number once.
+
+        Raises:
+            SelectionError: The sites have no such axis.
+        """
+        sites = self._all(names, layers)
+        for site in sites:
+            _refuse_without(axis, site)
+        self.learn(sites)
+        return {self._shape(site)[site.axes.index("head") if axis == "head" else -1] for site in sites}
+
+    def _shape(self, site: Site) -> tuple[int, ...]:
+        if not site.is_raw:
+            return self._known[site][0]
+        return run(self.layout, self.tokens[:1, :1], sites=(site,)).activations[site].shape
+
+    def _all(self, names: Sequence[str], layers: Sequence[int] | None) -> tuple[Site, ...]:
+        return tuple(site for name in names for site in self._sites(name, layers))
+
     def _sites(self, name: str, layers: Sequence[int] | None) -> tuple[Site, ...]:
         if name in SITES:
             return self.layout.select(name, None if layers is None else tuple(layers))
         return (Site.parse(name),)
 
 
-def _refuse_without(axis: str, site: Site) -> None:
+def _refuse_unknown_axes(axis: str, site: Site) -> None:
     if site.is_raw:
         raise SelectionError(
             f"`{axis}s` must be given at {site}, of which nobody knows the axes. Got None. Write {axis}s=[0, 1], say."
         )
-    if ("head" not in site.axes) if axis == "head" else (site.axes[-1] == "key_pos"):
-        raise SelectionError(
-            f"`over` must not have {axis!r} at {site}, whose axes are: {listed(site.axes)}. Leave it out."
-        )
+
+
+def _refuse_without(axis: str, site: Site) -> None:
+    if site.is_raw:
+        lacks = axis == "head"
+    else:
+        lacks = ("head" not in site.axes) if axis == "head" else (site.axes[-1] == "key_pos")
+    if lacks:
+        has = listed(site.axes) or "batch, pos, ..."
+        raise SelectionError(f"`over` must not have {axis!r} at {site}, whose axes are: {has}. Leave it out.")

@@ -12,7 +12,7 @@ from mlx_patch.engine import Snapshot
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import GenerateMatches, Metric
-from mlx_patch.model import HookedModel, run
+from mlx_patch.model import HookedModel, refuse_unlearned, run
 from mlx_patch.sweeps._planned import Plan
 
 
@@ -38,6 +38,7 @@ def spoken(
         PatchError: As `run` says.
     """
     refuse_silence(model, metric)
+    refuse_unlearned(model.layout, tokens.shape[1] + metric.max_tokens - 1)
     new = tokens if past is None else tokens[:, past.length :]
     held = make_prompt_cache(model.model) if past is None else _going_on(past)
     logits = run(model.layout, new, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,16 @@ def about_result(result: SweepResult) -> dict[str, Any]:
 
 
 def arrays_of(result: SweepResult, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a result by name."""
-    return {f"{prefix}values": result.values, f"{prefix}baseline": result.baseline}
+    """The arrays of a result by name; what was run only where NaN does not tell it."""
+    arrays = {f"{prefix}values": result.values, f"{prefix}baseline": result.baseline}
+    if not _nan_is_what_was_not_run(result):
+        arrays[f"{prefix}run_mask"] = result.run_mask
+    return arrays
+
+
+def _nan_is_what_was_not_run(result: SweepResult) -> bool:
+    """Whether a result without a mask would be taken for the same."""
+    return np.array_equal(replace(result, run_mask=None).run_mask, result.run_mask)
 
 
 def result_of(
@@ -77,7 +85,8 @@ def result_of(
         coords = {name: tupled(labels) for name, labels in own["coords"].items()}
         plan = None if own["plan"] is None else StoredPlan(**own["plan"])
         values, baseline = arrays[f"{prefix}values"], arrays[f"{prefix}baseline"]
-        return SweepResult(values, tupled(own["axes"]), coords, baseline, own["provenance"], plan)
+        mask = arrays.get(f"{prefix}run_mask")
+        return SweepResult(values, tupled(own["axes"]), coords, baseline, own["provenance"], plan, run_mask=mask)
     except (PatchError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"`path` must be a file that {written_by} wrote. Got {path}, where not all fits: {error}."
@@ -89,6 +98,8 @@ def result_as_json(result: SweepResult, path: str | os.PathLike[str] | None) -> 
     about = about_result(result)
     about["plan"] = about["plan"] and about["plan"]["values"]
     whole = {"format": _JSON_FORMAT, "complete": result.complete, "seconds": result.seconds, **about}
+    if not result.complete:
+        whole["run_mask"] = result.run_mask.tolist()
     text = as_json({**whole, "baseline": result.baseline, "values": result.values})
     if path is not None:
         with written_whole(path) as beside:

@@ -17,7 +17,7 @@ def check_sources(layout: Layout, cells: Sequence[Sequence[Cell]]) -> None:
         ValueRefusedError: A source holds NaN, or the intervention means nothing at one of the sites.
     """
     used: dict[int, tuple[Intervention, dict[Site, None]]] = {}
-    for edit in (edit for own in cells for cell in own for edit in cell.edits):
+    for edit in (edit for of_batch in cells for cell in of_batch for whole in cell.edits for edit in whole.parts):
         _, sites = used.setdefault(id(edit.intervention), (edit.intervention, {}))
         sites.update(dict.fromkeys(places_of(layout, edit)))
     for intervention, sites in used.values():

@@ -43,12 +43,14 @@ class PairSummary:
         cells: How many cells there are.
         missing: How many of them were not run both ways.
         rows: Those that are one or the other.
+        nan: How many were run and have no number: they overflowed, or no example has a gap.
     """
 
     threshold: float
     cells: int
     missing: int
     rows: tuple[PairRow, ...]
+    nan: int = 0
 
     def of(self, verdict: str) -> tuple[PairRow, ...]:
         """The rows with a verdict."""
@@ -57,7 +59,8 @@ class PairSummary:
     @override
     def __str__(self) -> str:
         missing = f", {self.missing} not run" if self.missing else ""
-        lines = [f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells{missing}"]
+        nan = f", {self.nan} NaN" if self.nan else ""
+        lines = [f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells{missing}{nan}"]
         for verdict in VERDICTS:
             rows = self.of(verdict)
             lines += [f"{verdict}: {len(rows)}", *[_line(row) for row in rows[:_SHOWN]]]
@@ -83,18 +86,20 @@ def is_necessary(noising: np.ndarray, threshold: float) -> np.ndarray:
 def summary_of(
     denoising: np.ndarray,
     noising: np.ndarray,
+    cells_run: np.ndarray,
     axes: Sequence[str],
     coords: Mapping[str, tuple[Any, ...]],
     threshold: float,
 ) -> PairSummary:
-    """The cells by verdict, from means over examples. Shape of both: `(*axes)`."""
+    """The cells by verdict, from means over examples and which cells were run both ways. Shape of each: `(*axes)`."""
     sufficient, necessary = is_sufficient(denoising, threshold), is_necessary(noising, threshold)
     rows = []
     for place in map(tuple, np.argwhere(sufficient | necessary)):
         verdict = VERDICTS[0 if sufficient[place] and necessary[place] else 1 if sufficient[place] else 2]
         rows.append(PairRow(cell_at(place, axes, coords), float(denoising[place]), float(noising[place]), verdict))
-    missing = int(np.count_nonzero(np.isnan(denoising) | np.isnan(noising)))
-    return PairSummary(threshold, denoising.size, missing, tuple(sorted(rows, key=_rank)))
+    no_number = cells_run & (np.isnan(denoising) | np.isnan(noising))
+    missing, nan = int(np.count_nonzero(~cells_run)), int(np.count_nonzero(no_number))
+    return PairSummary(threshold, denoising.size, missing, tuple(sorted(rows, key=_rank)), nan)
 
 
 def _rank(row: PairRow) -> tuple[int, float]:

@@ -70,10 +70,12 @@ def _joined(result: SweepResult, written: SweepResult | None, given: Sequence[Me
         (*result.values.shape[: len(result.over)], len(names), result.values.shape[-1]), np.nan, np.float32
     )
     baseline = np.full((len(names), values.shape[-1]), np.nan, np.float32)
+    mask = np.zeros(values.shape, bool)
     for part in (result, *(() if written is None else (written,))):
         own = [name for name in names if (name in said) == (part is written)]
         at = [names.index(name) for name in own]
         values[..., at, :] = part.values.reshape(*values.shape[:-2], len(own), -1)
+        mask[..., at, :] = part.run_mask.reshape(*values.shape[:-2], len(own), -1)
         baseline[at] = part.baseline.reshape(len(own), -1)
     parts = [part for part in (result, written) if part is not None]
     provenance = {
@@ -89,6 +91,7 @@ def _joined(result: SweepResult, written: SweepResult | None, given: Sequence[Me
     return replace(
         result,
         values=values,
+        run_mask=mask,
         baseline=baseline,
         axes=(*result.over, "metric", "example"),
         coords={**coords, "metric": names},

@@ -205,7 +205,10 @@ def test_law_7_patterns_over_what_the_cache_gives_back_make_z(kind):
         if isinstance(values, tuple):
             values = mx.dequantize(*values, group_size=held[layer].group_size, bits=held[layer].bits)
         pattern, z = own["pattern", layer], own["z", layer]
-        assert values.shape[2] == pattern.shape[-1]
+        assert pattern.shape[-1] == HELD + REST.shape[1]  # of all positions, those that are gone too
+        gone = pattern.shape[-1] - values.shape[2]
+        assert not pattern[..., :gone].any().item()
+        pattern = pattern[..., gone:]
         by_query_head = mx.repeat(values, z.shape[2] // values.shape[1], axis=1)
         assert deviation((pattern @ by_query_head).swapaxes(1, 2), z) <= 2 * here.scale.close, layer
 

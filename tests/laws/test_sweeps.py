@@ -12,7 +12,7 @@ from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import _last_block, _passes, _sweep
-from mlx_patch.sweeps._law import _spread
+from mlx_patch.sweeps._law_cells import spread
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
 
@@ -200,7 +200,7 @@ def test_it_is_a_law_like_the_others(tiny):
 
 
 def test_some_of_many_are_picked_with_both_ends():
-    assert _spread(range(30), 5) == [0, 7, 14, 21, 29]
-    assert _spread(range(3), 5) == [0, 1, 2]
-    assert _spread((4,), 5) == [4]
-    assert _spread((), 5) == []
+    assert spread(range(30), 5) == [0, 7, 14, 21, 29]
+    assert spread(range(3), 5) == [0, 1, 2]
+    assert spread((4,), 5) == [4]
+    assert spread((), 5) == []

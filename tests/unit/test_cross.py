@@ -1,6 +1,7 @@
 """Patching across models: against runs written by hand, known maps, and what does not fit."""
 
 import copy
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -314,9 +315,9 @@ def test_a_proportional_map_is_exact_where_a_quotient_rounds():
 
 def test_two_by_twos_that_are_none_are_refused(pair):
     base, other = pair
-    with pytest.raises(KindError, match=r"must replace resid_post. Got Replace\(.* at mlp_out. Leave `at`"):
+    with pytest.raises(KindError, match=r"must replace resid_post, .* Got Replace\(.* at mlp_out. Write mp.Replace"):
         mp.two_by_two(base, other, TOKENS, METRIC, at="mlp_out")
-    with pytest.raises(KindError, match=r"must replace resid_post. Got Interpolate\("):
+    with pytest.raises(KindError, match=r"must replace resid_post, .* Got Interpolate\("):
         mp.two_by_two(base, other, TOKENS, METRIC, alpha=0.5)
     run = {"other_tokens": LONGER, "alignment": mp.align(TOKENS, LONGER)}
     with pytest.raises(ValueRefusedError, match=r"`positions` must be None with an alignment. Got \[0\]"):
@@ -325,6 +326,75 @@ def test_two_by_twos_that_are_none_are_refused(pair):
     into_other = mp.cross_patch(other, base, TOKENS, metric=LogProb(4))
     with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(3\), as `into_base`. Got log_prob\(4\)"):
         mp.TwoByTwo.of(into_base, into_other)
+
+
+def patched(model, intervention, **more):
+    chosen = {"at": "resid_post", "over": "layer", "metric": METRIC, **more}
+    return mp.sweep(model, TOKENS, intervention, **chosen)
+
+
+class Doubling(mp.Replace):
+    """It is written as a Replace, and is none."""
+
+    def __call__(self, own, where):
+        return 2.0 * super().__call__(own, where)
+
+
+def as_replaces(base, cache):
+    """What begins with `Replace(` where it is written, and hands over something else than a run's whole state."""
+    yield patched(base, mp.Replace(cache) | mp.Scale(0.0))
+    yield patched(base, Doubling(cache))
+    yield patched(base, mp.Replace(mx.zeros((base.d_model,))))
+    yield patched(base, mp.Replace(cache), neurons=[0, 1])
+    yield patched(base, mp.Replace(cache), layers=[(0, 1), 2])
+    yield patched(base, mp.Replace(cache), over=("layer", "neuron"), neurons=[3]).sel(neuron=3)
+    yield patched(base, mp.Replace(cache), at=["resid_post", "mlp_out"], over=("site", "layer")).sel(site="mlp_out")
+    yield mp.cross_patch(base, cache, TOKENS, metric=METRIC, layer_map=mp.LayerMap(((0, 0), (1, 0), (2, 2))))
+
+
+def test_a_two_by_two_goes_by_what_the_sweeps_did_and_not_by_how_it_is_written(pair):
+    base, other = pair
+    (_, theirs), (_, ours) = (model.run_with_cache(TOKENS, ("resid_post", "mlp_out")) for model in (other, base))
+    into_other = patched(other, mp.Replace(ours))
+    whole = mp.two_by_two(base, other, TOKENS, METRIC).cells
+    np.testing.assert_array_equal(mp.TwoByTwo.of(patched(base, mp.Replace(theirs)), into_other).cells, whole)
+    for result in as_replaces(base, theirs):
+        assert result.provenance["intervention"].startswith("Replace(")
+        with pytest.raises(KindError, match=r"and do nothing else\. Got Replace"):
+            mp.TwoByTwo.of(result, into_other)
+
+
+def test_what_was_patched_in_is_data_in_files_too(pair, tmp_path):
+    base, other = pair
+    (_, theirs), (_, ours) = (model.run_with_cache(TOKENS) for model in (other, base))
+    result, into_other = patched(base, mp.Replace(theirs)), patched(other, mp.Replace(ours))
+    result.save(tmp_path / "a.npz")
+    again = mp.SweepResult.load(tmp_path / "a.npz")
+    assert again.provenance["sources"] == [{"model": other.identity, "tokens": TOKENS.tolist()}]
+    mp.TwoByTwo.of(again, into_other)
+    for sources in (None, [], "Replace(", [{"model": "llama", "tokens": []}]):
+        with pytest.raises(KindError, match="and do nothing else"):
+            mp.TwoByTwo.of(replace(again, provenance={**again.provenance, "sources": sources}), into_other)
+
+
+def test_a_two_by_two_is_of_two_models_patched_into_each_other(pair):
+    base, other = pair
+    (_, theirs), (_, ours) = (model.run_with_cache(TOKENS) for model in (other, base))
+    into_base, into_other = patched(base, mp.Replace(theirs)), patched(other, mp.Replace(ours))
+    elsewhere = other.run_with_cache(mx.array([[1, 2, 3, 4, 5]]))[1]
+    with pytest.raises(ValueRefusedError, match="`into_base` must be patched from the prompt of `into_other`"):
+        mp.TwoByTwo.of(patched(base, mp.Replace(elsewhere)), into_other)
+    stranger = other_llama(rope_theta=20000.0).run_with_cache(TOKENS)[1]
+    with pytest.raises(ValueRefusedError, match=r"`into_other` must be patched from the model of `into_base`.*config"):
+        mp.TwoByTwo.of(into_base, patched(other, mp.Replace(stranger)))
+    prompts = [[11, 48, 85, 26, 63], [1, 2, 3]]
+    sweeps = [
+        mp.sweep(
+            a, prompts, [mp.Replace(b.run_with_cache(mx.array([p]))[1]) for p in prompts], "resid_post", metric=METRIC
+        )
+        for a, b in (pair, pair[::-1])
+    ]
+    assert mp.TwoByTwo.of(*sweeps).cells.shape == (3, 2, 2, 2)
 
 
 def test_a_two_by_two_of_one_of_several_metrics_says_which(pair):

@@ -4,7 +4,14 @@ import re
 import pytest
 
 from mlx_patch import errors
-from mlx_patch.errors import DegenerateGapWarning, PatchError, UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import (
+    DegenerateGapWarning,
+    PatchError,
+    UncachedWarning,
+    UnknownNameError,
+    did_you_mean,
+    listed,
+)
 
 OURS = [value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == "mlx_patch.errors"]
 CLASSES = [value for value in OURS if not issubclass(value, Warning)]
@@ -30,7 +37,7 @@ def test_the_tree_lists_nothing_that_is_not_there():
 
 def test_warnings_are_named_in_the_docstring_and_are_those_that_python_shows():
     warnings = set(OURS) - set(CLASSES)
-    assert warnings == {DegenerateGapWarning}
+    assert warnings == {DegenerateGapWarning, UncachedWarning}
     assert all(issubclass(cls, UserWarning) and f"`{cls.__name__}`" in (errors.__doc__ or "") for cls in warnings)
 
 

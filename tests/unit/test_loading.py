@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub.constants
 import mlx.core as mx
@@ -154,3 +155,21 @@ def test_a_config_that_makes_no_adapter_is_told(folder, adapter, config, said):
     (adapter / "adapter_config.json").write_text(config)
     with pytest.raises(FileError, match=rf"`adapter_path` must hold an adapter of this model\. Got .*{said}"):
         HookedModel.load(folder, adapter_path=adapter)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_loaded_model_first_runs_in_any_thread(folder, tiny, tokens, lazy):
+    model = HookedModel.load(folder, lazy=lazy)
+    with ThreadPoolExecutor(3) as pool:
+        several = [future.result() for future in [pool.submit(model.run, tokens) for _ in range(6)]]
+    assert all(mx.array_equal(logits, tiny().run(tokens)).item() for logits in several)
+
+
+@pytest.mark.parametrize("name", ["minicpm3", "gemma3n", "gemma4_text", "nanochat", "talkie", "deepseek_v3", "hunyuan"])
+def test_a_wrapped_model_whose_parameters_are_there_first_runs_in_any_thread(tokens, name):
+    raw = tiny_model(name)
+    mx.eval(raw.parameters())
+    model = HookedModel(raw)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(model.run, tokens).result()
+    assert mx.array_equal(elsewhere, model.run(tokens)).item()

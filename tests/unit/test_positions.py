@@ -2,6 +2,11 @@
 
 import mlx.core as mx
 import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from mlx_patch import ActivationStore, Alignment, Apply, HookedModel, Replace, Scale, align, pos, sweep
 from mlx_patch.errors import FileError, KindError, SelectionError, TokenError, ValueRefusedError
@@ -52,6 +57,29 @@ def test_a_text_is_all_its_tokens_and_its_end_the_last(embedded):
     assert pos.text(" Mary", nth=0).resolve(ids, embedded.tokenizer) == tuple(range(begin, begin + len(name)))
     assert pos.text(" Mary", nth=0).final.resolve(ids, embedded.tokenizer) == (begin + len(name) - 1,)
     assert pos.text(" Mary", nth=0).first.resolve(ids, embedded.tokenizer) == (begin,)
+
+
+WORDS = ["unknown", "Bartholomew", "met", "Bart", "Mary"]
+
+
+def words():
+    """A tokenizer of a few whole words."""
+    whole = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="unknown"))
+    whole.pre_tokenizer = WhitespaceSplit()
+    return TokenizerWrapper(PreTrainedTokenizerFast(tokenizer_object=whole, eos_token="unknown"))
+
+
+def test_a_longer_word_is_no_hindrance_to_the_match_that_is_named():
+    tokenizer, ids = words(), [1, 2, 3, 2, 3]
+    assert pos.text("Bart", nth=-1).resolve(ids, tokenizer) == (4,)
+    assert pos.text("Bart", nth=1).resolve(ids, tokenizer) == (2,)
+    assert pos.text("Bart", nth=-2).first.resolve(ids, tokenizer) == (2,)
+
+
+@pytest.mark.parametrize("nth", [0, -3, "all"])
+def test_a_match_that_is_a_part_of_a_word_is_refused_where_it_is_named(nth):
+    with pytest.raises(SelectionError, match=r"position 0 has a part: 'Bartholomew'.*which match is meant: nth=-1"):
+        pos.text("Bart", nth=nth).resolve([1, 2, 3, 2, 3], words())
 
 
 def test_one_of_several_is_said_or_all():

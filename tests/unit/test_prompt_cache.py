@@ -3,11 +3,19 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_lm.models.cache import BatchKVCache, QuantizedKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    BatchKVCache,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
-from mlx_patch import Ablate, Replace, Scale
-from mlx_patch.engine import arrays_of, offset_of
-from mlx_patch.errors import EditNotUsedError, KindError, SelectionError
+from mlx_patch import Ablate, HookedModel, Replace, Scale
+from mlx_patch.engine import arrays_of, offset_of, refuse_misfit
+from mlx_patch.errors import EditNotUsedError, KindError, PatchError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch.testing import ZOO, tiny_model
 
 ROUNDING = 16 * float(mx.finfo(mx.float32).eps)  # of the largest entry: sums over a cache run in another order
 
@@ -159,6 +167,119 @@ def test_keys_over_a_quantised_cache_can_be_edited(model, tokens):
     got = model.run(tokens, [edit], prompt_cache=quantised(8))
     assert close(got, model.run(tokens, [edit]), 0.05)  # 8 bits keep two digits
     assert not close(got, model.run(tokens), 0.05)
+
+
+def filled(model, tokens=5, rows=1):
+    """A prompt cache that a model has written into, without mlx_patch."""
+    caches = make_prompt_cache(model.model)
+    model.model(mx.ones((rows, tokens), mx.int32), cache=caches)
+    mx.eval(arrays_of(caches))
+    return caches
+
+
+def uneven(model):
+    caches = filled(model)
+    caches[1].trim(2)
+    return caches
+
+
+def empty_in_the_middle(model):
+    return [*filled(model)[:2], KVCache()]
+
+
+MISFITS = {
+    "too few entries": (
+        lambda m, o: make_prompt_cache(m.model)[:-1],
+        ValueRefusedError,
+        r"the 3 entries .* Got 2\. Make",
+    ),
+    "too many entries": (lambda m, o: [*filled(m), KVCache()], ValueRefusedError, r"the 3 entries of .* Got 4\."),
+    "another model's": (
+        lambda m, o: filled(o),
+        ShapeError,
+        r"\(batch, \.\.\., 2, 32\)\. Got .*entry 0\. It is another",
+    ),
+    "more rows": (lambda m, o: filled(m, rows=2), ShapeError, r"as many rows as `tokens`, 1\. Got 2\."),
+    "states": (lambda m, o: [ArraysCache(2) for _ in range(3)], KindError, r"Got ArraysCache for KVCache in entry 0"),
+    "one cache thrice": (lambda m, o: [KVCache()] * 3, ValueRefusedError, r"of its own for each layer\. Got one twice"),
+    "a cache and no list": (
+        lambda m, o: KVCache(),
+        KindError,
+        r"`prompt_cache` must be a list of mlx_lm's caches\. Got KVCache\.",
+    ),
+    "no caches": (lambda m, o: [None] * 3, KindError, r"list of mlx_lm's caches\. Got a list with NoneType\."),
+    "a layer that was trimmed": (lambda m, o: uneven(m), ValueRefusedError, r"Got 5 in entry 0 and 3 in entry 1\."),
+    "an empty layer": (lambda m, o: empty_in_the_middle(m), ValueRefusedError, r"Got 5 in entry 1 and 0 in entry 2"),
+}
+
+WAYS = {
+    "run": lambda model, tokens, cache: model.run(tokens, prompt_cache=cache),
+    "run_with_cache": lambda model, tokens, cache: model.run_with_cache(tokens, "resid_post.0", prompt_cache=cache),
+    "run_with_hooks": lambda model, tokens, cache: model.run_with_hooks(
+        tokens, [("mlp_out.0", lambda activation, site: activation)], prompt_cache=cache
+    ),
+    "generate": lambda model, tokens, cache: model.generate(tokens, max_tokens=1, prompt_cache=cache),
+    "stream": lambda model, tokens, cache: model.stream(tokens, max_tokens=1, prompt_cache=cache),
+    "generate_with_cache": lambda model, tokens, cache: model.generate_with_cache(
+        tokens, max_tokens=1, prompt_cache=cache
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("what", MISFITS)
+def test_a_prompt_cache_that_does_not_fit_is_refused(tiny, tokens, word_tokenizer, what, way, monkeypatch):
+    model = HookedModel(tiny("llama").model, word_tokenizer)
+    make, error, message = MISFITS[what]
+    cache = make(model, wider_keys())
+    before = state(cache if isinstance(cache, list) and what != "no caches" else [])
+    monkeypatch.setattr(mx, "eval", None)  # nothing is computed
+    with pytest.raises(error, match=message) as caught:
+        WAYS[way](model, tokens, cache)
+    assert isinstance(caught.value, PatchError)
+    monkeypatch.undo()
+    assert equal(before, state(cache if before else []))
+
+
+def wider_keys():
+    """A model of as many layers whose keys and values have other widths."""
+    return HookedModel(tiny_model("gpt2"))
+
+
+def test_a_batch_that_is_not_the_caches_is_refused(model, tokens, held):
+    with pytest.raises(ShapeError, match=r"`prompt_cache` must hold as many rows as `tokens`, 2\. Got 1\. Run the pr"):
+        model.run(mx.concatenate([tokens, tokens]), prompt_cache=held)
+
+
+def test_kinds_of_caches_of_keys_stand_for_each_other(model, tokens, held):
+    plain = model.run(tokens)
+    for caches in ([RotatingKVCache(64, keep=4) for _ in range(3)], [QuantizedKVCache(32, 8) for _ in range(3)]):
+        model.run(tokens[:, :5], prompt_cache=caches)
+        assert close(model.run(tokens[:, 5:], prompt_cache=caches), plain[:, 5:], 0.1)
+    quantised = [cache.to_quantized(32, 4) for cache in held]
+    assert model.run(tokens[:, 5:], prompt_cache=quantised).shape == (1, 3, 96)
+
+
+def test_a_fit_is_seen_without_the_edits_under_way(model, tokens, held):
+    met = []
+    edit = Scale(1.0).at("mlp_out", layer=0)
+    with model.editing(edit):
+        model.run_with_hooks(tokens[:, 5:], [("mlp_out.0", lambda a, site: met.append(a.shape))], prompt_cache=held)
+    assert met == [(1, 3, 64)]
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("bitnet", "olmo")])
+def test_what_a_model_has_written_fits_it(name):
+    """Of every architecture: in a batch, after one token and after more than a window."""
+    model = HookedModel(tiny_model(name))
+    for rows, tokens in ((1, 1), (2, 13)):
+        caches = make_prompt_cache(model.model)
+        model.run(mx.ones((rows, tokens), mx.int32), prompt_cache=caches)
+        refuse_misfit(model.model, caches, rows)
+        with pytest.raises(ShapeError, match="as many rows"):
+            refuse_misfit(model.model, caches, rows + 1)
+        with pytest.raises(ValueRefusedError, match="entries of this model's"):
+            refuse_misfit(model.model, caches[:-1], rows)
 
 
 def test_the_offset_of_no_cache_is_0():

@@ -14,7 +14,7 @@ from mlx_patch.errors import (
     TokenError,
     ValueRefusedError,
 )
-from mlx_patch.interventions import Edit
+from mlx_patch.interventions import Edit, prompt_edits
 from mlx_patch.model import _each
 from mlx_patch.model._each import prompts_of
 
@@ -244,5 +244,6 @@ def test_an_edit_of_the_whole_batch_would_show(tiny, monkeypatch):
 
 def test_an_edit_of_rows_says_what_it_does():
     edit = Scale(0.5).at("embed")
-    assert repr(_each._OfRows(edit, (0, 1))) == repr(edit)
-    assert isinstance(edit, Edit)
+    joined = prompt_edits([edit], [(0, 1)], size=2)
+    assert repr(joined) == repr(edit)
+    assert isinstance(joined, Edit)

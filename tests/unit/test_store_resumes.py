@@ -14,7 +14,7 @@ import pytest
 
 from mlx_patch import ActivationStore, Add, Apply, HookedModel, Scale
 from mlx_patch.errors import FileError, KindError
-from mlx_patch.store import _capture, _identity, _shards
+from mlx_patch.store import _capture, _identity, _index, _shards
 from mlx_patch.testing import tiny_model
 
 PROMPTS = [[(7 * n + 3 * p * p) % 95 + 1 for p in range(1 + (5 * n) % 7)] for n in range(17)]
@@ -79,8 +79,7 @@ def test_a_shard_that_is_not_in_the_index_is_made_again(tiny, tmp_path, folder):
     """As it is when a process was killed between the two."""
     index = json.loads((folder / "index.json").read_text())
     whole = contents(folder)
-    index["shards"], index["complete"] = index["shards"][:2], False
-    (folder / "index.json").write_text(json.dumps(index))
+    rewrite(folder, shards=index["shards"][:2], complete=False)
     (folder / "shard-00002.safetensors").write_bytes(b"half of")
     (folder / ".partial-shard-00002.safetensors-abc.safetensors").write_bytes(b"half")
     (folder / ".partial-index.json-abc.json").write_bytes(b"half")
@@ -252,13 +251,13 @@ def test_a_shard_of_another_store_is_refused(tiny, tmp_path, folder):
 def rewrite(folder, **changes):
     index = json.loads((folder / "index.json").read_text())
     index.update(changes)
-    (folder / "index.json").write_text(json.dumps(index))
+    del index["checksum"]
+    (folder / "index.json").write_text(json.dumps({**index, "checksum": _index._checksum(index)}))
 
 
 def edited(folder, name, value):
     index = json.loads((folder / "index.json").read_text())
-    for one in index["sites"]:
-        one[name] = value
+    index["sites"][0][name] = value
     rewrite(folder, sites=index["sites"])
 
 
@@ -311,13 +310,13 @@ def test_a_file_that_is_no_safetensors_is_refused(folder):
         ("[]", r"whose index\.json is of another kind"),
         ('{"format": "mlx_patch.Other/1"}', r"whose index\.json is of another kind"),
         (
-            '{"format": "mlx_patch.ActivationStore/2"}',
-            r"`path` must be of version 1 of its format\. Got .*, of version 2\.",
+            '{"format": "mlx_patch.ActivationStore/3"}',
+            r"`path` must be of version 2 of its format\. Got .*, of version 3\.",
         ),
-        ('{"format": "mlx_patch.ActivationStore/1"}', r"whose index\.json does not fit: .*sites"),
+        ('{"format": "mlx_patch.ActivationStore/2"}', r"whose index\.json does not fit: .*sites"),
         (
-            '{"format": "mlx_patch.ActivationStore/1", "sites": [{"site": "z.1", "shape": [4], "dtype": "mean"}], '
-            '"shards": [], "identity": {}, "model": {}, "n_layers": 2}',
+            '{"format": "mlx_patch.ActivationStore/2", "sites": '
+            '[{"site": "hook_embed", "shape": [4], "dtype": "mean"}], "shards": [], "identity": {}, "model": {}, "n_layers": 2}',
             r"does not fit: 'mean' is no dtype",
         ),
     ],
@@ -345,7 +344,7 @@ CAPTURE = """
 import sys, time
 import mlx.core as mx
 import mlx_patch as mp
-from mlx_patch.store import _shards
+from mlx_patch.store import _capture, _identity, _index, _shards
 from mlx_patch.testing import tiny_model
 
 save, crc = mx.save_safetensors, _shards.crc_of

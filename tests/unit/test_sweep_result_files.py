@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import zipfile
 from dataclasses import dataclass, replace
@@ -244,3 +245,33 @@ def test_a_package_that_is_missing_is_named_with_its_extra(result, monkeypatch, 
     message = rf'`{method}` must have {package} .* Install the extra: pip install "mlx-patch\[{package}\]"\.'
     with pytest.raises(MissingExtraError, match=message):
         getattr(result, method)()
+
+
+def test_a_member_that_is_there_twice_is_refused(saved):
+    with zipfile.ZipFile(saved, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("values.npy", npy(np.zeros((2, 2), dtype=np.float32)))
+    with pytest.raises(FileError, match=rf"Got {saved}, which is damaged .*two members have one name"):
+        SweepResult.load(saved)
+
+
+def test_a_description_that_names_a_thing_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.npz"
+    write(path, about_json='{"format": "mlx_patch.SweepResult/1", "axes": ["layer"], "axes": ["pos"]}')
+    with pytest.raises(FileError, match=rf"Got {path}, .*it names 'axes' twice"):
+        SweepResult.load(path)
+
+
+def test_an_array_that_says_it_is_huge_is_refused(saved):
+    content = npy(np.zeros((4,), dtype=np.float32)).replace(b"(4,), }            ", b"(400000000000000,), }")
+    with zipfile.ZipFile(saved) as archive:
+        about = archive.read("about.json")
+    write(saved, about_json=about, values_npy=content, baseline_npy=npy(np.zeros(1)))
+    with pytest.raises(FileError, match=rf"Got {saved}, which is damaged"):
+        SweepResult.load(saved)
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in (tmp_path / "pipe.npz", "/dev/zero"):
+        with pytest.raises(FileError, match=rf"Got {name}, which .* is no regular file"):
+            SweepResult.load(name)

@@ -124,6 +124,23 @@ REFUSALS = [
     (SelectionError, r"`layers` must choose something\. Got slice\(9, None, None\)", {"layers": slice(9, None)}),
     (SelectionError, r"`head` must lie in -4 to 3\. Got 4\.", {"over": "head", "heads": [4]}),
     (SelectionError, r"`neuron` must lie in -32 to 31\. Got 32\.", {"over": "neuron", "neurons": [32]}),
+    (SelectionError, r"`heads` must not name anything twice\. Got \[-1, 3\]", {"over": "head", "heads": [-1, 3]}),
+    (SelectionError, r"`heads` must not name anything twice", {"over": "head", "heads": [(3, -1)]}),
+    (SelectionError, r"`heads` must not name anything twice", {"over": "head", "heads": [(0, -1), (3, 0)]}),
+    (SelectionError, r"`heads` must lie in -4 to 3\. Got -5\.", {"over": ("layer", "head"), "heads": [-5]}),
+    (SelectionError, r"`heads` must choose something\. Got \[\(\)\]", {"over": "head", "heads": [()]}),
+    (
+        SelectionError,
+        r"`heads` must not name anything twice\. Got \[-1, 1\]",  # of two KV heads; of four query heads they differ
+        {"over": ("site", "head"), "at": ["k", "z"], "heads": [-1, 1]},
+    ),
+    (SelectionError, r"`neurons` must not name anything twice", {"over": "neuron", "neurons": [-1, 31]}),
+    (
+        SelectionError,
+        r"`neurons` must not name anything twice",
+        {"over": "neuron", "at": "model.layers.0.mlp:output", "neurons": [0, -64]},
+    ),
+    (ValueRefusedError, r"`at` must name each site once", {"over": "site", "at": ["z.0", "blocks.0.attn.hook_z"]}),
     # cells
     (ValueRefusedError, r"`over` must name axes, or hold cells\. Got an empty list\.", {"over": []}),
     (KindError, r"`over` must hold names of axes, or cells: .* Got 'layer'\.", {"over": ["layer", {"layer": 1}]}),
@@ -169,6 +186,7 @@ RAGGED_REFUSALS = [
     (ValueRefusedError, r"`positions` must be given where prompts differ in length\. Got None", {"over": "pos"}),
     (SelectionError, r"`positions` must lie in -2 to 1\. Got 2\.", {"positions": [2]}),
     (SelectionError, r"`positions` must not name anything twice", {"positions": [0, -2]}),
+    (SelectionError, r"`positions` must not name anything twice", {"over": "pos", "positions": [-2, 1]}),
     (SelectionError, r"`pos` of prob.* must lie in -2 to 1", {"metric": Prob(1, pos=2)}),
     (ShapeError, r"one per example, 2\. Got 3 answers", {"metric": Prob([1, 2, 3])}),
     (ShapeError, r"must have the activation's shape", {"intervention": Replace(mx.zeros((1, 3, 4, 32)))}),
@@ -218,6 +236,16 @@ def test_sites_of_one_sweep_agree_in_heads(tiny, tokens):
     refused(
         SelectionError, r"differ in how many they have: 2, 4\.", tiny(), tokens, at=["z", "k"], over=("site", "head")
     )
+
+
+def test_heads_that_count_from_the_end_are_those_that_they_name(tiny, tokens):
+    model = tiny()
+    result = sweep(model, tokens, Ablate("zero"), "z", over=("layer", "head"), metric=DIFF, heads=[-1, (-2, 0)])
+    named = sweep(model, tokens, Ablate("zero"), "z", over=("layer", "head"), metric=DIFF, heads=[3, (2, 0)])
+    assert result.coords["head"] == (3, (2, 0))
+    assert (result.values == named.values).all()
+    both = sweep(model, tokens, Ablate("zero"), ["k", "z"], over=("site", "head"), metric=DIFF, heads=[-1], layers=0)
+    assert both.coords["head"] == (-1,)  # of another number of heads at each site
 
 
 def test_sites_that_no_layer_has_together_are_refused(tiny, tokens):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -230,3 +231,53 @@ def test_a_twin_shares_no_module_and_gives_the_same_numbers(tokens, name):
     assert not one & two
     assert equal(model(tokens), other(tokens))
     assert [path for path, _ in model.named_modules()] == [path for path, _ in other.named_modules()]
+
+
+def partial_adapter(folder, keep=("layers.2",), halves=("lora_a", "lora_b")):
+    """An adapter whose config names every layer and whose file has some."""
+    save("lora", tiny_model("llama"), folder)
+    held = mx.load(str(folder / "adapters.safetensors"))
+    kept = {n: a for n, a in held.items() if any(k in n for k in keep) and n.endswith(halves)}
+    mx.save_safetensors(str(folder / "adapters.safetensors"), kept)
+    return folder
+
+
+def test_layers_that_an_adapter_lacks_do_not_make_its_identity_random(tmp_path, tokens):
+    folder = partial_adapter(tmp_path / "partial")
+    base = HookedModel(tiny_model("llama"))
+    one, other = base.with_adapter(folder), base.with_adapter(folder)
+    assert equal(one.run(tokens), other.run(tokens))
+    assert one.identity == other.identity
+    assert checksum(one.model) == checksum(other.model)
+    by_mlx_lm = load_adapters(tiny_model("llama").update(base.model.parameters()), str(folder))
+    by_mlx_lm.eval()
+    assert model_identity(by_mlx_lm)["adapter"] == one.identity["adapter"]
+    assert checksum(by_mlx_lm) == checksum(one.model)
+    more = base.with_adapter(partial_adapter(tmp_path / "more", keep=("layers.1", "layers.2")))
+    assert more.identity["adapter"] != one.identity["adapter"]
+
+
+def test_a_half_that_multiplies_something_counts(tmp_path):
+    donor = HookedModel(tiny_model("llama")).with_adapter(save("lora", tiny_model("llama"), tmp_path / "lora"))
+    before, adapter = checksum(donor.model), donor.identity["adapter"]
+    tuned = donor.model.model.layers[1].self_attn.q_proj
+    tuned.lora_a = tuned.lora_a + 1.0
+    assert checksum(donor.model) != before
+    assert donor.identity["adapter"] != adapter
+
+
+def test_an_adapter_that_would_multiply_random_numbers_is_refused(tmp_path):
+    folder = partial_adapter(tmp_path / "halves", halves=("lora_b",))
+    with pytest.raises(FileError, match=r"holds no 'model\.layers\.2\.\S*lora_a' beside the 'lora_b' of that layer"):
+        HookedModel(tiny_model("llama")).with_adapter(folder)
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("lora", "float32"), ("dora", "4bit"), ("full", "bfloat16")])
+def test_an_adapted_model_first_runs_in_any_thread(tmp_path, tokens, kind, precision):
+    folder = save(kind, tiny_model("llama", precision), tmp_path / kind)
+    base = HookedModel(tiny_model("llama", precision))
+    mx.eval(base.model.parameters())
+    donor, second = base.with_adapter(folder), base.with_adapter(folder)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(donor.run, tokens).result()
+    assert equal(elsewhere, second.run(tokens))

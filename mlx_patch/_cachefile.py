@@ -1,0 +1,209 @@
+"""The file of an `ActivationCache`: what it must hold, and that it holds together."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_patch._safetensors import Malformed, bits_of, content_digest, opened, read_array, read_header, strict_json
+from mlx_patch.errors import FileError, PatchError, ValueRefusedError
+from mlx_patch.files import written_whole
+from mlx_patch.provenance import versions
+from mlx_patch.sites import Site
+
+_KIND, _VERSION = "mlx_patch.ActivationCache", "2"
+_FORMAT = f"{_KIND}/{_VERSION}"
+_MOST_TOKENS = 2**31
+_TOKENS, _CHECKSUM = "tokens", "checksum"
+_NAMES = {"format", "sites", "positions", "n_positions", "n_layers", "model", "versions", _CHECKSUM}
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a cache holds.
+
+    Attributes:
+        activations: Arrays by site.
+        tokens: The tokens of the run. Shape `(batch, pos)`; no row where the activations are of no prompt, but a mean.
+        positions: The absolute positions that the arrays hold.
+        n_positions: How many positions the whole prompt has.
+        model: The model's identity.
+        n_layers: How many blocks the model has; None where nobody knows.
+    """
+
+    activations: Mapping[Site, mx.array]
+    tokens: mx.array
+    positions: tuple[int, ...]
+    n_positions: int
+    model: Mapping[str, str]
+    n_layers: int | None
+
+
+def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
+    """Write a file that `read_cache` takes, whole or not at all.
+
+    Raises:
+        FileError: `path` cannot be written to, or does not end in `.safetensors`.
+        ValueRefusedError: The contents do not hold together, as `read_cache` would say.
+    """
+    if not str(path).endswith(".safetensors"):
+        raise FileError(f"`path` must end in '.safetensors'. Got {path}.")
+    try:
+        _check(contents)
+    except Malformed as error:
+        raise ValueRefusedError(f"The cache {error}, so that no file of it could be read again.") from error
+    arrays = {**{str(site): array for site, array in contents.activations.items()}, _TOKENS: contents.tokens}
+    about = _described(contents)
+    about[_CHECKSUM] = content_digest(about, arrays)
+    with written_whole(path) as beside:
+        mx.save_safetensors(str(beside), arrays, about)
+
+
+def read_cache(path: str | os.PathLike[str]) -> Contents:
+    """What a file holds, read whole and checked: by itself, against itself, and by its checksum.
+
+    Raises:
+        FileError: There is no such file, or it is none that `write_cache` wrote, or not as it was written.
+    """
+    try:
+        metadata, arrays = _read(path)
+        contents = _parsed(metadata, arrays)
+        _check(contents)
+        _refuse_other_checksum(metadata, arrays)
+    except OSError as error:
+        raise _refused(path, f": {error.strerror}. Check the path") from error
+    except (Malformed, PatchError) as error:
+        raise _refused(path, f", which {_as_clause(error)}. Capture it again") from error
+    return contents
+
+
+def _refused(path: str | os.PathLike[str], why: str) -> FileError:
+    return FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}{why}.")
+
+
+def _as_clause(error: Exception) -> str:
+    return str(error) if isinstance(error, Malformed) else f"is damaged: {error}".rstrip(".")
+
+
+def _described(contents: Contents) -> dict[str, str]:
+    return {
+        "format": _FORMAT,
+        "sites": json.dumps([str(site) for site in contents.activations]),
+        "positions": json.dumps(contents.positions),
+        "n_positions": json.dumps(contents.n_positions),
+        "n_layers": json.dumps(contents.n_layers),
+        "model": json.dumps(dict(contents.model)),
+        "versions": json.dumps(versions()),
+    }
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, mx.array]]:
+    with opened(path) as file:
+        header = read_header(file)
+        _refuse_other_kind(header.metadata.get("format", ""))
+        return header.metadata, {name: read_array(file, entry) for name, entry in header.entries.items()}
+
+
+def _refuse_other_kind(said: str) -> None:
+    kind, _, version = said.partition("/")
+    if kind != _KIND:
+        raise Malformed("is another kind")
+    if version != _VERSION:
+        raise Malformed(f"is of version {version} of the format, where this mlx_patch reads {_VERSION}")
+
+
+def _parsed(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> Contents:
+    if metadata.keys() != _NAMES:
+        raise Malformed(f"is damaged: {sorted(metadata.keys() ^ _NAMES)[0]!r} is missing, or should not be there")
+    about = {name: strict_json(metadata[name]) for name in _NAMES - {"format", _CHECKSUM}}
+    names = about["sites"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Malformed(f"is damaged: its sites are {names!r}")
+    if sorted([*names, _TOKENS]) != sorted(arrays):
+        raise Malformed(f"is damaged: it names {len(names)} sites, and its arrays are {', '.join(sorted(arrays))}")
+    if not isinstance(about["positions"], list):
+        raise Malformed(f"is damaged: its positions are {about['positions']!r}")
+    sites = {Site.parse(name): arrays[name] for name in names}
+    _refuse_other_spelling(names, list(sites))
+    _refuse_no_texts("model", about["model"])
+    _refuse_no_texts("versions", about["versions"])
+    positions = tuple(about["positions"])
+    return Contents(sites, arrays[_TOKENS], positions, about["n_positions"], about["model"], about["n_layers"])
+
+
+def _refuse_other_spelling(names: Sequence[str], sites: Sequence[Site]) -> None:
+    if [str(site) for site in sites] != list(names):
+        raise Malformed("is damaged: its sites are not named by their full names, each once")
+
+
+def _refuse_no_texts(name: str, given: Any) -> None:
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise Malformed(f"is damaged: its {name} is {given!r}")
+
+
+def _check(contents: Contents) -> None:
+    """Refuse what does not hold together.
+
+    Raises:
+        Malformed: It does not.
+    """
+    _check_counts(contents)
+    _check_tokens(contents)
+    _check_positions(contents)
+    for site, array in contents.activations.items():
+        _check_array(contents, site, array)
+
+
+def _check_counts(contents: Contents) -> None:
+    n, n_layers = contents.n_positions, contents.n_layers
+    if type(n) is not int or n < 1:
+        raise Malformed(f"does not fit together: it is of a prompt of {n!r} positions")
+    if n_layers is not None and (type(n_layers) is not int or n_layers < 1):
+        raise Malformed(f"does not fit together: it is of a model of {n_layers!r} layers")
+
+
+def _check_tokens(contents: Contents) -> None:
+    tokens, n = contents.tokens, contents.n_positions
+    if not mx.issubdtype(tokens.dtype, mx.integer) or tokens.ndim != 2 or not 1 <= tokens.shape[1] <= n:
+        raise Malformed(
+            f"does not fit together: its tokens are {tokens.dtype} of shape {tokens.shape}, for {n} positions"
+        )
+    ids = bits_of(tokens)
+    if not ((ids >= 0) & (ids < _MOST_TOKENS)).all():
+        raise Malformed("does not fit together: its tokens are not all token ids")
+
+
+def _check_positions(contents: Contents) -> None:
+    """A prompt cache may have held the first positions of the prompt; the others have tokens."""
+    held, n = contents.positions, contents.n_positions
+    first = n - contents.tokens.shape[1]
+    if any(type(pos) is not int or not first <= pos < n for pos in held) or not held:
+        raise Malformed(f"does not fit together: it holds the positions {list(held)!r} of {first} to {n - 1}")
+    if len(set(held)) < len(held):
+        raise Malformed(f"does not fit together: it holds a position twice: {list(held)}")
+
+
+def _check_array(contents: Contents, site: Site, array: mx.array) -> None:
+    if contents.n_layers is not None and (site.layer or 0) >= contents.n_layers:
+        raise Malformed(f"does not fit together: it holds {site} of a model of {contents.n_layers} layers")
+    if not site.axes:  # a raw path, whose axes are the module's own
+        return
+    if not mx.issubdtype(array.dtype, mx.floating):
+        raise Malformed(f"does not fit together: {site} is {array.dtype}")
+    sizes = dict(zip(site.axes, array.shape, strict=False))
+    rows = contents.tokens.shape[0] or 1  # a mean is of no prompt
+    row = sizes.get("pos", sizes.get("query_pos"))
+    if array.ndim != len(site.axes) or sizes["batch"] != rows or row != len(contents.positions) or 0 in array.shape:
+        raise Malformed(
+            f"does not fit together: {site} has shape {array.shape}, for {rows} prompts and "
+            f"{len(contents.positions)} positions with the axes {' '.join(site.axes)}"
+        )
+
+
+def _refuse_other_checksum(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> None:
+    about = {name: text for name, text in metadata.items() if name != _CHECKSUM}
+    if content_digest(about, arrays) != metadata[_CHECKSUM]:
+        raise Malformed("is not what was written: its checksum differs")

@@ -1,0 +1,44 @@
+"""Arrays of a model that are computed in the thread that made them, so that any other thread can read them.
+
+An array that is not yet evaluated belongs to the thread that made it: MLX evaluates it there or not at all. Models
+hold such arrays: what mlx_lm loads with `lazy=True`, what an adapter begins with, the frequencies of rotary embeddings.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_patch.provenance import parameters
+
+
+def evaluate(model: nn.Module) -> None:
+    """Compute every array that the model holds, its parameters among them."""
+    mx.eval(list(_arrays(model, set())))
+
+
+def evaluate_buffers(model: nn.Module) -> None:
+    """Compute the arrays beside the parameters, which themselves may be on the disk and larger than memory."""
+    known = {id(array) for array in parameters(model)}
+    mx.eval([array for array in _arrays(model, set()) if id(array) not in known])
+
+
+def _arrays(value: Any, seen: set[int]) -> Iterator[mx.array]:
+    """Every array that a value leads to, through containers, modules and the attributes of plain objects."""
+    if id(value) in seen or isinstance(value, type):
+        return
+    seen.add(id(value))
+    if isinstance(value, mx.array):
+        yield value
+    for part in _parts(value):
+        yield from _arrays(part, seen)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set):
+        yield from value
+    if isinstance(value, nn.Module) or type(value).__module__.startswith("mlx_lm."):
+        yield from getattr(value, "__dict__", {}).values()
