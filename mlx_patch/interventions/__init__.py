@@ -12,6 +12,7 @@ from mlx_patch.interventions._edit import Edit as Edit
 from mlx_patch.interventions._edit import PositionChoice as PositionChoice
 from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
+from mlx_patch.interventions._hook_point import call_hook as call_hook
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
 from mlx_patch.interventions._masked import BY_KEY as BY_KEY
 from mlx_patch.interventions._moment import Moment as Moment
@@ -19,6 +20,9 @@ from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits
 from mlx_patch.interventions._of_rows import RowEdits as RowEdits
 from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
 from mlx_patch.interventions._of_rows import row_edits as row_edits
+from mlx_patch.interventions._outliers import Notes as Notes
+from mlx_patch.interventions._outliers import norms_noted as norms_noted
+from mlx_patch.interventions._outliers import warn_of as warn_of
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale

@@ -25,6 +25,7 @@ from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored
 from mlx_patch.laws._running import watching as watching
+from mlx_patch.laws._split import by_key as by_key
 from mlx_patch.laws._split import split as split
 from mlx_patch.laws._stream import sums as sums
 from mlx_patch.tokens import tokens_of

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from mlx_patch.interventions import Scale, pos_axis
+from mlx_patch.interventions import Apply, Scale, pos_axis
 from mlx_patch.laws._bench import REWRITTEN, Bench
 from mlx_patch.laws._report import Finding, deviation
+from mlx_patch.sites import Site
 
 _CARRIED = ("embed", "k", "rot_k", "v", "pattern", "mixer_out")
 """What is edited on both sides of the cut: what a prompt cache holds, and some that it does not."""
@@ -36,6 +37,7 @@ def split(bench: Bench) -> Iterator[Finding]:
         else:
             yield finding(9, str(site), mx.concatenate([first, second], axis=pos_axis(site)), whole, tolerance)
     yield from (_edited(bench, name, tolerance) for name in _CARRIED if bench.has(name))
+    yield from (_edited_by_key(bench, name, tolerance) for name in REWRITTEN if bench.has(name))
 
 
 def _edited(bench: Bench, name: str, tolerance: float) -> Finding:
@@ -45,6 +47,23 @@ def _edited(bench: Bench, name: str, tolerance: float) -> Finding:
     with bench.model.editing(edit):
         logits = bench.raw_in_parts()
     return bench.scale.finding(9, f"logits, {name} edited", logits, bench.run(edit), tolerance)
+
+
+def _edited_by_key(bench: Bench, name: str, tolerance: float) -> Finding:
+    """An edit behind the cut that goes by the keys' absolute positions, whatever the cache holds of them."""
+    edit = Apply(by_key).at(name, pos=bench.tokens.shape[1] - 1)
+    with bench.model.editing(edit):
+        logits = bench.raw_in_parts()
+    return bench.scale.finding(9, f"logits, {name} edited by key", logits, bench.run(edit), tolerance)
+
+
+def by_key(scores: mx.array, site: Site) -> mx.array:
+    """Scores, or a pattern, that are more by what is the key's absolute position; what is masked stays masked."""
+    keys = mx.arange(scores.shape[-1])
+    if site.name == "pattern":
+        return scores * (1.0 + 0.1 * keys)
+    added = 0.05 * keys * keys  # of what is more by as much at each key, a softmax sees nothing
+    return mx.where(scores > 0.9 * float(mx.finfo(scores.dtype).min), scores + added, scores)
 
 
 def _held_keys(got: mx.array, wanted: mx.array) -> tuple[mx.array, mx.array]:

@@ -2,34 +2,30 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import GenerationResponse
 
-from mlx_patch.architectures import Family
+from mlx_patch.architectures import UNKNOWN, Family, registered
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
+from mlx_patch.model._editing import Editing
 from mlx_patch.model._evaluated import evaluate_buffers
 from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
     SiteChoice,
     chosen_sites,
-    edit_hooks,
     function_edits,
-    refuse_unused,
-    unknown_pieces,
 )
 from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
-from mlx_patch.model._plain import check_call, check_pass
+from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
@@ -54,7 +50,7 @@ class HookedModel:
     def __init__(
         self, model: nn.Module, tokenizer: Any = None, *, name: str | None = None, family: Family | None = None
     ):
-        if not isinstance(model, nn.Module):
+        if not issubclass(type(model), nn.Module):  # a compiled module passes for an instance of its class
             raise KindError(
                 f"`model` must be an mlx.nn.Module. Got {type(model).__name__}. "
                 "Pass the model itself, not a compiled function or the pair that mlx_lm.load returns."
@@ -96,9 +92,7 @@ class HookedModel:
             ValueRefusedError: This model has an adapter already.
         """
         model, tuned = adapted(self.model, adapter_path, self._tuned)
-        hooked = HookedModel(model, self.tokenizer, name=self.name, family=self.layout.family)
-        hooked._tuned = tuned
-        return hooked
+        return _made_again(model, self.tokenizer, self.name, self.layout.family, tuned)
 
     @property
     def n_layers(self) -> int:
@@ -143,7 +137,7 @@ class HookedModel:
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
     def __call__(self, tokens: mx.array | Prompt, *args: Any, **kwargs: Any) -> mx.array:
-        """What the model itself returns for tokens, a text or a chat, lazily and bit for bit. Shape `(batch, pos, d_vocab)`.
+        """What the model returns for tokens, a text or a chat, lazily, bit for bit. Shape `(batch, pos, d_vocab)`.
 
         `run(tokens)` gives the same logits, but for one architecture: gemma3n is itself only over a prompt cache, which
         `run` makes for it.
@@ -276,8 +270,10 @@ class HookedModel:
 
         Args:
             tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
-            fwd_hooks: Pairs of a site and a function `fn(activation, site)` that returns the new activation, or None
-                to leave it. A short name without a layer is every layer. The activation must not be written into.
+            fwd_hooks: Pairs of a site and a function `fn(activation, hook)`, written for TransformerLens or not, that
+                returns the new activation, or None to leave it; what it wrote into its own counts. `hook` is the site:
+                `hook.name` is its full name, `hook.layer()` its block, and `cache[hook.name]` its array in a cache. A
+                short name without a layer is every layer.
             logits_at: As in `run`.
             prompt_cache: As in `run`.
         Returns:
@@ -287,20 +283,22 @@ class HookedModel:
         """
         return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
-    @contextmanager
-    def editing(self, *edits: Edit) -> Iterator["HookedModel"]:
-        """A block in which whatever runs `model.model` in this thread is edited: mlx_lm's own functions, another run.
+    def editing(self, *edits: Edit) -> "Editing[HookedModel]":
+        """A block in which whatever runs `model.model` is edited: mlx_lm's own functions, another run.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
         nobody knows where the prompt ends, and they are refused.
 
+        The edits are in force for the function that opens the block and for what it calls. A coroutine or a generator
+        that opens one keeps its edits to itself: while it is suspended, nobody else is edited. Work that the block
+        hands to another thread or task, with `asyncio.create_task`, `gather` or `to_thread`, is not edited: open the
+        block there. Blocks may close in any order, and each opens once.
+
         Raises:
+            KindError: The same block is opened again.
             EditNotUsedError: At the end of the block, an edit never acted.
         """
-        hooks = edit_hooks(self.layout, edits, unknown_pieces)
-        with Frame(self.model, hooks, check_pass(self.layout)):
-            yield self
-        refuse_unused(hooks)
+        return Editing(self, self.layout, edits)
 
     def generate(
         self, prompt: Prompt | mx.array, edits: Iterable[Edit] = (), max_tokens: int = 100, **kwargs: Any
@@ -378,6 +376,18 @@ class HookedModel:
         """
         return check_laws(self, prompt)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy or a pickle is made from; a table that the model's class leads to is looked up again."""
+        table = self.layout.family
+        by_hand = table.name != UNKNOWN and registered(self.model) is not table
+        return _made_again, (self.model, self.tokenizer, self.name, table if by_hand else None, self._tuned)
+
     def __repr__(self) -> str:
         about = f"{self.layout.family.name}, {self.n_layers} layers, d_model {self.d_model}"
         return f"HookedModel({self.name}: {about})" if self.name else f"HookedModel({about})"
+
+
+def _made_again(model: nn.Module, tokenizer: Any, name: str | None, family: Family | None, tuned: str) -> HookedModel:
+    hooked = HookedModel(model, tokenizer, name=name, family=family)
+    hooked._tuned = tuned
+    return hooked

@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from mlx_patch.errors import PatchError
 from mlx_patch.interventions import Ablate, Apply, Edit, Intervention, Replace, Scale, pos_axis
-from mlx_patch.laws import Bench
+from mlx_patch.laws import Bench, by_key
 from mlx_patch.sites import SITES, Site
 
 _SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
@@ -68,14 +68,21 @@ def everywhere(bench: Bench) -> Iterator[LawCell]:
     for name in bench.names:
         sites = [Site(name, n) for n in spread(bench.own[1].layers(name), 2)] if SITES[name].layered else [Site(name)]
         yield _cell(sites[0], early, _reading_several(bench, sites[0]))
-        yield _cell(sites[-1], _reading_several(bench, sites[-1]))
+        if name in (*_SITES, "attn_scores", "pattern") or not SITES[name].layered:
+            yield _cell(sites[-1], _reading_several(bench, sites[-1]))
         if name not in _SITES:
             yield _cell(sites[-1], _at_one_position(bench, sites[-1]))
 
 
 def at_raw_paths(bench: Bench) -> Iterator[LawCell]:
-    """What reads several positions at raw paths that a plain run can edit, behind another edit."""
+    """What reads several positions at raw paths that a plain run can edit, behind another edit.
+
+    And beside them the named site of one of these paths, whose edit is carried to the skip connection too: that of the
+    path in another cell is not.
+    """
     early = Scale(1.3).at("resid_post", layer=0, pos=bench.middle // 2)
+    if bench.has("resid_mid"):
+        yield _cell(Site("resid_mid", bench.own[1].layers("resid_mid")[0]), Scale(0.5).at("resid_mid"))
     for site in _raw_sites(bench):
         if _can_be_edited(bench, site):
             yield _cell(site, early, _reading_several(bench, site))
@@ -116,7 +123,7 @@ def _reading_several(bench: Bench, site: Site) -> Edit:
     """What reads all keys, at the last query alone; elsewhere a mean or noise, of all positions, or a running sum."""
     last = bench.tokens.shape[1] - 1
     if site.axes[-1:] == ("key_pos",):
-        return Apply(_by_key, name="by key").at(site.name, layer=site.layer, pos=last)
+        return Apply(by_key, name="by key").at(site.name, layer=site.layer, pos=last)
     several: tuple[Intervention, ...] = (Ablate("mean"), Ablate("noise"), Apply(_summed, name="summed"))
     if site.is_raw:
         return several[2].at(site.name)
@@ -124,21 +131,12 @@ def _reading_several(bench: Bench, site: Site) -> Edit:
     return several[turn].at(site.name, layer=site.layer)
 
 
-def _by_key(scores: mx.array, site: Site) -> mx.array:
-    """Scores, or a pattern, that are more by what is the key's absolute position; what is masked stays masked."""
-    keys = mx.arange(scores.shape[-1])
-    if site.name == "pattern":
-        return scores * (1.0 + 0.1 * keys)
-    added = 0.05 * keys * keys  # of what is more by as much at each key, a softmax sees nothing
-    return mx.where(scores > 0.9 * float(mx.finfo(scores.dtype).min), scores + added, scores)
-
-
 def _summed(activation: mx.array, site: Site) -> mx.array:
     return 0.5 * mx.cumsum(activation, axis=pos_axis(site))
 
 
 def _raw_sites(bench: Bench) -> Iterator[Site]:
-    """Raw paths of an embedding, and of the first leaf of the first and of the last block."""
+    """Raw paths of an embedding, of the first leaf of the first and of the last block, and of where `resid_mid` is."""
     layout, modules = bench.model.layout, dict(bench.model.model.named_modules())
     embeddings = [path for path, module in modules.items() if isinstance(module, nn.Embedding)]
     yield from (Site(f"{path}:output") for path in embeddings[:1])
@@ -146,6 +144,8 @@ def _raw_sites(bench: Bench) -> Iterator[Site]:
         inside = f"{layout.block_path(layer)}."
         leaves = [path for path, module in modules.items() if path.startswith(inside) and "weight" in module]
         yield from (Site(f"{path}:{side}") for path in leaves[:1] for side in ("input", "output"))
+        if (point := layout.points[layer].get("resid_mid")) and point.path and point.side == "input":
+            yield Site(f"{inside}{point.path}:input")
 
 
 def _can_be_edited(bench: Bench, site: Site) -> bool:

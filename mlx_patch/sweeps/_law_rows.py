@@ -15,7 +15,7 @@ from mlx_patch.sweeps._law_cells import LawCell
 from mlx_patch.sweeps._measure import measure
 from mlx_patch.sweeps._sweep import sweep
 
-_NAMES = ("embed", "resid_post", "mlp_out", "pattern", "final_norm")
+_NAMES = ("embed", "resid_post", "pattern")
 """Where rows are looked at."""
 
 
@@ -79,7 +79,7 @@ def _several(site: Site) -> Intervention:
     """What reads several positions of the batch, or all keys."""
     if site.name == "pattern":
         return Apply(lambda pattern, site: 0.5 * mx.cumsum(pattern, axis=-1), name="summed")
-    return Ablate("noise") if site.name in ("embed", "mlp_out") else Ablate("mean")
+    return Ablate("noise") if site.name == "embed" else Ablate("mean")
 
 
 def _cell(site: Site, what: Intervention, **where: Any) -> LawCell:

@@ -17,4 +17,7 @@ from mlx_patch.testing._zoo_report import check_zoo as check_zoo
 from mlx_patch.testing._zoo_report import where_it_ran as where_it_ran
 from mlx_patch.testing.zoo import EXCEPTIONS as EXCEPTIONS
 from mlx_patch.testing.zoo import ZOO as ZOO
+from mlx_patch.testing.zoo import Draw as Draw
+from mlx_patch.testing.zoo import draw as draw
+from mlx_patch.testing.zoo import drawn_model as drawn_model
 from mlx_patch.testing.zoo import tiny_model as tiny_model

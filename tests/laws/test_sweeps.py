@@ -1,4 +1,4 @@
-"""Law 8 on every architecture: a fast sweep equals the reference sweep, at the cost that its plan names."""
+"""Laws 8 and 10 of sweeps on every architecture: they give what plain runs give, at the cost that their plan names."""
 
 from dataclasses import replace
 
@@ -10,9 +10,11 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache, make_prompt_cac
 import mlx_patch as mp
 from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
+from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import _last_block, _passes, _sweep
-from mlx_patch.sweeps._law_cells import spread
+from mlx_patch.sweeps import _last_block, _passes, _sweep, pieces_of
+from mlx_patch.sweeps._law_cells import everywhere, spread
+from mlx_patch.sweeps._memory import bounds_of
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
 
@@ -57,7 +59,7 @@ def test_a_fast_sweep_equals_the_reference_sweep(name, tiny):
     model = tiny(name)
     report = check_sweeps(model, LONG if windowed(model.model) else None)
     assert report.ok, report
-    assert {finding.law for finding in report.findings} == {8}
+    assert {finding.law for finding in report.findings} == {8, 10}
     assert grown(report) == (name not in MORE_THAN_THE_STREAM)
     if not model.layout.family.rounds:
         assert all(finding.tolerance <= 1e-5 for finding in report.findings)
@@ -156,12 +158,41 @@ def test_a_prompt_of_three_tokens_is_refused(tiny):
 
 
 def test_every_site_is_swept(tiny):
-    findings = check_sweeps(tiny("qwen3_5")).findings
-    compared = {finding.what for finding in findings}
+    model = tiny("qwen3_5")
+    compared = {finding.what for finding in check_sweeps(model).findings}
     for name in ("resid_post", "attn_out", "mixer_out", "mlp_out", "z"):
         for over in ("layer", "layer and pos"):
             assert {f"by {over}, rows, {name}", f"by {over}, grow in smaller passes, {name}"} <= compared
     assert {"by layer and head, rows, z", "by layer and head, grow in smaller passes, z"} <= compared
+    for name in {site.name for site in model.sites}:
+        assert {f"by site, grow, {name}", f"by site, rows in pieces, {name}"} <= compared
+    assert {"by raw path, rows, raw paths", "by final site, grow, raw paths"} <= compared
+    assert {"by final site, grow, final_norm", "by final site, rows in pieces, final_norm"} <= compared
+
+
+def test_rows_are_compared_however_the_batch_is_made(tiny):
+    compared = {finding.what for finding in check_sweeps(tiny("llama")).findings if finding.law == 10}
+    for over in ("one intervention a prompt", "positions by row", "a list of prompts"):
+        for name in ("unedited", "embed", "resid_post"):
+            assert f"by {over}, grow, {name}" in compared
+    assert {"by positions by row, grow, pattern", "by a list of prompts, grow, pattern"} <= compared
+    assert "measure, a list of prompts, embed" in compared
+    assert "a list of prompts, a resample without a source is refused" in compared
+
+
+def test_cells_read_one_position_several_and_keys_alone_and_two_to_a_cell(tiny):
+    cells = list(everywhere(bench_of(tiny("llama"))))
+    kinds = {repr(edit.intervention) for cell in cells for edit in cell.edits}
+    assert {"Ablate('mean')", "Ablate('noise')", "Apply(summed)", "Apply(by key)"} <= kinds
+    assert {len(cell.edits) for cell in cells} == {1, 2}
+    assert any(edit.pos is not None and "Replace" in repr(edit) for cell in cells for edit in cell.edits)
+
+
+def test_pieces_are_small_inside_a_block_and_as_before_behind_it():
+    before = bounds_of(None).piece
+    with pieces_of(3):
+        assert bounds_of(None).piece == bounds_of(10**9).piece == 3
+    assert bounds_of(None).piece == before
 
 
 class Decoder(nn.Module):

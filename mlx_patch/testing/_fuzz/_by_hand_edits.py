@@ -1,6 +1,5 @@
 """What interventions do, written out in numpy from what they mean."""
 
-from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -22,7 +21,7 @@ from mlx_patch.interventions import (
 )
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
-from mlx_patch.testing._fuzz._truth import steps_of
+from mlx_patch.testing._fuzz._truth import by_step
 
 _KNOWN = (Replace, Interpolate, Add, Scale, Clamp, Project, Apply)
 
@@ -41,10 +40,11 @@ def edited(
     whole: np.ndarray, name: str, rows: tuple[Edit, ...], layer: int | None, prompts: tuple[tuple[int, ...], ...]
 ) -> np.ndarray:
     """The activation with an edit in each row. Each step is made over the whole batch as it was."""
-    for of_rows in zip_longest(*map(steps_of, rows)):
+    for of_rows in by_step(rows):
         out = whole.copy()
         for row, (edit, prompt) in enumerate(zip(of_rows, prompts, strict=True)):
-            if edit is not None and row in (part := _part(whole.shape, name, edit, prompt))[0]:
+            part = _part(whole.shape, name, edit, prompt)
+            if row in part[0]:
                 out[row] = _with(whole, part, edit.intervention, Site(name, layer))[row]
         whole = out
     return whole
@@ -73,10 +73,12 @@ def _positions(pos: Any, prompt: tuple[int, ...]) -> np.ndarray:
 
 
 def _with(whole: np.ndarray, part: tuple[np.ndarray, ...], intervention: Intervention, site: Site) -> np.ndarray:
-    out = whole.copy()
-    with np.errstate(over="ignore"):
-        out[np.ix_(*part)] = _value(whole, part, intervention, site)
-    return out
+    for step in intervention.steps if isinstance(intervention, Chain) else (intervention,):
+        out = whole.copy()
+        with np.errstate(over="ignore"):
+            out[np.ix_(*part)] = _value(whole, part, step, site)
+        whole = out
+    return whole
 
 
 def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Site) -> np.ndarray:
@@ -85,7 +87,7 @@ def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Sit
     if isinstance(step, Apply):
         return np.array(step.fn(mx.array(own), site))
     if isinstance(step, Scale):
-        return step.factor * own
+        return np.array(step.factor) * own
     if isinstance(step, Clamp):
         return np.clip(own, step.low, step.high)
     if isinstance(step, Ablate):
@@ -94,8 +96,8 @@ def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Sit
         return _projected(own, np.array(step.direction), step.onto)
     source = _source(step.value if isinstance(step, Add) else step.source, whole, part, site)
     if isinstance(step, Add):
-        return own + step.scale * source
-    alpha = step.alpha if isinstance(step, Interpolate) else 1.0
+        return own + np.array(step.scale) * source
+    alpha = np.array(step.alpha if isinstance(step, Interpolate) else 1.0)
     return (1.0 - alpha) * own + alpha * source
 
 

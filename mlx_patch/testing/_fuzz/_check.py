@@ -21,6 +21,8 @@ _MAY_REFUSE = (
     "`executor` must be 'reference'",
     "`executor` must be one that can run these cells",
     "`batch` must be left out where prompts differ in length",
+    "Leave `pos` out, or choose a named site",  # a raw path that has another shape in a batch
+    "Choose a named site, or run the prompts one by one",
 )
 """What only a sweep refuses, with a remedy that runs."""
 

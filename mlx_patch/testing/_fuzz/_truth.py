@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import mlx.core as mx
 import numpy as np
@@ -39,23 +38,23 @@ class EachRow(Intervention):
     """An edit of each row, over the batch that was there before: no row sees what becomes of another.
 
     Attributes:
-        edits: One a row, with positions in place of selectors; None where the row stays as it is.
+        edits: One a row, with positions in place of selectors.
     """
 
-    edits: tuple[Edit | None, ...]
+    edits: tuple[Edit, ...]
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         rows = [own[n : n + 1] for n in range(own.shape[0])]
         for n, edit in enumerate(self.edits):
-            edited = None if edit is None else edit.apply(where.whole, where.site, where.span)
+            edited = edit.apply(where.whole, where.site, where.span)
             if edited is not None:
                 rows[n] = edited[n : n + 1]
         return mx.concatenate(rows, axis=0)
 
     @override
     def check(self, sites: Sequence[Site]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for edit in filter(None, self.edits):
+        for edit in self.edits:
             edit.intervention.check(sites)
 
 
@@ -106,7 +105,7 @@ def _of_rows(case: Case, cell: EditsOfCell) -> Sequence[tuple[Edit, ...]]:
 
 
 def _in_steps(case: Case, rows: tuple[Edit, ...]) -> Iterator[Edit]:
-    """The edits of all rows in one, for each step of what is composed; itself where it is the same one."""
+    """The edits of all rows in one, for each step of what all compose; itself where it is the same one."""
     placed = tuple(
         replace(edit, pos=edit.pos.resolve(prompt)) if isinstance(edit.pos, Selector) else edit
         for edit, prompt in zip(rows, case.prompts, strict=True)
@@ -114,11 +113,13 @@ def _in_steps(case: Case, rows: tuple[Edit, ...]) -> Iterator[Edit]:
     if all(edit.intervention is rows[0].intervention and edit.pos == placed[0].pos for edit in placed):
         yield placed[0]
         return
-    for steps in zip_longest(*map(steps_of, placed)):
+    for steps in by_step(placed):
         yield Edit(EachRow(steps), rows[0].site, rows[0].layer)
 
 
-def steps_of(edit: Edit) -> list[Edit]:
-    """What `a | b` does, one after the other: the second sees the batch as the first has left it."""
-    steps = edit.intervention.steps if isinstance(edit.intervention, Chain) else (edit.intervention,)
-    return [replace(edit, intervention=step) for step in steps]
+def by_step(rows: tuple[Edit, ...]) -> list[tuple[Edit, ...]]:
+    """The edits of all rows; where all do `a | b`, those of `a` and then those of `b`."""
+    first = rows[0].intervention
+    if not isinstance(first, Chain) or any(edit.intervention is not first for edit in rows):
+        return [rows]
+    return [tuple(replace(edit, intervention=step) for edit in rows) for step in first.steps]

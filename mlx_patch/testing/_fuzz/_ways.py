@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch.interventions import Ablate, Chain, Edit, Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
+from mlx_patch.sites import SITES
 from mlx_patch.sweeps import measure, pieces_of, sweep
 from mlx_patch.testing._fuzz._by_hand import can_be_written_out, logits_by_hand
 from mlx_patch.testing._fuzz._case import Case, EditsOfCell
@@ -70,9 +71,10 @@ def _by_hand(model: HookedModel, case: Case, cell: EditsOfCell) -> np.ndarray:
 
 def _cut(case: Case, cell: EditsOfCell) -> int | None:
     """Where a prompt may be cut before all that is edited; None where its edits read what is before, or are there."""
-    reads_last = case.reads == (-1,)
-    if case.listed or len(cell) > 1 or not reads_last or any(_reads_the_whole(edit.intervention) for edit in cell[0]):
+    if case.listed or len(cell) > 1 or case.reads != (-1,):
         return None
+    if any(edit.site not in SITES or _reads_the_whole(edit.intervention) for edit in cell[0]):
+        return None  # of a raw path nobody knows which axis has positions
     length = len(case.prompts[0])
     first = [_first(edit, prompt) for edit in cell[0] for prompt in case.prompts]
     cut = min([length - 1, *(0 if at is None else at for at in first)])
