@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx_patch.errors import PatchError
 from mlx_patch.laws import Finding, Report, check_laws
 from mlx_patch.model import HookedModel
-from mlx_patch.testing._zoo_report import ZooLine, as_json
+from mlx_patch.testing._zoo_report import EVERY_LAW, ZooLine, as_json
 from mlx_patch.testing.zoo import EXCEPTIONS, Precision, tiny_model
 
 _KNOWN = {"phi3small": {5, 7, 9}}
