@@ -40,6 +40,8 @@ from d1_report import layer_line, print_findings, print_heading, result_of, writ
 
 import mlx_patch as mp
 
+__all__ = ["PAIRS", "Probe", "capture", "finding_of", "main", "patch", "study", "write_pair"]  # for use from Python
+
 
 class Models:
     """The two models of a pair, both in memory or one at a time."""

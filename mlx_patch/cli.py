@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 
 from mlx_patch.errors import PatchError
-from mlx_patch.laws import ALL, check_laws
+from mlx_patch.laws import check_laws
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import SITES
-from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
-from mlx_patch.testing import ZooLine, ZooReport, check_zoo, where_it_ran
+from mlx_patch.testing import EVERY_LAW, ZooLine, ZooReport, check_zoo, where_it_ran
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify_model(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     loaded = HookedModel.load(options.model, adapter_path=options.adapter_path)
-    report = check_laws(loaded, options.prompt, (*ALL, exact_sweeps, independent_in_sweeps))
+    report = check_laws(loaded, options.prompt, EVERY_LAW)
     seconds = time.perf_counter() - start
     sys.stdout.write(f"{where_it_ran()}\n\n{_sites(loaded)}\n\n{report}\n\n{seconds:.1f} seconds\n")
     return 0 if report.ok else 1

@@ -10,6 +10,7 @@ from mlx_patch.sweeps import independent_in_sweeps as independent_in_sweeps
 from mlx_patch.testing._fuzz import FuzzReport as FuzzReport
 from mlx_patch.testing._fuzz import fuzz_sweeps as fuzz_sweeps
 from mlx_patch.testing._smollm2 import smollm2_folder as smollm2_folder
+from mlx_patch.testing._zoo_report import EVERY_LAW as EVERY_LAW
 from mlx_patch.testing._zoo_report import ZooLine as ZooLine
 from mlx_patch.testing._zoo_report import ZooReport as ZooReport
 from mlx_patch.testing._zoo_report import check_zoo as check_zoo

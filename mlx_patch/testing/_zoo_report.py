@@ -16,10 +16,15 @@ from typing import IO, Literal
 from typing_extensions import override
 
 from mlx_patch.errors import UnknownNameError, did_you_mean
+from mlx_patch.laws import ALL, Law
 from mlx_patch.provenance import machine
+from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
 from mlx_patch.testing.zoo import ZOO, Precision
 
 Outcome = Literal["green", "red", "known", "not run"]
+
+EVERY_LAW: tuple[Law, ...] = (*ALL, exact_sweeps, independent_in_sweeps)
+"""Every law that can be checked on any model, those of sweeps too."""
 
 _LIMIT = 900.0
 """Seconds that one model may take."""

@@ -7,10 +7,9 @@ from typing import Any, cast
 import mlx.core as mx
 
 from mlx_patch.errors import PatchError
-from mlx_patch.laws import ALL, Finding, Report, check_laws
+from mlx_patch.laws import Finding, Report, check_laws
 from mlx_patch.model import HookedModel
-from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
-from mlx_patch.testing._zoo_report import ZooLine, as_json
+from mlx_patch.testing._zoo_report import EVERY_LAW, ZooLine, as_json
 from mlx_patch.testing.zoo import EXCEPTIONS, Precision, tiny_model
 
 _KNOWN = {"phi3small": {5, 7, 9}}
@@ -27,7 +26,7 @@ def check_one(name: str, precision: Precision) -> ZooLine:
         mx.eval(model(mx.array([[11, 48, 85, 26]])))
     except (PatchError, RuntimeError, ValueError) as error:
         return ZooLine(name, "not run", says=f"{type(error).__name__}: {' '.join(str(error).split())}")
-    return line_of(name, check_laws(HookedModel(model), None, (*ALL, exact_sweeps, independent_in_sweeps)))
+    return line_of(name, check_laws(HookedModel(model), None, EVERY_LAW))
 
 
 def line_of(name: str, report: Report) -> ZooLine:
