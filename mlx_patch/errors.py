@@ -18,6 +18,7 @@ Warnings:
 
 * `DegenerateGapWarning`: examples that are left out because their clean and corrupted runs do not differ
 * `UncachedWarning`: a plain call of a model that is itself only over a prompt cache, which `run` makes for it
+* `OutlierPositionWarning`: a mean over positions that is mostly that of one position
 
 Messages read: `<argument>` must <what is allowed>. Got <what came>. <Remedy, or the nearest name>.
 """
@@ -86,6 +87,10 @@ class MissingExtraError(PatchError, ImportError):
 
 class DegenerateGapWarning(UserWarning):
     """Examples whose clean and corrupted runs do not differ, so that no fraction of their gap exists: NaN, left out."""
+
+
+class OutlierPositionWarning(UserWarning):
+    """A mean over positions of which one has more than 30 times the median norm, so that it is mostly that one's."""
 
 
 class UncachedWarning(UserWarning):

@@ -44,14 +44,18 @@ class Phase(IntEnum):
     REJOIN = 0
     """An edited stream takes the skip connection's place before anything else sees it."""
     EDIT = 1
-    READ = 2
+    CARRY = 2
+    """An edited stream is read for a `REJOIN` later on."""
+    EDIT_ARGUMENT = 3
+    """A raw path is edited where a named site is the stream: the module alone is given it, not the skip connection."""
+    READ = 4
     """The value that is final is read for a `REJOIN` later on."""
-    CAPTURE = 3
-    SLICE = 4
+    CAPTURE = 5
+    SLICE = 6
     """Only what the caller wants goes on to the unembedding."""
-    BOX = 5
+    BOX = 7
     """What goes on is put in a box, in which later edits change it."""
-    SHARE = 6
+    SHARE = 8
     """Nothing is read or written: attention may compute as suits rows that share a past."""
 
 

@@ -104,6 +104,8 @@ def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
 
 def _after(hook: Hook, part: Any, frame: "Frame") -> mx.array | Box:
     if isinstance(part, Box):
+        if hook.place.site.is_raw:  # what this module is given, and not the stream
+            return hook.on(part.array, frame.now)
         new = hook.on(part.array, frame.now)
         part.array = opened(new, boxes_in((new,)))
         return part

@@ -145,7 +145,7 @@ class Fingerprints:
     def _refused(self, value: Any, why: str = "") -> KindError:
         """The error for what no other process could know again."""
         trail = ": ".join(filter(None, self._trail))
-        named = callable(value) and hasattr(value, "__name__") or isinstance(value, ModuleType)
+        named = (callable(value) and hasattr(value, "__name__")) or isinstance(value, ModuleType)
         kind = value.__name__ if named else f"a {type(value).__module__}.{type(value).__qualname__}"
         return KindError(
             f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {kind}"

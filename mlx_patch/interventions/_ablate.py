@@ -10,15 +10,23 @@ from typing_extensions import override
 from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._masked import BY_KEY, SCORES, refuse_masked
-from mlx_patch.interventions._means import batch_mean, deviation, overall_mean
+from mlx_patch.interventions._means import (
+    batch_mean,
+    deviation,
+    overall_mean,
+    own_positions,
+    positions_of,
+    without_first,
+)
 from mlx_patch.interventions._numbers import finite, natural
+from mlx_patch.interventions._outliers import Norms, norms_of, note, warn_once
 from mlx_patch.interventions._random import derangement, donors, keys, normal, stream
 from mlx_patch.interventions._source import Given, Source, as_source, check_source, rows_of, said
-from mlx_patch.interventions._where import Where, index_of
+from mlx_patch.interventions._where import Where, index_of, pos_axis
 from mlx_patch.sites import Site
 
-_OVER = {"batch_pos": overall_mean, "batch": batch_mean}
-_DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "batch_pos"}
+_OVER = ("batch_pos", "batch")
+_DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "batch_pos", "skip": 0}
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
@@ -35,7 +43,11 @@ class Ablate(Intervention):
             on the absolute position; and on nothing else but, for a resample, the number of rows to choose from.
         scale: For noise, in standard deviations of the whole activation in this run. Meng et al. take 3, at `embed`.
         over: For a mean: `"batch_pos"` is one mean over batch and positions, `"batch"` one for each position.
+        skip: For a mean over `"batch_pos"`, how many first positions are left out of it. In most models the first one
+            is an attention sink, hundreds of times longer than the others, and the mean is mostly its own.
 
+    Warns:
+        OutlierPositionWarning: When it runs, once: of a mean over positions one has more than 30 times the median norm.
     Raises:
         UnknownNameError: No such kind or `over`; the message has the nearest.
         ValueRefusedError: An argument that this kind does not use. When it runs: a batch of one row has no other.
@@ -52,9 +64,17 @@ class Ablate(Intervention):
     seed: int
     scale: float
     over: str
+    skip: int
 
     def __init__(
-        self, kind: str, source: Given | None = None, *, seed: int = 0, scale: float = 1.0, over: str = "batch_pos"
+        self,
+        kind: str,
+        source: Given | None = None,
+        *,
+        seed: int = 0,
+        scale: float = 1.0,
+        over: str = "batch_pos",
+        skip: int = 0,
     ) -> None:
         _refuse_unknown("kind", kind, _KINDS)
         _refuse_unknown("over", over, _OVER)
@@ -63,8 +83,13 @@ class Ablate(Intervention):
             "seed": natural("seed", seed),
             "scale": finite("scale", scale),
             "over": over,
+            "skip": natural("skip", skip),
         }
         _refuse_unused(kind, given)
+        if over == "batch" and skip:
+            raise ValueRefusedError(
+                f"`skip` must be left out of a mean over 'batch', which is one for each position. Got {skip}."
+            )
         if given["scale"] <= 0:
             raise ValueRefusedError(f"`scale` must be more than 0. Got {scale}.")
         for name, value in {"kind": kind, **given}.items():
@@ -92,9 +117,11 @@ class Ablate(Intervention):
             refuse_masked(repr(self), sites, _KINDS[self.kind].unmasks, _KINDS[self.kind].remedy)
         if self.source is not None:
             check_source("source", self.source, sites)
+        if self.kind == "mean" and self.source is not None and self.over == "batch_pos":
+            warn_once(self, _norms_of_source(self.source, sites, self.skip))
 
     def _key(self) -> tuple[object, ...]:
-        return self.kind, id(self.source), self.seed, self.scale, self.over
+        return self.kind, id(self.source), self.seed, self.scale, self.over, self.skip
 
     @override
     def __eq__(self, other: object) -> bool:
@@ -107,7 +134,7 @@ class Ablate(Intervention):
     @override
     def __repr__(self) -> str:
         said_ = [repr(self.kind)] if self.source is None else [repr(self.kind), said(self.source)]
-        for name in ("seed", "scale", "over"):
+        for name in ("seed", "scale", "over", "skip"):
             if getattr(self, name) != _DEFAULTS[name]:
                 said_.append(f"{name}={getattr(self, name)!r}")
         return f"Ablate({', '.join(said_)})"
@@ -118,7 +145,25 @@ def _zero(_: Ablate, own: mx.array, where: Where) -> mx.array:
 
 
 def _mean(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
-    return _OVER[ablate.over](ablate.source, where)
+    if ablate.over == "batch":
+        return batch_mean(ablate.source, where)
+    mean = overall_mean(ablate.source, where, ablate.skip)
+    if ablate.source is None:
+        array, positions = without_first(where.whole, where.pos_axis, own_positions(where), ablate.skip)
+        note(ablate, where.site, norms_of(array, where.pos_axis, positions))
+    return mean
+
+
+def _norms_of_source(source: Source, sites: Iterable[Site], skip: int) -> list[tuple[str, Norms]]:
+    """The norms of what a mean is taken of at each site, where its shape says which axis has the positions."""
+    found = []
+    for site in sites:
+        array, axis = source if isinstance(source, mx.array) else source[site], pos_axis(site)
+        if array.ndim > axis + 1:
+            held = positions_of(source, array.shape[axis])
+            kept, held = without_first(array, axis, held, skip)
+            found.append((str(site), norms_of(kept, axis, held)))
+    return found
 
 
 def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
@@ -154,7 +199,7 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "zero": _Kind(_zero, (), SCORES, "Ablate 'pattern' or 'z'."),
-    "mean": _Kind(_mean, ("source", "over"), BY_KEY, 'Take the mean of each position: `over="batch"`.'),
+    "mean": _Kind(_mean, ("source", "over", "skip"), BY_KEY, 'Take the mean of each position: `over="batch"`.'),
     "resample": _Kind(_resample, ("source", "seed")),
     "noise": _Kind(_noise, ("seed", "scale"), BY_KEY, "Add the noise at 'q', 'k' or 'z'."),
 }

@@ -7,7 +7,7 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.interventions._base import Intervention, wide
-from mlx_patch.interventions._numbers import finite
+from mlx_patch.interventions._numbers import Strength, is_exactly, strength, written
 from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
@@ -20,7 +20,7 @@ class Add(Intervention):
     Args:
         value: An array of the whole activation's shape, of the picked part's, or one that broadcasts to it (a vector
             of the last axis); or an `ActivationCache`, whose activation at the site is added.
-        scale: Any finite number.
+        scale: Any finite number; or an array without axes, by which `mx.grad` differentiates.
     Source:
         Turner et al. 2023 (activation addition), https://arxiv.org/abs/2308.10248.
     Example:
@@ -29,11 +29,11 @@ class Add(Intervention):
     """
 
     value: Source
-    scale: float
+    scale: Strength
 
-    def __init__(self, value: Given, scale: float = 1.0) -> None:
+    def __init__(self, value: Given, scale: Strength = 1.0) -> None:
         object.__setattr__(self, "value", as_source("value", value))
-        object.__setattr__(self, "scale", finite("scale", scale))
+        object.__setattr__(self, "scale", strength("scale", scale))
 
     @property
     @override
@@ -49,7 +49,7 @@ class Add(Intervention):
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         own = wide(own)
         value = values_of("value", self.value, own, where)
-        return own + (value if self.scale == 1.0 else self.scale * value)
+        return own + (value if is_exactly(self.scale, 1.0) else self.scale * value)
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
@@ -57,4 +57,4 @@ class Add(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Add({said(self.value)}{'' if self.scale == 1.0 else f', scale={self.scale}'})"
+        return f"Add({said(self.value)}{'' if is_exactly(self.scale, 1.0) else f', scale={written(self.scale)}'})"

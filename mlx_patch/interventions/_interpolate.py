@@ -9,7 +9,7 @@ from typing_extensions import override
 from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
-from mlx_patch.interventions._numbers import finite
+from mlx_patch.interventions._numbers import Strength, is_exactly, number_of, strength, written
 from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
 from mlx_patch.positions import Alignment
@@ -20,12 +20,13 @@ from mlx_patch.sites import Site
 class Interpolate(Intervention):
     """`(1 - alpha) * own + alpha * source`: part of the way to the source, or beyond it.
 
-    At 0 it is the activation and at 1 the source, bit for bit.
+    At the numbers 0 and 1 it is the activation and the source, bit for bit.
 
     Args:
         source: As of `Replace`.
         positions: As of `Replace`.
-        alpha: Any finite number; 0 to 1 at `attn_scores`, where the rest would unmask what is masked.
+        alpha: Any finite number; 0 to 1 at `attn_scores`, where the rest would unmask what is masked. Or an array
+            without axes, by which `mx.grad` differentiates.
     Source:
         Sundararajan et al. 2017 (integrated gradients), https://arxiv.org/abs/1703.01365, section 3: the path.
     Example:
@@ -34,11 +35,11 @@ class Interpolate(Intervention):
     """
 
     source: Source
-    alpha: float
+    alpha: Strength
 
-    def __init__(self, source: Given, alpha: float, positions: Alignment | None = None) -> None:
+    def __init__(self, source: Given, alpha: Strength, positions: Alignment | None = None) -> None:
         object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
-        object.__setattr__(self, "alpha", finite("alpha", alpha))
+        object.__setattr__(self, "alpha", strength("alpha", alpha))
 
     @property
     @override
@@ -62,17 +63,20 @@ class Interpolate(Intervention):
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         source = values_of("source", self.source, own, where)
-        if self.alpha in (0.0, 1.0):
-            return source if self.alpha else own
+        if is_exactly(self.alpha, 0.0):
+            return own
+        if is_exactly(self.alpha, 1.0):
+            return source
         return (1.0 - self.alpha) * wide(own) + self.alpha * wide(source)
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
         sites = tuple(sites)
-        if not 0.0 <= self.alpha <= 1.0:
+        alpha = number_of(self.alpha)
+        if alpha is None or not 0.0 <= alpha <= 1.0:
             refuse_masked(repr(self), sites, SCORES, "Use an `alpha` in 0 to 1.")
         check_source("source", self.source, sites)
 
     @override
     def __repr__(self) -> str:
-        return f"Interpolate({said(self.source)}, {self.alpha})"
+        return f"Interpolate({said(self.source)}, {written(self.alpha)})"

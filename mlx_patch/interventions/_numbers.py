@@ -3,7 +3,13 @@
 import math
 from numbers import Integral, Real
 
-from mlx_patch.errors import KindError, ValueRefusedError
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+
+Strength = float | mx.array
+"""A number, or an array without axes in float32: one that `mx.grad` differentiates by."""
 
 
 def finite(name: str, given: object) -> float:
@@ -19,6 +25,58 @@ def finite(name: str, given: object) -> float:
     if not math.isfinite(number):
         raise ValueRefusedError(f"`{name}` must be a finite number. Got {number}.")
     return number
+
+
+def strength(name: str, given: object) -> Strength:
+    """The given number as a float; an array without axes as one of float32, by which one can differentiate.
+
+    Raises:
+        KindError: It is neither a real number nor an array of them.
+        ShapeError: It is an array with axes.
+        ValueRefusedError: It is NaN or infinite.
+    """
+    if not isinstance(given, mx.array):
+        return finite(name, given)
+    if given.ndim:
+        raise ShapeError(
+            f"`{name}` must be a number, or an array without axes. Got shape {given.shape}. Take one entry, "
+            "or make one edit a number."
+        )
+    if given.dtype == mx.bool_ or mx.issubdtype(given.dtype, mx.complexfloating):
+        raise KindError(f"`{name}` must be a number. Got an array of {given.dtype}.")
+    array = given.astype(mx.float32)
+    if (number := number_of(array)) is not None:
+        finite(name, number)
+    return array
+
+
+def number_of(given: Strength) -> float | None:
+    """A strength as a number; None where nobody knows it yet, as `mx.compile` and `mx.vmap` trace it."""
+    if not isinstance(given, mx.array):
+        return given
+    try:
+        mx.eval(given)
+    except ValueError:
+        return None
+    return float(np.array(given))
+
+
+def is_exactly(given: Strength, number: float) -> bool:
+    """Whether a strength is a plain number of this value. An array is not, whatever it holds: its gradient counts."""
+    return isinstance(given, float) and given == number
+
+
+def written(given: Strength) -> str:
+    """A strength for a `repr`.
+
+    Example:
+        >>> written(0.5), written(mx.array(0.5))
+        ('0.5', 'array(0.5)')
+    """
+    if isinstance(given, float):
+        return repr(given)
+    number = number_of(given)
+    return f"array({'traced' if number is None else f'{number:.9g}'})"
 
 
 def natural(name: str, given: object) -> int:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mlx_patch.interventions._base import Intervention, wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
-from mlx_patch.interventions._numbers import finite
+from mlx_patch.interventions._numbers import Strength, number_of, strength, written
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
 
@@ -18,16 +18,17 @@ class Scale(Intervention):
     """`factor * own`.
 
     Args:
-        factor: Any finite number; more than 0 at `attn_scores`, where the rest would unmask what is masked.
+        factor: Any finite number; more than 0 at `attn_scores`, where the rest would unmask what is masked. Or an array
+            without axes, by which `mx.grad` differentiates.
     Example:
         >>> Scale(0.5).at("z", head=3)
         Scale(0.5).at('z', head=3)
     """
 
-    factor: float
+    factor: Strength
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factor", finite("factor", self.factor))
+        object.__setattr__(self, "factor", strength("factor", self.factor))
 
     @property
     @override
@@ -45,9 +46,10 @@ class Scale(Intervention):
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
-        if self.factor <= 0.0:
+        factor = number_of(self.factor)
+        if factor is None or factor <= 0.0:
             refuse_masked(repr(self), sites, SCORES, "Use a `factor` of more than 0.")
 
     @override
     def __repr__(self) -> str:
-        return f"Scale({self.factor})"
+        return f"Scale({written(self.factor)})"

@@ -73,10 +73,27 @@ def action_hooks(layout: Layout, actions: Iterable[tuple[Place, Action]]) -> lis
     Raises:
         MissingSiteError: Of a sharded model, this rank has only a part of a place.
     """
-    actions = list(actions)
-    refuse_parts(layout, (place for place, _ in actions))
-    hooks = [hook for place, action in actions for hook in _with_rejoin(layout, Hook(place, action, Phase.EDIT))]
+    edits = [Hook(place, action, Phase.EDIT) for place, action in actions]
+    refuse_parts(layout, (edit.place for edit in edits))
+    _put_arguments_last(edits)
+    hooks = [hook for edit in edits for hook in _with_rejoin(layout, edit)]
     return [*hooks, *_boxing(layout, hooks)]
+
+
+def _put_arguments_last(edits: Sequence[Hook]) -> None:
+    """Let raw paths be edited behind the streams that are carried on past them, whichever cell each edit is of.
+
+    An edit of the stream between mixer and MLP goes on along the skip connection; one of what the MLP's norm is given
+    does not, though both are the same array.
+    """
+    streams = {_event(edit) for edit in edits if edit.place.point.carried or edit.place.point.boxed}
+    for edit in edits:
+        if edit.place.site.is_raw and _event(edit) in streams:
+            edit.phase = Phase.EDIT_ARGUMENT
+
+
+def _event(hook: Hook) -> tuple[int, str]:
+    return id(hook.place.module), hook.event
 
 
 def _boxing(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
@@ -167,7 +184,7 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
 
     hooks = [
         edit,
-        Hook(edit.place, keep("stream"), Phase.READ),
+        Hook(edit.place, keep("stream"), Phase.CARRY),
         Hook(added, keep("added"), Phase.READ),
         Hook(end, rejoined, Phase.REJOIN),
     ]
@@ -232,7 +249,7 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
                 f"`{hook.place.site}` must come to pass in a run to be read or edited. It did not: "
                 f"{_named(hook.place)} was not called. Choose a module that runs."
             )
-        if hook.phase is Phase.EDIT and hook.acted == 0:
+        if hook.phase in (Phase.EDIT, Phase.EDIT_ARGUMENT) and hook.acted == 0:
             raise EditNotUsedError(
                 f"`edits` must each act. The edit at {hook.place.site} did not: none of its positions was computed, "
                 "or none of its steps came. Choose positions of this prompt, or leave `pos` and `during` out."

@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit
-from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
+from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions, norms_noted
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.model._placing import Placing
 from mlx_patch.model._room import refuse_no_room, refuse_unlearned
@@ -72,11 +72,12 @@ def run(
     hooks += capture_hooks(layout, sites, pos, kept)
     if logits_at is not None:
         hooks.append(slice_hook(layout, logits_at))
-    with Restored(prompt_cache):
+    with Restored(prompt_cache), norms_noted() as norms:
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
-        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values())
+        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values(), *norms.arrays)
+    norms.warn()
     given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
     return Ran(given, {site: kept[site] for site in sites}, ids, positions, end)
 

@@ -196,7 +196,11 @@ class ActivationStore:
         return batched(self._shuffled(self._name(site), seed), natural("rows", rows, "rows"))
 
     def mean(
-        self, over: str = "batch_pos", sites: Iterable[Key] | None = None, n_positions: int | None = None
+        self,
+        over: str = "batch_pos",
+        sites: Iterable[Key] | None = None,
+        n_positions: int | None = None,
+        skip: int = 0,
     ) -> ActivationCache:
         """The mean activation, for `Ablate("mean", store.mean(...), over=...)` with the same `over`.
 
@@ -208,13 +212,18 @@ class ActivationStore:
             sites: Keys of those sites that are wanted; None is all.
             n_positions: For `"batch"`: the length of the prompts that are to be ablated; None where all that were
                 captured have one length.
+            skip: For `"batch_pos"`: how many first positions of each prompt are left out. In most models the first one
+                is an attention sink, hundreds of times longer than the others, and the mean is mostly its own.
         Returns:
             A cache of a prompt that is none, and has no tokens. Each array has the shape `(1, pos, *rest)`, where
             `pos` is 1 for `"batch_pos"`.
         Raises:
             UnknownNameError: There is no such `over`.
             MissingSiteError: A site is not held.
-            ValueRefusedError: `n_positions` is missing where prompts differ in length, or given where it means nothing.
+            ValueRefusedError: `n_positions` is missing where prompts differ in length, or given where it means nothing;
+                or `skip` is, is not 0 or more, or leaves no position.
+        Warns:
+            OutlierPositionWarning: One position has more than 30 times the median norm, so that the mean is its own.
         """
         names = tuple(held.site for held in self._index.sites) if sites is None else tuple(map(self._name, sites))
         if over not in _OVER:
@@ -224,8 +233,10 @@ class ActivationStore:
         if over == "batch_pos":
             if n_positions is not None:
                 raise ValueRefusedError(f"`n_positions` must be left out of a mean over {over!r}. Got {n_positions}.")
-            length, (means, positions) = 1, mean_of_rows(self._shards(), names)
+            length, (means, positions) = 1, mean_of_rows(self._shards(), names, skip)
         else:
+            if skip:
+                raise ValueRefusedError(f"`skip` must be left out of a mean over {over!r}. Got {skip}.")
             length = self._one_length() if n_positions is None else natural("n_positions", n_positions, "positions")
             means, positions = mean_of_positions(self._shards(), names, length)
         by_site = {Site.parse(name): mean for name, mean in means.items()}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch.interventions import Notes, norms_noted
 from mlx_patch.model import run
 from mlx_patch.sweeps._base import Base, run_base
 from mlx_patch.sweeps._cells import unedited_sites
@@ -81,7 +82,7 @@ def run_passes(
         if not numbers.done[group].any():
             numbers.token_layers += base.token_layers
             numbers.baseline[:, rows] = np.array(base.values)
-        for one, values, cost in _overlapped(_started(setup, plan, base, one) for one in passes):
+        for one, values, cost, _ in _overlapped(_started(setup, plan, base, one) for one in passes):
             numbers.values[np.ix_(one.cells, range(values.shape[1]), rows)] = np.array(values)
             numbers.done[group, list(one.cells)] = True
             numbers.token_layers += cost()
@@ -114,24 +115,31 @@ def _base_of_speech(setup: Setup, plan: Plan, group: int) -> Base:
     return base
 
 
-Started = tuple[Pass, mx.array, Callable[[], int]]
+Started = tuple[Pass, mx.array, Callable[[], int], Notes]
 
 
 def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
     """A pass whose values are being computed. Their shape is `(cell, metric, batch)`."""
+    with norms_noted() as norms:
+        values, cost = _values(setup, plan, base, one)
+    return one, values, cost, norms
+
+
+def _values(setup: Setup, plan: Plan, base: Base, one: Pass) -> tuple[mx.array, Callable[[], int]]:
+    """The values of a pass, unevaluated; and what they cost, once they are."""
     layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
     cells = [setup.cells[one.group][i] for i in one.cells]
     if setup.speaks:
         past = base.past[one.start] if one.start else None
         found = [all_spoken(setup.model, batch.tokens, reading.metrics, cell.edits, past) for cell in cells]
-        return one, mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
+        return mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
     if plan.executor == "reference":
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
         values = mx.stack([reading.measure(each, batch.length) for each in logits])
-        return one, values, lambda: batch.tokens.size * plan.n_layers * len(cells)
+        return values, lambda: batch.tokens.size * plan.n_layers * len(cells)
     rows = Rows(layout, batch.tokens, one.start, cells, one.entries, plan.piece)
     values = rows.run(base, reading, grow=plan.executor == "grow")
-    return one, values, lambda: rows.token_layers
+    return values, lambda: rows.token_layers
 
 
 def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
@@ -152,8 +160,9 @@ def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
 def _evaluated(before: Started | None, after: Started | None = None) -> Iterator[Started]:
     """A pass that was started, once it is evaluated, with the one after it on its way."""
     if before is not None:
-        mx.eval(before[1])
+        mx.eval(before[1], before[3].arrays)
     if after is not None:
-        mx.async_eval(after[1])
+        mx.async_eval(after[1], after[3].arrays)
     if before is not None:
+        before[3].warn()
         yield before

@@ -36,9 +36,14 @@ class Shapes:
         if site.is_raw:
             return None
         shape, dtype = self._known[site]
-        sizes = {"batch": batch, "pos": length, "query_pos": length, "key_pos": length}
+        sizes = {"batch": batch, "pos": length, "query_pos": length, "key_pos": length + self._further(site, length)}
         whole = (sizes.get(axis, size) for axis, size in zip(site.axes, shape, strict=True))
         return mx.zeros(tuple(whole), dtype)
+
+    def _further(self, site: Site, length: int) -> int:
+        """How many keys stand behind those of the positions."""
+        keys, layer = self.layout.family.heads.further, site.layer
+        return 0 if keys is None or layer is None else keys(self.layout.blocks[layer], length).size
 
     def size(self, axis: str, names: Sequence[str], layers: Sequence[int] | None) -> int:
         """How many heads, or entries of the last axis, some sites have at some layers.

@@ -6,6 +6,7 @@ import pytest
 from mlx_patch import errors
 from mlx_patch.errors import (
     DegenerateGapWarning,
+    OutlierPositionWarning,
     PatchError,
     UncachedWarning,
     UnknownNameError,
@@ -37,7 +38,7 @@ def test_the_tree_lists_nothing_that_is_not_there():
 
 def test_warnings_are_named_in_the_docstring_and_are_those_that_python_shows():
     warnings = set(OURS) - set(CLASSES)
-    assert warnings == {DegenerateGapWarning, UncachedWarning}
+    assert warnings == {DegenerateGapWarning, OutlierPositionWarning, UncachedWarning}
     assert all(issubclass(cls, UserWarning) and f"`{cls.__name__}`" in (errors.__doc__ or "") for cls in warnings)
 
 

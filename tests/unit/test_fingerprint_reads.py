@@ -4,16 +4,9 @@ import collections
 import enum
 import functools
 import importlib
-import io
-import math
 import os
-import pathlib
-import pickle
-import random
-import re
 import sys
 import textwrap
-import time
 import types
 from dataclasses import dataclass, field
 
@@ -306,7 +299,7 @@ PAIRS = {
     "a keyword of a partial": lambda n: functools.partial(pow, exp=n),
     "a partial in a partial": lambda n: functools.partial(functools.partial(pow, n), 1),
     "a bound method of an array": lambda n: mx.array([n]).sum,
-    "an array in a list in a closure": lambda n: lambda x, a=[mx.array([n])]: a[0] * x,  # noqa: B006
+    "an array in a list in a closure": lambda n: lambda x, a=[mx.array([n])]: a[0] * x,
     "half an array": lambda n: mx.array(n, mx.bfloat16),
     "a function of a class": lambda n: type("C", (), {"f": staticmethod(by(n))}),
     "a class method": lambda n: type("C", (), {"f": classmethod(by(n))}),

@@ -286,6 +286,7 @@ def test_a_mean_of_many_rows_loses_nothing():
     class Ones:
         def __init__(self):
             self.arrays, self.starts = {"a": mx.ones((2**12, 1)) * 3}, (0, 2**12)
+            self.positions = np.zeros(2**12, int)
 
     means, positions = _means.mean_of_rows([Ones() for _ in range(2**5)], ["a"])
     assert (means["a"].item(), positions) == (3.0, (0,))
@@ -301,7 +302,7 @@ def test_a_mean_weighted_by_prompt_would_show(stored, monkeypatch):
     store, model = stored
     assert mean_is_right(store, model)
 
-    def of_means(shards, sites):
+    def of_means(shards, sites, skip):
         per_prompt = {site: [] for site in sites}
         for shard in shards:
             for a, b in zip(shard.starts[:-1], shard.starts[1:], strict=True):
@@ -317,8 +318,8 @@ def test_a_mean_weighted_by_shard_would_show(stored, monkeypatch):
     store, model = stored
     whole = _means.mean_of_rows
 
-    def of_shards(shards, sites):
-        means = [whole([shard], sites)[0] for shard in shards]
+    def of_shards(shards, sites, skip):
+        means = [whole([shard], sites, skip)[0] for shard in shards]
         return {site: mx.mean(mx.stack([one[site] for one in means]), axis=0) for site in sites}, (0,)
 
     monkeypatch.setattr(_store, "mean_of_rows", of_shards)

@@ -121,3 +121,28 @@ def test_an_edit_that_attends_to_keys_that_are_gone_is_refused(tiny, name):
     with pytest.raises(SelectionError, match="must not attend to keys that the prompt cache keeps no more"):
         model.run(PROMPT[:, 11:], [spread], prompt_cache=prompt_cache)
     assert offset_of(prompt_cache) == 11
+
+
+@pytest.mark.parametrize("name", ["llama", "granite", "gemma4_text", "longcat_flash", "iquestloopcoder"])
+def test_an_argument_is_not_the_stream_whatever_other_cells_edit(tiny, name):
+    """`resid_mid` goes on along the skip connection; what the norm there is given does not, alone and together."""
+    model = tiny(name)
+    mid = next(site for site in model.sites if site.name == "resid_mid")
+    place = model.layout.place(mid)
+    path = next(path for path, module in model.model.named_modules() if module is place.module)
+    call = "" if place.point.call is None else f"[{place.point.call}]"
+    stream, argument = mp.Scale(0.5).at(mid), mp.Scale(0.5).at(f"{path}:input{call}", pos=-1)
+    agree(model, PROMPT, stream, argument, [stream, argument], [argument, stream])
+    both = [[stream, argument], [argument, stream]]
+    assert DIFF(model.run(PROMPT, both[0])).item() == DIFF(model.run(PROMPT, both[1])).item()
+
+
+def test_keys_behind_those_of_positions_are_sources_too(tiny):
+    model = tiny("deepseek_v41")
+    other = model.run_with_cache(PROMPT[:, ::-1], "pattern")[1]
+    agree(
+        model,
+        PROMPT,
+        mp.Replace(other).at("pattern", layer=1),
+        mp.Interpolate(other, 0.5).at("pattern", layer=1, pos=-1),
+    )

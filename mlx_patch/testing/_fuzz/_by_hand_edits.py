@@ -87,7 +87,7 @@ def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Sit
     if isinstance(step, Apply):
         return np.array(step.fn(mx.array(own), site))
     if isinstance(step, Scale):
-        return step.factor * own
+        return np.array(step.factor) * own
     if isinstance(step, Clamp):
         return np.clip(own, step.low, step.high)
     if isinstance(step, Ablate):
@@ -96,8 +96,8 @@ def _value(whole: np.ndarray, part: tuple[np.ndarray, ...], step: Any, site: Sit
         return _projected(own, np.array(step.direction), step.onto)
     source = _source(step.value if isinstance(step, Add) else step.source, whole, part, site)
     if isinstance(step, Add):
-        return own + step.scale * source
-    alpha = step.alpha if isinstance(step, Interpolate) else 1.0
+        return own + np.array(step.scale) * source
+    alpha = np.array(step.alpha if isinstance(step, Interpolate) else 1.0)
     return (1.0 - alpha) * own + alpha * source
 
 
