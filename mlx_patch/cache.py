@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch._cachefile import Contents, read_cache, write_cache
-from mlx_patch.errors import MissingSiteError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
 from mlx_patch.interventions import Aligned
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import SITES, Site, site_of
@@ -59,6 +59,7 @@ class ActivationCache(Mapping[Site, mx.array]):
     def __getitem__(self, key: Key) -> mx.array:
         site = self._site(key)
         if site not in self._arrays:
+            self._refuse_layer(site)
             raise MissingSiteError(
                 f"`cache` must hold {site} to give it. Got a cache with {self._said()}. "
                 "Capture it with `run_with_cache(..., sites=...)`."
@@ -151,6 +152,13 @@ class ActivationCache(Mapping[Site, mx.array]):
         here = list(self.positions)
         run = len(here) > 1 and here == list(range(here[0], here[-1] + 1))
         return f"{held}, positions {f'{here[0]} to {here[-1]}' if run else here} of {self.n_positions}"
+
+    def _refuse_layer(self, site: Site) -> None:
+        if self.n_layers is not None and site.layer is not None and site.layer >= self.n_layers:
+            raise SelectionError(
+                f"`layer` must lie in {-self.n_layers} to {self.n_layers - 1}, the model's {self.n_layers} layers. "
+                f"Got {site.layer}. The last is -1."
+            )
 
     def _site(self, key: object) -> Site:
         return site_of(key, self.n_layers)

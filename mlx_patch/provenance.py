@@ -1,6 +1,8 @@
 """What a number came from: versions, which model, and which weights."""
 
 import hashlib
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
@@ -21,6 +23,35 @@ _ADAPTER = ("lora_a", "lora_b", "m")
 def versions() -> dict[str, str]:
     """The versions of mlx_patch, mlx and mlx_lm."""
     return {"mlx_patch": __version__, "mlx": version("mlx"), "mlx_lm": version("mlx-lm")}
+
+
+def machine() -> dict[str, str]:
+    """Versions, and what they run on: `system`, `processor`, `memory` and MLX's default `device`, and `python`."""
+    device = mx.default_device()
+    about = mx.device_info() if device == mx.Device(mx.gpu) else {}
+    name = about.get("device_name", "")
+    return {
+        **versions(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "memory": _memory(),
+        "device": f"MLX on {device}{f', {name}' if name else ''}",
+    }
+
+
+def _processor() -> str:
+    """The processor's name, as MLX knows it of the CPU."""
+    return str(mx.device_info(mx.cpu).get("device_name", "")) or platform.processor()
+
+
+def _memory() -> str:
+    """The machine's memory; empty where the system does not say."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return ""
+    return f"{size / 2**30:.0f} GiB"
 
 
 def model_identity(model: nn.Module, name: str | None = None, tuned: str = "") -> dict[str, str]:

@@ -141,7 +141,7 @@ class Site:
             KindError: It is neither a text nor a Site.
         """
         if isinstance(text, Site):
-            return text
+            return text.plain
         if not isinstance(text, str):
             raise KindError(f"`site` must be a name or a Site. Got {text!r}.")
         if _RAW.fullmatch(text):
@@ -156,6 +156,11 @@ class Site:
         if match := _SHORT.fullmatch(text):
             return cls(match[1], int(match[2]))
         return cls(_BY_HOOK.get(text, text))
+
+    @property
+    def plain(self) -> "Site":
+        """The site itself, with its short name; of the hook that functions are given, the site that it stands for."""
+        return self
 
     @property
     def is_raw(self) -> bool:

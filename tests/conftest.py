@@ -127,6 +127,15 @@ def _seeded():
     np.random.seed(0)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How many drawn configurations the laws were held on."""
+    passed = terminalreporter.stats.get("passed", [])
+    drawn = [report.nodeid for report in passed if "::test_the_laws_hold_on_a_drawn_configuration[" in report.nodeid]
+    if drawn:
+        models = {re.split(r"[\[\]]", nodeid)[1].rpartition("-")[0] for nodeid in drawn}
+        terminalreporter.write_line(f"laws held on {len(drawn)} drawn configurations of {len(models)} tiny models")
+
+
 def pytest_make_parametrize_id(config, val, argname):
     """Names without addresses, which two processes that share the tests would not agree on."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(val)) if " at 0x" in repr(val) else None

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mlx_patch.chats import encoded
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.provenance import parameters
 from mlx_patch.sites import SITES
 
@@ -73,6 +73,8 @@ def compatibility(target: HookedModel, donor: HookedModel) -> Compatibility:
         target: The model that is patched.
         donor: The model whose activations are put in.
     """
+    require_hooked("target", target)
+    require_hooked("donor", donor)
     rows = {
         "architecture": _both(target, donor, lambda m: m.layout.family.name),
         "layers": _both(target, donor, lambda m: str(m.n_layers)),

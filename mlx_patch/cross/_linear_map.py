@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,6 +154,8 @@ def fit_maps(
         KindError: Both cut a prompt otherwise.
         PatchError: As `LinearMap.fit` and `HookedModel.run_each`.
     """
+    require_hooked("target", target)
+    require_hooked("donor", donor)
     given = list(prompts)
     layers = layer_map or LayerMap((n, n) for n in range(min(target.n_layers, donor.n_layers)))
     layers.require(target.n_layers, donor.n_layers)

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mlx_patch.cross._patch import cross_patch
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
 from mlx_patch.sweeps import SweepResult
 
@@ -181,6 +181,8 @@ def two_by_two(
     Source:
         Zhou 2026, https://arxiv.org/abs/2605.07284; Prakash et al. 2024, https://arxiv.org/abs/2402.14811.
     """
+    require_hooked("base", base)
+    require_hooked("other", other)
     if alignment is not None and choices.get("positions") is not None:
         raise ValueRefusedError(
             f"`positions` must be None with an alignment. Got {choices['positions']!r}, which means another place "

@@ -39,7 +39,8 @@ def offset_of(cache: Sequence[Any] | None) -> int:
                 f"({type(entry).__name__}). Group prompts by length."
             )
     offsets = [offset for entry in entries if (offset := getattr(entry, "offset", None)) is not None]
-    return max(offsets) if offsets else max(map(_noted, entries), default=0)
+    counted = max(offsets, default=0)
+    return counted or max(map(_noted, entries), default=0)
 
 
 def _entries(cache: Sequence[Any] | None) -> list[Any]:
@@ -51,7 +52,7 @@ def _noted(entry: Any) -> int:
     note: _Noted | None = getattr(entry, _NOTE, None)
     if note is not None and note.holds(entry):
         return note.positions
-    if arrays_of(entry):
+    if not hasattr(entry, "offset") and arrays_of(entry):
         raise KindError(
             "`prompt_cache` must say how many positions it holds. Got recurrent states alone "
             f"({type(entry).__name__}), filled elsewhere. Fill it with `model.run(tokens, prompt_cache=...)`."
@@ -60,9 +61,9 @@ def _noted(entry: Any) -> int:
 
 
 def note_offset(cache: Sequence[Any] | None, positions: int) -> None:
-    """Note on recurrent states that they hold so many positions now. A copy of a cache keeps the note."""
+    """Note on entries that do not count, or are not filled, that they hold so many positions now. A copy keeps it."""
     for entry in _entries(cache):
-        if not hasattr(entry, "offset") and is_cache(entry):
+        if not getattr(entry, "offset", 0) and is_cache(entry):
             setattr(entry, _NOTE, _Noted(positions, tuple(arrays_of(entry))))
 
 

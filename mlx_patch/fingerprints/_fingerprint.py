@@ -39,19 +39,26 @@ def fingerprint(value: object, name: str = "value") -> str:
     * Numbers, texts, enums and the like count with their type: `1`, `1.0` and `True` are three values.
     * Lists, tuples, mappings and sets count by their members; in mappings and sets the order does not matter.
     * Arrays of mlx and numpy count by dtype, shape and bytes; an `ActivationCache` by its arrays, tokens and positions.
-    * Dataclasses, and other objects written in Python, count by class and fields or attributes; fields that are not
-      compared do not count.
-    * Functions count by name, bytecode, constants, defaults, what they close over, and the globals that they read; so
-      do the methods of classes. Where a function or class comes with Python, with mlx_patch or with an installed
-      package, its name stands for its code. Whatever `mx.compile`, `mx.grad` or `mx.vmap` made of a function counts as
-      that function. Bytecode is that of one version of Python.
-    * A model of mlx counts by its modules, and by sums over its weights.
+    * Dataclasses, and other objects written in Python, count by class and fields or attributes, what derives from a
+      builtin kind by its contents too; of the library's own dataclasses, fields that are not compared do not count.
+    * Functions count by name, bytecode, constants, defaults, attributes, what they close over, and what they read: of
+      globals, of modules, of modules that they import. A name is followed through modules to what is used; a module
+      that is handed on, to `getattr` say, counts by all that is in it. So do the methods of classes. Where a function
+      or class is of Python, of mlx_patch or of an installed package, its name and version stand for its code. Whatever
+      `mx.compile`, `mx.grad` or `mx.vmap` made of a function counts as that function. Bytecode is that of one version
+      of Python.
+    * A model of mlx counts by its modules, and by sums over its weights; layers of the user's own by code as well.
+
+    What cannot be known another time is refused: files, the environment, the clock, random states without a seed,
+    `eval`, `globals()`, modules that are imported by a name that is worked out. What a method of an argument does is
+    not seen, but for names such as `read_text`.
 
     Args:
         value: What to tell apart.
         name: What to call it in a message.
     Raises:
-        KindError: There is something in it of which Python cannot see what it holds: an open file, a tokenizer.
+        KindError: There is something in it of which Python cannot see what it holds, an open file or a tokenizer; or a
+            function in it reads what cannot be known.
     Example:
         >>> fingerprint({"a": 1, "b": (2.0, mx.array([3]))}) == fingerprint({"b": (2.0, mx.array([3])), "a": 1})
         True
@@ -110,6 +117,12 @@ class Fingerprints:
     def _found(self, value: Any) -> bytes:
         if why := _library.unknowable(value):
             raise self._refused(value, why)
+        if isinstance(value, _BY_NAME):
+            return _digest(type(value).__name__, str(value).encode())
+        return self._matched(value) or self._callable(value) or self._collection(value) or self._object(value)
+
+    def _matched(self, value: Any) -> bytes | None:
+        """The fingerprint of a value whose kind says all."""
         match value:
             case np.generic() | mx.array():
                 return self._array(value)
@@ -135,9 +148,7 @@ class Fingerprints:
                 return self._all("partial", (value.func, value.args, value.keywords))
             case slice():
                 return self._all("slice", (value.start, value.stop, value.step))
-        if isinstance(value, _BY_NAME):
-            return _digest(type(value).__name__, str(value).encode())
-        return self._callable(value) or self._collection(value) or self._object(value)
+        return None
 
     def _all(self, tag: str, parts: Iterable[object]) -> bytes:
         return _digest(tag, *(self._of(part, f"part {n} of a {tag}") for n, part in enumerate(parts)))
@@ -145,12 +156,12 @@ class Fingerprints:
     def _refused(self, value: Any, why: str = "") -> KindError:
         """The error for what no other process could know again."""
         trail = ": ".join(filter(None, self._trail))
-        named = (callable(value) and hasattr(value, "__name__")) or isinstance(value, ModuleType)
+        named = hasattr(value, "__name__") and (callable(value) or isinstance(value, ModuleType))
         kind = value.__name__ if named else f"a {type(value).__module__}.{type(value).__qualname__}"
         return KindError(
             f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {kind}"
-            f"{why and f', which {why}'}. {self._remedy}, or use what it gives in place of it: token ids, say, in place "
-            "of a tokenizer."
+            f"{why and f', which {why}'}. {self._remedy}, or use what it gives in "
+            "place of it: token ids, say, in place of a tokenizer."
         )
 
     def _array(self, value: Any) -> bytes:
@@ -185,10 +196,8 @@ class Fingerprints:
             return self._with_class(value, frozenset if isinstance(value, frozenset) else set, members)
         if isinstance(value, list | tuple):
             return self._with_class(value, list if isinstance(value, list) else tuple, self._all(kind, value))
-        for base in _DERIVED:
-            if isinstance(value, base):
-                return self._with_class(value, base, _digest(base.__name__, base.__repr__(value).encode()))
-        return None
+        base: Any = next((base for base in _DERIVED if isinstance(value, base)), None)
+        return base and self._with_class(value, base, _digest(base.__name__, base.__repr__(value).encode()))
 
     def _object(self, value: Any) -> bytes:
         known = _library.is_installed(type(value).__module__)

@@ -1,4 +1,4 @@
-"""What comes with Python or an installed package, which a name and a version stand for; and what no fingerprint can know.
+"""What comes with Python or a package, which a name and a version stand for; and what no fingerprint can know.
 
 A function that reads a file, the clock, the environment or a random state gives other numbers another time, and nothing
 in the function says which. Such things are refused by name: what reads them is not guessed at.
@@ -22,10 +22,10 @@ _THIS = "mlx_patch"
 
 _OUTSIDE = frozenset(
     "os posix nt io _io genericpath subprocess _posixsubprocess socket _socket ssl select selectors asyncio signal "
-    "multiprocessing concurrent threading _thread queue sched contextvars _contextvars time random _random secrets uuid "
-    "urllib http ftplib smtplib xmlrpc importlib _frozen_importlib runpy pkgutil zipimport inspect ctypes _ctypes mmap "
-    "shelve dbm sqlite3 _sqlite3 tempfile shutil glob fileinput linecache getpass platform sys gc weakref code codeop "
-    "zipfile tarfile gzip bz2 lzma requests httpx huggingface_hub".split()
+    "multiprocessing concurrent threading _thread queue sched contextvars _contextvars time random _random secrets "
+    "uuid urllib http ftplib smtplib xmlrpc importlib _frozen_importlib runpy pkgutil zipimport inspect ctypes _ctypes "
+    "mmap shelve dbm sqlite3 _sqlite3 tempfile shutil glob fileinput linecache getpass platform sys gc weakref "
+    "code codeop zipfile tarfile gzip bz2 lzma requests httpx huggingface_hub".split()
 )
 """Modules of files, processes, clocks, random states, the interpreter itself."""
 

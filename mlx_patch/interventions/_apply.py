@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from mlx_patch.errors import KindError
 from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._hook_point import call_hook
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
 
@@ -20,6 +21,9 @@ class Apply(Intervention):
 
     It is given a handle of its own, so that `activation[:, 0] = 0` in it changes nothing else; it returns the new
     activation, as TransformerLens's hooks do. What it returns is checked, and cast to the activation's dtype.
+
+    The site is given as TransformerLens has it, and called `hook` where the function says so: `hook.name` is the full
+    name, `hook.layer()` the block. It equals the `Site`; `hook.plain.name` is the short name.
 
     Args:
         fn: From an array with the axes of the site, and the site, to an array of that shape or one that broadcasts
@@ -48,7 +52,7 @@ class Apply(Intervention):
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
-        return self.fn(own, where.site)
+        return call_hook(self.fn, own, where.site)
 
     @override
     def __repr__(self) -> str:

@@ -116,11 +116,21 @@ def values_of(name: str, source: Source, own: mx.array, where: Where) -> mx.arra
         value = _of_array(name, source, own, where)
     else:
         array = _held(name, source, where.site)
-        _refuse_other_length(name, array, source, where)
+        _refuse_other_length(name, array, source, where, _ALIGN)
         _refuse_other_batch(name, array, where)
         value = _at_positions(name, array, source.positions, where)
     value = mx.broadcast_to(value, own.shape)
     return value.astype(own.dtype) if mx.issubdtype(own.dtype, mx.floating) else value  # which `fitted` refuses
+
+
+_ALIGN = (
+    "The two prompts differ in length: say which position stands for which, "
+    "`mp.Replace(cache, positions=mp.align(clean, corrupted))`."
+)
+_OF_THIS_LENGTH = (
+    "It is taken position by position: take it of prompts of this length, or, for a mean, take one over all positions, "
+    '`over="batch_pos"`. `store.mean("batch", n_positions=...)` gives one for a length.'
+)
 
 
 def rows_of(name: str, source: Source, where: Where) -> mx.array:
@@ -133,14 +143,14 @@ def rows_of(name: str, source: Source, where: Where) -> mx.array:
     where = where.every_row()
     if not isinstance(source, mx.array):
         array = _held(name, source, where.site)
-        _refuse_other_length(name, array, source, where)
+        _refuse_other_length(name, array, source, where, _OF_THIS_LENGTH)
         return _at_positions(name, array, source.positions, where)
     if source.shape[1:] == where.whole.shape[1:]:
         return where.take(source)
     prompt = where.span.prompt
     if prompt is not None and source.shape[1:] == _with_length(where.whole.shape, where, prompt)[1:]:
         return _at_positions(name, source, tuple(range(prompt)), where)
-    refuse_shape(name, ("any", *where.whole.shape[1:]), source.shape, _unequal(source.shape, where))
+    refuse_shape(name, ("any", *where.whole.shape[1:]), source.shape, _unequal(source.shape, where, _OF_THIS_LENGTH))
 
 
 def whole_of(name: str, source: Source, where: Where) -> mx.array:
@@ -162,7 +172,7 @@ def _of_array(name: str, array: mx.array, own: mx.array, where: Where) -> mx.arr
         return _at_positions(name, array, tuple(range(prompt)), where)
     if not broadcasts(array.shape, own.shape):
         hint = f"The picked part has shape {own.shape}." if own.shape != where.whole.shape else ""
-        refuse_shape(name, where.whole.shape, array.shape, hint or _unequal(array.shape, where))
+        refuse_shape(name, where.whole.shape, array.shape, hint or _unequal(array.shape, where, _ALIGN))
     return array
 
 
@@ -189,17 +199,22 @@ def _at_positions(name: str, array: mx.array, positions: tuple[int, ...], where:
     return where.take(array, [row[p] for p in where.positions])
 
 
-def _refuse_other_length(name: str, array: mx.array, cache: ActivationSource, where: Where) -> None:
+def _refuse_other_length(name: str, array: mx.array, cache: ActivationSource, where: Where, remedy: str) -> None:
     prompt = where.span.prompt
     if prompt is not None and cache.n_positions != prompt:
         got = _with_length(array.shape, where, cache.n_positions)
-        refuse_shape(name, _with_length(where.whole.shape, where, prompt), got, _unequal(got, where, prompt))
+        refuse_shape(name, _with_length(where.whole.shape, where, prompt), got, _unequal(got, where, remedy, prompt))
+
+
+def batch_of(rows: int) -> str:
+    """The numbers of rows that serve so many, in words."""
+    return "1" if rows == 1 else f"1 or {rows}"
 
 
 def _refuse_other_batch(name: str, array: mx.array, where: Where) -> None:
     if len(array.shape) == len(where.whole.shape) and array.shape[0] not in (1, where.whole.shape[0]):
         raise ShapeError(
-            f"`{name}` must have a batch of 1 or {where.whole.shape[0]}. Got {array.shape[0]}. "
+            f"`{name}` must have a batch of {batch_of(where.whole.shape[0])}. Got {array.shape[0]}. "
             "Capture it with as many prompts."
         )
 
@@ -217,14 +232,11 @@ def _with_length(shape: tuple[int, ...], where: Where, length: int) -> tuple[int
     return (*shape[: where.pos_axis], length, *shape[where.pos_axis + 1 :])
 
 
-def _unequal(got: tuple[int, ...], where: Where, wanted: int | None = None) -> str:
+def _unequal(got: tuple[int, ...], where: Where, remedy: str, wanted: int | None = None) -> str:
+    """What to do about another number of positions, if that is what differs."""
     whole, axis = where.whole.shape, where.pos_axis
-    if len(got) == len(whole) > axis and got[axis] != (whole[axis] if wanted is None else wanted):
-        return (
-            "The two prompts differ in length: say which position stands for which, "
-            "`mp.Replace(cache, positions=mp.align(clean, corrupted))`."
-        )
-    return ""
+    differs = len(got) == len(whole) > axis and got[axis] != (whole[axis] if wanted is None else wanted)
+    return remedy if differs else ""
 
 
 def _said(positions: tuple[int, ...]) -> str:

@@ -13,15 +13,19 @@ from mlx_patch.architectures import Heads, Stream
 from mlx_patch.cache import ActivationCache
 from mlx_patch.interventions import Ablate, Edit, Replace
 from mlx_patch.laws._report import Finding, Scale
+from mlx_patch.provenance import parameters
 from mlx_patch.sites import SITES, Site
 
 REWRITTEN = ("attn_scores", "pattern")
 """Sites for which attention is written out: on a GPU the fused kernel rounds otherwise."""
 
 EXTENDED = ("expert_weights",)
-"""Sites whose edits make sums of more terms, which a GPU adds up in another order: all experts run."""
+"""Sites whose edits run all experts: a BLAS or a GPU may sum the products of those that ran before in another order."""
 
 ZERO = Ablate("zero")
+
+_RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
+"""What a model's own code raises where it cannot do what is asked of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +118,18 @@ class Bench:
         """The last site of a pass: what the unembedding reads, or where that is unknown what leaves the last block."""
         return self.model.sites[-1]
 
-    @property
+    @cached_property
     def caches(self) -> bool:
-        """Whether the model takes a prompt cache, as all of mlx_lm's do."""
+        """Whether the model takes a prompt cache, as mlx_lm's do; some that lack a kind of layer raise over theirs."""
         model = self.model.model
         made = hasattr(model, "layers") or hasattr(model, "make_cache")
-        return made and "cache" in signature(type(model).__call__).parameters
+        if not made or "cache" not in signature(type(model).__call__).parameters:
+            return False
+        try:
+            self.raw_in_parts()  # lazily
+        except _RAISED:
+            return False
+        return True
 
     @property
     def middle(self) -> int:
@@ -162,8 +172,17 @@ class Bench:
         return set(names) <= set(self.names)
 
     def exactly(self, name: str) -> float:
-        """The tolerance where only the way of computing attention, or the number of terms, may round otherwise."""
-        return self.scale.exact if name in (*REWRITTEN, *EXTENDED) else 0.0
+        """The tolerance where only the way of computing attention, or of running experts, may round otherwise."""
+        if name in EXTENDED:
+            return self.scale.reordered(self.longest_sum, len(self.layers(name)))
+        return self.scale.exact if name in REWRITTEN else 0.0
+
+    @property
+    def longest_sum(self) -> int:
+        """How many products the longest sum of a matrix product has, as far as the shapes of parameters tell."""
+        matrices = (array for array in parameters(self.model.model) if array.ndim > 1)
+        wide = (array.shape[-1] for array in matrices if mx.issubdtype(array.dtype, mx.floating))
+        return max(self.model.d_model, *wide)
 
     def run(self, *edits: Edit) -> mx.array:
         """The logits of `tokens` with edits."""

@@ -122,11 +122,14 @@ def _turned(bench: Bench, name: str) -> Iterator[Finding]:
 
 
 def _end(bench: Bench, name: str, layer: int) -> Site:
-    """The output of the module that holds the one of a site."""
+    """The output of the module that holds the one of a site; of neurons `mlp_out`, or what a norm before that reads."""
     layout = bench.model.layout
-    point, experts = layout.points[layer][name], "expert_weights" in layout.points[layer]
-    if name == "mlp_post" and not experts:
-        return Site("mlp_out", layer)
+    points = layout.points[layer]
+    point = points[name]
+    if name == "mlp_post" and "expert_weights" not in points:
+        out = points["mlp_out"]
+        behind = out.side == "output" and not f"{point.path}.".startswith(f"{out.path}.")
+        return Site(f"{layout.block_path(layer)}.{out.path}:input") if behind else Site("mlp_out", layer)
     inner = point.path.rpartition(".")[0] or point.path
     return Site(".".join(filter(None, (layout.block_path(layer), inner))) + ":output")
 
@@ -156,11 +159,19 @@ def forward_only(bench: Bench) -> Iterator[Finding]:
         before = bench.plain[:, :middle]
         yield bench.scale.finding(5, f"{name}, before", logits[:, :middle], before, bench.scale.close)
         same = mx.array_equal(logits[:, middle], bench.plain[:, middle]).item()
-        yield Finding(5, f"{name}, shows", float(bool(same)), 0.0)
+        yield Finding(5, f"{name}, shows", float(bool(same) and _should_show(bench, name)), 0.0)
         first = Site(name, bench.own[1].layers(name)[0] if SITES[name].layered else None)
         yield bench.scale.finding(5, f"{first}, as it was", seen[first], bench.own[1][first], bench.exactly("pattern"))
         wanted = _spliced(first, bench.own[1][first], bench.donor[1][first], middle)
         yield bench.scale.finding(5, f"{first}, at its position", cache[first], wanted, bench.scale.close)
+
+
+def _should_show(bench: Bench, name: str) -> bool:
+    """Whether the donor's value changes anything: a router of one expert, say, gives it all of every token."""
+    told = "expert_weights" if name == "router_logits" and bench.has("expert_weights") else name
+    own, donor = bench.own[1], bench.donor[1]
+    sites = [Site(told, layer) for layer in own.layers(told)] if SITES[told].layered else [Site(told)]
+    return not all(mx.array_equal(own[site], donor[site]).item() for site in sites)
 
 
 def _spliced(site: Site, own: mx.array, donor: mx.array, position: int) -> mx.array:

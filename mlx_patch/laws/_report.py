@@ -61,15 +61,23 @@ class Report:
 
     @override
     def __str__(self) -> str:
-        lines = [self.model, f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<18}what the law says"]
+        lines = [self.model, _HEADING]
         for law, says in LAWS.items():
             of = [finding for finding in self.findings if finding.law == law]
             if of:
-                worst = max(of, key=lambda finding: (not finding.held, finding.deviation))
-                held = "yes" if all(finding.held for finding in of) else "NO"
-                lines.append(f"{law:>3}  {held:<5}{len(of):>6}  {worst.deviation:<18.2g}{says}")
+                lines.append(_row(law, of, says))
         lines += [f"     broken: law {f.law}, {f.what}: {f.deviation:.2g} > {f.tolerance:.2g}" for f in self.broken]
         return "\n".join(lines)
+
+
+_HEADING = f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<19}{'tolerance':<11}what the law says"
+
+
+def _row(law: int, findings: list[Finding], says: str) -> str:
+    """A law's row: its worst finding, with the tolerance of that one; of equals the strictest."""
+    worst = max(findings, key=lambda finding: (not finding.held, finding.deviation, -finding.tolerance))
+    held = "yes" if all(finding.held for finding in findings) else "NO"
+    return f"{law:>3}  {held:<5}{len(findings):>6}  {worst.deviation:<19.2g}{worst.tolerance:<11.2g}{says}"
 
 
 LAWS: dict[int, str] = {
@@ -99,7 +107,10 @@ class Scale:
         dtypes = {p.dtype for p in parameters(model) if mx.issubdtype(p.dtype, mx.floating)}
         dtypes |= {getattr(mx, rounds)} if rounds else set()
         self.rounding = max((float(mx.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-        self.exact = 0.0 if mx.default_device() == mx.Device(mx.cpu) else ROUNDINGS * self.rounding
+        on_cpu = mx.default_device() == mx.Device(mx.cpu)
+        self.exact = 0.0 if on_cpu else ROUNDINGS * self.rounding
+        self._product = float(mx.finfo(mx.float32).eps) if on_cpu else self.rounding
+        self._one_order = on_cpu and mx.float32 not in dtypes
 
     @property
     def close(self) -> float:
@@ -110,6 +121,22 @@ class Scale:
     def half_the_digits(self) -> float:
         """The most that rounding may make of a whole forward pass; models that are further off err."""
         return self.rounding**0.5
+
+    def reordered(self, terms: int, blocks: int) -> float:
+        """The tolerance of logits where sums of products are taken in another order in some blocks.
+
+        A sum of n products is rounded n times, each time by half an `eps` at most and at random, so that two orders are
+        about `sqrt(n) * eps` apart. That may turn one later rounding to a coarser type over. Each block adds as much.
+        On a CPU a BLAS multiplies float32 alone; half types have MLX's own loops and one order: there it is 0.
+
+        Args:
+            terms: How many products a sum has at most.
+            blocks: In how many blocks.
+        """
+        if self._one_order:
+            return 0.0
+        turned_over = self.rounding if self.rounding > self._product else 0.0
+        return blocks * (terms**0.5 * self._product + turned_over)
 
     def beside(self, own: float) -> float:
         """The tolerance of what is inside a model whose logits are themselves off by `own`, a fraction of the largest.
@@ -130,6 +157,8 @@ def deviation(got: mx.array, wanted: mx.array) -> float:
     """
     if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
         return float("inf")
+    if not wanted.size:  # nothing on either side: a router of no experts
+        return 0.0
     got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
     apart, size = mx.where(got == wanted, 0, mx.abs(got - wanted)), mx.where(mx.isinf(wanted), 0, mx.abs(wanted))
     value = mx.max(apart) / mx.maximum(mx.max(size), 1e-30)

@@ -15,6 +15,7 @@ from ._answers import LogProb as LogProb
 from ._answers import Prob as Prob
 from ._answers import Rank as Rank
 from ._base import Metric as Metric
+from ._base import MultiPositionMetric as MultiPositionMetric
 from ._base import RowMetric as RowMetric
 from ._distributions import KL as KL
 from ._distributions import Entropy as Entropy

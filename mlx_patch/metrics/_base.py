@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError, SelectionError, ShapeError
 
 from ._logits import as_position, check_logits, read_position
 from ._tokens import Tokenizer
@@ -21,7 +21,8 @@ class Metric(ABC):
     """One number per example, read from a run's logits.
 
     To write one as a class, make a frozen dataclass of it and give it `measure`; on `RowMetric`, if it reads one
-    position. A plain function of logits does for most: see `metric` and `as_metric`.
+    position, on `MultiPositionMetric`, if several. A plain function of logits does for most: see `metric` and
+    `as_metric`.
 
     Attributes:
         name: The label in tables. By default the class and its arguments: `prob(' Mary')`.
@@ -137,6 +138,78 @@ class RowMetric(Metric):
     @override
     def measure(self, logits: mx.array) -> mx.array:
         return self.measure_row(read_position(logits, self.pos))
+
+
+@dataclass(frozen=True, repr=False)
+class MultiPositionMetric(Metric):
+    """A metric of the logits at several positions, which it reads in float32. A sweep unembeds no other positions.
+
+    Give `positions`, which says which ones, and `measure_rows`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Drift(MultiPositionMetric):
+        ...     token: int
+        ...     def positions(self, length):
+        ...         return (0, -1)
+        ...     def measure_rows(self, rows):
+        ...         return rows[:, 1, self.token] - rows[:, 0, self.token]
+        >>> Drift(1)(mx.array([[[1.0, 4.0], [0.0, 0.0], [2.0, 7.0]]])).tolist()
+        [3.0]
+    """
+
+    @override
+    def __post_init__(self) -> None:
+        if self.pos is not None:
+            raise KindError(f"`pos` must be left out: `positions` says which. Got {self.pos}.")
+        super().__post_init__()
+
+    @abstractmethod
+    def positions(self, length: int) -> Sequence[int]:
+        """The positions that it reads, each once, in the order in which it wants them; from the end where negative.
+
+        Args:
+            length: How many positions the prompt has.
+        """
+
+    @abstractmethod
+    def measure_rows(self, rows: mx.array) -> mx.array:
+        """One number per example, from the logits at `positions`.
+
+        Args:
+            rows: In float32. Shape `(batch, pos, d_vocab)`.
+        Returns:
+            An array of a floating dtype. Shape `(batch,)`.
+        """
+
+    def absolute(self, length: int) -> tuple[int, ...]:
+        """What `positions` says, from 0.
+
+        Raises:
+            KindError: They are not ints.
+            SelectionError: There are none, one is there twice, or one is not in the prompt.
+        """
+        chosen = tuple(map(as_position, self.positions(length)))
+        for pos in chosen:
+            if not -length <= pos < length:
+                raise SelectionError(
+                    f"`positions` of {self.name} must lie in {-length} to {length - 1}, the {length} positions of the "
+                    f"prompt. Got {pos}."
+                )
+        found = tuple(pos % length for pos in chosen)
+        if not found or len(set(found)) < len(found):
+            raise SelectionError(f"`positions` of {self.name} must be some, and each once. Got {chosen}.")
+        return found
+
+    @final
+    def of_rows(self, rows: mx.array) -> mx.array:
+        """What calling it gives, of the logits at its positions alone. Shape of `rows`: `(batch, pos, d_vocab)`."""
+        check_logits(rows, f"`rows` of {self.name}")
+        return _one_per_example(self.measure_rows(rows.astype(mx.float32)), rows.shape[0], self.name)
+
+    @override
+    def measure(self, logits: mx.array) -> mx.array:
+        return self.of_rows(logits[:, mx.array(self.absolute(logits.shape[1]))])
 
 
 def _one_per_example(numbers: object, batch: int, name: str) -> mx.array:

@@ -44,7 +44,8 @@ class KL(RowMetric):
 
     Args:
         reference_logits: Logits of the run that is compared with, such as the clean one, on the same vocabulary. Shape
-            `(batch, pos, d_vocab)`, read at `pos` too, or `(batch, d_vocab)`. A batch of 1 serves every example.
+            `(batch, pos, d_vocab)`, read at `pos` too, or `(batch, d_vocab)`. A batch of 1 serves every example. Or a
+            list of such, one a prompt, as `HookedModel.run_each` returns it: each is read at its own `pos`.
         pos: The position that is read.
     Source:
         Conmy et al. 2023, https://arxiv.org/abs/2304.14997, where the reference is the whole model.
@@ -54,7 +55,7 @@ class KL(RowMetric):
         0.1438
     """
 
-    reference_logits: mx.array | np.ndarray = field(repr=False)
+    reference_logits: mx.array | np.ndarray | Sequence[mx.array | np.ndarray] = field(repr=False)
 
     @override
     def __post_init__(self) -> None:
@@ -63,21 +64,26 @@ class KL(RowMetric):
 
     @override
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
-        reference = mx.array(self.reference_logits)
+        reference = self._row
         if len(reference) not in (1, n):
-            raise ShapeError(f"`reference_logits` must have a batch of 1 or of all {n} examples. Got {len(reference)}.")
+            several = f" or of all {n} examples" if n > 1 else ", for one example"
+            raise ShapeError(f"`reference_logits` must have a batch of 1{several}. Got {len(reference)}.")
         return self if len(reference) == 1 else replace(self, reference_logits=reference[mx.array(list(rows))])
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        assert isinstance(self.reference_logits, mx.array)
-        _check_same_vocabulary(self.reference_logits, row)
-        reference = log_softmax(self.reference_logits)
+        _check_same_vocabulary(self._row, row)
+        reference = log_softmax(self._row)
         return _expectation(mx.exp(reference), reference - log_softmax(row))
 
     @override
     def __repr__(self) -> str:
-        return f"KL(<logits {tuple(self.reference_logits.shape)}>, pos={self.pos})"
+        return f"KL(<logits {tuple(self._row.shape)}>, pos={self.pos})"
+
+    @property
+    def _row(self) -> mx.array:
+        assert isinstance(self.reference_logits, mx.array)
+        return self.reference_logits
 
 
 def _expectation(p: mx.array, values: mx.array) -> mx.array:
@@ -87,6 +93,8 @@ def _expectation(p: mx.array, values: mx.array) -> mx.array:
 
 def _reference_row(reference: object, pos: int) -> mx.array:
     """The reference's logits at its position, in a buffer of their own. Shape `(batch or 1, d_vocab)`."""
+    if isinstance(reference, list | tuple) and any(isinstance(each, mx.array | np.ndarray) for each in reference):
+        return _joined([_reference_row(each, pos) for each in reference])
     if not isinstance(reference, mx.array | np.ndarray):
         raise KindError(f"`reference_logits` must be an array of logits. Got {type(reference).__name__}.")
     array = mx.array(reference)
@@ -101,6 +109,23 @@ def _reference_row(reference: object, pos: int) -> mx.array:
     return row
 
 
+def _joined(rows: list[mx.array]) -> mx.array:
+    """One row after the other, each of one prompt."""
+    for number, row in enumerate(rows):
+        if row.shape != (1, rows[0].shape[1]):
+            raise ShapeError(
+                f"`reference_logits` must hold the logits of one prompt an entry, all of one vocabulary, as "
+                f"`model.run_each` returns them. Got {row.shape[0]} of {row.shape[1]} tokens in entry {number}."
+            )
+    joined = mx.concatenate(rows, axis=0)
+    mx.eval(joined)
+    return joined
+
+
+def _or_all(rows: int) -> str:
+    return f" or of the run's {rows}" if rows > 1 else ", for one row"
+
+
 def _check_same_vocabulary(reference: mx.array, row: mx.array) -> None:
     if reference.shape[1] != row.shape[1]:
         raise ShapeError(
@@ -108,6 +133,4 @@ def _check_same_vocabulary(reference: mx.array, row: mx.array) -> None:
             "Compare models of one tokenizer."
         )
     if reference.shape[0] not in (1, row.shape[0]):
-        raise ShapeError(
-            f"`reference_logits` must have a batch of 1 or of the run's {row.shape[0]}. Got {reference.shape[0]}."
-        )
+        raise ShapeError(f"`reference_logits` must have a batch of 1{_or_all(row.shape[0])}. Got {reference.shape[0]}.")

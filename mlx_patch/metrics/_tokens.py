@@ -150,8 +150,22 @@ def _single_token(argument: str, answer: Answer, tokenizer: Tokenizer | None) ->
     assert tokenizer is not None
     raise TokenError(
         f"`{argument}` must be one token. Got {brief(answer)}, which gives {len(ids)}: {_pieces(ids, tokenizer)}. "
-        f"{_other_spacing(answer, tokenizer)}Measure them all with `TokenSetProb({brief(answer)})`, or give the id of "
-        f"one, such as {ids[0]}."
+        f"{_other_spacing(answer, tokenizer)}{_whole_answer(argument, answer)} For the first token alone give its id, "
+        f"{ids[0]}."
+    )
+
+
+def _whole_answer(argument: str, answer: str) -> str:
+    """The metrics of all of an answer's tokens."""
+    shown = brief(answer)
+    if argument in ("right", "wrong"):
+        return (
+            "Compare whole answers with `SequenceLogitDiff(right, wrong)`, or take the probability that what is "
+            f"written starts with one: `StartsWith({shown})`."
+        )
+    return (
+        f"Measure the whole of it with `SequenceLogProb({shown})`, or the probability that what is written starts with "
+        f"it: `StartsWith({shown})`."
     )
 
 

@@ -16,3 +16,4 @@ from mlx_patch.model._placing import Placing as Placing
 from mlx_patch.model._room import refuse_unlearned as refuse_unlearned
 from mlx_patch.model._running import Ran as Ran
 from mlx_patch.model._running import run as run
+from mlx_patch.model._wrapped import require_hooked as require_hooked

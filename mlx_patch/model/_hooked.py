@@ -54,7 +54,7 @@ class HookedModel:
     def __init__(
         self, model: nn.Module, tokenizer: Any = None, *, name: str | None = None, family: Family | None = None
     ):
-        if not isinstance(model, nn.Module):
+        if not issubclass(type(model), nn.Module):  # a compiled module passes for an instance of its class
             raise KindError(
                 f"`model` must be an mlx.nn.Module. Got {type(model).__name__}. "
                 "Pass the model itself, not a compiled function or the pair that mlx_lm.load returns."
@@ -143,7 +143,7 @@ class HookedModel:
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
 
     def __call__(self, tokens: mx.array | Prompt, *args: Any, **kwargs: Any) -> mx.array:
-        """What the model itself returns for tokens, a text or a chat, lazily and bit for bit. Shape `(batch, pos, d_vocab)`.
+        """What the model returns for tokens, a text or a chat, lazily, bit for bit. Shape `(batch, pos, d_vocab)`.
 
         `run(tokens)` gives the same logits, but for one architecture: gemma3n is itself only over a prompt cache, which
         `run` makes for it.
@@ -276,8 +276,10 @@ class HookedModel:
 
         Args:
             tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
-            fwd_hooks: Pairs of a site and a function `fn(activation, site)` that returns the new activation, or None
-                to leave it. A short name without a layer is every layer. The activation must not be written into.
+            fwd_hooks: Pairs of a site and a function `fn(activation, hook)`, written for TransformerLens or not, that
+                returns the new activation, or None to leave it; what it wrote into its own counts. `hook` is the site:
+                `hook.name` is its full name, `hook.layer()` its block, and `cache[hook.name]` its array in a cache. A
+                short name without a layer is every layer.
             logits_at: As in `run`.
             prompt_cache: As in `run`.
         Returns:

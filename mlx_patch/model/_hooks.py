@@ -8,12 +8,24 @@ import mlx.core as mx
 from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
 from mlx_patch.engine import Action, Box, Hook, Pass, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
-from mlx_patch.interventions import Apply, Edit, PositionChoice, Span, Where, as_positions, pos_axis, refuse_steps
+from mlx_patch.interventions import (
+    Apply,
+    Edit,
+    PositionChoice,
+    Span,
+    Where,
+    as_positions,
+    call_hook,
+    pos_axis,
+    refuse_steps,
+)
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
 SpanOf = Callable[[Pass], Span]
-HookFunction = Callable[[mx.array, Site], mx.array | None]
+HookFunction = Callable[..., mx.array | None]
+"""`fn(activation, site)`; TransformerLens's `fn(activation, hook)` as well."""
+
 SiteChoice = str | Site | Iterable[str | Site] | Callable[[Site], bool]
 
 
@@ -128,8 +140,8 @@ def function_edits(functions: Iterable[tuple[str | Site, HookFunction]]) -> list
 
 def _kept_on_none(function: HookFunction) -> Callable[[mx.array, Site], mx.array]:
     def apply(activation: mx.array, site: Site) -> mx.array:
-        new = function(activation, site)
-        return activation if new is None else new
+        new = call_hook(function, activation, site)
+        return activation if new is None else new  # with what it wrote into it, as in TransformerLens
 
     return apply
 

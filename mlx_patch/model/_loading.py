@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import mlx.nn as nn
 import mlx_lm
 from mlx.utils import tree_flatten
 
-from mlx_patch.errors import FileError, KindError, ValueRefusedError
+from mlx_patch.errors import FileError, KindError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.model._evaluated import evaluate
 from mlx_patch.model._twin import twin
 from mlx_patch.provenance import digest_of, has_adapter
@@ -24,6 +26,12 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
         FileError: The folder is not there or holds no model, or the hub does not give it; or `adapter_path` holds no
             adapter, or one of another model.
     """
+    if not isinstance(path_or_hub_id, str | os.PathLike):
+        raise KindError(
+            f"`path_or_hub_id` must be a folder or a hub id. Got {type(path_or_hub_id).__name__}. Give a path, or wrap "
+            "a model that is loaded already: mp.HookedModel(model, tokenizer)."
+        )
+    _refuse_keywords(kwargs)
     name, adapter = os.fspath(path_or_hub_id), kwargs.pop("adapter_path", None)
     refuse_unreachable(name)
     if adapter is not None:
@@ -33,13 +41,44 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
         evaluate(model)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise FileError(
-            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_first_line(error)} "
-            "Check the name and the network, or give a folder with config.json and safetensors."
+            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_reason(error)}"
         ) from error
     if adapter is None:
         return model, tokenizer, ""
     model, tuned = _adapted(model, adapter)
     return model, tokenizer, tuned
+
+
+def _refuse_keywords(keywords: Mapping[str, Any]) -> None:
+    """Refuse what `mlx_lm.load` does not take.
+
+    Raises:
+        KindError: The nearest keywords are named.
+    """
+    known = tuple(signature(mlx_lm.load).parameters)[1:]
+    for keyword in keywords:
+        if keyword not in known:
+            raise KindError(
+                f"`load` must be given keywords of mlx_lm.load. Got {keyword!r}. {did_you_mean(keyword, known)}"
+            )
+
+
+_OTHER_NAMES = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters")
+
+
+def _reason(error: BaseException) -> str:
+    """Why mlx_lm does not load a model, and what helps; where weights have other names than the model, which."""
+    other = _OTHER_NAMES.match(str(error))
+    if other is None:
+        remedy = "Check the name and the network, or give a folder with config.json and safetensors."
+        return f"{_first_line(error)} {remedy}"
+    names = [line.strip().rstrip(",.") for line in str(error).splitlines()[1:] if line.strip()]
+    shown = listed(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if other["kind"] == "Missing":
+        what = f"its weights lack {other['count']} of the model's arrays: {shown}"
+    else:
+        what = f"its weights have {other['count']} arrays that the model has no place for: {shown}"
+    return f"{what}. Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
 
 
 def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) -> tuple[nn.Module, str]:

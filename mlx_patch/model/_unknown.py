@@ -4,6 +4,7 @@ The runs are of a few tokens: nothing that they show is true by construction, an
 is refused.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -44,7 +45,7 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     """
     refuse_missing_blocks(model)
     if known := family or registered(model):
-        return layout_of(model, _with_positions(model, known))
+        return _by_table(model, known)
     guess = layout_of(model, guessed(model))
     try:
         sized = _sized(guess)
@@ -54,6 +55,26 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     if broken:
         raise ArchitectureError(without_table(model, broken))
     return sized
+
+
+def _by_table(model: nn.Module, family: Family) -> Layout:
+    """The layout by a table; of a part of a model the table does not hold, and the whole is asked for."""
+    try:
+        return layout_of(model, _with_positions(model, family))
+    except ArchitectureError as error:
+        if (whole := _whole(model)) is None:
+            raise
+        raise ArchitectureError(
+            f"`model` must be a whole model, with its unembedding. Got {type(model).__name__}, which is a part of "
+            f"{whole.__module__}.{whole.__name__}. Pass the model that holds it, which mlx_lm.load returns."
+        ) from error
+
+
+def _whole(model: nn.Module) -> type | None:
+    """mlx_lm's class of whole models, where a model is a part of one."""
+    whole = getattr(sys.modules.get(type(model).__module__), "Model", None)
+    is_part = isinstance(whole, type) and not isinstance(model, whole)
+    return whole if is_part and type(model).__module__.startswith("mlx_lm.models.") else None
 
 
 def _clause(error: BaseException) -> str:

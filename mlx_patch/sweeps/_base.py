@@ -28,12 +28,15 @@ class Base:
         values: The metrics. Shape `(metric, batch)`.
         first: The first position of which the stream is kept.
         stream: The stream at the sites that were asked for. Shape `(batch, pos - first, d_model)` each.
+        logits: At the positions that metrics read, where a pass begins behind one of them. Shape
+            `(batch, len(at), d_vocab)`.
         past: What the prompt cache held before each start of a pass.
         token_layers: What was computed.
     """
 
     values: mx.array
     first: int
+    logits: mx.array | None = None
     stream: dict[Site, mx.array] = field(default_factory=dict)
     past: dict[int, Snapshot] = field(default_factory=dict)
     token_layers: int = 0
@@ -58,6 +61,7 @@ def run_base(
     caches = make_prompt_cache(layout.model) if later or cut or layout.family.cached else None
     cuttable = caches is not None and can_be_cut(caches)
     base = Base(mx.array(0.0), min(starts, default=0))
+    read: list[mx.array] = []
     streams: dict[Site, list[mx.array]] = {site: [] for site in sites}
     edges = {0, *cut, length, base.first, *(() if cuttable else later)}
     for begin, end in pairwise(sorted(edges)):
@@ -65,10 +69,15 @@ def run_base(
             base.past[begin] = snapshot(caches or (), begin, batch)
         kept: dict[Site, mx.array] = {}
         hooks = capture_hooks(layout, sites if begin >= base.first else (), None, kept)
-        logits = _piece(layout, tokens[:, begin:end], hooks, caches, reading, last=end == length)
+        here = None if reading.at is None else tuple(pos for pos in reading.at if begin <= pos < end)
+        logits = _piece(layout, tokens[:, begin:end], hooks, caches, here)
+        if here is None or here:
+            read.append(logits)
         if end == length:
-            base.values = reading.measure(logits, length)
-        mx.eval(kept, arrays_of(caches), base.values)
+            whole = mx.concatenate(read, axis=1)
+            base.values = reading.measure(whole, length)
+            base.logits = whole if max(starts, default=0) > reading.first else None
+        mx.eval(kept, arrays_of(caches), base.values, read)
         base.token_layers += tokens[:, begin:end].size * len(layout.blocks)
         for site, stream in kept.items():
             streams[site].append(stream)
@@ -79,9 +88,9 @@ def run_base(
     return base
 
 
-def _piece(layout: Layout, tokens: mx.array, hooks: list, caches: list[Any] | None, reading: Reading, last: bool):
-    """The logits of a piece of the prompt, lazily; of the last one, at the positions that are read."""
-    if last and reading.at is not None:
-        hooks = [*hooks, slice_hook(layout, reading.at)]
+def _piece(layout: Layout, tokens: mx.array, hooks: list, caches: list[Any] | None, here: tuple[int, ...] | None):
+    """The logits of a piece of the prompt, lazily, at the positions that are read there; None is all."""
+    if here:
+        hooks = [*hooks, slice_hook(layout, here)]
     with Frame(layout.model, hooks):
         return layout.model(tokens, **({} if caches is None else {"cache": caches}))

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.interventions import Replace
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
 from mlx_patch.sweeps._pair import PairResult
 from mlx_patch.sweeps._prompts import Batch, Prompts, batches_of
@@ -46,6 +46,7 @@ def sweep_pair(
     Source:
         Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, sections 2 and 3.
     """
+    require_hooked("model", model)
     _refuse_several(metric, choices)
     pair = [_one_batch(name, given, model) for name, given in (("clean", clean), ("corrupted", corrupted))]
     aligned = isinstance(positions, Alignment)

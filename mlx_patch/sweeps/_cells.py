@@ -22,12 +22,14 @@ class Cell:
         edits: What is done in it. Edits of one site act in order.
         entry: The first block that differs from the unedited run: 0 to the number of blocks, which is the final norm.
             None where nobody knows.
-        start: The first position that differs from the unedited run.
+        start: The first position that is computed: no later than the first that differs from the unedited run.
+        changed: The first position that differs, or the last that can matter, where the model can be split there.
     """
 
     edits: tuple[Edit, ...]
     entry: int | None
     start: int
+    changed: int = 0
 
 
 def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> Cell:
@@ -37,7 +39,7 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
         layout: The model's layout.
         edits: What is done in it.
         length: The positions of the prompt.
-        reads: The first position that a metric reads.
+        reads: The last position that a metric reads; 0 where one reads all.
     Raises:
         MissingSiteError, SelectionError: A site, layer or position that is not there.
     """
@@ -45,8 +47,9 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
     known = [entry for entry in entries if entry is not None]
     entry = min(known) if len(known) == len(entries) else None
     firsts = [_first(layout, part, length) for edit in edits for part in edit.parts]
-    start = min(reads, *firsts) if can_be_split(layout) else 0
-    return Cell(tuple(edits), entry, start)
+    if not can_be_split(layout):
+        return Cell(tuple(edits), entry, 0)
+    return Cell(tuple(edits), entry, min(reads, *firsts), min(reads or length - 1, *firsts))
 
 
 def can_be_split(layout: Layout) -> bool:

@@ -18,15 +18,15 @@ from typing_extensions import override
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Change, Edit, PromptEdits, RowEdits, Span, pos_axis
-from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples, log_softmax_at
+from mlx_patch.metrics import Metric, MultiPositionMetric, SequenceMetric, Slot, for_examples, log_softmax_at
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._cells import Cell, cell_of
-from mlx_patch.sweeps._reading import Reading, ReadsSome
+from mlx_patch.sweeps._reading import Reading
 from mlx_patch.tokens import Batch
 
 
 @dataclass(frozen=True, repr=False)
-class Forced(ReadsSome):
+class Forced(MultiPositionMetric):
     """Log-probability of what is appended to each row, in nats.
 
     Attributes:
@@ -37,19 +37,23 @@ class Forced(ReadsSome):
     answers: Slot
     prompt: int
 
-    @property
     @override
-    def at(self) -> tuple[int, ...]:
-        """The absolute positions that are read: each one before a token of the longest answer."""
+    def positions(self, length: int) -> tuple[int, ...]:
+        """Each position before a token of the longest answer."""
+        del length  # of the prompt, which the answers are behind
         return tuple(range(self.prompt - 1, self.prompt - 1 + max(map(len, self.answers))))
 
     @override
-    def measure(self, logits: mx.array) -> mx.array:
-        total = mx.zeros((logits.shape[0],))
-        for step in range(len(self.at)):
+    def absolute(self, length: int) -> tuple[int, ...]:
+        return self.positions(length)
+
+    @override
+    def measure_rows(self, rows: mx.array) -> mx.array:
+        total = mx.zeros((rows.shape[0],))
+        for step in range(rows.shape[1]):
             ids = mx.array([answer[min(step, len(answer) - 1)] for answer in self.answers])
             counts = mx.array([float(step < len(answer)) for answer in self.answers])
-            own = log_softmax_at(logits[:, step].astype(mx.float32), ids[:, None])[:, 0]
+            own = log_softmax_at(rows[:, step], ids[:, None])[:, 0]
             total = total + mx.where(counts > 0, own, 0.0)
         return total
 
@@ -162,7 +166,11 @@ class Expansion:
     def reading(self, batch: Batch, slots: Sequence[Slot], prompt: Reading) -> Reading:
         """What is read of one group: its answers, then the metrics of the prompt."""
         forced = [Forced(self._own(slot, batch), batch.length, name="answer") for slot in slots]
-        at = None if prompt.at is None else tuple(sorted({*prompt.at, *(pos for one in forced for pos in one.at)}))
+        at = (
+            None
+            if prompt.at is None
+            else tuple(sorted({*prompt.at, *(pos for one in forced for pos in one.positions(batch.length))}))
+        )
         forced += forced[:1] * (self.most - len(forced))
         return Reading((*forced, *prompt.metrics), at, batch.length)
 
@@ -246,7 +254,7 @@ def expanded(
         edits = ([in_prompt(edit, prompt.length) for edit in cell.edits] for cell in cells[number])
         found["batches"].append(batch)
         found["readings"].append(reading)
-        found["cells"].append(tuple(cell_of(layout, own, batch.length, reading.first) for own in edits))
+        found["cells"].append(tuple(cell_of(layout, own, batch.length, reading.reach) for own in edits))
     return {name: tuple(several) for name, several in found.items()}
 
 

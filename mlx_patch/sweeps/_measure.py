@@ -8,7 +8,7 @@ import numpy as np
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import GenerateMatches, Metric
-from mlx_patch.model import HookedModel, Placing, as_edits, run
+from mlx_patch.model import HookedModel, Placing, as_edits, require_hooked, run
 from mlx_patch.sweeps._cells import may_follow_the_norm
 from mlx_patch.sweeps._forced import expanded, expansion_of, in_prompt, plain_of
 from mlx_patch.sweeps._prompts import Prompts, batches_of
@@ -33,6 +33,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     Example:
         `mp.measure(model, "The capital of France is", mp.metrics.SequenceLogProb(" Paris"))`
     """
+    require_hooked("model", model)
     given = as_edits(edits)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     refuse_rows(given, several=any(batch.alone for batch in batches))

@@ -33,6 +33,7 @@ class Rows:
         entries: The block at which each enters.
         piece: Positions that run at once, at most, where the cells and the model allow more than one piece.
         token_layers: What went through the blocks, counted as it goes.
+        stages: What enters each block that all cells need, with the token-layers before it: to see how far it is.
         used: Which edits have acted: numbers of a cell, and of an edit in it.
         height: The rows of the batch, as it grows.
         in_pieces: Whether the positions run piece by piece.
@@ -47,6 +48,7 @@ class Rows:
     token_layers: int = 0
     height: int = 0
     in_pieces: bool = False
+    stages: list[tuple[int, mx.array]] = field(default_factory=list)
     used: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -62,6 +64,7 @@ class Rows:
     def run(self, base: Base, reading: Reading, grow: bool) -> mx.array:
         """Every metric of every cell, unevaluated. Shape `(cell, metric, batch)`."""
         layout, rows = self.layout, 1 if grow else len(self.cells)
+        whole, reading = reading, reading.since(self.start)
         edges = (self.start, *self._cuts(reading), self.length)
         self.in_pieces = len(edges) > 2
         opened = base.past[self.start].opened() if self.start else None
@@ -83,7 +86,9 @@ class Rows:
             logits = self._forward(tokens[:, begin:end], seen, opened.caches if opened else fresh)
         refuse_unused([*hooks, *last])
         self._refuse_unmade()
-        return mx.stack([reading.measure(logits[self._at(i)], self.length) for i in range(len(self.cells))])
+        early = len(whole.at or ()) - len(reading.at or ())
+        own = [_behind(base, early, logits[self._at(i)]) for i in range(len(self.cells))]
+        return mx.stack([whole.measure(each, self.length) for each in own])
 
     def _cuts(self, reading: Reading) -> tuple[int, ...]:
         found = cuts(self.layout, reading, self.start, self.length, self.piece)
@@ -101,6 +106,7 @@ class Rows:
 
     def _counting(self) -> Iterator[Hook]:
         def count(value: mx.array, now: Pass) -> None:
+            self._note(value)
             self.token_layers += value.shape[0] * now.length
 
         for layer in range(len(self.layout.blocks)):
@@ -117,6 +123,11 @@ class Rows:
         place = self.layout.place(Site("resid_post", blocks - 1))
         yield Hook(place, partial(self._entered, blocks, base, opened), Phase.CAPTURE)
 
+    def _note(self, value: mx.array) -> None:
+        """Note what enters a block, if it is computed in any case: a second edit may replace it as a whole."""
+        if self.token_layers and len(self.cells) > 1 and all(_is_simple(self.layout, cell) for cell in self.cells):
+            self.stages.append((self.token_layers, value))
+
     def _settled(self, opened: Opened, value: mx.array, now: Pass) -> None:
         if now.offset == self.start:
             opened.settle()
@@ -124,6 +135,8 @@ class Rows:
     def _entered(self, layer: int, base: Base, opened: Opened | None, value: mx.array, now: Pass) -> mx.array | None:
         here = [i for i, entry in enumerate(self.entries) if entry == layer]
         before = [] if layer == self.entries[0] else [value]
+        if before and layer < len(self.layout.blocks):
+            self._note(value)
         grown = mx.concatenate([*before, *(self._row(i, base, value, now) for i in here)], axis=0) if here else value
         self.height = grown.shape[0]
         if layer < len(self.layout.blocks):
@@ -195,6 +208,15 @@ class Rows:
                         f"`edits` must each act. {edit!r} did not: none of its positions was computed. "
                         "Choose positions of this prompt."
                     )
+
+
+def _behind(base: Base, early: int, logits: mx.array) -> mx.array:
+    """A cell's logits, behind those that are read before its pass begins, where it is as the unedited run."""
+    return logits if not early or base.logits is None else mx.concatenate([base.logits[:, :early], logits], axis=1)
+
+
+def _is_simple(layout: Layout, cell: Cell) -> bool:
+    return len(cell.edits) == 1 and len(places_of(layout, cell.edits[0])) == 1
 
 
 def _entrance(layout: Layout, layer: int) -> Site:

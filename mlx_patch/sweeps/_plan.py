@@ -81,7 +81,6 @@ def make_plan(
         for one in _passes(number, group, own, executor, bounds, memory_of)
     ]
     unedited = sum(token_layers_of(group, n_layers) for group in groups)
-    least = sum(_least(cell, group, n_layers) for group, own in pairs for cell in own)
     one_each = sum(token_layers_of(group, n_layers) * len(own) for group, own in pairs)
     return Plan(
         executor=executor,
@@ -89,11 +88,18 @@ def make_plan(
         n_layers=n_layers,
         groups=tuple(groups),
         passes=tuple(passes),
-        minimum=unedited + least,
+        minimum=minimum_of(cells, groups, n_layers),
         reference=unedited + one_each,
         piece=bounds.piece,
         memory=max((memory_of(groups[one.group], one) for one in passes), default=0),
     )
+
+
+def minimum_of(cells: Sequence[Sequence[Begun]], groups: Sequence[Group], n_layers: int) -> int:
+    """The token-layers of the unedited runs, and of what of each cell lies above and behind its start."""
+    pairs = list(zip(groups, cells, strict=True))
+    unedited = sum(token_layers_of(group, n_layers) for group in groups)
+    return unedited + sum(_least(cell, group, n_layers) for group, own in pairs for cell in own)
 
 
 def _least(cell: Begun, group: Group, n_layers: int) -> int:

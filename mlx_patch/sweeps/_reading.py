@@ -1,23 +1,12 @@
 """`Reading`: the metrics of a sweep, and the positions whose logits they read."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
-from mlx_patch.metrics import GenerateMatches, Metric, Tokenizer, as_metric
-
-
-@dataclass(frozen=True, repr=False)
-class ReadsSome(Metric):
-    """A metric that reads several positions, of which it is given the logits in order."""
-
-    @property
-    @abstractmethod
-    def at(self) -> tuple[int, ...]:
-        """The absolute positions, in order."""
+from mlx_patch.metrics import GenerateMatches, Metric, MultiPositionMetric, Tokenizer, as_metric
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,15 @@ class Reading:
         """The first position that is read."""
         return 0 if self.at is None else self.at[0]
 
+    @property
+    def reach(self) -> int:
+        """A position behind which a run need not begin: the last that is read, or the first where all are."""
+        return 0 if self.at is None else self.at[-1]
+
+    def since(self, start: int) -> "Reading":
+        """What is read of a run that begins at a position."""
+        return self if self.at is None else replace(self, at=tuple(pos for pos in self.at if pos >= start))
+
     def whole(self) -> "Reading":
         """The same metrics, with all positions unembedded."""
         return replace(self, at=None)
@@ -58,8 +56,8 @@ class Reading:
 
     def _one(self, metric: Metric, logits: mx.array, length: int) -> mx.array:
         length = length if self.prompt is None else self.prompt
-        if isinstance(metric, ReadsSome):
-            return metric(logits[:, mx.array([self._place(pos) for pos in metric.at])])
+        if isinstance(metric, MultiPositionMetric):
+            return metric.of_rows(logits[:, mx.array([self._place(pos) for pos in metric.absolute(length)])])
         if metric.pos is None or self.at is None:
             return metric(logits if self.prompt is None else logits[:, :length])
         index = self._place(metric.pos % length)
@@ -117,11 +115,15 @@ def reading_of(metrics: Sequence[Metric], length: int) -> Reading:
                 f"Got {metric.pos}."
             )
     read = [_read_by(metric, length) for metric in metrics]
-    return Reading(tuple(metrics), None if None in read else tuple(sorted({pos for pos in read if pos is not None})))
+    if None in read:
+        return Reading(tuple(metrics), None)
+    return Reading(tuple(metrics), tuple(sorted({pos for own in read if own is not None for pos in own})))
 
 
-def _read_by(metric: Metric, length: int) -> int | None:
-    """The position whose logits a metric reads; None is all. What is written goes on from the last."""
+def _read_by(metric: Metric, length: int) -> tuple[int, ...] | None:
+    """The positions whose logits a metric reads; None is all. What is written goes on from the last."""
     if isinstance(metric, GenerateMatches):
-        return length - 1
-    return None if metric.pos is None else metric.pos % length
+        return (length - 1,)
+    if isinstance(metric, MultiPositionMetric):
+        return metric.absolute(length)
+    return None if metric.pos is None else (metric.pos % length,)

@@ -16,6 +16,7 @@ from mlx_patch.sweeps._base import Base, run_base
 from mlx_patch.sweeps._cells import unedited_sites
 from mlx_patch.sweeps._passes import Rows
 from mlx_patch.sweeps._plan import Pass, Plan
+from mlx_patch.sweeps._progress import Within
 from mlx_patch.sweeps._reading import Reading
 from mlx_patch.sweeps._setup import Setup
 from mlx_patch.sweeps._speaking import all_spoken
@@ -61,7 +62,12 @@ def no_numbers(setup: Setup) -> Numbers:
 
 
 def run_passes(
-    setup: Setup, plan: Plan, numbers: Numbers, mine: Callable[[int], bool], finished: Callable[[int], None]
+    setup: Setup,
+    plan: Plan,
+    numbers: Numbers,
+    mine: Callable[[int], bool],
+    finished: Callable[[int], None],
+    more: Callable[[int], object] | None = None,
 ) -> None:
     """Run what is left of a plan.
 
@@ -70,8 +76,10 @@ def run_passes(
         plan: Its plan.
         numbers: What has been found so far; what is found is put in.
         mine: Whether the pass of a number is to be run here.
-        finished: Called after each pass, with the number of its cells.
+        finished: Called after each pass, with the number of its cells, less those that `more` was called with.
+        more: Called inside a long pass, with a number of cells whose share of it is computed; None leaves passes whole.
     """
+    within = Within(more)
     left = [one for n, one in enumerate(plan.passes) if mine(n) and not numbers.done[one.group, list(one.cells)].all()]
     for group, batch in enumerate(setup.batches):
         passes = [one for one in left if one.group == group]
@@ -82,11 +90,12 @@ def run_passes(
         if not numbers.done[group].any():
             numbers.token_layers += base.token_layers
             numbers.baseline[:, rows] = np.array(base.values)
-        for one, values, cost, _ in _overlapped(_started(setup, plan, base, one) for one in passes):
-            numbers.values[np.ix_(one.cells, range(values.shape[1]), rows)] = np.array(values)
-            numbers.done[group, list(one.cells)] = True
-            numbers.token_layers += cost()
-            finished(len(one.cells))
+        for started in _overlapped((_started(setup, plan, base, one) for one in passes), within):
+            cells = started.one.cells
+            numbers.values[np.ix_(cells, range(len(setup.metrics)), rows)] = np.array(started.values)
+            numbers.done[group, list(cells)] = True
+            numbers.token_layers += started.cost()
+            finished(within.rest(len(cells)))
 
 
 def _base(setup: Setup, plan: Plan, group: int) -> Base:
@@ -115,18 +124,37 @@ def _base_of_speech(setup: Setup, plan: Plan, group: int) -> Base:
     return base
 
 
-Started = tuple[Pass, mx.array, Callable[[], int], Notes]
+@dataclass(frozen=True)
+class Started:
+    """A pass whose values are being computed.
+
+    Attributes:
+        one: The pass.
+        values: Shape `(cell, metric, batch)`.
+        cost: Its token-layers, once it was set up.
+        norms: Of what means are taken over in it.
+        stages: What is computed on the way, with the token-layers before it.
+    """
+
+    one: Pass
+    values: mx.array
+    cost: Callable[[], int]
+    norms: Notes
+    stages: list[tuple[int, mx.array]]
 
 
 def _started(setup: Setup, plan: Plan, base: Base, one: Pass) -> Started:
-    """A pass whose values are being computed. Their shape is `(cell, metric, batch)`."""
+    """A pass, set up."""
+    stages: list[tuple[int, mx.array]] = []
     with norms_noted() as norms:
-        values, cost = _values(setup, plan, base, one)
-    return one, values, cost, norms
+        values, cost = _values(setup, plan, base, one, stages)
+    return Started(one, values, cost, norms, stages)
 
 
-def _values(setup: Setup, plan: Plan, base: Base, one: Pass) -> tuple[mx.array, Callable[[], int]]:
-    """The values of a pass, unevaluated; and what they cost, once they are."""
+def _values(
+    setup: Setup, plan: Plan, base: Base, one: Pass, stages: list[tuple[int, mx.array]]
+) -> tuple[mx.array, Callable[[], int]]:
+    """The values of a pass, unevaluated; and what they cost, once they are. What is on the way goes to `stages`."""
     layout, batch, reading = setup.model.layout, setup.batches[one.group], setup.readings[one.group]
     cells = [setup.cells[one.group][i] for i in one.cells]
     if setup.speaks:
@@ -137,32 +165,52 @@ def _values(setup: Setup, plan: Plan, base: Base, one: Pass) -> tuple[mx.array, 
         logits = [run(layout, batch.tokens, cell.edits, logits_at=reading.at).logits for cell in cells]
         values = mx.stack([reading.measure(each, batch.length) for each in logits])
         return values, lambda: batch.tokens.size * plan.n_layers * len(cells)
-    rows = Rows(layout, batch.tokens, one.start, cells, one.entries, plan.piece)
+    rows = Rows(layout, batch.tokens, one.start, cells, one.entries, plan.piece, stages=stages)
     values = rows.run(base, reading, grow=plan.executor == "grow")
     return values, lambda: rows.token_layers
 
 
-def _overlapped(started: Iterator[Started]) -> Iterator[Started]:
+def _overlapped(started: Iterator[Started], within: Within) -> Iterator[Started]:
     """Evaluate one at a time, each while the next is being set up. Where that fails, the one before is not lost."""
     before: Started | None = None
     while True:
         try:
-            one = next(started, None)
+            after = next(started, None)
         except BaseException:
             yield from _evaluated(before)
             raise
-        yield from _evaluated(before, one)
-        if one is None:
+        yield from _evaluated(before)
+        if after is None:
             return
-        before = one
+        _begin(after, within)
+        before = after
 
 
-def _evaluated(before: Started | None, after: Started | None = None) -> Iterator[Started]:
-    """A pass that was started, once it is evaluated, with the one after it on its way."""
-    if before is not None:
-        mx.eval(before[1], before[3].arrays)
-    if after is not None:
-        mx.async_eval(after[1], after[3].arrays)
-    if before is not None:
-        before[3].warn()
-        yield before
+def _evaluated(started: Started | None) -> Iterator[Started]:
+    """A pass, once it is evaluated. It is handed on before the next is begun, which on a CPU takes most of its time."""
+    if started is not None:
+        mx.eval(started.values, started.norms.arrays)
+        started.norms.warn()
+        yield started
+
+
+def _begin(started: Started, within: Within) -> None:
+    """Send a pass to the device: at once, or stage after stage where somebody sees how far it is.
+
+    One stage is always on its way while the one before is waited for, so that the device never waits.
+    """
+    before: tuple[int, mx.array] | None = None
+    while started.stages and within.more is not None:
+        stage = started.stages.pop(0)
+        mx.async_eval(stage[1])
+        _reached(before, started, within)
+        before = stage
+    started.stages.clear()  # they would hold on to their arrays
+    mx.async_eval(started.values, started.norms.arrays)
+    _reached(before, started, within)
+
+
+def _reached(stage: tuple[int, mx.array] | None, started: Started, within: Within) -> None:
+    if stage is not None:
+        mx.eval(stage[1])
+        within.reached(stage[0] / max(1, started.cost()), len(started.one.cells))

@@ -119,7 +119,7 @@ def set_up(
     if any(may_follow_the_norm(model.layout, edit) for edit in every):
         readings = tuple(reading.whole() for reading in readings)
     cells = tuple(
-        tuple(cell_of(model.layout, edits, batch.length, reading.first) for edits in resolved)
+        tuple(cell_of(model.layout, edits, batch.length, reading.reach) for edits in resolved)
         for batch, reading, resolved in zip(batches, readings, _resolved(asked.edits, batches, model), strict=True)
     )
     check_sources(model.layout, cells)

@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.interventions import Intervention
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
 from mlx_patch.sweeps._executors import chosen_executor
@@ -19,7 +19,7 @@ from mlx_patch.sweeps._identity import identity_of
 from mlx_patch.sweeps._memory import bounds_of, footprint
 from mlx_patch.sweeps._messages import described, merge, packed
 from mlx_patch.sweeps._outcome import result_of
-from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan
+from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan, minimum_of
 from mlx_patch.sweeps._progress import Progress, ProgressChoice
 from mlx_patch.sweeps._prompts import Prompts
 from mlx_patch.sweeps._ranks import Ranks, ranks_of
@@ -73,7 +73,7 @@ def sweep(
         alphas: How far to go, where `over` has "alpha".
         executor: "auto", or "grow", "rows" or "reference", one full forward pass a cell.
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
-            terminal.
+            terminal or in a notebook. Inside a long pass, the cells that its share of the work stands for count.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
         checkpoint: A file that holds, after each pass, all that has been found. If it is there, the sweep goes on from
             it, by the plan that it was begun with, and its numbers are to the last bit those of a sweep that was never
@@ -94,6 +94,7 @@ def sweep(
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
+    require_hooked("model", model)
     asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
     asked |= {"neurons": neurons, "alphas": alphas}
 
@@ -133,7 +134,7 @@ def _swept(
     with shown:
         if done:
             shown.more(0)
-        interrupted = _find(setup, planned, numbers, ranks, keep, shown.more)
+        interrupted = _find(setup, planned, numbers, ranks, keep, shown)
     return result_of(setup, planned, numbers, perf_counter() - began), interrupted
 
 
@@ -150,7 +151,7 @@ def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tu
     return planned, numbers, saved.writer(planned)
 
 
-def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, more: Callable[[int], None]) -> bool:
+def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, shown: Progress) -> bool:
     """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have.
 
     Returns:
@@ -163,9 +164,11 @@ def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Kee
             keep(numbers)
             finished(cells)
 
-        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept)
+        # Several ranks evaluate alike, whoever of them shows it: a model that is sharded waits for all.
+        inside = finished if shown.seen and ranks.size == 1 else None
+        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept, inside)
 
-    interrupted, said = ranks.work(run, lambda: packed(numbers), more)
+    interrupted, said = ranks.work(run, lambda: packed(numbers), shown.more)
     if interrupted and numbers.done.any():
         keep(numbers)
     if said:
@@ -195,6 +198,7 @@ def plan(
     Raises:
         PatchError: As `sweep`.
     """
+    require_hooked("model", model)
     bounds = bounds_of(memory)
 
     def plan_of(metrics: Any) -> Plan:
@@ -214,6 +218,8 @@ def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
     layers = len(setup.model.layout.blocks)
     bounds = replace(bounds, rows=1) if setup.speaks else bounds
     planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
+    least = [[replace(cell, start=cell.changed) for cell in own] for own in setup.cells]
+    planned = replace(planned, minimum=minimum_of(least, groups, layers))
     return replace(planned, written=most_written(planned, setup.metrics)) if setup.speaks else planned
 
 

@@ -67,6 +67,28 @@ def test_python_blocks_run(page, named, monkeypatch, capsys):
             exec(compile(text, str(page), "exec"), named)
 
 
+NUMBER = re.compile(r"\d\.\d\d")
+
+
+def test_the_readme_shows_what_its_first_lines_print(monkeypatch, capsys):
+    """Word for word; numbers within 2 hundredths, which another BLAS or a GPU may move them by in half precision."""
+    monkeypatch.chdir(ROOT)
+    first, *_ = blocks(ROOT / "README.md", "python")
+    [shown] = blocks(ROOT / "README.md", "text")
+    exec(compile(first, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", shown)
+    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, shown)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.02)
+
+
+def test_the_readme_s_first_lines_show_an_effect():
+    """From nothing to nearly all, and back by an ablation: a reader need not know what is large."""
+    [shown] = blocks(ROOT / "README.md", "text")
+    probs = [float(number) for number in re.findall(r": (\d\.\d\d)", shown)]
+    assert max(probs) - min(probs) > 0.9
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_says_its_language(page):
     assert blocks(page, "") == []

@@ -74,6 +74,20 @@ print(metrics.as_metric("example_top_margin")(mx.array([[[1.0, 5.0]]])).item())
     assert run_with(installed, code) == "4.0"
 
 
+def test_a_metric_of_several_positions_pays_for_those(installed):
+    """Three positions of twelve, edited at the tenth: what lies behind it, and the unedited run."""
+    code = """
+import mlx_patch as mp
+from mlx_patch.testing import tiny_model
+
+model = mp.HookedModel(tiny_model("llama"))
+tokens = [list(range(1, 13))]
+result = mp.sweep(model, tokens, mp.Scale(3.0), "mlp_out", "layer", "example_last_margins", positions=[9])
+print(result.provenance["token_layers"], result.plan.minimum, result.metrics)
+"""
+    assert run_with(installed, code) == "54 54 ('example_last_margins',)"
+
+
 def test_an_error_names_the_package(installed, tmp_path):
     """The same package with its code gone, as after an upgrade that went wrong."""
     broken = shutil.copytree(installed, tmp_path / "broken")

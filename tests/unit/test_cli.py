@@ -1,15 +1,23 @@
 """The command line: what it prints, and its exit status."""
 
+import platform
 import subprocess
 import sys
+import tomllib
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 from mlx_patch import HookedModel, cli
 from mlx_patch.architectures import Point, family_of
+from mlx_patch.laws import LAWS
+from mlx_patch.provenance import versions
 from mlx_patch.sites import SITES
+from mlx_patch.testing import ZooLine
 
 TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny_base"
 
@@ -27,10 +35,18 @@ def lying(monkeypatch):
     monkeypatch.setattr(cli.HookedModel, "load", loaded)
 
 
-def test_a_model_whose_laws_hold(capsys):
-    assert cli.main(["verify", str(TINY)]) == 0
-    out, err = capsys.readouterr()
-    assert not err
+@pytest.fixture(scope="module")
+def verified():
+    """What the command prints of a model whose laws hold."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert cli.main(["verify", str(TINY)]) == 0
+    assert not err.getvalue()
+    return out.getvalue()
+
+
+def test_a_model_whose_laws_hold(verified):
+    out = verified
     first_words = [line.split()[0] for line in out.splitlines() if line.strip()]
     assert [word for word in first_words if word in SITES] == list(SITES)
     assert "router_logits   none        its MLP has no experts" in out
@@ -83,6 +99,73 @@ def test_a_prompt_that_is_too_short_is_one_line(capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: `prompt` must have 4 tokens or more")
     assert err.count("\n") == 1
+
+
+def test_a_report_begins_with_versions_and_machine(verified):
+    software, hardware, *_ = verified.splitlines()
+    for name in ("mlx", "mlx_lm", "mlx_patch"):
+        assert f"{name} {versions()[name]}" in software
+    assert f"python {platform.python_version()}" in software
+    assert platform.machine() in hardware
+    assert f"MLX on {mx.default_device()}" in hardware
+
+
+def test_the_tolerance_stands_beside_each_deviation(verified):
+    lines = verified.splitlines()
+    heading = next(line for line in lines if line.startswith("law"))
+    rows = [line for line in lines if line.startswith("  ") and line.split()[0].isdigit()]
+    assert len(rows) == len(LAWS)
+    at = heading.index("tolerance")
+    for row in rows:
+        deviation, tolerance = float(row[heading.index("largest") :].split()[0]), float(row[at:].split()[0])
+        assert deviation <= tolerance
+
+
+def test_without_a_model_it_is_the_zoo_that_is_checked(monkeypatch, capsys):
+    checked = []
+    monkeypatch.setattr(cli, "check_zoo", lambda names, *rest: checked.append((names, rest[0])) or ())
+    assert cli.main(["verify"]) == 0
+    assert cli.main(["verify", "--zoo", "--precision", "4bit"]) == 0
+    assert cli.main(["verify", "--zoo", "llama", "qwen3"]) == 0
+    assert [(tuple(names), precision) for names, precision in checked] == [
+        ((), "float32"),
+        ((), "4bit"),
+        (("llama", "qwen3"), "float32"),
+    ]
+    assert "0 models: 0 green, 0 red" in capsys.readouterr().out
+
+
+def test_a_zoo_with_a_red_model_is_status_1(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "check_zoo", lambda *_: (ZooLine("llama", "red", 9, says="1 of 9 checks"),))
+    assert cli.main(["verify"]) == 1
+    assert "  red     llama: 1 of 9 checks" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_in_the_zoo_is_one_line(capsys):
+    assert cli.main(["verify", "--zoo", "lama"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: `names` must be models of the zoo. Got 'lama'.")
+    assert "llama" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([str(TINY), "--zoo", "llama"], "a model and --zoo must not come together. Leave one of them out."),
+        (["--prompt", "the capital of"], "--adapter-path and --prompt must come with a model."),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_console_script_is_this_command():
+    project = tomllib.loads((TINY.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"mlx_patch": "mlx_patch.cli:main"}
+    assert cli.main.__module__ == "mlx_patch.cli"
 
 
 def test_it_is_a_module_that_runs():

@@ -457,3 +457,108 @@ def test_prompts_that_the_models_cut_otherwise_teach_no_map(word_tokenizer):
     target, donor = (mp.HookedModel(tiny_model("llama"), t) for t in (word_tokenizer, swapped))
     with pytest.raises(KindError, match=r"`prompts` must be cut alike by both .* prompt 1. Pass token ids"):
         mp.cross.fit_maps(target, donor, ["w01 w05 w01", "w03 w04 w05"])
+
+
+PROMPTS = [TOKENS[:, :4], TOKENS, TOKENS[:, 2:5]]
+
+
+def test_a_list_of_prompts_is_each_alone(pair):
+    base, other = pair
+    many = mp.cross_patch(base, other, PROMPTS, metric=METRIC)
+    alone = [mp.cross_patch(base, other, prompt, metric=METRIC).values[:, 0] for prompt in PROMPTS]
+    assert (many.values == np.stack(alone, axis=1)).all()
+    assert many.provenance["donor"]["tokens"] == [prompt[0].tolist() for prompt in PROMPTS]
+    caches = other.run_each_with_cache(PROMPTS)[1]
+    assert (mp.cross_patch(base, caches, PROMPTS, metric=METRIC).values == many.values).all()
+
+
+def test_a_batch_is_each_of_its_rows(pair):
+    base, other = pair
+    rows = mx.concatenate([TOKENS, TOKENS[:, ::-1]])
+    many = mp.cross_patch(base, other, rows, metric=METRIC)
+    alone = [mp.cross_patch(base, other, row[None], metric=METRIC).values[:, 0] for row in rows]
+    assert np.abs(many.values - np.stack(alone, axis=1)).max() < 1e-5
+
+
+def test_several_sites_are_each_its_own(pair):
+    base, other = pair
+    both = mp.cross_patch(base, other, TOKENS, ["attn_out", "mlp_out"], over=("site", "layer"), metric=METRIC)
+    for values, site in zip(both.values, ("attn_out", "mlp_out"), strict=True):
+        assert (values == mp.cross_patch(base, other, TOKENS, site, metric=METRIC).values).all()
+
+
+def test_each_prompt_of_a_list_has_its_own_alignment(pair):
+    base, other = pair
+    theirs = [TOKENS[:, :3], TOKENS[:, 1:]]
+    ours = [TOKENS[:, :4], TOKENS]
+    maps = [mp.align(a, b) for a, b in zip(theirs, ours, strict=True)]
+    many = mp.cross_patch(base, other, ours, metric=METRIC, donor_tokens=theirs, alignment=maps)
+    for n, (a, b, alignment) in enumerate(zip(theirs, ours, maps, strict=True)):
+        one = mp.cross_patch(base, other, b, metric=METRIC, donor_tokens=a, alignment=alignment)
+        assert (many.values[:, n] == one.values[:, 0]).all()
+
+
+def test_texts_are_taken_as_a_sweep_takes_them(word_tokenizer):
+    base = mp.HookedModel(tiny_model("llama"), word_tokenizer)
+    other = mp.HookedModel(tiny_model("llama", seed=1), word_tokenizer)
+    texts = ["w05 w07", "w05 w07 w09"]
+    many = mp.cross_patch(base, other, texts, metric=METRIC)
+    ids = mp.cross_patch(base, other, [base.tokenize(text) for text in texts], metric=METRIC)
+    assert (many.values == ids.values).all()
+    assert mp.two_by_two(base, other, texts, METRIC).cells.shape == (3, 2, 2, 2)
+
+
+MANY_REFUSED = {
+    "other prompts": (ShapeError, r"as many prompts as `tokens`, 3\. Got 1\.", {"donor_tokens": [TOKENS]}),
+    "another length": (
+        ShapeError,
+        r"the 4 positions of `tokens`\. Got 5 in prompt 0\. Give alignment=",
+        {"donor_tokens": [TOKENS[:, :5], *PROMPTS[1:]]},
+    ),
+    "a file": (ValueRefusedError, r"`file` must be None for several prompts", {"file": "donor.safetensors"}),
+    "one alignment": (
+        ValueRefusedError,
+        r"`alignment` must be one a prompt, 3\. Got 1\.",
+        {"alignment": mp.align(TOKENS, TOKENS)},
+    ),
+    "a map for several sites": (
+        ValueRefusedError,
+        r"`linear_map` must be None for several sites",
+        {"at": ["mlp_out", "attn_out"], "linear_map": mp.LinearMap(np.eye(64))},
+    ),
+    "no site": (KindError, r"`at` must be a site that layers have, or several\. Got \[\]", {"at": []}),
+    "a place outside the layers": (KindError, r"that layers have\. Got 'embed'", {"at": ["mlp_out", "embed"]}),
+}
+
+
+@pytest.mark.parametrize("name", MANY_REFUSED)
+def test_what_fits_no_list_is_refused(pair, name):
+    error, message, more = MANY_REFUSED[name]
+    with pytest.raises(error, match=message):
+        mp.cross_patch(*pair, PROMPTS, metric=METRIC, **more)
+
+
+def test_caches_are_one_a_prompt(pair):
+    base, other = pair
+    caches = other.run_each_with_cache(PROMPTS)[1]
+    with pytest.raises(ValueRefusedError, match=r"`donor` must hold a cache for each of 3 prompts\. Got 2\."):
+        mp.cross_patch(base, caches[:2], PROMPTS, metric=METRIC)
+    with pytest.raises(ValueRefusedError, match=r"where each has its alignment\. Got one of all"):
+        mp.cross_patch(base, caches[0], PROMPTS, metric=METRIC, alignment=[mp.align(p, p) for p in PROMPTS])
+
+
+@pytest.mark.parametrize("name", ["target", "donor", "base", "other", "model"])
+def test_a_model_that_is_not_wrapped_is_refused(pair, name):
+    base, other = pair
+    calls = {
+        "target": lambda: mp.cross_patch(base.model, other, TOKENS, metric=METRIC),
+        "donor": lambda: mp.cross_patch(base, other.model, TOKENS, metric=METRIC),
+        "base": lambda: mp.two_by_two(base.model, other, TOKENS, METRIC),
+        "other": lambda: mp.two_by_two(base, other.model, TOKENS, METRIC),
+        "model": lambda: mp.sweep(base.model, TOKENS, mp.Scale(0.0), "z", metric=METRIC),
+    }
+    message = (
+        rf"`{name}` must be a HookedModel.*Got Model of mlx_lm\.models\.llama\. Wrap it: mp\.HookedModel\({name}, "
+    )
+    with pytest.raises(KindError, match=message):
+        calls[name]()

@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 
 from mlx_patch.errors import ShapeError
@@ -15,6 +16,7 @@ BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)
 def test_a_deviation_is_a_fraction_of_the_largest_entry():
     assert deviation(mx.array([1.0, -7.0]), mx.array([1.0, -8.0])) == 0.125
     assert deviation(mx.zeros(2), mx.zeros(2)) == 0
+    assert deviation(mx.zeros((1, 0)), mx.zeros((1, 0))) == 0
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,25 @@ def test_however_far_off_a_model_itself_is_a_quarter_is_too_far():
     assert Scale(nn.Linear(2, 2)).beside(0.9) == 0.25
 
 
+@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a GPU multiplies half types in many orders")
+def test_sums_in_another_order_are_allowed_the_root_of_their_length_in_each_block():
+    layer = nn.Linear(2, 2)
+    assert Scale(layer).reordered(64, 3) == 3 * 8 * 2.0**-23
+    assert Scale(layer, "bfloat16").reordered(64, 3) == 3 * (8 * 2.0**-23 + 2.0**-7)
+    layer.set_dtype(mx.bfloat16)
+    assert Scale(layer).reordered(64, 3) == 0
+
+
+@pytest.mark.parametrize("terms", [32, 64, 256, 1024, 4096])
+def test_two_orders_of_a_sum_are_about_the_root_of_its_length_apart(terms):
+    """One product after the other, from either end: what the tolerance is derived from."""
+    products = np.random.default_rng(0).normal(size=(4, terms, 64)).astype(np.float32)
+    forward, backward = (np.cumsum(order, axis=1, dtype=np.float32)[:, -1] for order in (products, products[:, ::-1]))
+    allowed = Scale(nn.Linear(2, 2)).reordered(terms, 1)
+    apart = np.max(np.abs(forward - backward)) / np.max(np.abs(forward))
+    assert allowed / 30 < apart <= allowed
+
+
 def test_a_finding_holds_within_its_tolerance():
     assert GOOD.held
     assert not BAD.held
@@ -60,8 +81,8 @@ def test_a_report_says_what_is_broken():
     assert report.broken == (BAD,)
     assert str(report).splitlines() == [
         "a model",
-        "law  held checks  largest deviation what the law says",
-        f"  2  NO        2  0.5               {LAWS[2]}",
+        "law  held checks  largest deviation  tolerance  what the law says",
+        f"  2  NO        2  0.5                1e-06      {LAWS[2]}",
         "     broken: law 2, blocks.1.hook_resid_post: 0.5 > 1e-06",
     ]
 
@@ -69,7 +90,16 @@ def test_a_report_says_what_is_broken():
 def test_a_report_of_what_held_is_short():
     report = Report("a model", (GOOD,))
     assert report.ok
-    assert str(report).splitlines()[2:] == [f"  2  yes       1  1e-07             {LAWS[2]}"]
+    assert str(report).splitlines()[2:] == [f"  2  yes       1  1e-07              1e-06      {LAWS[2]}"]
+
+
+def test_a_law_s_tolerance_is_that_of_the_check_whose_deviation_it_shows():
+    strict = Finding(2, "bit for bit", 0.0, 0.0)
+    assert str(Report("a model", (GOOD, strict))).splitlines()[2].split()[3:5] == ["1e-07", "1e-06"]
+    loose = Finding(2, "as if bit for bit", 0.0, 1e-6)
+    assert str(Report("a model", (loose, strict))).splitlines()[2].split()[3:5] == ["0", "0"]
+    broken = Finding(2, "not bit for bit", 1e-8, 0.0)
+    assert str(Report("a model", (GOOD, broken))).splitlines()[2].split()[1:5] == ["NO", "2", "1e-08", "0"]
 
 
 def test_laws_can_be_chosen(tiny):

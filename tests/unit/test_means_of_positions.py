@@ -78,7 +78,15 @@ def test_a_sweep_skips_as_a_run_does(model, cache, executor, heads):
     for ablate in (mp.Ablate("mean", cache, skip=1), mp.Ablate("mean", skip=1)):
         got = silently(
             lambda ablate=ablate: mp.sweep(
-                model, PROMPTS, ablate, "z", "layer", LogProb(3), positions=[-1], heads=heads, executor=executor
+                model,
+                mx.array(PROMPTS),
+                ablate,
+                "z",
+                "layer",
+                LogProb(3),
+                positions=[-1],
+                heads=heads,
+                executor=executor,
             )
         )
         for layer, value in enumerate(got.values):
@@ -117,7 +125,7 @@ def test_a_sweep_warns_once(model, cache, executor, given):
 
 
 def swept(model, ablate, executor="auto"):
-    return mp.sweep(model, PROMPTS, ablate, "resid_post", ("layer", "pos"), LogProb(3), executor=executor)
+    return mp.sweep(model, mx.array(PROMPTS), ablate, "resid_post", ("layer", "pos"), LogProb(3), executor=executor)
 
 
 def test_prompts_that_run_each_warn_of_their_own_means(model):

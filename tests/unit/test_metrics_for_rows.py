@@ -63,3 +63,24 @@ def test_what_holds_nothing_for_each_example_is_the_same_for_any_number_of_them(
 def test_answers_for_another_number_of_examples_are_refused(metric, message):
     with pytest.raises(ShapeError, match=message):
         metric.for_rows((0,), 3)
+
+
+def test_a_divergence_takes_the_list_that_run_each_returns(tiny, tokens):
+    import mlx_patch as mp
+
+    model, prompts = tiny(), [tokens[:, :5], tokens, tokens[:, 2:6]]
+    swept = mp.sweep(model, prompts, mp.Ablate("zero"), "mlp_out", metric=KL(model.run_each(prompts)))
+    alone = [mp.sweep(model, p, mp.Ablate("zero"), "mlp_out", metric=KL(model.run(p))).values[:, 0] for p in prompts]
+    assert swept.values == pytest.approx(np.stack(alone, axis=1), abs=1e-6)
+    assert swept.values.min() > 1e-4
+    first = mp.measure(model, prompts, KL(model.run_each(prompts), pos=0))
+    assert first == pytest.approx(np.zeros(3), abs=1e-5)
+    last = [logits[:, -1] for logits in model.run_each(prompts)]
+    assert mp.measure(model, prompts, KL(last)) == pytest.approx(np.zeros(3), abs=1e-5)
+
+
+def test_a_list_of_logits_is_one_prompt_an_entry():
+    with pytest.raises(ShapeError, match=r"logits of one prompt an entry.*Got 2 of 4 tokens in entry 1"):
+        KL([mx.zeros((1, 3, 4)), mx.zeros((2, 3, 4))])
+    with pytest.raises(ShapeError, match=r"all of one vocabulary.*Got 1 of 5 tokens in entry 1"):
+        KL([mx.zeros((1, 3, 4)), mx.zeros((1, 3, 5))])

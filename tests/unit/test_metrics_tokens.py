@@ -6,7 +6,19 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError
-from mlx_patch.metrics import KL, Entropy, LogitDiff, LogProb, Prob, Rank, TokenSetProb, TopK, TopToken
+from mlx_patch.metrics import (
+    KL,
+    Entropy,
+    LogitDiff,
+    LogProb,
+    Prob,
+    Rank,
+    SequenceLogitDiff,
+    StartsWith,
+    TokenSetProb,
+    TopK,
+    TopToken,
+)
 
 PIECES = ["<unk>", "<bos>", " Mary", " John", "Tok", "yo", " ", "a", "b", "c", "Paris", "Ma", "ry"]
 
@@ -71,9 +83,10 @@ def test_a_token_set_is_the_union_of_its_strings():
 def test_an_answer_of_several_tokens_is_refused_with_its_pieces():
     with pytest.raises(TokenError, match=r"`token` must be one token. Got 'Tokyo', which gives 2: 'Tok' \(4\), 'yo'"):
         Prob("Tokyo").resolve(TOKENIZER)
-    with pytest.raises(TokenError, match=r"`TokenSetProb\('Tokyo'\)`, or give the id of one, such as 4"):
+    with pytest.raises(TokenError, match=r"`SequenceLogitDiff\(right, wrong\)`.*For the first token alone .* 4\."):
         LogitDiff(" Mary", "Tokyo").resolve(TOKENIZER)
-    TokenSetProb("Tokyo").resolve(TOKENIZER)  # the remedy exists
+    SequenceLogitDiff(" Mary", "Tokyo").resolve(TOKENIZER)  # the remedies exist
+    StartsWith("Tokyo").resolve(TOKENIZER)
 
 
 def test_the_other_spacing_is_named_where_it_is_one_token():

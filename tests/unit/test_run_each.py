@@ -181,7 +181,7 @@ def test_what_a_single_run_refuses_is_refused(tiny):
     """A source of three prompts is not spread over three prompts that happen to be of one length."""
     model = tiny()
     _, three = model.run_with_cache([[1, 2, 3]] * 3)
-    with pytest.raises(ShapeError, match=r"`source` must have a batch of 1 or 1\. Got 3"):
+    with pytest.raises(ShapeError, match=r"`source` must have a batch of 1\. Got 3"):
         model.run_each(PROMPTS, [Replace(three).at("resid_post", layer=0)])
     with pytest.raises(ShapeError, match="must have the activation's shape"):
         model.run_each([[1, 2, 3], [4, 5, 6]], [Add(mx.ones((2, 3, model.d_model))).at("embed")])

@@ -1,6 +1,8 @@
 """One forward pass: what it returns, what it takes, what it refuses, and how it leaves the model."""
 
 import gc
+from copy import deepcopy
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_patch import Ablate, Add, Apply, Replace, Scale
+from mlx_patch import Ablate, Add, Apply, Replace, Scale, Site
 from mlx_patch.errors import EditNotUsedError, KindError, MissingSiteError, SelectionError, ShapeError, UnknownNameError
 
 ROUNDING = 8 * float(mx.finfo(mx.float32).eps)  # of the largest logit: a product of one row sums in another order
@@ -200,6 +202,69 @@ def test_a_hook_at_a_short_name_is_at_every_layer(tiny, tokens):
     seen = []
     tiny().run_with_hooks(tokens, [("z", lambda activation, site: seen.append(site.layer) or activation)])
     assert seen == [0, 1, 2]
+
+
+def test_a_hook_of_transformer_lens_is_given_what_it_knows(tiny, tokens):
+    model, seen = tiny(), {}
+    _, cache = model.run_with_cache(tokens, sites=("mlp_out", "final_norm"))
+
+    def keeping(value, hook):
+        seen[hook.name] = (hook.layer(), hook.layer, value.shape, hook == Site("mlp_out", hook.layer), hook in cache)
+        assert cache[hook.name] is cache[hook] is cache["mlp_out", hook.layer()]
+        assert isinstance(hook, Site)
+        return value
+
+    logits = model.run_with_hooks(tokens, [("mlp_out", keeping)])
+    assert same(logits, model.run(tokens))
+    assert seen == {f"blocks.{n}.hook_mlp_out": (n, n, (1, 8, 64), True, True) for n in range(3)}
+
+    def named(value, hook):
+        assert (hook.name, hook.layer, hook.plain) == ("ln_final.hook_normalized", None, Site("final_norm"))
+
+    model.run_with_hooks(tokens, [("final_norm", named), ("ln_final.hook_normalized", named)])
+
+
+def by_position(value, position, hook):
+    value[:, position] = 0.0
+    return value if hook.layer() == 1 else None
+
+
+def by_hook_alone(value, *, hook):
+    value[:, 3] = 0.0
+
+
+@pytest.mark.parametrize("hook", [partial(by_position, position=3), partial(by_position, hook=None), by_hook_alone])
+def test_hooks_are_called_as_transformer_lens_calls_them(tiny, tokens, hook):
+    model, wanted = tiny(), tiny().run(tokens, [Ablate("zero").at("mlp_out", layer=1, pos=3)])
+    if getattr(hook, "keywords", {}) == {"hook": None}:
+        with pytest.raises(TypeError, match="position"):  # as there
+            model.run_with_hooks(tokens, [("mlp_out.1", hook)])
+        return
+    assert same(model.run_with_hooks(tokens, [("blocks.1.hook_mlp_out", hook)]), wanted)
+
+
+def test_an_edit_by_a_function_is_given_the_same_hook(tiny, tokens):
+    model = tiny()
+    _, cache = model.run_with_cache(tokens, sites="mlp_out")
+    store = {}
+
+    def doubled(value, hook):
+        store[hook.name] = hook.layer()
+        return 2.0 * cache[hook.name]
+
+    edited = model.run(tokens, [Apply(doubled).at("mlp_out", layer=[0])])
+    assert same(edited, model.run(tokens, [Scale(2.0).at("mlp_out", layer=0)]))
+    assert store == {"blocks.0.hook_mlp_out": 0}
+
+
+def test_a_hook_stands_for_its_site_wherever_one_is_taken(tiny, tokens):
+    model, hooks = tiny(), []
+    model.run_with_hooks(tokens, [("z.1", lambda value, hook: hooks.append(hook))])
+    [hook] = hooks
+    assert same(model.run(tokens, [Scale(0.5).at(hook)]), model.run(tokens, [Scale(0.5).at("z", layer=1)]))
+    assert list(model.run_with_cache(tokens, sites=[hook])[1]) == [Site("z", 1)]
+    assert {hook: 1} == {Site("z", 1): 1}
+    assert (hook.axes, hook.is_raw, str(hook), hook) == (Site("z", 1).axes, False, hook.name, deepcopy(hook))
 
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])

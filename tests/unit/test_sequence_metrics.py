@@ -155,8 +155,8 @@ def test_a_pair_is_swept_with_answers_of_several_tokens(tiny):
 @pytest.mark.parametrize("fault", ["a position early", "negative from the appended end"])
 def test_seeded_faults_show(tiny, monkeypatch, fault):
     if fault == "a position early":
-        at = property(lambda self: tuple(range(self.prompt - 2, self.prompt - 2 + max(map(len, self.answers)))))
-        monkeypatch.setattr(_forced.Forced, "at", at)
+        right = _forced.Forced.positions
+        monkeypatch.setattr(_forced.Forced, "positions", lambda self, n: tuple(pos - 1 for pos in right(self, n)))
     else:
         own = _forced.in_prompt
         monkeypatch.setattr(_forced, "in_prompt", lambda edit, prompt: own(edit, prompt - 1))

@@ -316,7 +316,8 @@ def test_a_file_that_is_no_safetensors_is_refused(folder):
         ('{"format": "mlx_patch.ActivationStore/2"}', r"whose index\.json does not fit: .*sites"),
         (
             '{"format": "mlx_patch.ActivationStore/2", "sites": '
-            '[{"site": "hook_embed", "shape": [4], "dtype": "mean"}], "shards": [], "identity": {}, "model": {}, "n_layers": 2}',
+            '[{"site": "hook_embed", "shape": [4], "dtype": "mean"}], "shards": [], '
+            '"identity": {}, "model": {}, "n_layers": 2}',
             r"does not fit: 'mean' is no dtype",
         ),
     ],

@@ -3,14 +3,16 @@
 import importlib.util
 import sys
 from io import StringIO
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mlx_patch import Scale
 from mlx_patch.errors import KindError, MissingExtraError
 from mlx_patch.metrics import LogitDiff
 from mlx_patch.sweeps import _progress, sweep
-from mlx_patch.sweeps._progress import Progress
+from mlx_patch.sweeps._progress import Progress, Within
 
 
 class Terminal(StringIO):
@@ -98,3 +100,63 @@ def test_a_bar_needs_tqdm(monkeypatch):
         Progress(True, 4)
     assert written(monkeypatch, None, Terminal()) == ""
     assert importlib.util.find_spec("tqdm")
+
+
+@pytest.mark.parametrize(("shell", "drawn"), [({"kernel": 1}, True), ({}, False), (None, False)])
+def test_a_bar_is_drawn_in_a_notebook(monkeypatch, shell, drawn):
+    """IPython in a terminal has a shell without a kernel, and is no notebook."""
+    ipython = SimpleNamespace(get_ipython=lambda: None if shell is None else SimpleNamespace(**shell))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert ("0/4" in written(monkeypatch, None, StringIO())) == drawn
+    assert written(monkeypatch, False, StringIO()) == ""
+    assert written(monkeypatch, None, None) == ""
+
+
+def swept(model, tokens, progress, **more):
+    chosen = {"at": "z", "over": ("layer", "head"), "metric": LogitDiff(3, 4), "positions": [-1], **more}
+    return sweep(model, tokens, Scale(2.0), progress=progress, **chosen)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "mamba2", "qwen3_next"])
+@pytest.mark.parametrize("executor", ["grow", "rows"])
+def test_progress_moves_inside_a_pass_and_changes_no_number(tiny, tokens, monkeypatch, name, executor):
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    told, model = [], tiny(name)
+    more = {"at": "resid_post", "over": ("layer", "neuron"), "neurons": [0, 1, 2, 3], "executor": executor}
+    seen = swept(model, tokens, lambda done, total: told.append((done, total)), **more)
+    assert len(seen.plan.passes) < len(told)
+    assert told == sorted(set(told))
+    assert told[-1] == (seen.plan.n_cells, seen.plan.n_cells)
+    unseen = swept(model, tokens, False, **more)
+    assert np.array_equal(seen.values, unseen.values)
+
+
+def test_ctrl_c_inside_the_first_pass_goes_through(tiny, tokens, monkeypatch):
+    def stop(done, total):
+        assert done < total
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_progress, "EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        swept(tiny(), tokens, stop)
+
+
+def test_short_passes_are_shown_when_they_are_finished(monkeypatch):
+    clock, told = [0.0], []
+    monkeypatch.setattr(_progress, "monotonic", lambda: clock[0])
+    within = Within(told.append)
+    for clock[0], share in ((0.1, 0.2), (0.3, 0.5), (0.4, 0.6), (9.0, 1.0)):
+        within.reached(share, 10)
+    assert told == [5, 4]  # one is left for the end, when its number is there
+    assert (within.rest(10), within.rest(10)) == (1, 10)
+
+
+def test_where_nobody_sees_it_passes_are_whole(tiny, tokens, monkeypatch):
+    monkeypatch.setattr(Within, "reached", lambda *given: pytest.fail("a stage was waited for"))
+    swept(tiny(), tokens, False)
+
+
+def test_what_may_not_be_needed_is_not_computed_to_be_shown(tiny, tokens, monkeypatch):
+    """Of two edits in a cell the second may replace all that comes in."""
+    monkeypatch.setattr(Within, "reached", lambda *given: pytest.fail("a stage was waited for"))
+    swept(tiny(), tokens, lambda *told: None, at="resid_post", over="layer", layers=[(0, 1), (0, 2)], positions=None)

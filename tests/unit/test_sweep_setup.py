@@ -60,7 +60,7 @@ REFUSALS = [
     (ValueRefusedError, r"of different names\. Got prob\(1\), prob\(1\)\. Name them", {"metric": [Prob(1), Prob(1)]}),
     (TokenError, r"`tokenizer` must be given where `token` is text", {"metric": Prob(" Mary")}),
     (ShapeError, r"`token` must hold one answer for all or one per example, 1\. Got 2", {"metric": Prob([1, 2])}),
-    (ShapeError, r"batch of 1 or of all 1 examples\. Got 3", {"metric": KL(mx.zeros((3, 96)))}),
+    (ShapeError, r"batch of 1, for one example\. Got 3", {"metric": KL(mx.zeros((3, 96)))}),
     (SelectionError, r"`pos` of prob\(1, pos=8\) must lie in -8 to 7", {"metric": Prob(1, pos=8)}),
     # interventions
     (KindError, r"`intervention` must be an Intervention\. Got None\. Write", {"intervention": None}),

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
 from mlx_patch.errors import ArchitectureError, UnknownNameError, did_you_mean
+from mlx_patch.provenance import parameters
 from mlx_patch.testing.zoo._classics import CLASSICS
 from mlx_patch.testing.zoo._dense import DENSE
 from mlx_patch.testing.zoo._experts import EXPERTS
@@ -59,11 +60,43 @@ def tiny_model(name: str, precision: Precision = "float32", seed: int = 0) -> nn
         UnknownNameError: There is no such model.
         ArchitectureError: mlx_lm's module for it stops Python; `EXCEPTIONS` says why.
     """
+    return built(*species(name), precision, seed)
+
+
+def species(name: str) -> tuple[str, dict[str, Any]]:
+    """A module of mlx_lm, and the zoo's configuration of it.
+
+    Raises:
+        UnknownNameError: There is no such model.
+    """
     if name not in ZOO:
         raise UnknownNameError(f"`name` must be a model of the zoo. Got {name!r}. {did_you_mean(name, ZOO)}")
-    module_name, config = ZOO[name]
-    module = _module(module_name)
-    model = module.Model(module.ModelArgs.from_dict({"model_type": module_name, **deepcopy(config)}))
+    return ZOO[name]
+
+
+def built(
+    module_name: str,
+    config: Mapping[str, Any],
+    precision: Precision = "float32",
+    seed: int = 0,
+    most: int | None = None,
+) -> nn.Module:
+    """A model of one of mlx_lm's modules with seeded random weights.
+
+    Args:
+        module_name: Its name under `mlx_lm.models`.
+        config: The arguments of its `ModelArgs`.
+        precision: As for `tiny_model`.
+        seed: As for `tiny_model`.
+        most: The most parameters that it may have; None is any number.
+    Raises:
+        ArchitectureError: As for `tiny_model`.
+        ValueError: It has more parameters than it may. None is computed.
+    """
+    module = module_of(module_name)
+    model = module.Model(module.ModelArgs.from_dict({"model_type": module_name, **deepcopy(dict(config))}))
+    if most is not None and sum(array.size for array in parameters(model)) > most:
+        raise ValueError(f"more than {most} parameters")
     model.update(_weights(model, seed))
     if precision == "4bit":
         nn.quantize(model, group_size=32, bits=4, class_predicate=partial(_is_quantized, model))
@@ -74,7 +107,8 @@ def tiny_model(name: str, precision: Precision = "float32", seed: int = 0) -> nn
     return model
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
+    """A module of mlx_lm's by its name."""
     try:
         return without_metal(name)
     except SystemExit as stopped:

@@ -1,6 +1,10 @@
 """A metric for mlx_patch, published by an entry point."""
 
+from dataclasses import dataclass
+
 import mlx.core as mx
+
+from mlx_patch.metrics import MultiPositionMetric
 
 
 def top_margin(logits: mx.array) -> mx.array:
@@ -16,3 +20,27 @@ def top_margin(logits: mx.array) -> mx.array:
     """
     ordered = mx.sort(logits[:, -1], axis=-1)
     return ordered[:, -1] - ordered[:, -2]
+
+
+@dataclass(frozen=True, repr=False)
+class Margin(MultiPositionMetric):
+    """The mean of `top_margin` over the last positions, in nats.
+
+    Args:
+        last: How many positions.
+    """
+
+    last: int
+
+    def positions(self, length: int) -> range:
+        """The last ones, or all of a shorter prompt."""
+        return range(max(0, length - self.last), length)
+
+    def measure_rows(self, rows: mx.array) -> mx.array:
+        """The mean lead at these positions. Shape of `rows`: `(batch, pos, d_vocab)`; of the result: `(batch,)`."""
+        ordered = mx.sort(rows, axis=-1)
+        return (ordered[..., -1] - ordered[..., -2]).mean(axis=1)
+
+
+last_margins = Margin(3)
+"""What the entry point names: a metric that a sweep pays three positions for."""

@@ -1,0 +1,99 @@
+"""`HookPoint`: a site as functions written for TransformerLens know it."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from inspect import Parameter, signature
+from typing import Any
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.sites import Site
+
+
+class Layer(int):
+    """The number of a block, which may be called for itself: TransformerLens writes `hook.layer()`.
+
+    Example:
+        >>> Layer(3), Layer(3)(), Layer(3) == 3
+        (3, 3, True)
+    """
+
+    def __call__(self) -> int:
+        """The number."""
+        return int(self)
+
+
+class HookPoint(Site):
+    """A site whose `name` is TransformerLens's, the full one, and whose `layer` may be called.
+
+    It equals its site and stands for it everywhere, `cache[hook]` and `cache[hook.name]` too. `hook.plain` is the site,
+    with the short name.
+
+    Example:
+        >>> hook = HookPoint(Site("mlp_out", 3))
+        >>> hook.name, hook.layer(), hook.layer, hook == Site("mlp_out", 3), hook.plain.name
+        ('blocks.3.hook_mlp_out', 3, 3, True, 'mlp_out')
+    """
+
+    def __init__(self, site: Site) -> None:
+        object.__setattr__(self, "_site", site.plain)
+        object.__setattr__(self, "name", str(site))
+        object.__setattr__(self, "layer", None if site.layer is None else Layer(site.layer))
+
+    @property
+    @override
+    def plain(self) -> Site:
+        return self.__dict__["_site"]
+
+    @property
+    @override
+    def is_raw(self) -> bool:
+        return self.plain.is_raw
+
+    @property
+    @override
+    def axes(self) -> tuple[str, ...]:
+        return self.plain.axes
+
+    @override
+    def __str__(self) -> str:
+        return str(self.plain)
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self.plain)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Site) and self.plain == other.plain
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self.plain)
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HookPoint, (self.plain,)
+
+
+def call_hook(function: Callable[..., Any], activation: mx.array, site: Site) -> Any:
+    """What a function of an activation and its site returns: called `fn(activation, hook=site)` where it says `hook`.
+
+    TransformerLens calls hooks so, and a `partial` of `fn(activation, position, hook)` counts on it.
+    """
+    point = HookPoint(site)
+    return function(activation, hook=point) if _by_name(function) else function(activation, point)
+
+
+def _by_name(function: Callable[..., Any]) -> bool:
+    try:
+        return _says_hook(function)
+    except (TypeError, ValueError):  # it has no signature, or cannot be hashed
+        return False
+
+
+@lru_cache(maxsize=64)
+def _says_hook(function: Callable[..., Any]) -> bool:
+    named = signature(function).parameters.get("hook")
+    return named is not None and named.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
