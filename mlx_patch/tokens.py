@@ -110,6 +110,7 @@ def as_tokens(given: object, d_vocab: int) -> mx.array:
         SelectionError: An id that the model does not know: MLX would read past the edge of the embedding.
     """
     tokens = _array(given)
+    refuse_traced("tokens", tokens)
     if not mx.issubdtype(tokens.dtype, mx.integer):
         raise KindError(f"`tokens` must be integers. Got {tokens.dtype}. Use `model.tokenize(text)`.")
     tokens = tokens[None] if tokens.ndim == 1 else tokens
@@ -120,6 +121,34 @@ def as_tokens(given: object, d_vocab: int) -> mx.array:
         wrong = low if low < 0 else high
         raise SelectionError(f"`tokens` must lie in 0 to {d_vocab - 1}. Got {wrong}. Is it another model's tokenizer?")
     return tokens.astype(mx.int32)
+
+
+def refuse_traced(name: str, array: mx.array) -> None:
+    """Refuse an array that stands for values to come, as `mx.compile` and `mx.vmap` hand to what they trace.
+
+    Args:
+        name: What the array is, for the message.
+        array: It is computed meanwhile, and nobody waits for it.
+    Raises:
+        KindError: It has no values: what an edit does would be traced once, and stay.
+    """
+    try:
+        mx.async_eval(array)
+    except ValueError:
+        if not _has_values(array):
+            raise KindError(
+                f"`{name}` must have values. Got an array inside mx.compile or mx.vmap, which are given none: an edit "
+                "that is traced stays for ever. Call it outside of them, with a batch as one array (batch, pos)."
+            ) from None
+
+
+def _has_values(array: mx.array) -> bool:
+    """Whether an array can be computed, as inside `mx.grad` it can."""
+    try:
+        mx.eval(array)
+    except ValueError:
+        return False
+    return True
 
 
 def one_prompt(one: object, number: int, tokenizer: Any, d_vocab: int) -> mx.array:

@@ -14,6 +14,7 @@ from mlx_patch.architectures._registry import registered as registered
 from mlx_patch.architectures._sharded import refuse_missing_blocks as refuse_missing_blocks
 from mlx_patch.architectures._sharded import refuse_parts as refuse_parts
 from mlx_patch.architectures._sharded import sharding as sharding
+from mlx_patch.architectures._unknown import UNKNOWN as UNKNOWN
 from mlx_patch.architectures._unknown import guessed as guessed
 from mlx_patch.architectures._unknown import without_table as without_table
 from mlx_patch.architectures._views import ByHead as ByHead

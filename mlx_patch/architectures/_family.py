@@ -198,6 +198,10 @@ class Boxing:
     whole: bool = False
 
 
+def _always(model: nn.Module) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture as data.
@@ -243,7 +247,7 @@ class Family:
     width: str | int = "args.hidden_size"
     vocabulary: str | int = "args.vocab_size"
     positions: str | int = 0
-    applies: Callable[[nn.Module], bool] = lambda model: True
+    applies: Callable[[nn.Module], bool] = _always
     variant: str = ""
     also: tuple[str, ...] = ()
     stream: Stream = field(default_factory=Stream)

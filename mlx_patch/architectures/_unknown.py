@@ -9,6 +9,9 @@ from mlx_patch.architectures._family import BLOCK_ENDS, Family
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.sites import SITES
 
+UNKNOWN = "unknown"
+"""The name of a table that was guessed."""
+
 PAGE = "docs/adding-an-architecture.md"
 """Where it says how to write a table."""
 
@@ -30,7 +33,7 @@ def guessed(model: nn.Module) -> Family:
     if not found:
         raise ArchitectureError(without_table(model, "it has no list of modules, which its blocks could be"))
     return Family(
-        "unknown",
+        UNKNOWN,
         BLOCK_ENDS,
         absent={name: NO_TABLE for name in SITES if name not in BLOCK_ENDS},
         blocks=max(found, key=lambda path: len(found[path])),

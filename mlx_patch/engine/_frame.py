@@ -1,15 +1,17 @@
 """`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.architectures import Place, Point, attribute
 from mlx_patch.engine import _tap
+from mlx_patch.engine._given import Given
 from mlx_patch.engine._hook import Hook, Pass, Phase
+from mlx_patch.engine._owner import Owner
 from mlx_patch.engine._prompt_cache import note_offset, offset_of
 from mlx_patch.engine._visit import visit
 from mlx_patch.errors import KindError, SelectionError
@@ -25,7 +27,14 @@ class Frame(AbstractContextManager):
         model: The model.
         hooks: What to do.
         begun: Told of each forward pass as it begins.
+
+    Attributes:
+        owner: Who entered it last.
+        number: How many contexts had been entered then.
     """
+
+    owner: Owner
+    number: int
 
     def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[Pass], None] | None = None):
         self.model = model
@@ -34,21 +43,33 @@ class Frame(AbstractContextManager):
         self.at: dict[int, list[Hook]] = {}
         for hook in self.hooks:
             self.at.setdefault(id(hook.place.module), []).append(hook)
-        self._modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
+        self.modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
         self._calls: dict[int, int] = {}
         self._now: Pass | None = None
         self.prompt_cache: Any = None
 
     def __enter__(self) -> "Frame":
-        _tap.swap_in(self._modules.values(), visit)
-        self._seen = _tap.Seen((*_tap.frames(), self))
-        self._seen.__enter__()
-        return self
+        try:
+            self.owner = Owner(sys._getframe(1))
+            _tap.put_in(self, visit)
+            return self
+        except BaseException:  # an interrupt, of which `with` tells `__exit__` nothing
+            _tap.take_out(self)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        self._seen.__exit__()
-        del self._seen  # it holds this frame, and in a circle what hooks hold would stay until Python looks for circles
-        _tap.swap_out(self._modules.values())
+        try:
+            _tap.take_out(self)
+        finally:
+            _tap.take_out(self)  # again, if an interrupt came in between
+
+    def around(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function returns that is called inside this context, which no interrupt leaves open."""
+        try:
+            with self:
+                return function(*args, **kwargs)
+        finally:
+            _tap.take_out(self)
 
     @property
     def now(self) -> Pass:
@@ -64,14 +85,11 @@ class Frame(AbstractContextManager):
             )
         return self._now
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, given: Given) -> None:
         """Note that the model itself is called."""
-        tokens = args[0] if args else next(iter(kwargs.values()))
-        cache = kwargs.get("cache", args[1] if len(args) > 1 else None)
         self._calls.clear()
-        self.prompt_cache = cache
-        given = mx.array(tokens)
-        self._now = Pass(offset_of(cache), given.shape[1], cache is not None, given)
+        self.prompt_cache = given.prompt_cache
+        self._now = Pass(offset_of(given.prompt_cache), given.length, given.prompt_cache is not None, given.tokens)
         if self._begun is not None:
             self._begun(self._now)
 

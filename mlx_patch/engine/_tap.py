@@ -6,24 +6,33 @@ mlx_lm model is to give the instance a subclass of its own class: `module.__clas
 attributes stay, `isinstance` holds, the arithmetic is the module's own, and putting the class back undoes it without
 a trace. This file is the only one that knows.
 
-Swapping is visible to every thread, what to do is not: hooks hang on the frames of the thread that made them, so a
-second thread that runs the same model meanwhile passes through untouched. A swapped class is counted, and put back by
-the last one to leave.
+An interrupt may come at any line, even at the first of a `finally`. So there is no count that could be wrong, and
+nothing to set back:
+
+* The frames that are in are held weakly. One that nobody holds is out, whether or not it was taken out.
+* Which modules must be tapped follows from the frames that are in. A module is noted before its class is swapped, and
+  every frame that leaves puts right all that are noted and that no frame needs.
+* Which frames see a call follows from Python's call stack: the nearest tapped call knows its frames; an edit's own
+  code, which sees none of them, runs below `unseen`.
 """
 
+import inspect
+import sys
 import threading
-from collections.abc import Callable, Iterable
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from itertools import count
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import mlx.nn as nn
 
+from mlx_patch.engine._owner import callers, can_suspend
+
 if TYPE_CHECKING:
     from mlx_patch.engine._frame import Frame
-
-
-class _Local(threading.local):
-    frames: "tuple[Frame, ...]" = ()
 
 
 Visitor = Callable[["tuple[Frame, ...]", nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -32,61 +41,116 @@ Visitor = Callable[["tuple[Frame, ...]", nn.Module, Callable[..., Any], tuple[An
 _IN_PLACE_OF_A_CALL = ("attention",)
 """The methods that a model calls of a module that has no `__call__`."""
 
-_local = _Local()
-_lock = threading.Lock()
-_holders: dict[int, tuple[nn.Module, int]] = {}
+
+class _Registry:
+    """The frames that are in, in the order in which they came, and the modules that may have a tapped class."""
+
+    def __init__(self) -> None:
+        self.frames: tuple[ref[Frame], ...] = ()
+        self.modules: dict[int, nn.Module] = {}
 
 
-def frames() -> "tuple[Frame, ...]":
-    """The frames of this thread that see the module calls being made, outermost first."""
-    return _local.frames
+_registry = _Registry()
+_lock = threading.RLock()  # taken again where Python drops a frame in the middle of what it guards
+_classes: set[type] = set()
+_numbers = count(1)
 
 
-class Seen:
-    """A context in which this thread's module calls are seen by the given frames."""
-
-    def __init__(self, now: "tuple[Frame, ...]"):
-        self.now = now
-
-    def __enter__(self) -> None:
-        self.before = _local.frames
-        _local.frames = self.now
-
-    def __exit__(self, *_: object) -> None:
-        _local.frames = self.before
-
-
-def unseen(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns that sees none of the frames under way, and may run the model itself."""
-    with Seen(()):
-        return function(*args)
-
-
-def swap_in(modules: Iterable[nn.Module], visit: Visitor) -> None:
-    """Give modules their tapped class, or count one more holder of those that have it."""
+def put_in(frame: "Frame", visit: Visitor) -> None:
+    """Put a frame in: tap its modules, and let it see their calls."""
     with _lock:
-        for module in modules:
-            _, holders = _holders.get(id(module), (module, 0))
-            if holders == 0:
+        frame.number = next(_numbers)
+        _registry.frames = (*_registry.frames, ref(frame, take_out))
+        for key, module in frame.modules.items():
+            _registry.modules[key] = module
+            if type(module) not in _classes:
                 module.__class__ = _tapped(type(module), visit)
-            _holders[id(module)] = (module, holders + 1)
 
 
-def swap_out(modules: Iterable[nn.Module]) -> None:
-    """Undo `swap_in`: the last holder puts the class back."""
+def take_out(frame: "Frame | ref[Frame]") -> None:
+    """Take a frame out, if it is in, and put back the class of every module that no other frame needs.
+
+    Python calls it with the reference of a frame that nobody holds any longer, which is in only if it was interrupted.
+    """
     with _lock:
-        for module in modules:
-            _, holders = _holders.pop(id(module))
-            if holders > 1:
-                _holders[id(module)] = (module, holders - 1)
-            else:
-                module.__class__ = cast(type, type(module).__base__)
+        _registry.frames = tuple(entry for entry in _registry.frames if entry() not in (None, frame))
+        needed = {key for other in _frames_in() for key in other.modules}
+        for key, module in [*_registry.modules.items()]:
+            if key not in needed:
+                module.__class__ = plain_class(module)
+                _registry.modules.pop(key, None)
 
 
 def plain_class(module: nn.Module) -> type:
     """The class that a module has when nobody taps it."""
-    with _lock:
-        return cast(type, type(module).__base__) if id(module) in _holders else type(module)
+    return cast(type, type(module).__base__) if type(module) in _classes else type(module)
+
+
+def unseen(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns that sees none of the frames that are in force now, and may run the model itself."""
+    return _below(next(_numbers), function, args)
+
+
+def _below(since: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """What marks on the call stack that frames with a lower number are hidden, those of further callers."""
+    return function(*args)
+
+
+def _frames_in() -> "Iterator[Frame]":
+    return (frame for entry in _registry.frames if (frame := entry()) is not None)
+
+
+def _seen_by(module: nn.Module, caller: FrameType | None) -> "tuple[Frame, ...]":
+    """The frames that see a call of a module which a Python frame makes, outermost first."""
+    mine = [frame for frame in _frames_in() if frame.owner.is_this_thread]
+    if not mine:
+        return ()
+    near = _nearest(caller)
+    if near is not None and all(frame in near or id(module) not in frame.modules for frame in mine):
+        return near
+    stack = _from_stack(caller)
+    seen = tuple(frame for frame in mine if frame.owner.hidden(stack.running, stack.hidden) < frame.number)
+    for frame in seen:
+        if frame not in stack.under_way:
+            frame.end()  # an interrupt may have kept the last pass from saying so
+    return seen
+
+
+def _nearest(caller: FrameType | None) -> "tuple[Frame, ...] | None":
+    """The frames of the tapped call that a Python frame is in; None where there is none, or an edit's code between."""
+    for frame in callers(caller):
+        if frame.f_code is _CALL:
+            return frame.f_locals["frames"]
+        if frame.f_code is _BELOW:
+            return None
+    return None
+
+
+@dataclass
+class _Stack:
+    """What Python's call stack says.
+
+    Attributes:
+        running: The generators and coroutines on it, each with the number below which its frames are hidden.
+        hidden: The number below which frames of the thread are hidden.
+        under_way: The frames that see a call on it.
+    """
+
+    running: dict[FrameType, int] = field(default_factory=dict)
+    hidden: int = 0
+    under_way: "set[Frame]" = field(default_factory=set)
+
+
+def _from_stack(caller: FrameType | None) -> _Stack:
+    stack = _Stack()
+    for frame in callers(caller):
+        if frame.f_code is _CALL:
+            stack.under_way.update(frame.f_locals["frames"])
+        elif frame.f_code is _BELOW:
+            stack.hidden = stack.hidden or frame.f_locals["since"]  # the nearest one's is the highest
+        elif can_suspend(frame):
+            stack.running[frame] = stack.hidden
+    return stack
 
 
 @cache
@@ -95,14 +159,43 @@ def _tapped(plain: type, visit: Visitor) -> type:
     called = any("__call__" in vars(cls) for cls in plain.__mro__[:-1])
     methods = ("__call__",) if called else tuple(name for name in _IN_PLACE_OF_A_CALL if hasattr(plain, name))
     told = {name: _told(plain, name, visit) for name in methods}
-    names = {**told, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    return type(plain.__name__, (plain,), names)
+    names = {**told, "__reduce_ex__": _reduced, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    tapped = type(plain.__name__, (plain,), names)
+    _classes.add(tapped)
+    return tapped
 
 
 def _told(plain: type, name: str, visit: Visitor) -> Callable[..., Any]:
+    @wraps(getattr(plain, name))  # mlx_lm asks for the signature
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: tapped classes outlive a run, and a model's own class may be changed between two runs.
-        seen, forward = _local.frames, getattr(plain, name)
-        return visit(seen, self, forward, args, kwargs) if seen else forward(self, *args, **kwargs)
+        frames, forward = _seen_by(self, sys._getframe(1)), getattr(plain, name)
+        return visit(frames, self, forward, args, kwargs) if frames else forward(self, *args, **kwargs)
 
     return call
+
+
+def _reduced(self: nn.Module, protocol: int) -> Any:
+    """What copies and pickles a module are made from: those of a tapped one have its own class."""
+    tapped, plain = type(self), plain_class(self)
+    parts = super(tapped, self).__reduce_ex__(protocol)
+    if isinstance(parts, str):
+        return parts
+    make, args, *rest = parts
+    if getattr(make, "__name__", "") == "__newobj__":  # pickle would compare the class with the instance's
+        make = _new
+    plain_args = tuple(plain if arg is tapped else arg for arg in args)
+    return (plain if make is tapped else make, plain_args, *rest)
+
+
+def _new(cls: type, *args: Any) -> Any:
+    return cls.__new__(cls, *args)
+
+
+def _code_inside(function: Callable[..., Any], name: str) -> CodeType:
+    """The code of a function that another one makes."""
+    parts = inspect.unwrap(function).__code__.co_consts
+    return next(part for part in parts if isinstance(part, CodeType) and part.co_name == name)
+
+
+_CALL, _BELOW = _code_inside(_told, "call"), inspect.unwrap(_below).__code__

@@ -8,9 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.engine._box import Box, boxes_in, opened
+from mlx_patch.engine._given import given_to
 from mlx_patch.engine._hook import Hook
 from mlx_patch.engine._recipes import finish, hand_over, stand_in
-from mlx_patch.engine._tap import Seen
+from mlx_patch.engine._tap import unseen
 from mlx_patch.errors import KindError
 
 if TYPE_CHECKING:
@@ -22,9 +23,12 @@ def visit(
 ) -> Any:
     """What the module returns, with the hooks of all frames in force."""
     roots = [frame for frame in frames if frame.model is module]
+    given = given_to(forward, args, kwargs) if roots else None
+    if given is None:
+        return _call(Visit(frames, module), forward, args, kwargs)
     try:
         for frame in roots:
-            frame.begin(args, kwargs)
+            frame.begin(given)
         out = _call(Visit(frames, module), forward, args, kwargs)
         for frame in roots:
             frame.passed()
@@ -85,8 +89,7 @@ class Visit:
         """The array, the arguments or the parts returned, after the hooks that wait for them."""
         for frame, hook in self._found:
             if hook.event == event:
-                with Seen(()):
-                    raw = _with_part(raw, _item(hook), lambda part, hook=hook, frame=frame: _after(hook, part, frame))
+                raw = unseen(_with_part, raw, _item(hook), partial(_after, hook, frame))
         return raw
 
 
@@ -102,7 +105,7 @@ def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
     return type(raw)((*raw[:item], change(raw[item]), *raw[item + 1 :]))
 
 
-def _after(hook: Hook, part: Any, frame: "Frame") -> mx.array | Box:
+def _after(hook: Hook, frame: "Frame", part: Any) -> mx.array | Box:
     if isinstance(part, Box):
         if hook.place.site.is_raw:  # what this module is given, and not the stream
             return hook.on(part.array, frame.now)

@@ -64,8 +64,7 @@ class _Generation:
 def generate(layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any) -> str:
     """The generated text. See `HookedModel.generate`."""
     made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
-    with made.frame():
-        text = made.call(mlx_lm.generate)
+    text = made.frame().around(made.call, mlx_lm.generate)
     refuse_unused(made.hooks)
     return text
 
@@ -104,8 +103,7 @@ def _responses(made: _Generation, more: Sequence[Hook] = ()) -> Generator[Genera
     frame = made.frame(more)
     with closing(made.call(mlx_lm.stream_generate)) as responses:
         while True:
-            with frame:
-                response = next(responses, None)
+            response = frame.around(next, responses, None)
             if response is None:
                 break
             yield response

@@ -2,34 +2,30 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import GenerationResponse
 
-from mlx_patch.architectures import Family
+from mlx_patch.architectures import UNKNOWN, Family, registered
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
+from mlx_patch.model._editing import Editing
 from mlx_patch.model._evaluated import evaluate_buffers
 from mlx_patch.model._generation import generate, generate_with_cache, stream
 from mlx_patch.model._hooks import (
     HookFunction,
     SiteChoice,
     chosen_sites,
-    edit_hooks,
     function_edits,
-    refuse_unused,
-    unknown_pieces,
 )
 from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
-from mlx_patch.model._plain import check_call, check_pass
+from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
@@ -96,9 +92,7 @@ class HookedModel:
             ValueRefusedError: This model has an adapter already.
         """
         model, tuned = adapted(self.model, adapter_path, self._tuned)
-        hooked = HookedModel(model, self.tokenizer, name=self.name, family=self.layout.family)
-        hooked._tuned = tuned
-        return hooked
+        return _made_again(model, self.tokenizer, self.name, self.layout.family, tuned)
 
     @property
     def n_layers(self) -> int:
@@ -289,20 +283,22 @@ class HookedModel:
         """
         return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
-    @contextmanager
-    def editing(self, *edits: Edit) -> Iterator["HookedModel"]:
-        """A block in which whatever runs `model.model` in this thread is edited: mlx_lm's own functions, another run.
+    def editing(self, *edits: Edit) -> "Editing[HookedModel]":
+        """A block in which whatever runs `model.model` is edited: mlx_lm's own functions, another run.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
         nobody knows where the prompt ends, and they are refused.
 
+        The edits are in force for the function that opens the block and for what it calls. A coroutine or a generator
+        that opens one keeps its edits to itself: while it is suspended, nobody else is edited. Work that the block
+        hands to another thread or task, with `asyncio.create_task`, `gather` or `to_thread`, is not edited: open the
+        block there. Blocks may close in any order, and each opens once.
+
         Raises:
+            KindError: The same block is opened again.
             EditNotUsedError: At the end of the block, an edit never acted.
         """
-        hooks = edit_hooks(self.layout, edits, unknown_pieces)
-        with Frame(self.model, hooks, check_pass(self.layout)):
-            yield self
-        refuse_unused(hooks)
+        return Editing(self, self.layout, edits)
 
     def generate(
         self, prompt: Prompt | mx.array, edits: Iterable[Edit] = (), max_tokens: int = 100, **kwargs: Any
@@ -380,6 +376,18 @@ class HookedModel:
         """
         return check_laws(self, prompt)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy or a pickle is made from; a table that the model's class leads to is looked up again."""
+        table = self.layout.family
+        by_hand = table.name != UNKNOWN and registered(self.model) is not table
+        return _made_again, (self.model, self.tokenizer, self.name, table if by_hand else None, self._tuned)
+
     def __repr__(self) -> str:
         about = f"{self.layout.family.name}, {self.n_layers} layers, d_model {self.d_model}"
         return f"HookedModel({self.name}: {about})" if self.name else f"HookedModel({about})"
+
+
+def _made_again(model: nn.Module, tokenizer: Any, name: str | None, family: Family | None, tuned: str) -> HookedModel:
+    hooked = HookedModel(model, tokenizer, name=name, family=family)
+    hooked._tuned = tuned
+    return hooked

@@ -102,5 +102,4 @@ def _forward(layout: Layout, tokens: mx.array, hooks: list[Hook], prompt_cache: 
     cached = {} if prompt_cache is None else {"cache": prompt_cache}
     if not hooks:
         return layout.model(tokens, **cached)
-    with Frame(layout.model, hooks):
-        return layout.model(tokens, **cached)
+    return Frame(layout.model, hooks).around(layout.model, tokens, **cached)

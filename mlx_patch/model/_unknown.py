@@ -118,8 +118,7 @@ def _sized(layout: Layout) -> Layout:
         ArchitectureError: The blocks are not called in order, once each, or not with the stream.
     """
     walk, where = _Walk(), f"the modules at {layout.family.blocks!r}"
-    with Frame(layout.model, walk.hooks(layout)):
-        logits = layout.model(mx.zeros(_SHAPE, dtype=mx.int32))
+    logits = Frame(layout.model, walk.hooks(layout)).around(layout.model, mx.zeros(_SHAPE, dtype=mx.int32))
     if walk.order != list(range(len(layout.blocks))):
         got = listed(walk.order) or "none of them"
         raise ArchitectureError(f"{where} must be called in order, once each. Got {got}")

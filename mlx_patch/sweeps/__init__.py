@@ -9,6 +9,7 @@ from mlx_patch.sweeps._memory import pieces_of as pieces_of
 from mlx_patch.sweeps._pair import PairResult as PairResult
 from mlx_patch.sweeps._peak import Peak as Peak
 from mlx_patch.sweeps._planned import Plan as Plan
+from mlx_patch.sweeps._prompts import batches_of as batches_of
 from mlx_patch.sweeps._result import SweepResult as SweepResult
 from mlx_patch.sweeps._stored import StoredPlan as StoredPlan
 from mlx_patch.sweeps._sweep import plan as plan
