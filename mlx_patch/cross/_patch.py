@@ -104,11 +104,11 @@ def cross_patch(
     if layer_map is not None:
         choices.setdefault("layers", list(layer_map.targets))
     interventions = []
-    for source, its_alignment in zip(sources, alignments or [None] * len(sources), strict=True):
+    for source, its_alignment in zip(sources, alignments or (None,) * len(sources), strict=True):
         seen = _seen(target, source, sites, layer_map, linear_map, choices)
         interventions.append(Replace(seen, its_alignment) if alpha == 1.0 else Interpolate(seen, alpha, its_alignment))
     many = interventions if len(interventions) > 1 else interventions[0]
-    result = sweep(target, tokens, many, list(sites) if len(sites) > 1 else sites[0], over, metric, **choices)
+    result = sweep(target, tokens, many, sites[0] if len(sites) == 1 else list(sites), over, metric, **choices)
     return replace(result, provenance={**result.provenance, "donor": about})
 
 
