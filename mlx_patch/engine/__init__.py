@@ -1,6 +1,7 @@
 """The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
 
 from mlx_patch.engine._box import Box as Box
+from mlx_patch.engine._fitness import refuse_random as refuse_random
 from mlx_patch.engine._fitting import refuse_misfit as refuse_misfit
 from mlx_patch.engine._frame import Frame as Frame
 from mlx_patch.engine._hook import Action as Action

@@ -9,6 +9,7 @@ import mlx.nn as nn
 
 from mlx_patch.architectures import Place, Point, attribute
 from mlx_patch.engine import _tap
+from mlx_patch.engine._fitness import compiles, parts_of, refuse_random
 from mlx_patch.engine._given import Given
 from mlx_patch.engine._hook import Hook, Pass, Phase
 from mlx_patch.engine._owner import Owner
@@ -28,7 +29,11 @@ class Frame(AbstractContextManager):
         hooks: What to do.
         begun: Told of each forward pass as it begins.
 
+    Raises:
+        KindError: The model is in training mode, and draws random numbers.
+
     Attributes:
+        uncompiled: Whether compiling must be off meanwhile, as the model may call modules inside what it compiles.
         owner: Who entered it last.
         number: How many contexts had been entered then.
     """
@@ -37,6 +42,9 @@ class Frame(AbstractContextManager):
     number: int
 
     def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[Pass], None] | None = None):
+        parts = parts_of(model)
+        refuse_random(model, parts)
+        self.uncompiled = compiles(parts)
         self.model = model
         self._begun = begun
         self.hooks = tuple(with_beside for hook in hooks for with_beside in (*_beside(hook), hook))

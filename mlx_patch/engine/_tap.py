@@ -27,8 +27,10 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
+import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_patch.engine._compiling import is_compiling
 from mlx_patch.engine._owner import callers, can_suspend
 
 if TYPE_CHECKING:
@@ -43,11 +45,18 @@ _IN_PLACE_OF_A_CALL = ("attention",)
 
 
 class _Registry:
-    """The frames that are in, in the order in which they came, and the modules that may have a tapped class."""
+    """The frames that are in, in the order in which they came, and what they have changed.
+
+    Attributes:
+        frames: The frames.
+        modules: The modules that may have a tapped class.
+        uncompiled: Whether compiling has been switched off for them.
+    """
 
     def __init__(self) -> None:
         self.frames: tuple[ref[Frame], ...] = ()
         self.modules: dict[int, nn.Module] = {}
+        self.uncompiled = False
 
 
 _registry = _Registry()
@@ -65,6 +74,9 @@ def put_in(frame: "Frame", visit: Visitor) -> None:
             _registry.modules[key] = module
             if type(module) not in _classes:
                 module.__class__ = _tapped(type(module), visit)
+        if frame.uncompiled and not _registry.uncompiled and is_compiling():
+            _registry.uncompiled = True
+            mx.disable_compile()
 
 
 def take_out(frame: "Frame | ref[Frame]") -> None:
@@ -79,6 +91,9 @@ def take_out(frame: "Frame | ref[Frame]") -> None:
             if key not in needed:
                 module.__class__ = plain_class(module)
                 _registry.modules.pop(key, None)
+        if _registry.uncompiled and not any(other.uncompiled for other in _frames_in()):
+            mx.enable_compile()
+            _registry.uncompiled = False
 
 
 def plain_class(module: nn.Module) -> type:

@@ -5,6 +5,7 @@ order. So a fingerprint is made of contents alone: of numbers, of bytes of array
 never of `id`, `hash`, or a `repr` that may have an address in it. What has no contents that can be seen is refused.
 """
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -146,6 +147,8 @@ class Fingerprints:
                 return self._code(value)
             case partial():
                 return self._all("partial", (value.func, value.args, value.keywords))
+            case re.Pattern():
+                return self._all("pattern", (value.pattern, value.flags))
             case slice():
                 return self._all("slice", (value.start, value.stop, value.step))
         return None

@@ -9,7 +9,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit
+from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit, refuse_random
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions, norms_noted
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
 from mlx_patch.model._placing import Placing
@@ -101,5 +101,6 @@ def _local(pos: PositionChoice, offset: int, end: int) -> Sequence[int]:
 def _forward(layout: Layout, tokens: mx.array, hooks: list[Hook], prompt_cache: Sequence[Any] | None) -> mx.array:
     cached = {} if prompt_cache is None else {"cache": prompt_cache}
     if not hooks:
+        refuse_random(layout.model)
         return layout.model(tokens, **cached)
     return Frame(layout.model, hooks).around(layout.model, tokens, **cached)

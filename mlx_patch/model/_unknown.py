@@ -25,7 +25,7 @@ from mlx_patch.architectures import (
 )
 from mlx_patch.engine import Action, Frame, Hook, Phase
 from mlx_patch.errors import ArchitectureError, PatchError, listed
-from mlx_patch.interventions import Replace
+from mlx_patch.interventions import Replace, Scale
 from mlx_patch.model._running import run
 from mlx_patch.sites import Site
 
@@ -47,6 +47,8 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
     if known := family or registered(model):
         return _by_table(model, known)
     guess = layout_of(model, guessed(model))
+    if outside := _blocks_outside(guess):
+        raise ArchitectureError(without_table(model, outside))
     try:
         sized = _sized(guess)
         broken = next(_broken(sized), None)
@@ -75,6 +77,19 @@ def _whole(model: nn.Module) -> type | None:
     whole = getattr(sys.modules.get(type(model).__module__), "Model", None)
     is_part = isinstance(whole, type) and not isinstance(model, whole)
     return whole if is_part and type(model).__module__.startswith("mlx_lm.models.") else None
+
+
+def _blocks_outside(layout: Layout) -> str:
+    """Whether there are modules of the kind of the blocks that are neither among them nor inside one, as a clause."""
+    kinds = {type(block) for block in layout.blocks}
+    inside = {id(module) for block in layout.blocks for module in block.modules()}
+    alike = [(path, module) for path, module in layout.model.named_modules() if type(module) in kinds]
+    others = sorted(path for path, module in alike if id(module) not in inside)
+    if not others:
+        return ""
+    return (
+        f"its blocks seem to be those at {layout.family.blocks!r}, and there are more of their kind: {listed(others)}"
+    )
 
 
 def _clause(error: BaseException) -> str:
@@ -196,7 +211,29 @@ def _broken(layout: Layout) -> Iterator[str]:
     patched = run(layout, tokens, [Replace(donor.activations[last]).at(last)])
     if not _same(patched.logits, donor.logits):
         yield "what leaves its last block does not decide its logits"
+    yield from _mixed(layout, tokens, other)
+
+
+def _mixed(layout: Layout, tokens: mx.array, other: mx.array) -> Iterator[str]:
+    """What reads other rows, or reads other positions outside of the blocks, as clauses."""
+    first, last = Site("resid_pre", 0), Site("resid_post", len(layout.blocks) - 1)
+    own = run(layout, tokens, sites=(first, last))
+    row = run(layout, mx.concatenate([tokens[:1], other[1:]], axis=0))
+    if not _near(row.logits[:1], own.logits[:1]):
+        yield "the logits of a row depend on what other rows hold"
+    begun = run(layout, mx.concatenate([other[:, :1], tokens[:, 1:]], axis=1), sites=(first,))
+    if not _near(begun.activations[first][:, 1:], own.activations[first][:, 1:]):
+        yield "what enters block 0 depends on other positions, so that there are more blocks before it"
+    ended = run(layout, tokens, [Scale(0.5).at(last, pos=0)])
+    if not _near(ended.logits[:, 1:], own.logits[:, 1:]):
+        yield "what follows its last block reads other positions, so that there are more blocks behind it"
 
 
 def _same(one: mx.array, other: mx.array) -> bool:
     return bool(mx.array_equal(one, other).item())
+
+
+def _near(one: mx.array, other: mx.array) -> bool:
+    """Whether two arrays are the same up to rounding, which may differ where rows are put in another order."""
+    size = mx.max(mx.abs(other))
+    return bool((mx.max(mx.abs(one - other)) <= mx.finfo(other.dtype).eps ** 0.5 * size).item())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 
 import mlx.core as mx
@@ -125,8 +125,12 @@ class Rows:
 
     def _note(self, value: mx.array) -> None:
         """Note what enters a block, if it is computed in any case: a second edit may replace it as a whole."""
-        if self.token_layers and len(self.cells) > 1 and all(_is_simple(self.layout, cell) for cell in self.cells):
+        if self.token_layers and self._staged:
             self.stages.append((self.token_layers, value))
+
+    @cached_property
+    def _staged(self) -> bool:
+        return len(self.cells) > 1 and all(_is_simple(self.layout, cell) for cell in self.cells)
 
     def _settled(self, opened: Opened, value: mx.array, now: Pass) -> None:
         if now.offset == self.start:

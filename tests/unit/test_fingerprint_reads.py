@@ -497,6 +497,7 @@ PAIRS = {
     "a module in a module": lambda n: module(inner=module(by=n)),
     "an attribute on the way": lambda n: module(__getattr__=by(n)),
     "a slot": slotted,
+    "an option of a pattern": lambda n: re.compile("a", (re.IGNORECASE, re.DOTALL)[n]),
     "a closure of a closure": lambda n: closing(closing(by(n))),
     "an argument of a partial": lambda n: functools.partial(pow, n),
     "a keyword of a partial": lambda n: functools.partial(pow, exp=n),
