@@ -165,9 +165,9 @@ def _summing(bench: Bench, name: str) -> Edit:
     """A sum over the positions so far, of what a row is edited with; over the keys so far of a pattern or scores."""
 
     def summed(activation: mx.array, site: Site) -> mx.array:
-        if site.name == "attn_scores":
+        if name == "attn_scores":
             return activation * 0.5
-        return 0.5 * mx.cumsum(activation, axis=-1 if site.name == "pattern" else pos_axis(site))
+        return 0.5 * mx.cumsum(activation, axis=-1 if name == "pattern" else pos_axis(site))
 
     return Apply(summed).at(name, layer=_middle(bench, name))
 

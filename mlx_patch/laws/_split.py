@@ -60,7 +60,7 @@ def _edited_by_key(bench: Bench, name: str, tolerance: float) -> Finding:
 def by_key(scores: mx.array, site: Site) -> mx.array:
     """Scores, or a pattern, that are more by what is the key's absolute position; what is masked stays masked."""
     keys = mx.arange(scores.shape[-1])
-    if site.name == "pattern":
+    if site.plain.name == "pattern":
         return scores * (1.0 + 0.1 * keys)
     added = 0.05 * keys * keys  # of what is more by as much at each key, a softmax sees nothing
     return mx.where(scores > 0.9 * float(mx.finfo(scores.dtype).min), scores + added, scores)

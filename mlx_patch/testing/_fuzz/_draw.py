@@ -87,7 +87,8 @@ def _cells(rng: np.random.Generator, model: HookedModel, prompts: tuple[tuple[in
 def _along(where: Where) -> tuple[Any, ...]:
     """Positions for an axis: numbers, groups of them, and selectors."""
     chosen = [where.positions() for _ in range(2)]
-    plain = [tuple(one) if isinstance(one, list) else one for one in chosen if not isinstance(one, slice | None)]
+    said_once = [one for one in chosen if not isinstance(one, slice | None) and not (isinstance(one, int) and one < 0)]
+    plain = [tuple(one) if isinstance(one, list) else one for one in said_once]
     return tuple(dict.fromkeys(plain)) or (-1,)
 
 
