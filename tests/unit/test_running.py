@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_patch import Ablate, Add, Apply, Replace, Scale
+from mlx_patch import Ablate, Add, Apply, HookedModel, Replace, Scale
 from mlx_patch.errors import EditNotUsedError, KindError, MissingSiteError, SelectionError, ShapeError, UnknownNameError
 
 ROUNDING = 8 * float(mx.finfo(mx.float32).eps)  # of the largest logit: a product of one row sums in another order
