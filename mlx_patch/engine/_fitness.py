@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx_patch.engine._tap import plain_class
 from mlx_patch.errors import KindError
 
-_Compiled = type(mx.compile(lambda: mx.zeros(())))
+_Compiled: type = type(mx.compile(lambda: mx.zeros(())))
 
 _CHANCES = ("p", "rate", "prob", "dropout", "drop_prob", "dropout_rate")
 """What modules that draw random numbers call the probability with which they do."""
@@ -83,8 +83,13 @@ def parts_of(model: nn.Module) -> list[Any]:
 @cache
 def _kind(cls: type) -> type | None:
     """What a value of a class is here: a module, a compiled function, a list or a tuple, a dict, or a leaf."""
-    kinds = (nn.Module, _Compiled, dict, list)
-    return list if issubclass(cls, tuple) else next((kind for kind in kinds if issubclass(cls, kind)), None)
+    if issubclass(cls, nn.Module):
+        return nn.Module
+    if issubclass(cls, list | tuple):
+        return list
+    if issubclass(cls, dict):
+        return dict
+    return _Compiled if cls is _Compiled else None
 
 
 def _name(module: nn.Module) -> str:

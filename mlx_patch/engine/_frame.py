@@ -70,6 +70,7 @@ class Frame(AbstractContextManager):
             _tap.take_out(self)
         finally:
             _tap.take_out(self)  # again, if an interrupt came in between
+        self.owner.let_go()
 
     def around(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What a function returns that is called inside this context, which no interrupt leaves open."""

@@ -56,6 +56,10 @@ class Owner:
         """Whether it was this thread."""
         return self._thread is _thread.identity
 
+    def let_go(self) -> None:
+        """Hold on to nobody: a generator that holds the context would be held by it."""
+        self._within = None
+
     def hidden(self, running: dict[FrameType, int], thread: int) -> float:
         """The number below which its contexts are hidden: every one, while it does not run.
 

@@ -184,10 +184,14 @@ _ENDS: dict[str, Callable[[Listener, Call, Any], Any]] = {
 }
 
 
+OnFresh = Callable[[str, mx.array], mx.array]
+"""What is told of new keys and values, and may change them."""
+
+
 class _WatchedCache:
     """A layer's KV cache that shows new keys and values to a function before it takes them in."""
 
-    def __init__(self, cache: Any, on_fresh: Callable[[str, mx.array], mx.array]):
+    def __init__(self, cache: Any, on_fresh: OnFresh):
         object.__setattr__(self, "_cache", cache)
         object.__setattr__(self, "_on_fresh", on_fresh)
 
@@ -201,18 +205,21 @@ class _WatchedCache:
         setattr(self._cache, name, value)
 
 
-def _with_caches_watched(call: Call, on_fresh: Callable[[str, mx.array], mx.array]) -> Call:
-    def watched(value: Any) -> Any:
-        if _takes_keys(value):
-            return _WatchedCache(value, on_fresh)
-        # A list of caches: attention's own is the first that takes keys; convolution states come before it, and what
-        # an indexer keeps behind it.
-        parts = getattr(value, "caches", ())
-        own = next((part for part in parts if _takes_keys(part)), None)
-        return type(value)(*(watched(part) if part is own else part for part in parts)) if own is not None else value
-
+def _with_caches_watched(call: Call, on_fresh: OnFresh) -> Call:
     args, kwargs = call
-    return tuple(map(watched, args)), {name: watched(value) for name, value in kwargs.items()}
+    return tuple(_watched(value, on_fresh) for value in args), {k: _watched(v, on_fresh) for k, v in kwargs.items()}
+
+
+def _watched(value: Any, on_fresh: OnFresh) -> Any:  # a function of its own: one that held itself would hold captures
+    if _takes_keys(value):
+        return _WatchedCache(value, on_fresh)
+    # A list of caches: attention's own is the first that takes keys; convolution states come before it, and what
+    # an indexer keeps behind it.
+    parts = getattr(value, "caches", ())
+    first = next((part for part in parts if _takes_keys(part)), None)
+    if first is None:
+        return value
+    return type(value)(*(_watched(part, on_fresh) if part is first else part for part in parts))
 
 
 def _takes_keys(value: Any) -> bool:

@@ -92,7 +92,7 @@ def generate_with_cache(
     chosen = made.placing.choice("pos", positions_of_text(pos, made.placing.offset, made.clock.prompt))
     keeping = Keeping(layout, sites, chosen, made.clock)
     text = ""
-    for response in _responses(made, keeping.hooks):
+    for response in _responses(made, keeping.hooks()):
         text += response.text
         keeping.compute()
     return Written(text, keeping.ran)

@@ -33,11 +33,14 @@ class Keeping:
     def __init__(self, layout: Layout, sites: Iterable[Site], pos: PositionChoice, clock: Clock):
         self.pos, self.clock = as_positions(pos), clock
         self.kept: dict[Site, list[mx.array]] = {site: [] for site in sites}
-        places = {site: layout.place(site) for site in self.kept}
-        for site in places:
+        self._places = {site: layout.place(site) for site in self.kept}
+        for site in self._places:
             _refuse_keys(site)
-        refuse_parts(layout, places.values())
-        self.hooks = [Hook(place, self._keep(site), Phase.CAPTURE) for site, place in places.items()]
+        refuse_parts(layout, self._places.values())
+
+    def hooks(self) -> list[Hook]:
+        """What keeps them. They hold on to this object, so it does not hold them: no captures wait in a circle."""
+        return [Hook(place, self._keep(site), Phase.CAPTURE) for site, place in self._places.items()]
 
     def _keep(self, site: Site) -> Action:
         def keep(value: mx.array, now: Pass) -> None:

@@ -87,9 +87,7 @@ def _blocks_outside(layout: Layout) -> str:
     others = sorted(path for path, module in alike if id(module) not in inside)
     if not others:
         return ""
-    return (
-        f"its blocks seem to be those at {layout.family.blocks!r}, and there are more of their kind: {listed(others)}"
-    )
+    return f"its blocks seem to be at {layout.family.blocks!r}, and there are more of their kind: {listed(others)}"
 
 
 def _clause(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_patch import Ablate, Add, Apply, Replace, Scale, Site
+from mlx_patch import Ablate, Add, Apply, HookedModel, Replace, Scale, Site
 from mlx_patch.errors import EditNotUsedError, KindError, MissingSiteError, SelectionError, ShapeError, UnknownNameError
 
 ROUNDING = 8 * float(mx.finfo(mx.float32).eps)  # of the largest logit: a product of one row sums in another order
@@ -50,6 +50,32 @@ def test_what_a_run_kept_is_let_go_with_its_cache(tiny):
         del logits, cache
         left = mx.get_active_memory() - before
         assert left < 20_000 < held
+    finally:
+        gc.enable()
+
+
+def every_site(model, tokens):
+    return model.run_with_cache(tokens, model.sites)
+
+
+def of_a_generation(model, tokens):
+    return model.generate_with_cache(tokens, ("resid_post", "rot_k"), max_tokens=2)
+
+
+def of_a_stream(model, tokens):
+    return list(model.stream(tokens, [Scale(1.0).at("rot_k")], max_tokens=2))
+
+
+@pytest.mark.parametrize("captures", [every_site, of_a_generation, of_a_stream], ids=lambda call: call.__name__)
+@pytest.mark.parametrize("name", ["llama", "mixtral", "muse_spark"])
+def test_no_run_leaves_a_circle_of_objects(tiny, tokens, word_tokenizer, name, captures):
+    model = HookedModel(tiny(name).model, word_tokenizer)
+    captures(model, tokens)
+    gc.collect()
+    gc.disable()
+    try:
+        captures(model, tokens)
+        assert gc.collect() == 0
     finally:
         gc.enable()
 

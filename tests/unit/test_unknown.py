@@ -242,8 +242,8 @@ class BatchNorm(Decoder):
 
 
 REFUSED = {
-    InTwo: r"its blocks seem to be those at 'stages\.1', and there are more of their kind: stages\.0\.0, stages\.0\.1",
-    Apart: r"those at 'stages', and there are more of their kind: coda, prelude",
+    InTwo: r"its blocks seem to be at 'stages\.1', and there are more of their kind: stages\.0\.0, stages\.0\.1",
+    Apart: r"at 'stages', and there are more of their kind: coda, prelude",
     Prelude: r"what enters block 0 depends on other positions, so that there are more blocks before it",
     Coda: r"what follows its last block reads other positions, so that there are more blocks behind it",
     BatchNorm: r"the logits of a row depend on what other rows hold",
