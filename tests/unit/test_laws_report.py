@@ -49,13 +49,13 @@ def test_however_far_off_a_model_itself_is_a_quarter_is_too_far():
     assert Scale(nn.Linear(2, 2)).beside(0.9) == 0.25
 
 
-@pytest.mark.skipif(mx.default_device() != mx.Device(mx.cpu), reason="a GPU multiplies half types in many orders")
 def test_sums_in_another_order_are_allowed_the_root_of_their_length_in_each_block():
     layer = nn.Linear(2, 2)
     assert Scale(layer).reordered(64, 3) == 3 * 8 * 2.0**-23
     assert Scale(layer, "bfloat16").reordered(64, 3) == 3 * (8 * 2.0**-23 + 2.0**-7)
     layer.set_dtype(mx.bfloat16)
-    assert Scale(layer).reordered(64, 3) == 0
+    on_cpu = mx.default_device() == mx.Device(mx.cpu)  # a GPU multiplies half types in many orders
+    assert Scale(layer).reordered(64, 3) == 0 or not on_cpu
 
 
 @pytest.mark.parametrize("terms", [32, 64, 256, 1024, 4096])
