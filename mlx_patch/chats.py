@@ -202,7 +202,7 @@ def has_chat_template(tokenizer: Any) -> bool:
 Known = tuple["ref[Any]", tuple[Chat, ...]]
 
 _known: "OrderedDict[tuple[int, tuple[int, ...]], Known]" = OrderedDict()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def chats_of(tokenizer: Any, ids: Sequence[int]) -> tuple[Chat, ...]:

@@ -18,7 +18,6 @@ nothing to set back:
 
 import inspect
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -31,6 +30,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.engine._compiling import is_compiling
+from mlx_patch.engine._guard import Guard
 from mlx_patch.engine._owner import callers, can_suspend
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ class _Registry:
 
 
 _registry = _Registry()
-_lock = threading.RLock()  # taken again where Python drops a frame in the middle of what it guards
+_guard = Guard()  # taken again where Python drops a frame in the middle of what it guards
 _classes: set[type] = set()
 _numbers = count(1)
 
 
 def put_in(frame: "Frame", visit: Visitor) -> None:
     """Put a frame in: tap its modules, and let it see their calls."""
-    with _lock:
+    with _guard:
         frame.number = next(_numbers)
         _registry.frames = (*_registry.frames, ref(frame, take_out))
         for key, module in frame.modules.items():
@@ -84,7 +84,7 @@ def take_out(frame: "Frame | ref[Frame]") -> None:
 
     Python calls it with the reference of a frame that nobody holds any longer, which is in only if it was interrupted.
     """
-    with _lock:
+    with _guard:
         _registry.frames = tuple(entry for entry in _registry.frames if entry() not in (None, frame))
         needed = {key for other in _frames_in() for key in other.modules}
         for key, module in [*_registry.modules.items()]:
@@ -94,6 +94,9 @@ def take_out(frame: "Frame | ref[Frame]") -> None:
         if _registry.uncompiled and not any(other.uncompiled for other in _frames_in()):
             mx.enable_compile()
             _registry.uncompiled = False
+
+
+_guard.codes = (put_in.__code__, take_out.__code__)
 
 
 def plain_class(module: nn.Module) -> type:

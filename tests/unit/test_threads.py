@@ -4,9 +4,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_patch import Ablate, Apply, HookedModel, Scale
+from mlx_patch.engine import _tap
 
 PATIENCE = 30  # seconds, after which a barrier says that something hangs
 
@@ -141,3 +143,14 @@ def test_many_runs_at_once_give_what_they_give_alone(tiny, tokens):
         got = list(pool.map(lambda edit: model.run(tokens, [edit]), edits * 3, timeout=PATIENCE))
     assert all(same(a, b) for a, b in zip(got, alone * 3, strict=True))
     assert classes(model) == before
+
+
+def test_a_lock_that_an_interrupt_left_closed_is_put_right(tiny, tokens):
+    """A `with` statement that is interrupted as it ends does not release: the thread itself never notices."""
+    model = tiny()
+    plain = model.run(tokens)
+    _tap._guard._lock.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(lambda: np.array(model.run(tokens, [Scale(0.5).at("mlp_out", layer=0)]))).result(timeout=20)
+    assert not np.array_equal(found, np.array(plain))
+    assert mx.array_equal(model.run(tokens), plain).item()

@@ -1,0 +1,44 @@
+"""`Guard`: a lock that an interrupt cannot leave closed for the other threads.
+
+A `with` statement may be interrupted in the line in which it ends, before the lock is released. The thread that held it
+takes it again and never notices; every other one would wait for ever. So who waits looks whether any thread is inside
+what is guarded, and puts a new lock in the place of one that nobody holds.
+"""
+
+import sys
+import threading
+from collections.abc import Collection
+from types import CodeType, FrameType
+
+_PATIENCE = 0.1
+"""Seconds to wait before looking."""
+
+
+class Guard:
+    """A lock that a thread may take again, for the functions that are guarded by it.
+
+    Attributes:
+        codes: The code of these functions.
+    """
+
+    def __init__(self) -> None:
+        self.codes: Collection[CodeType] = ()
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=_PATIENCE):
+            if not any(map(self._is_inside, sys._current_frames().values())):
+                self._lock = threading.RLock()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _is_inside(self, frame: FrameType | None) -> bool:
+        """Whether a thread is in what is guarded, and not waiting for it."""
+        while frame is not None:
+            if frame.f_code is Guard.__enter__.__code__:
+                return False
+            if frame.f_code in self.codes:
+                return True
+            frame = frame.f_back
+        return False
