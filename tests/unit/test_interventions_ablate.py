@@ -85,7 +85,7 @@ def test_the_mean_of_each_position_is_that_of_the_same_absolute_position():
 
 def test_the_mean_of_each_position_needs_prompts_of_one_length():
     for source in (cached(X[:, :5], n_positions=5), X[:, :5]):
-        with pytest.raises(ShapeError, match=r"`source` must .* Got \(4, 5, 3, 5\)\. The two prompts differ in length"):
+        with pytest.raises(ShapeError, match=r"`source` must .* Got \(4, 5, 3, 5\)\. It is taken position"):
             done(Ablate("mean", source, over="batch"))
 
 
