@@ -119,8 +119,8 @@ def test_the_last_mlp_is_given_what_is_read_alone(name, precision, tiny, monkeyp
     model, lengths = tiny(name, precision), []
     layout, last = model.layout, Site("resid_mid", model.n_layers - 1)
 
-    def noted(layout, read, edited):
-        found = _last_block.mlp_hooks(layout, read, edited)
+    def noted(*arguments):
+        found = _last_block.mlp_hooks(*arguments)
         lengths.append(len(found))
         return found
 
