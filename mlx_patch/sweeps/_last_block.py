@@ -12,26 +12,28 @@ from mlx_patch.architectures import Layout, Stream
 from mlx_patch.engine import Hook, Pass, Phase
 from mlx_patch.interventions import Edit, Span
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._cells import block_of, places_of
+from mlx_patch.sweeps._cells import block_of
 
 _BEFORE = tuple(SITES)[: tuple(SITES).index("resid_mid")]
 """The sites that come before the MLP reads the stream."""
 
 
-def mlp_hooks(layout: Layout, read: tuple[int, ...] | None, length: int, edits: Iterable[Edit]) -> list[Hook]:
+def mlp_hooks(
+    layout: Layout, read: tuple[int, ...] | None, length: int, edits: Iterable[tuple[Site, Edit]]
+) -> list[Hook]:
     """The hook that gives the last block's MLP one position; none where it may not, or would have to give several.
 
     Args:
         layout: The model's layout.
         read: The positions that metrics read; None is all.
         length: The positions of the prompts.
-        edits: Every edit that is made in the pass.
+        edits: Every edit that is made in the pass, with each site that it is made at.
     """
     if read is None or len(read) != 1 or not _reads_the_stream(layout):
         return []
     last, of_read = Site("resid_mid", len(layout.blocks) - 1), Span(0, length, length)
-    for edit in (part for joined in edits for part in joined.parts):
-        if any(_behind(layout, site, last) for site in places_of(layout, edit)) and not _at(edit, read, of_read):
+    for site, edit in edits:
+        if _behind(layout, site, last) and not all(_at(part, read, of_read) for part in edit.parts):
             return []
 
     def only(value: mx.array, now: Pass) -> mx.array:

@@ -76,7 +76,7 @@ class Rows:
         hooks += action_hooks(layout, actions)
         last = [slice_hook(layout, reading.at)] if reading.at is not None else []
         if len(edges) == 2:  # else the last piece begins where metrics first read
-            last += mlp_hooks(layout, reading.at, self.length, [edit for cell in self.cells for edit in cell.edits])
+            last += mlp_hooks(layout, reading.at, self.length, self._made_inside())
         sharing = [Hook(place, _nothing, Phase.SHARE) for place in layout.attentions()] if opened else []
         tokens = repeated(self.tokens, rows * self.batch)
         logits = tokens
@@ -187,6 +187,12 @@ class Rows:
                             found.append((site, {}))
                         found[turn][1].setdefault(i, []).append(edit)
         return [(self.layout.place(site), partial(self._act, site, edits)) for site, edits in found]
+
+    def _made_inside(self) -> Iterator[tuple[Site, Edit]]:
+        """Every edit and its sites, but for those that are made before the row of the cell enters."""
+        for cell, entry in zip(self.cells, self.entries, strict=True):
+            for edit in cell.edits:
+                yield from ((site, edit) for site in places_of(self.layout, edit) if site != left_by(entry))
 
     def _act(self, site: Site, edits: Mapping[int, Sequence[Edit]], value: mx.array, now: Pass) -> mx.array:
         if value.shape[:1] != (self.height,):
