@@ -182,7 +182,7 @@ class Bench:
         """How many products the longest sum of a matrix product has, as far as the shapes of parameters tell."""
         matrices = (array for array in parameters(self.model.model) if array.ndim > 1)
         wide = (array.shape[-1] for array in matrices if mx.issubdtype(array.dtype, mx.floating))
-        return max(self.model.d_model, *wide)
+        return max((self.model.d_model, *wide))
 
     def run(self, *edits: Edit) -> mx.array:
         """The logits of `tokens` with edits."""
