@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache, wraps
 from itertools import count
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, no_type_check
 from weakref import ref
 
 import mlx.core as mx
@@ -184,6 +184,7 @@ def _tapped(plain: type, visit: Visitor) -> type:
 
 
 def _told(plain: type, name: str, visit: Visitor) -> Callable[..., Any]:
+    @no_type_check  # its annotations are the model's own, and a check would be one more caller
     @wraps(getattr(plain, name))  # mlx_lm asks for the signature
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: tapped classes outlive a run, and a model's own class may be changed between two runs.

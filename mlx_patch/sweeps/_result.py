@@ -104,7 +104,7 @@ class SweepResult:
     @property
     def complete_cells(self) -> np.ndarray:
         """Which cells were run for every metric and example. Shape: the axes of `over`."""
-        return (self.run_mask | self.left_out).all(axis=tuple(range(len(self.over), len(self.axes))))
+        return np.asarray((self.run_mask | self.left_out).all(axis=tuple(range(len(self.over), len(self.axes)))))
 
     @property
     def missing(self) -> int:
