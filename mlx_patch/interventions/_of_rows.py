@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import mlx.core as mx
 from typing_extensions import override
@@ -121,13 +122,19 @@ class PromptEdits(_Joined):
         return super().__hash__()
 
 
+_Kind = TypeVar("_Kind", bound=_Joined)
+
+
 def row_edits(members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> RowEdits:
     """One edit over a batch of `size` rows, of members that are each of rows of their own."""
-    first, of_each = members[0], tuple(map(tuple, rows))
-    return RowEdits(first.intervention, first.site, first.layer, members=tuple(members), rows=of_each, size=size)
+    return _joined(RowEdits, members, rows, size)
 
 
 def prompt_edits(members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> PromptEdits:
     """Edits of prompts that run together, `size` in all, each in rows of its own, alone."""
+    return _joined(PromptEdits, members, rows, size)
+
+
+def _joined(kind: type[_Kind], members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> _Kind:
     first, of_each = members[0], tuple(map(tuple, rows))
-    return PromptEdits(first.intervention, first.site, first.layer, members=tuple(members), rows=of_each, size=size)
+    return kind(first.intervention, first.site, first.layer, members=tuple(members), rows=of_each, size=size)
