@@ -15,18 +15,20 @@ PAGE = Path(__file__).with_name("architectures.md")
 
 HEAD = """# Architectures
 
-Every module of mlx_lm that defines a model, the table that it is read with, and the sites of the tiny models of it in
-the zoo (`mlx_patch.testing.ZOO`), which hold every kind of layer. What a site means is in [sites.md](sites.md). `embed`
-and `final_norm` are there on all of them, and so is whatever has a raw module path.
+This page has every module of mlx_lm that defines a model, and the table with which it is read. It lists the sites of
+the tiny models in the zoo (`mlx_patch.testing.ZOO`), which hold every kind of layer. [sites.md](sites.md) says what a
+site means. `embed`, `final_norm` and everything with a raw module path are there on all of them.
 
-Layers that have the same sites, with as many heads, stand in one row. Heads are those of the tiny model: of queries
-(`z`, or `q`, `rot_q`, `pattern`), and of keys and values (`rot_k`, or `k`, `v`) where these are sites.
+Layers with the same sites and as many heads stand in one row. Heads are those of the tiny model: of queries (`z`, or
+`q`, `rot_q`, `pattern`), and of keys and values (`rot_k`, or `k`, `v`) where these are sites.
 
-That these sites are what their names say is held by [laws](laws.md): `tests/laws/test_laws.py` checks all of them on
-every model here, in float32, 4-bit and, where MLX runs it, bfloat16; `tests/laws/test_zoo.py` that no module of mlx_lm
-is missing; `tests/laws/test_loading.py` that mlx_lm loads one of each table. `model.verify()` checks them on your own
-model. The column of laws has those that were held in float32, and `test_laws.py` compares it with what it finds. Law 7
-is about attention: a layer without `z` or `pattern` has none. Law 8 is about sweeps: `tests/laws/test_sweeps.py`.
+The [laws](laws.md) check that these sites are what their names say. `tests/laws/test_laws.py` runs them on every model
+here, in float32, 4-bit and, where MLX runs it, bfloat16. `tests/laws/test_zoo.py` checks that no module of mlx_lm is
+missing, and `tests/laws/test_loading.py` that mlx_lm loads one of each table. To check your own model, call
+`model.verify()`.
+
+The column of laws has those that hold in float32, and `test_laws.py` compares it with what it finds. Law 7 is about
+attention: a layer without `z` or `pattern` has none. Law 8 is about sweeps: `tests/laws/test_sweeps.py`.
 """
 
 NOT_RUN = ("bitnet", "olmo")

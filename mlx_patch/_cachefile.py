@@ -8,9 +8,17 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch._safetensors import Malformed, bits_of, content_digest, opened, read_array, read_header, strict_json
 from mlx_patch.errors import FileError, PatchError, ValueRefusedError
-from mlx_patch.files import written_whole
+from mlx_patch.files import (
+    Malformed,
+    bits_of,
+    content_digest,
+    open_checked,
+    read_array,
+    read_header,
+    strict_json,
+    written_whole,
+)
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
 
@@ -101,7 +109,7 @@ def _described(contents: Contents) -> dict[str, str]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, mx.array]]:
-    with opened(path) as file:
+    with open_checked(path) as file:
         header = read_header(file)
         _refuse_other_kind(header.metadata.get("format", ""))
         return header.metadata, {name: read_array(file, entry) for name, entry in header.entries.items()}

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mlx_patch._cachefile import Contents, read_cache, write_cache
 from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
-from mlx_patch.interventions import Aligned
+from mlx_patch.interventions.sources import Aligned
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import SITES, Site, site_of
 

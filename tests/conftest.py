@@ -36,16 +36,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from mlx_patch import HookedModel
-from mlx_patch.engine import Frame, _tap, _visit
-from mlx_patch.interventions import _base, _edit
 from mlx_patch.testing import tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-if CHECK_TYPES:  # names that these modules import for annotations alone, and that a check must find
-    vars(_tap).update(Frame=Frame)
-    vars(_visit).update(Frame=Frame)
-    vars(_base).update(Choice=_edit.Choice, Edit=_edit.Edit, PositionChoice=_edit.PositionChoice)
 
 
 @cache

@@ -7,10 +7,10 @@ from mlx_patch.architectures._family import Point as Point
 from mlx_patch.architectures._family import Stream as Stream
 from mlx_patch.architectures._layout import Layout as Layout
 from mlx_patch.architectures._layout import Place as Place
+from mlx_patch.architectures._layout import can_be_split as can_be_split
 from mlx_patch.architectures._layout import layout_of as layout_of
-from mlx_patch.architectures._registry import FAMILIES as FAMILIES
 from mlx_patch.architectures._registry import family_of as family_of
-from mlx_patch.architectures._registry import registered as registered
+from mlx_patch.architectures._registry import registered_family as registered_family
 from mlx_patch.architectures._sharded import refuse_missing_blocks as refuse_missing_blocks
 from mlx_patch.architectures._sharded import refuse_parts as refuse_parts
 from mlx_patch.architectures._sharded import sharding as sharding
@@ -22,3 +22,4 @@ from mlx_patch.architectures._views import Fused as Fused
 from mlx_patch.architectures._views import Interleaved as Interleaved
 from mlx_patch.architectures._views import View as View
 from mlx_patch.architectures._views import attribute as attribute
+from mlx_patch.architectures.tables import FAMILIES as FAMILIES

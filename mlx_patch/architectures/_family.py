@@ -318,7 +318,7 @@ def routed(moe: str = "mlp", router: str = "gate", experts: str = "switch_mlp", 
     }
 
 
-def selected(module: str = "mlp.gate") -> dict[str, Point]:
+def select_kept(module: str = "mlp.gate") -> dict[str, Point]:
     """The sites of a mixture of experts that a module chooses with mlx_lm's `group_expert_select`."""
     return dict.fromkeys(("router_logits", "expert_weights"), Point(module, "inside", recipe="select"))
 

@@ -258,6 +258,8 @@ def _refuse_nowhere(layout: Layout) -> None:
 
 
 _ROUTING = ("router_logits", "expert_weights")
+
+
 _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     "mlp_post": _ROUTING,
     **dict.fromkeys(_ROUTING, ("mlp_post",)),
@@ -282,3 +284,8 @@ _NOWHERE: Mapping[str, str] = {
     **dict.fromkeys(_ROUTING, "none of its blocks has experts"),
 }
 """Why no block of a model has a site that others of its architecture have, where that has a name."""
+
+
+def can_be_split(layout: Layout) -> bool:
+    """Whether a prompt may be split over a prompt cache, so that not every pass need begin at its first position."""
+    return not layout.family.uncut and layout.family.final_norm is not None

@@ -14,7 +14,7 @@ from mlx_patch.architectures._layout import Layout, Place
 from mlx_patch.errors import ArchitectureError, MissingSiteError, listed
 from mlx_patch.sites import Site
 
-Group = mx.distributed.Group
+ShardGroup = mx.distributed.Group
 
 WHOLE = (
     "embed", "resid_pre", "mixer_out", "attn_out", "resid_mid", "router_logits", "expert_weights",
@@ -23,16 +23,16 @@ WHOLE = (
 """The sites that every rank has whole, bit for bit the same, where a model is split by heads and neurons."""
 
 
-def sharding(model: nn.Module) -> Group | None:
+def sharding(model: nn.Module) -> ShardGroup | None:
     """The ranks over which a model's projections are split; None where each is whole."""
     return next(_groups(model.modules()), None)
 
 
-def _groups(modules: Iterable[nn.Module]) -> Iterator[Group]:
+def _groups(modules: Iterable[nn.Module]) -> Iterator[ShardGroup]:
     """What ranks some modules talk to. mlx_lm keeps that as an attribute, under several names."""
     for module in modules:
         for value in vars(module).values():
-            if isinstance(value, Group) and value.size() > 1:
+            if isinstance(value, ShardGroup) and value.size() > 1:
                 yield value
 
 
@@ -42,7 +42,7 @@ def refuse_parts(layout: Layout, places: Iterable[Place]) -> None:
     Raises:
         MissingSiteError: The message says what is whole.
     """
-    groups: dict[int | None, Group | None] = {}
+    groups: dict[int | None, ShardGroup | None] = {}
     for place in places:
         if place.site.name in WHOLE:
             continue

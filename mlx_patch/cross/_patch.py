@@ -14,12 +14,14 @@ from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.cross._views import FromLayers, Mapped
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError, listed
-from mlx_patch.interventions import ActivationSource, Interpolate, Replace
+from mlx_patch.interventions import Interpolate, Replace
+from mlx_patch.interventions.sources import ActivationSource
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
+from mlx_patch.results import SweepResult
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps import SweepResult, batches_of, sweep
-from mlx_patch.tokens import Batch, tokens_of
+from mlx_patch.sweeps import sweep
+from mlx_patch.tokens import Batch, batches_of, tokens_of
 
 Donor = HookedModel | ActivationCache | str | os.PathLike[str]
 """A model, its activations, or a file of them."""

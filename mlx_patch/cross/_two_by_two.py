@@ -10,7 +10,7 @@ from mlx_patch.cross._patch import cross_patch
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
-from mlx_patch.sweeps import SweepResult
+from mlx_patch.results import SweepResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.errors import MissingSiteError
-from mlx_patch.interventions import ActivationSource
+from mlx_patch.interventions.sources import ActivationSource
 from mlx_patch.sites import Site, site_of
 
 

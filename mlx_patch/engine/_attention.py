@@ -39,7 +39,7 @@ def attend(
     grouped = (queries * scale).reshape(batch, groups, heads // groups, length, -1)
     scores = grouped @ keys[:, :, None].swapaxes(-1, -2)
     scores = masked(scores.reshape(batch, heads, length, -1), mask)
-    pattern = emit("pattern", softmax(emit("attn_scores", scores), sinks))
+    pattern = emit("pattern", attention_weights(emit("attn_scores", scores), sinks))
     out = pattern.reshape(batch, groups, heads // groups, length, -1) @ values[:, :, None]
     return out.reshape(batch, heads, length, -1)
 
@@ -56,7 +56,7 @@ def masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
     return scores + mask.astype(scores.dtype)
 
 
-def softmax(scores: mx.array, sinks: mx.array | None) -> mx.array:
+def attention_weights(scores: mx.array, sinks: mx.array | None) -> mx.array:
     """The pattern of scores, over all keys and a sink that takes part and attends to nothing."""
     if sinks is None:
         return mx.softmax(scores, axis=-1, precise=True)

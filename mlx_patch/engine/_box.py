@@ -34,6 +34,6 @@ def boxes_in(values: Iterable[Any]) -> tuple[Box, ...]:
     return tuple(value for value in values if isinstance(value, Box))
 
 
-def opened(value: Any, boxes: tuple[Box, ...]) -> Any:
+def unbox(value: Any, boxes: tuple[Box, ...]) -> Any:
     """What is in a value that is one of some boxes; any other value as it is."""
     return value.array if any(value is box for box in boxes) else value

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.engine._tap import plain_class
+from mlx_patch.engine._tapped_classes import plain_class
 from mlx_patch.errors import KindError
 
 _Compiled: type = type(mx.compile(lambda: mx.zeros(())))

@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_patch.engine._prompt_cache import arrays_of, is_cache, offset_of
+from mlx_patch.engine._prompt_cache import cached_arrays, is_cache, offset_of
 from mlx_patch.engine._tap import unseen
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 
@@ -47,7 +47,7 @@ def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int | None) -> Non
     pairs = [(number, part, other) for (number, part), (_, other) in zip(parts, others, strict=True)]
     for number, part, other in pairs:
         _refuse_other_kind(number, part, other)
-    if any(arrays_of(part) for _, part, _ in pairs):
+    if any(cached_arrays(part) for _, part, _ in pairs):
         unseen(_fill, model, wanted)
         _refuse_uneven(pairs)
         for number, part, other in pairs:
@@ -98,7 +98,7 @@ def _refuse_other_kind(number: int, part: Any, wanted: Any) -> None:
 
 def _refuse_uneven(pairs: Sequence[tuple[int, Any, Any]]) -> None:
     """Refuse entries of which some hold more than others, where the model writes into all of them."""
-    used = [(number, part) for number, part, filled in pairs if arrays_of(filled)]
+    used = [(number, part) for number, part, filled in pairs if cached_arrays(filled)]
     counts = [(number, _held(part)) for number, part in used]
     known = [(number, held) for number, held in counts if held is not None]
     for (before, some), (number, held) in pairwise(known):
@@ -107,7 +107,7 @@ def _refuse_uneven(pairs: Sequence[tuple[int, Any, Any]]) -> None:
                 f"`prompt_cache` must hold equally many positions in each entry. Got {some} in entry {before} and "
                 f"{held} in entry {number}. Trim all of them, or begin again. {_REMEDY}"
             )
-    empty = next((number for number, part in used if not arrays_of(part)), None)
+    empty = next((number for number, part in used if not cached_arrays(part)), None)
     if empty is not None:
         raise ValueRefusedError(
             f"`prompt_cache` must hold equally many positions in each entry. Got none in entry {empty}. {_REMEDY}"
@@ -161,7 +161,7 @@ def _fixed(state: mx.array) -> tuple[int, ...]:
 
 
 def _refuse_other_rows(part: Any, batch: int) -> None:
-    for array in arrays_of(part):
+    for array in cached_arrays(part):
         if array.ndim > 1 and array.shape[0] != batch:
             raise ShapeError(
                 f"`prompt_cache` must hold as many rows as `tokens`, {batch}. Got {array.shape[0]}. "

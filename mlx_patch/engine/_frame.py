@@ -1,60 +1,22 @@
 """`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import mlx.nn as nn
-
-from mlx_patch.architectures import Place, Point, attribute
 from mlx_patch.engine import _tap
-from mlx_patch.engine._fitness import compiles, parts_of, refuse_random
-from mlx_patch.engine._given import Given
-from mlx_patch.engine._hook import Hook, Pass, Phase
+from mlx_patch.engine._hook_state import HookState
 from mlx_patch.engine._owner import Owner
-from mlx_patch.engine._prompt_cache import note_offset, offset_of
 from mlx_patch.engine._visit import visit
-from mlx_patch.errors import KindError, SelectionError
 
 
-class Frame(AbstractContextManager):
+class Frame(HookState, AbstractContextManager):
     """The hooks of one run of a model, in force inside the `with`.
 
     Frames nest: at one place the outer frame's edits come first. Code that an edit calls sees no frames, so it may run
-    the model itself. It may be entered again after it was left.
-
-    Args:
-        model: The model.
-        hooks: What to do.
-        begun: Told of each forward pass as it begins.
-
-    Raises:
-        KindError: The model is in training mode, and draws random numbers.
-
-    Attributes:
-        uncompiled: Whether compiling must be off meanwhile, as the model may call modules inside what it compiles.
-        owner: Who entered it last.
-        number: How many contexts had been entered then.
+    the model itself. It may be entered again after it was left. Arguments and errors are those of `HookState`.
     """
-
-    owner: Owner
-    number: int
-
-    def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[Pass], None] | None = None):
-        parts = parts_of(model)
-        refuse_random(model, parts)
-        self.uncompiled = compiles(parts)
-        self.model = model
-        self._begun = begun
-        self.hooks = tuple(with_beside for hook in hooks for with_beside in (*_beside(hook), hook))
-        self.at: dict[int, list[Hook]] = {}
-        for hook in self.hooks:
-            self.at.setdefault(id(hook.place.module), []).append(hook)
-        self.modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
-        self._calls: dict[int, int] = {}
-        self._now: Pass | None = None
-        self.prompt_cache: Any = None
 
     def __enter__(self) -> "Frame":
         try:
@@ -79,58 +41,3 @@ class Frame(AbstractContextManager):
                 return function(*args, **kwargs)
         finally:
             _tap.take_out(self)
-
-    @property
-    def now(self) -> Pass:
-        """The forward pass under way.
-
-        Raises:
-            KindError: A part of the model runs, and not the model.
-        """
-        if self._now is None:
-            raise KindError(
-                "`model.model` must be called as a whole while edits are in force. "
-                "Got a call of one of its parts, whose positions are not known."
-            )
-        return self._now
-
-    def begin(self, given: Given) -> None:
-        """Note that the model itself is called."""
-        self._calls.clear()
-        self.prompt_cache = given.prompt_cache
-        offset, cached = offset_of(given.prompt_cache), given.prompt_cache is not None
-        self._now = Pass(offset, given.length, cached, given.tokens, given.prompt_cache)
-        if self._begun is not None:
-            self._begun(self._now)
-
-    def passed(self) -> None:
-        """Note that the model's call went well, so that its prompt cache holds these positions too."""
-        note_offset(self.prompt_cache, self.now.offset + self.now.length)
-
-    def end(self) -> None:
-        """Note that the model's call is over."""
-        self._now = None
-
-    def count(self, module: nn.Module) -> int:
-        """The number of this call of a module, from 0, in the forward pass under way."""
-        call = self._calls.get(id(module), 0)
-        self._calls[id(module)] = call + 1
-        if call > 0:
-            self._refuse_unnumbered(module, call)
-        return call
-
-    def _refuse_unnumbered(self, module: nn.Module, call: int) -> None:
-        for hook in self.at.get(id(module), ()):
-            if hook.place.point.call is None:
-                raise SelectionError(
-                    f"`{hook.place.site}` must say which call it means. Got a module that runs {call + 1} times or "
-                    f"more in one forward pass. Write {hook.place.site}[0] for the first."
-                )
-
-
-def _beside(hook: Hook) -> Iterator[Hook]:
-    """What tells a hook at one of two modules in parallel what the other returned."""
-    if path := hook.place.point.beside:
-        block = hook.place.block
-        place = Place(hook.place.site, attribute(block, path), Point(path, "output"), block)
-        yield Hook(place, hook.keep_beside, Phase.READ)

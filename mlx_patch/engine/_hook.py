@@ -12,7 +12,7 @@ from mlx_patch.engine._box import Box
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardPass:
     """The positions that the forward pass under way computes.
 
     Attributes:
@@ -30,7 +30,7 @@ class Pass:
     prompt_cache: Any = field(default=None, compare=False, repr=False)
 
 
-Action = Callable[[mx.array, Pass], mx.array | Box | None]
+Action = Callable[[mx.array, ForwardPass], mx.array | Box | None]
 """What to do with a site's array: the new one, a box with it, or None to leave it as it is."""
 
 
@@ -90,11 +90,11 @@ class Hook:
         side = self.place.point.side
         return self.place.site.name if side == "inside" else side
 
-    def keep_beside(self, value: mx.array, now: Pass) -> None:
+    def keep_beside(self, value: mx.array, now: ForwardPass) -> None:
         """Keep what the module beside it returned; an action of that module's hook."""
         self.beside = value
 
-    def on(self, raw: mx.array, now: Pass) -> mx.array | Box:
+    def on(self, raw: mx.array, now: ForwardPass) -> mx.array | Box:
         """The raw array after this hook."""
         point, block = self.place.point, self.place.block
         self.met += 1

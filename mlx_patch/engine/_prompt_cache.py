@@ -19,7 +19,7 @@ class _Noted:
     arrays: tuple[mx.array, ...]
 
     def holds(self, entry: Any) -> bool:
-        now = arrays_of(entry)
+        now = cached_arrays(entry)
         return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
 
 
@@ -52,7 +52,7 @@ def _noted(entry: Any) -> int:
     note: _Noted | None = getattr(entry, _NOTE, None)
     if note is not None and note.holds(entry):
         return note.positions
-    if not hasattr(entry, "offset") and arrays_of(entry):
+    if not hasattr(entry, "offset") and cached_arrays(entry):
         raise KindError(
             "`prompt_cache` must say how many positions it holds. Got recurrent states alone "
             f"({type(entry).__name__}), filled elsewhere. Fill it with `model.run(tokens, prompt_cache=...)`."
@@ -64,16 +64,16 @@ def note_offset(cache: Sequence[Any] | None, positions: int) -> None:
     """Note on entries that do not count, or are not filled, that they hold so many positions now. A copy keeps it."""
     for entry in _entries(cache):
         if not getattr(entry, "offset", 0) and is_cache(entry):
-            setattr(entry, _NOTE, _Noted(positions, tuple(arrays_of(entry))))
+            setattr(entry, _NOTE, _Noted(positions, tuple(cached_arrays(entry))))
 
 
-def arrays_of(cache: Any) -> list[mx.array]:
+def cached_arrays(cache: Any) -> list[mx.array]:
     """Every array that a prompt cache holds, to be evaluated with the run that wrote them."""
     if isinstance(cache, mx.array):
         return [cache]
     if isinstance(cache, list | tuple):
-        return [array for part in cache for array in arrays_of(part)]
-    return arrays_of(list(vars(cache).values())) if is_cache(cache) else []
+        return [array for part in cache for array in cached_arrays(part)]
+    return cached_arrays(list(vars(cache).values())) if is_cache(cache) else []
 
 
 class Restored:

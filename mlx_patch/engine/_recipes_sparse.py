@@ -6,7 +6,7 @@ stays as it was gathered, bit for bit; what is changed at a key that was not pic
 
 import mlx.core as mx
 
-from mlx_patch.engine._attention import attend, softmax
+from mlx_patch.engine._attention import attend, attention_weights
 from mlx_patch.engine._key_order import refuse_dropped
 from mlx_patch.engine._scope import Call, Listener, Mlx, Scope, rebound
 
@@ -123,7 +123,7 @@ class _Gathered:
         pattern = self._spread(gathered, 0.0)
         if (scores := self._scores) is not None:
             unmasked = ~self._picked & (scores > float(mx.finfo(scores.dtype).min))
-            pattern = mx.where(mx.any(unmasked, axis=-1, keepdims=True), softmax(scores, sinks), pattern)
+            pattern = mx.where(mx.any(unmasked, axis=-1, keepdims=True), attention_weights(scores, sinks), pattern)
         new = self._emitted("pattern", pattern)
         if new is pattern and self._scores is None:
             return gathered

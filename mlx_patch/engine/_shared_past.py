@@ -7,7 +7,7 @@ another order, and in float32 whatever the model's dtype, so that rounding is at
 
 import mlx.core as mx
 
-from mlx_patch.engine._attention import masked, softmax
+from mlx_patch.engine._attention import attention_weights, masked
 from mlx_patch.engine._snapshot import Shared
 
 
@@ -41,7 +41,7 @@ def attend_shared(
     asked = (queries.astype(mx.float32) * scale).reshape(rows, groups, heads // groups, length, -1)
     shared = _unfolded(_folded(asked, batch) @ keys.swapaxes(-1, -2), asked.shape)
     scores = mx.concatenate([shared, asked @ own_keys.swapaxes(-1, -2)], axis=-1)
-    pattern = softmax(masked(scores.reshape(rows, heads, length, -1), mask), sinks).reshape(scores.shape)
+    pattern = attention_weights(masked(scores.reshape(rows, heads, length, -1), mask), sinks).reshape(scores.shape)
     seen = _unfolded(_folded(pattern[..., :before], batch) @ values, asked.shape)
     out = seen + pattern[..., before:] @ own_values
     return out.reshape(rows, heads, length, -1).astype(queries.dtype)

@@ -60,12 +60,12 @@ class Snapshot:
     length: int
     batch: int
 
-    def opened(self) -> "Opened":
+    def opened(self) -> "RestoredPast":
         """Caches for one run that goes on from here."""
-        return Opened(self)
+        return RestoredPast(self)
 
 
-class Opened:
+class RestoredPast:
     """The caches of one run that goes on from a snapshot.
 
     Attributes:
@@ -107,7 +107,7 @@ def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
     return Snapshot(tuple(_cut(entry, length) for entry in caches), length, batch)
 
 
-def can_be_cut(caches: Sequence[Any]) -> bool:
+def can_truncate(caches: Sequence[Any]) -> bool:
     """Whether the past after fewer positions can be read from a prompt cache: it holds plain keys and values."""
     return all(type(part) is KVCache for part in _parts(caches))
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import cache, wraps
 from itertools import count
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, cast, no_type_check
+from typing import Any, no_type_check
 from weakref import ref
 
 import mlx.core as mx
@@ -31,13 +31,11 @@ import mlx.nn as nn
 
 from mlx_patch.engine._compiling import is_compiling
 from mlx_patch.engine._guard import Guard
+from mlx_patch.engine._hook_state import HookState
 from mlx_patch.engine._owner import callers, can_suspend
+from mlx_patch.engine._tapped_classes import plain_class, tapped_classes
 
-if TYPE_CHECKING:
-    from mlx_patch.engine._frame import Frame
-
-
-Visitor = Callable[["tuple[Frame, ...]", nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+Visitor = Callable[[tuple[HookState, ...], nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """What a tapped module calls in place of its own code: frames, module, its code, arguments."""
 
 _IN_PLACE_OF_A_CALL = ("attention",)
@@ -61,25 +59,24 @@ class _Registry:
 
 _registry = _Registry()
 _guard = Guard()  # taken again where Python drops a frame in the middle of what it guards
-_classes: set[type] = set()
 _numbers = count(1)
 
 
-def put_in(frame: "Frame", visit: Visitor) -> None:
+def put_in(frame: HookState, visit: Visitor) -> None:
     """Put a frame in: tap its modules, and let it see their calls."""
     with _guard:
         frame.number = next(_numbers)
         _registry.frames = (*_registry.frames, ref(frame, take_out))
         for key, module in frame.modules.items():
             _registry.modules[key] = module
-            if type(module) not in _classes:
+            if type(module) not in tapped_classes:
                 module.__class__ = _tapped(type(module), visit)
         if frame.uncompiled and not _registry.uncompiled and is_compiling():
             _registry.uncompiled = True
             mx.disable_compile()
 
 
-def take_out(frame: "Frame | ref[Frame]") -> None:
+def take_out(frame: HookState | ref[HookState]) -> None:
     """Take a frame out, if it is in, and put back the class of every module that no other frame needs.
 
     Python calls it with the reference of a frame that nobody holds any longer, which is in only if it was interrupted.
@@ -99,11 +96,6 @@ def take_out(frame: "Frame | ref[Frame]") -> None:
 _guard.codes = (put_in.__code__, take_out.__code__)
 
 
-def plain_class(module: nn.Module) -> type:
-    """The class that a module has when nobody taps it."""
-    return cast(type, type(module).__base__) if type(module) in _classes else type(module)
-
-
 def unseen(function: Callable[..., Any], *args: Any) -> Any:
     """What a function returns that sees none of the frames that are in force now, and may run the model itself."""
     return _below(next(_numbers), function, args)
@@ -114,11 +106,11 @@ def _below(since: int, function: Callable[..., Any], args: tuple[Any, ...]) -> A
     return function(*args)
 
 
-def _frames_in() -> "Iterator[Frame]":
+def _frames_in() -> Iterator[HookState]:
     return (frame for entry in _registry.frames if (frame := entry()) is not None)
 
 
-def _seen_by(module: nn.Module, caller: FrameType | None) -> "tuple[Frame, ...]":
+def _seen_by(module: nn.Module, caller: FrameType | None) -> tuple[HookState, ...]:
     """The frames that see a call of a module which a Python frame makes, outermost first."""
     mine = [frame for frame in _frames_in() if frame.owner.is_this_thread]
     if not mine:
@@ -134,7 +126,7 @@ def _seen_by(module: nn.Module, caller: FrameType | None) -> "tuple[Frame, ...]"
     return seen
 
 
-def _nearest(caller: FrameType | None) -> "tuple[Frame, ...] | None":
+def _nearest(caller: FrameType | None) -> tuple[HookState, ...] | None:
     """The frames of the tapped call that a Python frame is in; None where there is none, or an edit's code between."""
     for frame in callers(caller):
         if frame.f_code is _CALL:
@@ -156,7 +148,7 @@ class _Stack:
 
     running: dict[FrameType, int] = field(default_factory=dict)
     hidden: int = 0
-    under_way: "set[Frame]" = field(default_factory=set)
+    under_way: set[HookState] = field(default_factory=set)
 
 
 def _from_stack(caller: FrameType | None) -> _Stack:
@@ -179,7 +171,7 @@ def _tapped(plain: type, visit: Visitor) -> type:
     told = {name: _told(plain, name, visit) for name in methods}
     names = {**told, "__reduce_ex__": _reduced, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     tapped = type(plain.__name__, (plain,), names)
-    _classes.add(tapped)
+    tapped_classes.add(tapped)
     return tapped
 
 

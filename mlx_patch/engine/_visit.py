@@ -2,24 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.engine._box import Box, boxes_in, opened
-from mlx_patch.engine._given import given_to
+from mlx_patch.engine._box import Box, boxes_in, unbox
+from mlx_patch.engine._call_arguments import given_to
 from mlx_patch.engine._hook import Hook
+from mlx_patch.engine._hook_state import HookState
 from mlx_patch.engine._recipes import finish, hand_over, stand_in
 from mlx_patch.engine._tap import unseen
 from mlx_patch.errors import KindError
 
-if TYPE_CHECKING:
-    from mlx_patch.engine._frame import Frame
-
 
 def visit(
-    frames: "tuple[Frame, ...]", module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
+    frames: tuple[HookState, ...], module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 ) -> Any:
     """What the module returns, with the hooks of all frames in force."""
     roots = [frame for frame in frames if frame.model is module]
@@ -42,11 +40,11 @@ def _call(now: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwar
     boxes = boxes_in((*args, *kwargs.values()))
     if now.wants("input"):
         args, kwargs = _with_inputs(now, args, kwargs)
-    args, kwargs = tuple(opened(value, boxes) for value in args), {k: opened(v, boxes) for k, v in kwargs.items()}
+    args, kwargs = tuple(unbox(value, boxes) for value in args), {k: unbox(v, boxes) for k, v in kwargs.items()}
     for recipe in now.recipes:
         forward, args, kwargs = stand_in(recipe, forward, now, args, kwargs)
     out = forward(now.module, *args, **kwargs)
-    out = opened(out, boxes_in((out,)))
+    out = unbox(out, boxes_in((out,)))
     for recipe in now.recipes:
         out = finish(recipe, now, (args, kwargs), out)
     out = now.emit("output", out) if now.wants("output") else out
@@ -64,11 +62,11 @@ def _with_inputs(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tup
 class Visit:
     """The hooks that this call of a module concerns, over all frames, in the order in which they act."""
 
-    def __init__(self, frames: "tuple[Frame, ...]", module: nn.Module):
+    def __init__(self, frames: tuple[HookState, ...], module: nn.Module):
         self.module = module
         self.notes: dict[str, Any] = {}
         self.caches = tuple(entry for frame in frames for entry in frame.prompt_cache or ())
-        found: list[tuple[Frame, Hook]] = []
+        found: list[tuple[HookState, Hook]] = []
         for frame in frames:
             if hooks := frame.at.get(id(module)):
                 call = frame.count(module)
@@ -105,12 +103,12 @@ def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
     return type(raw)((*raw[:item], change(raw[item]), *raw[item + 1 :]))
 
 
-def _after(hook: Hook, frame: "Frame", part: Any) -> mx.array | Box:
+def _after(hook: Hook, frame: HookState, part: Any) -> mx.array | Box:
     if isinstance(part, Box):
         if hook.place.site.is_raw:  # what this module is given, and not the stream
             return hook.on(part.array, frame.now)
         new = hook.on(part.array, frame.now)
-        part.array = opened(new, boxes_in((new,)))
+        part.array = unbox(new, boxes_in((new,)))
         return part
     if not isinstance(part, mx.array):
         raise KindError(

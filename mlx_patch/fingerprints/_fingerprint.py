@@ -21,10 +21,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_patch._safetensors import bits_of
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import plain_class
 from mlx_patch.errors import KindError
+from mlx_patch.files import bits_of
 from mlx_patch.fingerprints import _code, _library, _reads
 from mlx_patch.model import HookedModel
 from mlx_patch.provenance import checksum

@@ -3,13 +3,13 @@
 from mlx_patch.interventions import _steps
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
-from mlx_patch.interventions._aligned import Aligned as Aligned
 from mlx_patch.interventions._apply import Apply as Apply
 from mlx_patch.interventions._base import Chain as Chain
 from mlx_patch.interventions._base import Intervention as Intervention
 from mlx_patch.interventions._clamp import Clamp as Clamp
 from mlx_patch.interventions._edit import Edit as Edit
 from mlx_patch.interventions._edit import PositionChoice as PositionChoice
+from mlx_patch.interventions._edit import Transformation as Transformation
 from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
 from mlx_patch.interventions._hook_point import call_hook as call_hook
@@ -20,17 +20,18 @@ from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits
 from mlx_patch.interventions._of_rows import RowEdits as RowEdits
 from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
 from mlx_patch.interventions._of_rows import row_edits as row_edits
-from mlx_patch.interventions._outliers import Notes as Notes
-from mlx_patch.interventions._outliers import norms_noted as norms_noted
-from mlx_patch.interventions._outliers import warn_of as warn_of
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
-from mlx_patch.interventions._source import ActivationSource as ActivationSource
 from mlx_patch.interventions._span import Span as Span
 from mlx_patch.interventions._steps import Steps as Steps
-from mlx_patch.interventions._where import Change as Change
+from mlx_patch.interventions._where import ActivationChange as ActivationChange
 from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import pos_axis as pos_axis
+from mlx_patch.interventions.sources import ActivationSource as ActivationSource
+from mlx_patch.interventions.sources import Aligned as Aligned
+from mlx_patch.interventions.sources import Notes as Notes
+from mlx_patch.interventions.sources import norms_noted as norms_noted
+from mlx_patch.interventions.sources import warn_of as warn_of
 
 steps = _steps

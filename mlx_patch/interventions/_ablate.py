@@ -8,21 +8,30 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed
-from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import BY_KEY, SCORES, refuse_masked
-from mlx_patch.interventions._means import (
+from mlx_patch.interventions._numbers import checked_natural, finite
+from mlx_patch.interventions._random import derangement, donors, keys, normal, random_stream
+from mlx_patch.interventions._where import Where, index_of, pos_axis
+from mlx_patch.interventions.sources import (
+    Norms,
+    Source,
+    SourceLike,
+    as_source,
     batch_mean,
+    check_source,
+    describe,
     deviation,
+    norms_of,
+    note,
     overall_mean,
     own_positions,
     positions_of,
+    source_rows,
+    warn_once,
     without_first,
 )
-from mlx_patch.interventions._numbers import finite, natural
-from mlx_patch.interventions._outliers import Norms, norms_of, note, warn_once
-from mlx_patch.interventions._random import derangement, donors, keys, normal, stream
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, rows_of, said
-from mlx_patch.interventions._where import Where, index_of, pos_axis
 from mlx_patch.sites import Site
 
 _OVER = ("batch_pos", "batch")
@@ -69,7 +78,7 @@ class Ablate(Intervention):
     def __init__(
         self,
         kind: str,
-        source: Given | None = None,
+        source: SourceLike | None = None,
         *,
         seed: int = 0,
         scale: float = 1.0,
@@ -80,10 +89,10 @@ class Ablate(Intervention):
         _refuse_unknown("over", over, _OVER)
         given: dict[str, Any] = {
             "source": None if source is None else as_source("source", source),
-            "seed": natural("seed", seed),
+            "seed": checked_natural("seed", seed),
             "scale": finite("scale", scale),
             "over": over,
-            "skip": natural("skip", skip),
+            "skip": checked_natural("skip", skip),
         }
         _refuse_unused(kind, given)
         if over == "batch" and skip:
@@ -133,7 +142,7 @@ class Ablate(Intervention):
 
     @override
     def __repr__(self) -> str:
-        said_ = [repr(self.kind)] if self.source is None else [repr(self.kind), said(self.source)]
+        said_ = [repr(self.kind)] if self.source is None else [repr(self.kind), describe(self.source)]
         for name in ("seed", "scale", "over", "skip"):
             if getattr(self, name) != _DEFAULTS[name]:
                 said_.append(f"{name}={getattr(self, name)!r}")
@@ -167,9 +176,9 @@ def _norms_of_source(source: Source, sites: Iterable[Site], skip: int) -> list[t
 
 
 def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
-    start = stream(ablate.seed, where.site)
+    start = random_stream(ablate.seed, where.site)
     if ablate.source is not None:
-        values = rows_of("source", ablate.source, where)
+        values = source_rows("source", ablate.source, where)
         return mx.take(values, mx.array(donors(start, where.rows, values.shape[0])), axis=0)
     batch = where.whole.shape[0]
     if batch == 1:
@@ -183,7 +192,7 @@ def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
 
 def _noise(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
     positions = where.positions
-    drawn = normal(keys(stream(ablate.seed, where.site), where.rows, positions), where.whole.shape[2:])
+    drawn = normal(keys(random_stream(ablate.seed, where.site), where.rows, positions), where.whole.shape[2:])
     picked = drawn[index_of((None, None, *where.picks[2:]), drawn.shape)]
     return wide(own) + ablate.scale * deviation(where.whole) * picked
 
@@ -217,5 +226,5 @@ def _refuse_unused(kind: str, given: dict[str, object]) -> None:
         if name not in _KINDS[kind].uses and not left_out:
             uses = f"It uses {listed(_KINDS[kind].uses)}." if _KINDS[kind].uses else "It uses no other argument."
             raise ValueRefusedError(
-                f"`{name}` must be left out of a {kind!r} ablation. Got {said(given[name])}. {uses}"
+                f"`{name}` must be left out of a {kind!r} ablation. Got {describe(given[name])}. {uses}"
             )

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._numbers import Strength, is_exactly, strength, written
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
+from mlx_patch.interventions.sources import (
+    Source,
+    SourceLike,
+    as_source,
+    check_source,
+    describe,
+    serves_every_row,
+    values_of,
+)
 from mlx_patch.sites import Site
 
 
@@ -31,7 +40,7 @@ class Add(Intervention):
     value: Source
     scale: Strength
 
-    def __init__(self, value: Given, scale: Strength = 1.0) -> None:
+    def __init__(self, value: SourceLike, scale: Strength = 1.0) -> None:
         object.__setattr__(self, "value", as_source("value", value))
         object.__setattr__(self, "scale", strength("scale", scale))
 
@@ -57,4 +66,4 @@ class Add(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Add({said(self.value)}{'' if is_exactly(self.scale, 1.0) else f', scale={written(self.scale)}'})"
+        return f"Add({describe(self.value)}{'' if is_exactly(self.scale, 1.0) else f', scale={written(self.scale)}'})"

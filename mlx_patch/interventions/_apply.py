@@ -12,7 +12,7 @@ from mlx_patch.interventions._hook_point import call_hook
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
 
-Function = Callable[[mx.array, Site], mx.array]
+EditFunction = Callable[[mx.array, Site], mx.array]
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +36,7 @@ class Apply(Intervention):
         Apply(sine).at('mlp_out', layer=2)
     """
 
-    fn: Function
+    fn: EditFunction
     name: str | None = None
 
     def __post_init__(self) -> None:

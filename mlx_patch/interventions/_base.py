@@ -3,18 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError
+from mlx_patch.interventions._edit import Choice, Edit, PositionChoice, Transformation, make_edit
+from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._where import Where
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
-
-if TYPE_CHECKING:
-    from mlx_patch.interventions._edit import Choice, Edit, PositionChoice
 
 
 class Intervention(ABC):
@@ -81,12 +79,12 @@ class Intervention(ABC):
     def at(
         self,
         site: str | Site,
-        layer: "Choice" = None,
-        pos: "PositionChoice" = None,
-        head: "Choice" = None,
-        neuron: "Choice" = None,
-        batch: "Choice" = None,
-    ) -> "Edit":
+        layer: Choice = None,
+        pos: PositionChoice = None,
+        head: Choice = None,
+        neuron: Choice = None,
+        batch: Choice = None,
+    ) -> Edit:
         """This intervention at a place: an `Edit`, which runs take.
 
         Args:
@@ -102,18 +100,16 @@ class Intervention(ABC):
             UnknownNameError: No such site; the message has the nearest names.
             SelectionError: A choice that the site cannot have, or an empty one.
         Example:
-            >>> from mlx_patch.interventions import Scale
+            >>> from mlx_patch.interventions._scale import Scale
             >>> Scale(0.5).at("z", layer=3, head=[1, 4])
             Scale(0.5).at('z', layer=3, head=(1, 4))
         """
-        from mlx_patch.interventions._edit import make_edit
-
         return make_edit(self, site, layer=layer, pos=pos, head=head, neuron=neuron, batch=batch)
 
     def __or__(self, other: "Intervention") -> "Chain":
         if not isinstance(other, Intervention):
             raise KindError(f"`|` must join two interventions. Got {other!r}. Compose first, then call `.at(...)`.")
-        return Chain((*steps(self), *steps(other)))
+        return Chain((*_in_order(self), *_in_order(other)))
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,7 +117,8 @@ class Chain(Intervention):
     """Interventions one after the other; what `a | b` makes. The same as the one edit after the other.
 
     Example:
-        >>> from mlx_patch.interventions import Clamp, Scale
+        >>> from mlx_patch.interventions._clamp import Clamp
+        >>> from mlx_patch.interventions._scale import Scale
         >>> Scale(2.0) | Clamp(-1.0, 1.0)
         Scale(2.0) | Clamp(-1.0, 1.0)
     """
@@ -171,44 +168,10 @@ class Chain(Intervention):
         return " | ".join(map(repr, self.steps))
 
 
-def steps(intervention: Intervention) -> tuple[Intervention, ...]:
-    """The interventions that this one consists of, in order."""
+def _in_order(intervention: Intervention) -> tuple[Intervention, ...]:
     return intervention.steps if isinstance(intervention, Chain) else (intervention,)
 
 
-def fitted(value: object, own: mx.array, intervention: Intervention) -> mx.array:
-    """What an intervention returned, in the shape and dtype of what it was given.
-
-    Raises:
-        KindError: It is not an array of real numbers, or it would put fractions among integers.
-        ShapeError: Its shape does not broadcast to that of `own`.
-    """
-    if not isinstance(value, mx.array):
-        raise KindError(f"`{intervention!r}` must return an mx.array. Got {type(value).__name__}.")
-    if not is_real(value.dtype):
-        raise KindError(f"`{intervention!r}` must return real numbers. Got {value.dtype}.")
-    if mx.issubdtype(value.dtype, mx.floating) and not mx.issubdtype(own.dtype, mx.floating):
-        raise KindError(f"`{intervention!r}` must return integers where it was given {own.dtype}. Got {value.dtype}.")
-    if not broadcasts(value.shape, own.shape):
-        raise ShapeError(
-            f"`{intervention!r}` must return the shape that it was given, {own.shape}, or one that broadcasts to it. "
-            f"Got {value.shape}."
-        )
-    return mx.broadcast_to(value, own.shape).astype(own.dtype)
-
-
-def is_real(dtype: mx.Dtype) -> bool:
-    """Whether the numbers are real ones: neither truth values nor complex."""
-    return mx.issubdtype(dtype, mx.floating) or mx.issubdtype(dtype, mx.integer)
-
-
-def wide(array: mx.array) -> mx.array:
-    """The array in float32 where it is of a half type: arithmetic is done there and rounded once."""
-    return array.astype(mx.float32) if array.dtype in (mx.float16, mx.bfloat16) else array
-
-
-def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether an array of one shape broadcasts to another without adding to it."""
-    if len(shape) > len(to):
-        return False
-    return all(size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(to), strict=False))
+def steps(intervention: Transformation) -> tuple[Transformation, ...]:
+    """The interventions that this one consists of, in order."""
+    return intervention.steps if isinstance(intervention, Chain) else (intervention,)

@@ -7,7 +7,8 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import finite
 from mlx_patch.interventions._where import Where

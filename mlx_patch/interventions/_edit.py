@@ -3,24 +3,67 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index as as_int
-from typing import SupportsIndex, cast
+from typing import Any, Protocol, SupportsIndex, cast
 
 import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.errors import KindError, SelectionError
-from mlx_patch.interventions._base import Intervention, fitted
+from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._moment import Moment
-from mlx_patch.interventions._span import Span, refuse_twice
+from mlx_patch.interventions._span import Span, refuse_repeats
 from mlx_patch.interventions._steps import Steps
-from mlx_patch.interventions._where import Change, Pick, Where, axis_of, refuse_no_positions
-from mlx_patch.positions import Selector
+from mlx_patch.interventions._where import ActivationChange, Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.positions import Alignment, Selector
 from mlx_patch.sites import SITES, Site
 
 Choice = int | Sequence[int] | range | None
 PositionChoice = int | Sequence[int] | range | slice | Selector | None
 
 _AXES = ("batch", "pos", "head", "neuron")
+
+
+class Transformation(Protocol):
+    """What an edit needs of its intervention. `Intervention`, which builds on `Edit`, is the class of it."""
+
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        """The new values of the picked part."""
+        ...
+
+    @property
+    def by_position(self) -> bool:
+        """Whether what it gives for some positions depends on these alone."""
+        ...
+
+    @property
+    def by_row(self) -> bool:
+        """Whether what it gives for a row of the batch depends on that row alone."""
+        ...
+
+    @property
+    def covers(self) -> tuple[int, ...] | None:
+        """The positions that it has values for, if not for all."""
+        ...
+
+    def aligned(self, alignment: Alignment) -> Any:
+        """The same with its source at the positions of another prompt."""
+        ...
+
+    def check(self, sites: Iterable[Site]) -> None:
+        """Refuse a source that does not serve these sites."""
+        ...
+
+    def at(
+        self,
+        site: str | Site,
+        layer: Choice = None,
+        pos: PositionChoice = None,
+        head: Choice = None,
+        neuron: Choice = None,
+        batch: Choice = None,
+    ) -> "Edit":
+        """It at another place."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +81,7 @@ class Edit:
         steps: When it acts in a generation; None is always. `during` gives it.
     """
 
-    intervention: Intervention
+    intervention: Transformation
     site: str
     layer: tuple[int, ...] | None = None
     pos: tuple[int, ...] | slice | Selector | None = None
@@ -66,7 +109,8 @@ class Edit:
         Raises:
             KindError: It is none of them.
         Example:
-            >>> from mlx_patch.interventions import Scale, steps
+            >>> from mlx_patch.interventions._scale import Scale
+            >>> from mlx_patch.interventions import steps
             >>> Scale(0.5).at("z", layer=3).during(steps.every(2))
             Scale(0.5).at('z', layer=3).during(steps.every(2))
         """
@@ -89,7 +133,7 @@ class Edit:
         change = self.change(activation, site, span)
         return None if change is None else change.put(activation)
 
-    def change(self, activation: mx.array, site: Site, span: Span) -> Change | None:
+    def change(self, activation: mx.array, site: Site, span: Span) -> ActivationChange | None:
         """What the edit changes of an activation; None where none of its positions is in this pass.
 
         Args, Raises:
@@ -102,7 +146,7 @@ class Edit:
             return None
         where = Where(site, activation, picks, span)
         own = where.own()
-        return Change(where, fitted(self.intervention(own, where), own, self.intervention))
+        return ActivationChange(where, fitted(self.intervention(own, where), own, self.intervention))
 
     def _moment(self, span: Span) -> Moment:
         refuse_steps(self, span.moment is not None)
@@ -153,7 +197,7 @@ def refuse_steps(edit: Edit, generation: bool) -> None:
 
 
 def make_edit(
-    intervention: Intervention,
+    intervention: Transformation,
     site: str | Site,
     *,
     layer: Choice,
@@ -245,7 +289,7 @@ def _inside(what: str, wanted: tuple[int, ...], size: int) -> tuple[int, ...]:
         if not -size <= n < size:
             raise SelectionError(f"`{what}` must lie in {-size} to {size - 1}. Got {n}.")
     absolute = tuple(n % size for n in wanted)
-    refuse_twice(what, wanted, absolute)
+    refuse_repeats(what, wanted, absolute)
     return absolute
 
 

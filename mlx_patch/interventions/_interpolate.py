@@ -6,12 +6,22 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._aligned import aligned, covered
-from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import Strength, is_exactly, number_of, strength, written
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
+from mlx_patch.interventions.sources import (
+    Source,
+    SourceLike,
+    aligned,
+    as_source,
+    check_source,
+    covered,
+    describe,
+    serves_every_row,
+    values_of,
+)
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
@@ -37,7 +47,7 @@ class Interpolate(Intervention):
     source: Source
     alpha: Strength
 
-    def __init__(self, source: Given, alpha: Strength, positions: Alignment | None = None) -> None:
+    def __init__(self, source: SourceLike, alpha: Strength, positions: Alignment | None = None) -> None:
         object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
         object.__setattr__(self, "alpha", strength("alpha", alpha))
 
@@ -79,4 +89,4 @@ class Interpolate(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Interpolate({said(self.source)}, {written(self.alpha)})"
+        return f"Interpolate({describe(self.source)}, {written(self.alpha)})"

@@ -79,7 +79,7 @@ def written(given: Strength) -> str:
     return f"array({'traced' if number is None else f'{number:.9g}'})"
 
 
-def natural(name: str, given: object) -> int:
+def checked_natural(name: str, given: object) -> int:
     """The given whole number, 0 or more.
 
     Raises:

@@ -11,7 +11,7 @@ from mlx_patch.errors import EditNotUsedError, ShapeError, listed
 from mlx_patch.interventions._base import steps
 from mlx_patch.interventions._edit import Edit
 from mlx_patch.interventions._span import Span
-from mlx_patch.interventions._where import Change
+from mlx_patch.interventions._where import ActivationChange
 from mlx_patch.sites import Site
 
 
@@ -81,7 +81,7 @@ class RowEdits(_Joined):
             return [self.members]
         return [[replace(edit, intervention=step) for edit in self.members] for step in steps(first)]
 
-    def _changes(self, members: Sequence[Edit], before: mx.array, site: Site, span: Span) -> Iterator[Change]:
+    def _changes(self, members: Sequence[Edit], before: mx.array, site: Site, span: Span) -> Iterator[ActivationChange]:
         for edit, rows in zip(members, self.rows, strict=True):
             of_rows = replace(edit, batch=rows) if edit.intervention.by_row else edit
             if change := of_rows.change(before, site, span):

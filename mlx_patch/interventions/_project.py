@@ -8,10 +8,11 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
-from mlx_patch.interventions._base import Intervention, wide
+from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
-from mlx_patch.interventions._source import as_source, said
 from mlx_patch.interventions._where import Where
+from mlx_patch.interventions.sources import as_source, describe
 from mlx_patch.sites import Site
 
 _DEPENDENT = 1e-6  # what is left of a unit vector without the ones before it; float32 rounds at 6e-8
@@ -79,7 +80,7 @@ class Project(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Project({said(self.direction)}{', onto=True' if self.onto else ''})"
+        return f"Project({describe(self.direction)}{', onto=True' if self.onto else ''})"
 
 
 def _orthonormal(direction: mx.array) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_patch.sites import Site
 
 
-def stream(seed: int, site: Site) -> int:
+def random_stream(seed: int, site: Site) -> int:
     """A 64-bit number for a seed at a site; the same in every process."""
     return int.from_bytes(blake2b(f"{seed} {site}".encode(), digest_size=8).digest(), "little")
 

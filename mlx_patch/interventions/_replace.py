@@ -6,10 +6,19 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._aligned import aligned, covered
 from mlx_patch.interventions._base import Intervention
-from mlx_patch.interventions._source import Given, Source, as_source, check_source, said, serves_every_row, values_of
 from mlx_patch.interventions._where import Where
+from mlx_patch.interventions.sources import (
+    Source,
+    SourceLike,
+    aligned,
+    as_source,
+    check_source,
+    covered,
+    describe,
+    serves_every_row,
+    values_of,
+)
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
@@ -36,7 +45,7 @@ class Replace(Intervention):
 
     source: Source
 
-    def __init__(self, source: Given, positions: Alignment | None = None) -> None:
+    def __init__(self, source: SourceLike, positions: Alignment | None = None) -> None:
         object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
 
     @property
@@ -68,4 +77,4 @@ class Replace(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Replace({said(self.source)})"
+        return f"Replace({describe(self.source)})"

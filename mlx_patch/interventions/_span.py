@@ -67,7 +67,7 @@ class Span:
         for given, p in zip(pos, absolute, strict=True):
             if p < 0 or not self.pieces:
                 self._refuse_outside(given, p)
-        refuse_twice("pos", pos, absolute)
+        refuse_repeats("pos", pos, absolute)
         return absolute
 
     def _prompt(self, p: int) -> int:
@@ -89,7 +89,7 @@ class Span:
             )
 
 
-def refuse_twice(what: str, given: tuple[int, ...], absolute: tuple[int, ...]) -> None:
+def refuse_repeats(what: str, given: tuple[int, ...], absolute: tuple[int, ...]) -> None:
     """Refuse a choice that names one thing twice, be it as 9 and as -1.
 
     Raises:

@@ -26,7 +26,7 @@ class Steps(ABC):
 
 
 @dataclass(frozen=True, repr=False)
-class Prompt(Steps):
+class PromptSteps(Steps):
     """While the prompt is read."""
 
     @override
@@ -52,7 +52,7 @@ class Generated(Steps):
 
 
 @dataclass(frozen=True, repr=False)
-class Every(Steps):
+class EveryNth(Steps):
     """While every n-th generated token is read."""
 
     n: int
@@ -97,7 +97,7 @@ class Both(Steps):
         return f"{self.one!r} & {self.other!r}"
 
 
-prompt: Steps = Prompt()
+prompt: Steps = PromptSteps()
 """While the prompt is read: all of it, however many forward passes that takes. What comes after it stays unedited."""
 
 generated: Steps = Generated()
@@ -117,7 +117,7 @@ def every(n: int) -> Steps:
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueRefusedError(f"`n` must be a whole number of 1 or more. Got {n!r}.")
-    return Every(n)
+    return EveryNth(n)
 
 
 def when(fn: Callable[[Moment], bool]) -> Steps:

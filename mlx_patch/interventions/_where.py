@@ -92,7 +92,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Change:
+class ActivationChange:
     """New values for a part of an activation.
 
     Attributes:
@@ -107,20 +107,20 @@ class Change:
         """An array of the activation's shape with the new values in the part: a new one."""
         return replace(self.where, whole=array).put(self.value)
 
-    def of_rows(self, rows: tuple[int, ...]) -> "Change":
+    def of_rows(self, rows: tuple[int, ...]) -> "ActivationChange":
         """The part of the change that is in some of its rows of the batch."""
         picked = self.where.rows
         if picked == rows:
             return self
         among = tuple(picked.index(row) for row in rows)
         value = self.value[index_of((among, *(None for _ in self.value.shape[1:])), self.value.shape)]
-        return Change(replace(self.where, picks=(rows, *self.where.picks[1:])), value)
+        return ActivationChange(replace(self.where, picks=(rows, *self.where.picks[1:])), value)
 
-    def within(self, larger: mx.array) -> "Change":
+    def within(self, larger: mx.array) -> "ActivationChange":
         """The same change of a larger activation, which begins with the present one along each axis."""
         sizes = zip(self.where.picks, self.where.whole.shape, larger.shape, strict=True)
         picks = tuple(tuple(range(size)) if pick is None and size < whole else pick for pick, size, whole in sizes)
-        return Change(replace(self.where, whole=larger, picks=picks), self.value)
+        return ActivationChange(replace(self.where, whole=larger, picks=picks), self.value)
 
 
 def pos_axis(site: Site) -> int:

@@ -18,9 +18,9 @@ from mlx_patch.laws._edits import own_value as own_value
 from mlx_patch.laws._experts import experts as experts
 from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
+from mlx_patch.laws._report import ErrorScale as ErrorScale
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
-from mlx_patch.laws._report import Scale as Scale
 from mlx_patch.laws._rows import Rows as Rows
 from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds

@@ -12,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch.architectures import Heads, Stream
 from mlx_patch.cache import ActivationCache
 from mlx_patch.interventions import Ablate, Edit, Replace
-from mlx_patch.laws._report import Finding, Scale
+from mlx_patch.laws._report import ErrorScale, Finding
 from mlx_patch.provenance import parameters
 from mlx_patch.sites import SITES, Site
 
@@ -56,9 +56,9 @@ class Bench:
         return sum(a is not b for a, b in zip(self.classes, now, strict=True))
 
     @cached_property
-    def scale(self) -> Scale:
+    def scale(self) -> ErrorScale:
         """Deviations in the model's precision."""
-        return Scale(self.model.model, self.model.layout.family.rounds)
+        return ErrorScale(self.model.model, self.model.layout.family.rounds)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ LAWS: dict[int, str] = {
 """The laws by number. Law 8 is checked by `mlx_patch.sweeps.check_sweeps`, for it needs sweeps."""
 
 
-class Scale:
+class ErrorScale:
     """Deviations and tolerances in one model's own precision.
 
     Args:
@@ -147,10 +147,10 @@ class Scale:
 
     def finding(self, law: int, what: str, got: mx.array, wanted: mx.array, tolerance: float) -> Finding:
         """Compare what was got with what was wanted."""
-        return Finding(law, what, deviation(got, wanted), tolerance)
+        return Finding(law, what, largest_deviation(got, wanted), tolerance)
 
 
-def deviation(got: mx.array, wanted: mx.array) -> float:
+def largest_deviation(got: mx.array, wanted: mx.array) -> float:
     """The largest difference of two arrays, as a fraction of the largest entry of the second.
 
     Infinite where they differ in shape or dtype, or one has a NaN or an infinity that the other has not.

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from mlx_patch.interventions import Ablate, Apply, Edit, Intervention, Scale, pos_axis
 from mlx_patch.laws._bench import Bench
-from mlx_patch.laws._report import Finding, deviation
+from mlx_patch.laws._report import Finding, largest_deviation
 from mlx_patch.positions import Pieces, Selector
 from mlx_patch.sites import SITES, Site
 
@@ -90,7 +90,7 @@ def independent(bench: Bench) -> Iterator[Finding]:
     for n, logits in enumerate(alone):
         what = f"logits of row {n}"
         yield bench.scale.finding(10, what, together[n : n + 1], logits, bench.scale.half_the_digits)
-    apart = max(deviation(together[n : n + 1], logits) for n, logits in enumerate(alone))
+    apart = max(largest_deviation(together[n : n + 1], logits) for n, logits in enumerate(alone))
     tolerance = bench.scale.beside(apart)
     yield from _with_other_edits(rows, alone[2], tolerance)
     yield from _at_marked_positions(rows, tolerance)

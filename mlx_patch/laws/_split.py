@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Apply, Scale, pos_axis
 from mlx_patch.laws._bench import REWRITTEN, Bench
-from mlx_patch.laws._report import Finding, deviation
+from mlx_patch.laws._report import Finding, largest_deviation
 from mlx_patch.sites import Site
 
 _CARRIED = ("embed", "k", "rot_k", "v", "pattern", "mixer_out")
@@ -30,7 +30,7 @@ def split(bench: Bench) -> Iterator[Finding]:
     ]
     logits = mx.concatenate([part[0] for part in parts], axis=1)
     yield finding(9, "logits", logits, bench.in_parts, bench.exactly("pattern"))
-    tolerance = bench.scale.beside(deviation(bench.in_parts, bench.plain))
+    tolerance = bench.scale.beside(largest_deviation(bench.in_parts, bench.plain))
     for site in bench.model.sites:
         whole, (first, second) = bench.own[1][site], (part[1][site] for part in parts)
         if site.name in REWRITTEN:

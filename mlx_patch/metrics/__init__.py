@@ -10,6 +10,9 @@ Example:
     [2.0]
 """
 
+from mlx_patch.metrics._several import metrics_of as metrics_of
+from mlx_patch.metrics._several import refuse_same_names as refuse_same_names
+
 from ._answers import LogitDiff as LogitDiff
 from ._answers import LogProb as LogProb
 from ._answers import Prob as Prob
@@ -19,6 +22,7 @@ from ._base import MultiPositionMetric as MultiPositionMetric
 from ._base import RowMetric as RowMetric
 from ._distributions import KL as KL
 from ._distributions import Entropy as Entropy
+from ._generated import GenerateMatches as GenerateMatches
 from ._probdiff import ProbDiff as ProbDiff
 from ._registry import as_metric as as_metric
 from ._registry import metric as metric
@@ -31,7 +35,6 @@ from ._sequences import Slot as Slot
 from ._sequences import StartsWith as StartsWith
 from ._sequences import for_examples as for_examples
 from ._softmax import log_softmax_at as log_softmax_at
-from ._spoken import GenerateMatches as GenerateMatches
 from ._tokens import Tokenizer as Tokenizer
 from ._tokens import as_answers as as_answers
 from ._tokens import single_tokens as single_tokens

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from mlx_patch.errors import MissingExtraError, ValueRefusedError, listed
 
-GROUP = "mlx_patch.metrics"
+METRICS_GROUP = "mlx_patch.metrics"
 
 _FAILURES = (
     ImportError,
@@ -26,7 +26,7 @@ _FAILURES = (
 
 def offered_names() -> set[str]:
     """The names that installed packages offer."""
-    return {point.name for point in entry_points(group=GROUP)}
+    return {point.name for point in entry_points(group=METRICS_GROUP)}
 
 
 def offer_of(name: str) -> EntryPoint | None:
@@ -35,7 +35,7 @@ def offer_of(name: str) -> EntryPoint | None:
     Raises:
         ValueRefusedError: Several packages offer the name.
     """
-    points = sorted(entry_points(group=GROUP, name=name), key=distribution)
+    points = sorted(entry_points(group=METRICS_GROUP, name=name), key=distribution)
     if len(points) > 1:
         raise ValueRefusedError(
             f"`name` must be offered by one package. Got {name!r}, offered by {listed(map(distribution, points))}. "
@@ -44,7 +44,7 @@ def offer_of(name: str) -> EntryPoint | None:
     return points[0] if points else None
 
 
-def load(point: EntryPoint) -> object:
+def load_plugins(point: EntryPoint) -> object:
     """What an entry point names.
 
     Raises:

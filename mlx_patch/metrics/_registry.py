@@ -13,7 +13,7 @@ from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did
 from ._base import Metric
 from ._distributions import Entropy
 from ._making import from_object, maker
-from ._plugins import distribution, load, offer_of, offered_names
+from ._plugins import distribution, load_plugins, offer_of, offered_names
 
 _MetricClass = TypeVar("_MetricClass", bound=type[Metric])
 
@@ -138,7 +138,7 @@ def _entry_of_plugin(name: str) -> _Entry:
     if point is None:
         near = did_you_mean(str(name), registered())
         raise UnknownNameError(f"`name` must be a registered metric. Got {name!r}. {near}")
-    offered = load(point)
+    offered = load_plugins(point)
     if name in _ENTRIES:  # importing it has registered it
         return _ENTRIES[name]
     try:

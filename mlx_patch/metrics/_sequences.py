@@ -80,7 +80,7 @@ class SequenceLogProb(SequenceMetric):
 
     @override
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
-        return replace(self, answer=as_tokens("answer", self.answer, tokenizer))
+        return replace(self, answer=answer_tokens("answer", self.answer, tokenizer))
 
     @property
     @override
@@ -120,7 +120,7 @@ class SequenceLogitDiff(SequenceMetric):
 
     @override
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
-        right, wrong = (as_tokens(name, getattr(self, name), tokenizer) for name in ("right", "wrong"))
+        right, wrong = (answer_tokens(name, getattr(self, name), tokenizer) for name in ("right", "wrong"))
         return replace(self, right=right, wrong=wrong)
 
     @property
@@ -169,7 +169,7 @@ class StartsWith(SequenceMetric):
         if self.variants:
             both = ((text, _other(text)) if isinstance(text, str) else (text,) for text in texts)
             texts = tuple(dict.fromkeys(variant for pair in both for variant in pair))
-        ids = as_tokens("texts", texts, tokenizer)
+        ids = answer_tokens("texts", texts, tokenizer)
         return replace(self, texts=ids, variants=False)
 
     @property
@@ -217,7 +217,7 @@ def _one(name: str, given: Any) -> str | tuple[int, ...]:
     return tuple(given)
 
 
-def as_tokens(name: str, given: Any, tokenizer: Tokenizer | None) -> Any:
+def answer_tokens(name: str, given: Any, tokenizer: Tokenizer | None) -> Any:
     """Answers with each text as its token ids, without special tokens.
 
     Raises:

@@ -1,6 +1,6 @@
 """`HookedModel`: an mlx_lm model whose activations can be read and edited."""
 
-from mlx_patch.model._each import natural as natural
+from mlx_patch.model._each import checked_count as checked_count
 from mlx_patch.model._each import prompts_of as prompts_of
 from mlx_patch.model._each import run_rows as run_rows
 from mlx_patch.model._hooked import HookedModel as HookedModel
@@ -12,8 +12,8 @@ from mlx_patch.model._hooks import chosen_sites as chosen_sites
 from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt
-from mlx_patch.model._placing import Placing as Placing
 from mlx_patch.model._room import refuse_unlearned as refuse_unlearned
-from mlx_patch.model._running import Ran as Ran
+from mlx_patch.model._running import RunResult as RunResult
 from mlx_patch.model._running import run as run
+from mlx_patch.model._selector_resolver import SelectorResolver as SelectorResolver
 from mlx_patch.model._wrapped import require_hooked as require_hooked

@@ -2,7 +2,7 @@
 
 from mlx.core import array, concatenate
 
-from mlx_patch.engine import Pass
+from mlx_patch.engine import ForwardPass
 from mlx_patch.interventions import Moment, Span
 
 
@@ -15,11 +15,11 @@ class Clock:
 
     def __init__(self, prompt: int):
         self.prompt = prompt
-        self.passes: list[Pass] = []
+        self.passes: list[ForwardPass] = []
         self._read: list[array] = []
         self._moment: Moment | None = None
 
-    def begin(self, now: Pass) -> None:
+    def begin(self, now: ForwardPass) -> None:
         """Note that a forward pass begins."""
         assert now.tokens is not None
         self.passes.append(now)
@@ -27,7 +27,7 @@ class Clock:
         last = now.offset + now.length - 1
         self._moment = Moment(max(0, last - self.prompt + 1), last, tuple(self._read))
 
-    def span(self, now: Pass) -> Span:
+    def span(self, now: ForwardPass) -> Span:
         """The positions of a forward pass, and its step."""
         return Span(now.offset, now.length, self.prompt, pieces=True, moment=self._moment)
 

@@ -15,8 +15,8 @@ from mlx_patch.architectures import Layout
 from mlx_patch.errors import KindError, PatchError, ValueRefusedError
 from mlx_patch.interventions import Edit, PositionChoice, prompt_edits
 from mlx_patch.model._hooks import as_edits
-from mlx_patch.model._placing import Placing
-from mlx_patch.model._running import Ran, run
+from mlx_patch.model._running import RunResult, run
+from mlx_patch.model._selector_resolver import SelectorResolver
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 from mlx_patch.tokens import by_length, one_prompt
@@ -66,7 +66,7 @@ def run_rows(
     batch_size: int = 8,
     unembed: bool = True,
     tokenizer: Any = None,
-) -> list[Ran]:
+) -> list[RunResult]:
     """What each prompt's own run gives, in the order given.
 
     Args:
@@ -83,11 +83,11 @@ def run_rows(
         ValueRefusedError: As many lists of edits as prompts are wanted, or `batch_size` is none.
         PatchError: As `run` says.
     """
-    own, size = _edits_of_each(edits, len(rows)), natural("batch_size", batch_size, "prompts")
+    own, size = _edits_of_each(edits, len(rows)), checked_count("batch_size", batch_size, "prompts")
     raw = any(site.is_raw for site in sites) or any(edit.site not in SITES for each in own for edit in each)
-    own = [Placing(row, tokenizer).edits(each) for row, each in zip(rows, own, strict=True)]
+    own = [SelectorResolver(row, tokenizer).edits(each) for row, each in zip(rows, own, strict=True)]
     alone = raw or isinstance(pos, Selector) or isinstance(logits_at, Selector)  # rows may differ in what they choose
-    found: dict[int, Ran] = {}
+    found: dict[int, RunResult] = {}
     for batch in by_length(rows, 1 if alone else size):  # only named sites are known to have the batch first
         joined = _joined([own[n] for n in batch.examples])
         more = {"logits_at": logits_at, "unembed": unembed, "tokenizer": tokenizer}
@@ -106,13 +106,13 @@ def _joined(own: Sequence[tuple[Edit, ...]]) -> list[Edit]:
     return [prompt_edits([edit], [(row,)], len(own)) for row, edits in enumerate(own) for edit in edits]
 
 
-def _apart(ran: Ran) -> list[Ran]:
+def _apart(ran: RunResult) -> list[RunResult]:
     """The runs of the rows of a batch. Their arrays are their own, and do not hold on to those of the batch."""
     n = ran.tokens.shape[0]
     if n == 1:
         return [ran]
     found = [
-        Ran(
+        RunResult(
             mx.contiguous(ran.logits[row : row + 1]),
             {site: mx.contiguous(array[row : row + 1]) for site, array in ran.activations.items()},
             ran.tokens[row : row + 1],
@@ -142,7 +142,7 @@ def _are_lists(many: tuple[object, ...]) -> TypeIs[tuple[Iterable[Edit], ...]]:
     return any(isinstance(one, list | tuple) for one in many) and not any(isinstance(one, Edit) for one in many)
 
 
-def natural(name: str, given: object, what: str) -> int:
+def checked_count(name: str, given: object, what: str) -> int:
     """A number of things, 1 or more.
 
     Raises:

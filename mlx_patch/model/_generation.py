@@ -12,22 +12,22 @@ from mlx_patch.architectures import Layout
 from mlx_patch.engine import Frame, Hook, offset_of, refuse_misfit
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Edit
+from mlx_patch.model._capture_over_generation import CaptureOverGeneration, PositionsOfText, positions_of_text
 from mlx_patch.model._clock import Clock
 from mlx_patch.model._hooks import edit_hooks, refuse_unused
-from mlx_patch.model._keeping import Keeping, PositionsOfText, positions_of_text
-from mlx_patch.model._placing import Placing
 from mlx_patch.model._room import refuse_unlearned
-from mlx_patch.model._running import Ran
+from mlx_patch.model._running import RunResult
+from mlx_patch.model._selector_resolver import SelectorResolver
 from mlx_patch.sites import Site
 from mlx_patch.tokens import is_text_or_chat, tokens_of
 
 
 @dataclass(frozen=True)
-class Written:
+class GeneratedText:
     """A text, and what was kept while it was generated."""
 
     text: str
-    ran: Ran
+    ran: RunResult
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Generation:
     layout: Layout
     tokenizer: Any
     prompt: list[int]
-    placing: Placing
+    placing: SelectorResolver
     clock: Clock
     hooks: list[Hook]
     options: dict[str, Any] = field(default_factory=dict)
@@ -86,16 +86,16 @@ def generate_with_cache(
     sites: tuple[Site, ...],
     pos: PositionsOfText,
     **kwargs: Any,
-) -> Written:
+) -> GeneratedText:
     """The generated text and the activations. See `HookedModel.generate_with_cache`."""
     made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
     chosen = made.placing.choice("pos", positions_of_text(pos, made.placing.offset, made.clock.prompt))
-    keeping = Keeping(layout, sites, chosen, made.clock)
+    keeping = CaptureOverGeneration(layout, sites, chosen, made.clock)
     text = ""
     for response in _responses(made, keeping.hooks()):
         text += response.text
         keeping.compute()
-    return Written(text, keeping.ran)
+    return GeneratedText(text, keeping.ran)
 
 
 def _responses(made: _Generation, more: Sequence[Hook] = ()) -> Generator[GenerationResponse, None, None]:
@@ -121,7 +121,7 @@ def _prepared(
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
     if (prompt_cache := options.get("prompt_cache")) is not None:
         refuse_misfit(layout.model, prompt_cache, 1)
-    placing = Placing(ids, tokenizer, offset_of(prompt_cache))
+    placing = SelectorResolver(ids, tokenizer, offset_of(prompt_cache))
     _refuse_unlearned(layout, placing.offset + ids.shape[1], options["max_tokens"])
     clock = Clock(placing.offset + ids.shape[1])
     hooks = edit_hooks(layout, placing.edits(edits), clock.span, generation=True)

@@ -8,11 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import GenerationResponse
 
-from mlx_patch.architectures import UNKNOWN, Family, registered
+from mlx_patch.architectures import UNKNOWN, Family, registered_family
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
+from mlx_patch.model._capture_over_generation import PositionsOfText
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
 from mlx_patch.model._editing import Editing
 from mlx_patch.model._evaluated import evaluate_buffers
@@ -23,7 +24,6 @@ from mlx_patch.model._hooks import (
     chosen_sites,
     function_edits,
 )
-from mlx_patch.model._keeping import PositionsOfText
 from mlx_patch.model._loading import adapted, load
 from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run
@@ -379,7 +379,7 @@ class HookedModel:
     def __reduce__(self) -> tuple[Any, ...]:
         """What a copy or a pickle is made from; a table that the model's class leads to is looked up again."""
         table = self.layout.family
-        by_hand = table.name != UNKNOWN and registered(self.model) is not table
+        by_hand = table.name != UNKNOWN and registered_family(self.model) is not table
         return _made_again, (self.model, self.tokenizer, self.name, table if by_hand else None, self._tuned)
 
     def __repr__(self) -> str:

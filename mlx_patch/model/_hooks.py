@@ -6,7 +6,7 @@ from itertools import product
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
-from mlx_patch.engine import Action, Box, Hook, Pass, Phase
+from mlx_patch.engine import Action, Box, ForwardPass, Hook, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import (
     Apply,
@@ -22,19 +22,19 @@ from mlx_patch.interventions import (
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 
-SpanOf = Callable[[Pass], Span]
+SpanOf = Callable[[ForwardPass], Span]
 HookFunction = Callable[..., mx.array | None]
 """`fn(activation, site)`; TransformerLens's `fn(activation, hook)` as well."""
 
 SiteChoice = str | Site | Iterable[str | Site] | Callable[[Site], bool]
 
 
-def whole_prompt(now: Pass) -> Span:
+def whole_prompt(now: ForwardPass) -> Span:
     """The span of a pass that is all that will come: what `run` has."""
     return Span(now.offset, now.length, now.offset + now.length)
 
 
-def unknown_pieces(now: Pass) -> Span:
+def unknown_pieces(now: ForwardPass) -> Span:
     """The span of a pass that somebody else makes: its prompt ends where the pass does, unless there is a cache."""
     return Span(now.offset, now.length, None if now.cached else now.length, pieces=True)
 
@@ -125,11 +125,11 @@ def _boxing(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
         yield Hook(Place(site, attribute(layout.model, norm), Point(norm, "input"), layout.model), _nothing, Phase.READ)
 
 
-def _boxed(value: mx.array, now: Pass) -> Box:
+def _boxed(value: mx.array, now: ForwardPass) -> Box:
     return Box(value)
 
 
-def _nothing(value: mx.array, now: Pass) -> None:
+def _nothing(value: mx.array, now: ForwardPass) -> None:
     """Reads nothing; what reads a box needs a hook to be given what is in it."""
 
 
@@ -187,7 +187,7 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
     def keep(name: str) -> Action:
         return lambda value, now: kept.update({name: value})
 
-    def rejoined(value: mx.array, now: Pass) -> mx.array:
+    def rejoined(value: mx.array, now: ForwardPass) -> mx.array:
         if not {"stream", "added"} <= kept.keys():
             raise ArchitectureError(
                 f"`family` must have {site} and {added.site} before {end.site}. Got a table by which they come after."
@@ -221,7 +221,7 @@ def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, in
     chosen = as_positions(pos)
 
     def kept(site: Site) -> Action:
-        def keep(value: mx.array, now: Pass) -> None:
+        def keep(value: mx.array, now: ForwardPass) -> None:
             into[site] = mx.contiguous(_at(chosen, value, site, now))
 
         return keep
@@ -239,7 +239,7 @@ def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
     return Hook(place, lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
 
 
-def _at(pos: tuple[int, ...] | slice | Selector | None, value: mx.array, site: Site, now: Pass) -> mx.array:
+def _at(pos: tuple[int, ...] | slice | Selector | None, value: mx.array, site: Site, now: ForwardPass) -> mx.array:
     """The rows of a site's array at some positions."""
     if pos is None:
         return value

@@ -5,7 +5,7 @@ from typing import Any
 from warnings import warn
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Pass, offset_of, refuse_misfit
+from mlx_patch.engine import ForwardPass, offset_of, refuse_misfit
 from mlx_patch.errors import UncachedWarning
 from mlx_patch.model._room import refuse_unlearned
 
@@ -25,11 +25,11 @@ def check_call(layout: Layout, tokens: Any, args: tuple[Any, ...], kwargs: dict[
         _warn_uncached(layout, stacklevel=4)
 
 
-def check_pass(layout: Layout) -> Callable[[Pass], None]:
+def check_pass(layout: Layout) -> Callable[[ForwardPass], None]:
     """What checks each forward pass of a model, as `check_call` does, once it begins; and each new prompt cache."""
     last: Any = None
 
-    def check(now: Pass) -> None:
+    def check(now: ForwardPass) -> None:
         nonlocal last
         if now.prompt_cache is not None and now.prompt_cache is not last:
             refuse_misfit(layout.model, now.prompt_cache, None)

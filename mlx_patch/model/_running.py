@@ -9,17 +9,18 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import Frame, Hook, Restored, arrays_of, note_offset, offset_of, refuse_misfit, refuse_random
-from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions, norms_noted
+from mlx_patch.engine import Frame, Hook, Restored, cached_arrays, note_offset, offset_of, refuse_misfit, refuse_random
+from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
+from mlx_patch.interventions.sources import norms_noted
 from mlx_patch.model._hooks import capture_hooks, edit_hooks, refuse_unused, slice_hook, whole_prompt
-from mlx_patch.model._placing import Placing
 from mlx_patch.model._room import refuse_no_room, refuse_unlearned
+from mlx_patch.model._selector_resolver import SelectorResolver
 from mlx_patch.sites import Site
 from mlx_patch.tokens import tokens_of
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     """What a run gave.
 
     Attributes:
@@ -48,7 +49,7 @@ def run(
     prompt_cache: Sequence[Any] | None = None,
     tokenizer: Any = None,
     unembed: bool = True,
-) -> Ran:
+) -> RunResult:
     """Run the model once. See `HookedModel.run_with_cache` for arguments and errors.
 
     Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
@@ -62,7 +63,7 @@ def run(
     offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
     refuse_unlearned(layout, end)
     refuse_no_room(layout, ids, offset)
-    placing = Placing(ids, tokenizer, offset)
+    placing = SelectorResolver(ids, tokenizer, offset)
     edits, pos = placing.edits(edits), placing.choice("pos", pos)
     logits_at = placing.choice("logits_at", logits_at)
     positions = tuple(range(offset, end)[p] for p in _local(pos, offset, end))
@@ -76,13 +77,13 @@ def run(
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
-        mx.eval(*((logits, *arrays_of(prompt_cache)) if unembed else ()), *kept.values(), *norms.arrays)
+        mx.eval(*((logits, *cached_arrays(prompt_cache)) if unembed else ()), *kept.values(), *norms.arrays)
     norms.warn()
     given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
-    return Ran(given, {site: kept[site] for site in sites}, ids, positions, end)
+    return RunResult(given, {site: kept[site] for site in sites}, ids, positions, end)
 
 
-def cache_of(ran: Ran, model: Mapping[str, str], n_layers: int) -> ActivationCache:
+def cache_of(ran: RunResult, model: Mapping[str, str], n_layers: int) -> ActivationCache:
     """What a run kept, as a cache.
 
     Args:

@@ -20,7 +20,7 @@ from mlx_patch.architectures import (
     guessed,
     layout_of,
     refuse_missing_blocks,
-    registered,
+    registered_family,
     without_table,
 )
 from mlx_patch.engine import Action, Frame, Hook, Phase
@@ -44,7 +44,7 @@ def layout_for(model: nn.Module, family: Family | None = None) -> Layout:
             some of its blocks are on other ranks.
     """
     refuse_missing_blocks(model)
-    if known := family or registered(model):
+    if known := family or registered_family(model):
         return _by_table(model, known)
     guess = layout_of(model, guessed(model))
     if outside := _blocks_outside(guess):

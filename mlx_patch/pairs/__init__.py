@@ -4,5 +4,5 @@ from mlx_patch.pairs import tasks as tasks
 
 from ._pair import PromptPair as PromptPair
 from ._pairs import PromptPairs as PromptPairs
+from ._report import PairCheckRow as PairCheckRow
 from ._report import PairReport as PairReport
-from ._report import PairRow as PairRow

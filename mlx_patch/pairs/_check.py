@@ -8,7 +8,7 @@ from mlx_patch.errors import PatchError, ValueRefusedError
 from mlx_patch.model import HookedModel
 
 from ._pair import PromptPair, metric_of
-from ._report import PairReport, PairRow, shortened
+from ._report import PairCheckRow, PairReport, shortened
 
 
 def checked(pairs: tuple[PromptPair, ...], name: str, model: HookedModel, strict: bool, unequal: bool) -> PairReport:
@@ -30,9 +30,9 @@ def checked(pairs: tuple[PromptPair, ...], name: str, model: HookedModel, strict
     return report
 
 
-def _before(pair: PromptPair, model: HookedModel, unequal: bool) -> tuple[PairRow, PromptPair | None]:
+def _before(pair: PromptPair, model: HookedModel, unequal: bool) -> tuple[PairCheckRow, PromptPair | None]:
     """What is known of a pair without running it, and the pair as token ids where it can be run."""
-    row = PairRow(_label(pair, model.tokenizer))
+    row = PairCheckRow(_label(pair, model.tokenizer))
     try:
         resolved = pair.resolved(model)
     except PatchError as error:
@@ -61,7 +61,7 @@ def _measured(pairs: Sequence[PromptPair], model: HookedModel) -> list[tuple[flo
     return list(zip(values[::2], values[1::2], strict=True))
 
 
-def _judged(row: PairRow, clean: float, corrupted: float) -> PairRow:
+def _judged(row: PairCheckRow, clean: float, corrupted: float) -> PairCheckRow:
     reasons = [row.problem] if row.problem else []
     if not clean > 0:
         reasons.append("the clean prompt does not prefer the answer")

@@ -12,7 +12,7 @@ _LONGEST = 48
 
 
 @dataclass(frozen=True)
-class PairRow:
+class PairCheckRow:
     """What the check found of one pair.
 
     Attributes:
@@ -47,7 +47,7 @@ class PairReport:
     """
 
     pairs: tuple[PromptPair, ...]
-    rows: tuple[PairRow, ...]
+    rows: tuple[PairCheckRow, ...]
     unit: str = "nats"
     name: str = ""
 
@@ -91,7 +91,7 @@ class PairReport:
         return "\n".join([head, *(_line(cells, widths) for cells in table)])
 
 
-def _cells(number: int, row: PairRow) -> tuple[str, ...]:
+def _cells(number: int, row: PairCheckRow) -> tuple[str, ...]:
     numbers = (f"{value:.2f}" if isfinite(value) else "-" for value in (row.clean, row.corrupted, row.gap))
     return str(number), row.label, *numbers, f"FAILS: {row.problem}" if row.problem else "passes"
 

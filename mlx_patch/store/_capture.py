@@ -15,13 +15,23 @@ from mlx_patch.errors import FileError, KindError, SelectionError, ShapeError, V
 from mlx_patch.files import remove_leftovers
 from mlx_patch.fingerprints import differences
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
-from mlx_patch.model import HookedModel, Placing, SiteChoice, as_edits, chosen_sites, natural, prompts_of, run, run_rows
+from mlx_patch.model import (
+    HookedModel,
+    SelectorResolver,
+    SiteChoice,
+    as_edits,
+    checked_count,
+    chosen_sites,
+    prompts_of,
+    run,
+    run_rows,
+)
 from mlx_patch.sites import Site
-from mlx_patch.store._identity import identity_of
-from mlx_patch.store._index import NAME, Held, Index, Shard, file_name, folder_of, read_index
+from mlx_patch.store._identity import capture_identity
+from mlx_patch.store._index import NAME, Index, Shard, StoredSite, file_name, folder_of, read_index
 from mlx_patch.store._shards import ShardFile, open_shard, write_shard
 
-Progress = Callable[[int, int | None], object]
+CaptureProgress = Callable[[int, int | None], object]
 """A function of the prompts that are done and of all; None where nobody knows how many there are."""
 
 _PROBE = 2
@@ -51,7 +61,7 @@ def capture(
     edits: Iterable[Edit],
     shard_mb: float,
     batch_size: int,
-    progress: Progress | None,
+    progress: CaptureProgress | None,
 ) -> Path:
     """What `ActivationStore.capture` does. Returns the folder."""
     if not (progress is None or callable(progress)):
@@ -83,14 +93,14 @@ def _asked(
         raise ValueRefusedError(f"`shard_mb` must be more than 0 megabytes. Got {shard_mb!r}.")
     chosen, edits = chosen_sites(model.layout, sites), as_edits(edits)
     held = _held(model, chosen)
-    identity = identity_of(
-        model, held, as_positions(pos), edits, shard_mb, natural("batch_size", batch_size, "prompts")
+    identity = capture_identity(
+        model, held, as_positions(pos), edits, shard_mb, checked_count("batch_size", batch_size, "prompts")
     )
     index = Index(identity, model.identity, model.n_layers, held)
     return _Asked(model, folder, chosen, pos, edits, shard_mb * 1e6, batch_size, index)
 
 
-def _held(model: HookedModel, sites: Sequence[Site]) -> tuple[Held, ...]:
+def _held(model: HookedModel, sites: Sequence[Site]) -> tuple[StoredSite, ...]:
     """The shape of one row of each site, and its dtype, from a run of two tokens.
 
     Raises:
@@ -107,7 +117,7 @@ def _held(model: HookedModel, sites: Sequence[Site]) -> tuple[Held, ...]:
         if array.shape[:2] != (1, _PROBE):
             raise _not_by_position(site, f"shape {array.shape} for a prompt of {_PROBE} tokens")
     return tuple(
-        Held(str(site), tuple(array.shape[2:]), str(array.dtype).removeprefix("mlx.core."))
+        StoredSite(str(site), tuple(array.shape[2:]), str(array.dtype).removeprefix("mlx.core."))
         for site, array in found.items()
     )
 
@@ -119,7 +129,7 @@ def _not_by_position(site: Site, got: str) -> ShapeError:
     )
 
 
-def _fill(asked: _Asked, rows: Iterator[mx.array], progress: Progress, total: int | None) -> None:
+def _fill(asked: _Asked, rows: Iterator[mx.array], progress: CaptureProgress, total: int | None) -> None:
     """Write the shards that are not there; see that those that are there are of these prompts."""
     index, folder, first, number = asked.index, asked.folder, 0, -1
     for number, window in enumerate(_windows(asked, rows)):
@@ -161,7 +171,7 @@ def _windows(asked: _Asked, rows: Iterator[mx.array]) -> Iterator[list[mx.array]
     size = 0.0
     for number, row in enumerate(rows):
         window.append(row)
-        pos = Placing(row, asked.model.tokenizer).choice("pos", asked.pos)
+        pos = SelectorResolver(row, asked.model.tokenizer).choice("pos", asked.pos)
         size += 4 * row.size + asked.index.row_bytes * _kept(pos, row.shape[1], number)
         if size >= asked.limit:
             yield window

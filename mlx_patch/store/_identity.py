@@ -12,13 +12,18 @@ from mlx_patch.interventions import Edit
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
 from mlx_patch.provenance import checksum, versions
-from mlx_patch.store._index import Held
+from mlx_patch.store._index import StoredSite
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def identity_of(
-    model: HookedModel, sites: Sequence[Held], pos: object, edits: Sequence[Edit], shard_mb: float, batch_size: int
+def capture_identity(
+    model: HookedModel,
+    sites: Sequence[StoredSite],
+    pos: object,
+    edits: Sequence[Edit],
+    shard_mb: float,
+    batch_size: int,
 ) -> dict[str, Any]:
     """JSON values by name. Equal identities and equal prompts give equal files.
 

@@ -12,9 +12,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch._safetensors import Malformed, opened, strict_json
 from mlx_patch.errors import FileError, KindError, PatchError
-from mlx_patch.files import written_whole
+from mlx_patch.files import Malformed, open_checked, strict_json, written_whole
 from mlx_patch.sites import Site
 
 FORMAT = "mlx_patch.ActivationStore/2"
@@ -25,7 +24,7 @@ _KIND = FORMAT.partition("/")[0]
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredSite:
     """One site of a store.
 
     Attributes:
@@ -79,7 +78,7 @@ class Index:
     identity: Mapping[str, Any]
     model: Mapping[str, str]
     n_layers: int
-    sites: tuple[Held, ...]
+    sites: tuple[StoredSite, ...]
     shards: tuple[Shard, ...] = ()
     complete: bool = False
 
@@ -132,7 +131,7 @@ def _check_kinds(index: Index) -> None:
         raise Malformed(f"it is of a model of {index.n_layers!r} layers, and {index.complete!r} says that all is there")
 
 
-def _check_site(held: Held, n_layers: int) -> None:
+def _check_site(held: StoredSite, n_layers: int) -> None:
     site = Site.parse(held.site)
     if str(site) != held.site or (site.layer or 0) >= n_layers:
         raise Malformed(f"{held.site!r} is no full name of a site of {n_layers} layers")
@@ -179,7 +178,7 @@ def read_index(folder: Path) -> Index:
     """
     wanted = f"`path` must be a folder that ActivationStore.capture wrote. Got {folder}"
     try:
-        with opened(folder / NAME, follow=False) as file:
+        with open_checked(folder / NAME, follow=False) as file:
             about = strict_json(file.read())
     except OSError as error:
         raise FileError(f"{wanted}: {NAME}: {error.strerror}. Check the path.") from error
@@ -206,7 +205,7 @@ def _parsed(about: dict[str, Any]) -> Index:
     Raises:
         Malformed, PatchError, KeyError, TypeError, AttributeError: They describe none, or are not those of `write`.
     """
-    sites = tuple(Held(**{**held, "shape": tuple(held["shape"])}) for held in about.pop("sites"))
+    sites = tuple(StoredSite(**{**held, "shape": tuple(held["shape"])}) for held in about.pop("sites"))
     shards, checksum = tuple(Shard(**shard) for shard in about.pop("shards")), about.pop(_CHECKSUM, None)
     index = Index(sites=sites, shards=shards, **about)
     if not sites or (index.complete and not shards):

@@ -10,14 +10,14 @@ import numpy as np
 
 from mlx_patch.cache import as_numpy
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.interventions import warn_of
-from mlx_patch.store._shards import Opened
+from mlx_patch.interventions.sources import warn_of
+from mlx_patch.store._shards import OpenShard
 
 Mean = tuple[dict[str, mx.array], tuple[int, ...]]
 """The mean by name of site, in float32, of shape `(1, pos, *rest)`; and the positions that it has."""
 
 
-def mean_of_rows(shards: Iterable[Opened], sites: Sequence[str], skip: int = 0) -> Mean:
+def mean_of_rows(shards: Iterable[OpenShard], sites: Sequence[str], skip: int = 0) -> Mean:
     """One mean over all rows: every position of every prompt counts once, from `skip` on.
 
     Raises:
@@ -63,7 +63,7 @@ def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.pad(one, (0, length - len(one))) + np.pad(other, (0, length - len(other)))
 
 
-def mean_of_positions(shards: Iterable[Opened], sites: Sequence[str], n_positions: int) -> Mean:
+def mean_of_positions(shards: Iterable[OpenShard], sites: Sequence[str], n_positions: int) -> Mean:
     """A mean for each position, over the prompts that have it."""
     sums: dict[str, np.ndarray] = {}
     counts = np.zeros(n_positions, dtype=np.int64)

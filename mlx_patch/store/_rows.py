@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.store._shards import Opened
+from mlx_patch.store._shards import OpenShard
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Rows:
         return Rows(self.prompts[which], self.positions[which], self.tokens[which])
 
 
-def rows_of(shard: Opened) -> Rows:
+def prompt_rows(shard: OpenShard) -> Rows:
     """Where the rows of a shard come from."""
     prompts = np.repeat(np.arange(shard.first, shard.first + len(shard.kept)), shard.kept)
     starts = np.repeat(np.cumsum((0, *shard.lengths[:-1])), shard.kept)

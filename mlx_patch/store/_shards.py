@@ -18,12 +18,11 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch._safetensors import Header, Malformed, Stamp, opened, read_array, read_header, stamp_of
 from mlx_patch.errors import FileError
-from mlx_patch.files import written_whole
-from mlx_patch.model import Ran
+from mlx_patch.files import Header, Malformed, Stamp, open_checked, read_array, read_header, stamp_of, written_whole
+from mlx_patch.model import RunResult
 from mlx_patch.sites import Site
-from mlx_patch.store._index import Held, Index, Shard, file_name
+from mlx_patch.store._index import Index, Shard, StoredSite, file_name
 
 _FORMAT = "mlx_patch.ActivationStore.shard/1"
 _CHUNK = 1 << 22
@@ -68,7 +67,7 @@ class ShardFile:
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
         try:
-            with opened(self.folder / self.shard.file, follow=False) as file:
+            with open_checked(self.folder / self.shard.file, follow=False) as file:
                 yield file
         except FileError:  # which is an OSError, and says all there is to say
             raise
@@ -123,7 +122,7 @@ class ShardArrays(Mapping[str, mx.array]):
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenShard:
     """A shard that is read.
 
     Attributes:
@@ -162,7 +161,7 @@ class Opened:
         return np.array(self.arrays["positions"])
 
 
-def write_shard(folder: Path, number: int, ran: Sequence[Ran], sites: Sequence[Held]) -> Shard:
+def write_shard(folder: Path, number: int, ran: Sequence[RunResult], sites: Sequence[StoredSite]) -> Shard:
     """Write one shard, whole or not at all. What the runs kept is taken out of them on the way.
 
     Args:
@@ -182,7 +181,7 @@ def write_shard(folder: Path, number: int, ran: Sequence[Ran], sites: Sequence[H
     return Shard(file_name(number), len(ran), arrays["positions"].size, size, check)
 
 
-def _joined(ran: Sequence[Ran], site: Site) -> mx.array:
+def _joined(ran: Sequence[RunResult], site: Site) -> mx.array:
     """One site of every prompt, as one array. Shape `(row, *rest)`."""
     joined = mx.concatenate([one.activations.pop(site)[0] for one in ran], axis=0)
     mx.eval(joined)
@@ -213,7 +212,7 @@ def refuse_other_size(folder: Path, shard: Shard) -> None:
         pass
 
 
-def open_shard(source: ShardFile, index: Index, number: int, check: bool = True) -> Opened:
+def open_shard(source: ShardFile, index: Index, number: int, check: bool = True) -> OpenShard:
     """A shard, whose arrays are read when they are first used.
 
     Args:
@@ -231,7 +230,7 @@ def open_shard(source: ShardFile, index: Index, number: int, check: bool = True)
     for name, said in wanted.items():
         if arrays.said(name) != said:
             raise _damaged(source.folder, shard, f"has {arrays.said(name)} for {name!r}, and the index {said}")
-    opened_ = Opened(arrays, sum(before.prompts for before in index.shards[:number]))
+    opened_ = OpenShard(arrays, sum(before.prompts for before in index.shards[:number]))
     if arrays.keys() != {*wanted, "tokens"} or not _adds_up(opened_, shard):
         raise _damaged(source.folder, shard, "does not fit: its prompts do not add up")
     return opened_
@@ -244,7 +243,7 @@ def _wanted(index: Index, shard: Shard) -> dict[str, str]:
     return {**sites, **{name: _said((size,), mx.int32) for name, size in counts.items()}}
 
 
-def _adds_up(shard: Opened, said: Shard) -> bool:
+def _adds_up(shard: OpenShard, said: Shard) -> bool:
     """Whether the prompts of a shard have the tokens and the rows that are there, and rows are of their prompts."""
     lengths, kept, tokens = np.array(shard.lengths), np.array(shard.kept), np.array(shard.arrays["tokens"])
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (lengths < 1).any() or (kept < 1).any():

@@ -22,13 +22,13 @@ from mlx_patch.errors import (
     listed,
 )
 from mlx_patch.interventions import Edit, PositionChoice
-from mlx_patch.model import HookedModel, SiteChoice, natural
+from mlx_patch.model import HookedModel, SiteChoice, checked_count
 from mlx_patch.sites import Site, site_of
-from mlx_patch.store._capture import Progress, capture
+from mlx_patch.store._capture import CaptureProgress, capture
 from mlx_patch.store._index import folder_of, read_index
 from mlx_patch.store._means import mean_of_positions, mean_of_rows
-from mlx_patch.store._rows import Rows, batched, evaluated, joined, rows_of
-from mlx_patch.store._shards import Opened, ShardFile, open_shard, refuse_other_size
+from mlx_patch.store._rows import Rows, batched, evaluated, joined, prompt_rows
+from mlx_patch.store._shards import OpenShard, ShardFile, open_shard, refuse_other_size
 
 _OVER = ("batch_pos", "batch")
 
@@ -62,7 +62,7 @@ class ActivationStore:
             refuse_other_size(self.path, shard)
         self._files = tuple(ShardFile(self.path, shard) for shard in self._index.shards)
         self._ends = tuple(accumulate(shard.prompts for shard in self._index.shards))
-        self._last: tuple[int, Opened] | None = None
+        self._last: tuple[int, OpenShard] | None = None
 
     @classmethod
     def capture(
@@ -75,7 +75,7 @@ class ActivationStore:
         edits: Iterable[Edit] = (),
         shard_mb: float = 256,
         batch_size: int = 8,
-        progress: Progress | None = None,
+        progress: CaptureProgress | None = None,
     ) -> "ActivationStore":
         """Capture the activations of many prompts into a folder.
 
@@ -127,7 +127,7 @@ class ActivationStore:
     @property
     def rows(self) -> Rows:
         """The prompt, position and token of every row."""
-        return joined([rows_of(shard) for shard in self._shards()])
+        return joined([prompt_rows(shard) for shard in self._shards()])
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -193,7 +193,7 @@ class ActivationStore:
         """
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise ValueRefusedError(f"`seed` must be 0 or more, or None. Got {seed!r}.")
-        return batched(self._shuffled(self._name(site), seed), natural("rows", rows, "rows"))
+        return batched(self._shuffled(self._name(site), seed), checked_count("rows", rows, "rows"))
 
     def mean(
         self,
@@ -237,7 +237,9 @@ class ActivationStore:
         else:
             if skip:
                 raise ValueRefusedError(f"`skip` must be left out of a mean over {over!r}. Got {skip}.")
-            length = self._one_length() if n_positions is None else natural("n_positions", n_positions, "positions")
+            length = (
+                self._one_length() if n_positions is None else checked_count("n_positions", n_positions, "positions")
+            )
             means, positions = mean_of_positions(self._shards(), names, length)
         by_site = {Site.parse(name): mean for name, mean in means.items()}
         nobody = evaluated(mx.zeros((0, length), dtype=mx.int32))
@@ -265,18 +267,18 @@ class ActivationStore:
             )
         return str(site)
 
-    def _shards(self) -> Iterator[Opened]:
+    def _shards(self) -> Iterator[OpenShard]:
         """Each shard, opened anew: what was read of one is let go with it."""
         return (self._opened(number) for number in range(len(self._index.shards)))
 
-    def _shard(self, number: int) -> Opened:
+    def _shard(self, number: int) -> OpenShard:
         last = self._last
         if last is None or last[0] != number or not self._files[number].is_as_checked():
             self._last = None  # which lets go of the other shard's arrays before this one's are read
             last = self._last = number, self._opened(number)
         return last[1]
 
-    def _opened(self, number: int) -> Opened:
+    def _opened(self, number: int) -> OpenShard:
         return open_shard(self._files[number], self._index, number)
 
     def _shuffled(self, name: str, seed: int | None) -> Iterator[tuple[mx.array, Rows]]:
@@ -284,13 +286,13 @@ class ActivationStore:
         n = len(self._index.shards)
         for number in range(n) if chance is None else chance.permutation(n).tolist():
             shard = self._opened(number)
-            values, rows = shard.arrays[name], rows_of(shard)
+            values, rows = shard.arrays[name], prompt_rows(shard)
             if chance is not None:
                 order = chance.permutation(len(rows))
                 values, rows = evaluated(values[mx.array(order)]), rows[order]
             yield values, rows
 
-    def _cache(self, shard: Opened, n: int) -> ActivationCache:
+    def _cache(self, shard: OpenShard, n: int) -> ActivationCache:
         start, end = shard.starts[n], shard.starts[n + 1]
         arrays = {site: mx.contiguous(shard.arrays[str(site)][None, start:end]) for site in self.sites}
         mx.eval(list(arrays.values()))

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
+from mlx_patch.execution.cells import Shapes
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._axes import Chosen, choices, flat, refuse_twice
-from mlx_patch.sweeps._prompts import Batch
-from mlx_patch.sweeps._shapes import Shapes
+from mlx_patch.sweeps._grid import Chosen, choices, flat, refuse_repeated_choices
+from mlx_patch.tokens import Batch
 
 ARGUMENTS = {"layer": "layers", "pos": "positions", "head": "heads", "neuron": "neurons", "alpha": "alphas"}
 """The argument that chooses along an axis, by the name of the axis."""
@@ -124,7 +124,7 @@ def _absolute(name: str, given: Sequence[Chosen] | None, size: int) -> tuple[Cho
     if given is None:
         return None
     many = tuple(one if isinstance(one, Selector) else _of_one(name, one, size) for one in given)
-    refuse_twice(name, list(given), many)
+    refuse_repeated_choices(name, list(given), many)
     return many
 
 

@@ -12,8 +12,10 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import ArchitectureError
+from mlx_patch.execution.plan import pieces_of
 from mlx_patch.laws import Bench, Finding
 from mlx_patch.metrics import RowMetric
+from mlx_patch.results import SweepResult
 from mlx_patch.sweeps._law_cells import (
     LawCell,
     at_raw_paths,
@@ -23,8 +25,6 @@ from mlx_patch.sweeps._law_cells import (
     by_position,
     everywhere,
 )
-from mlx_patch.sweeps._memory import pieces_of
-from mlx_patch.sweeps._result import SweepResult
 from mlx_patch.sweeps._sweep import plan, sweep
 
 _PIECE = 5
@@ -35,7 +35,7 @@ _CLOSE = 1e-5
 
 
 @dataclass(frozen=True, repr=False)
-class Shadow(RowMetric):
+class LawMetric(RowMetric):
     """The logits at one position on a fixed direction that has something of every token."""
 
     @override
@@ -75,7 +75,7 @@ class _Sweep:
             "model": bench.model,
             "tokens": bench.tokens,
             "over": [list(cell.edits) for cell in self.cells],
-            "metric": [Shadow(pos=pos) for pos in self.reads],
+            "metric": [LawMetric(pos=pos) for pos in self.reads],
         }
 
 
@@ -120,7 +120,7 @@ def plain_runs(bench: Bench, cells: tuple[LawCell, ...], reads: tuple[int, ...])
 
 def read(logits: mx.array, reads: tuple[int, ...]) -> np.ndarray:
     """The metric at some positions. Shape `(metric, example)`."""
-    return np.stack([np.array(Shadow(pos=pos)(logits)) for pos in reads])
+    return np.stack([np.array(LawMetric(pos=pos)(logits)) for pos in reads])
 
 
 def _refused(arguments: dict[str, Any]) -> bool:
@@ -135,14 +135,14 @@ def _grounds(bench: Bench, one: _Sweep, reference: SweepResult) -> Iterator[Find
     """What the comparison stands on: what is measured is of the model's own logits, and patches reach it."""
     own = read(bench.plain, one.reads)
     deviation = _apart(reference.baseline, own, float(np.abs(own).max()))
-    yield Finding(8, f"by {one.over}, what is measured", deviation, tolerance_of(bench))
+    yield Finding(8, f"by {one.over}, what is measured", deviation, sweep_tolerance(bench))
     last = max(one.reads)
     same = (reference.values == reference.baseline).reshape(len(one.cells), -1).all(axis=1)
     blind = [cell for cell, is_same in zip(one.cells, same, strict=True) if is_same and cell.pos in (None, last)]
     yield Finding(8, f"by {one.over}, patches show", float(len(blind)), 0.0)
 
 
-def tolerance_of(bench: Bench) -> float:
+def sweep_tolerance(bench: Bench) -> float:
     """Blocks reorder their sums one on top of the other; with more than a quarter nothing would be checked."""
     return max(_CLOSE, min(bench.model.n_layers * bench.scale.close, 0.25))
 
@@ -159,7 +159,7 @@ def equal(
     """A finding for the unedited run, and one for each site: that the numbers are those that are wanted."""
     values, baseline = fast.values.reshape(wanted.values.shape), fast.baseline.reshape(wanted.baseline.shape)
     size = max(float(np.abs(array).max()) for array in (wanted.values, wanted.baseline))
-    what, tolerance = f"by {over}, {how}", tolerance_of(bench)
+    what, tolerance = f"by {over}, {how}", sweep_tolerance(bench)
     yield Finding(law, f"{what}, unedited", _apart(baseline, wanted.baseline, size), tolerance)
     for name in dict.fromkeys(cell.name for cell in cells):
         own = [i for i, cell in enumerate(cells) if cell.name == name]

@@ -48,9 +48,10 @@ def by_layer(bench: Bench) -> Iterator[LawCell]:
 
 
 def by_position(bench: Bench) -> Iterator[LawCell]:
-    """One position of a layer replaced."""
-    for site in _places(bench):
-        yield from (_replaced(bench, site, pos=pos) for pos in (bench.middle // 2, bench.tokens.shape[1] - 1))
+    """One position of a layer replaced: an early one and the last one in turn."""
+    positions = bench.middle // 2, bench.tokens.shape[1] - 1
+    for n, site in enumerate(_places(bench)):
+        yield _replaced(bench, site, pos=positions[n % 2])
 
 
 def by_head(bench: Bench) -> Iterator[LawCell]:
@@ -59,14 +60,18 @@ def by_head(bench: Bench) -> Iterator[LawCell]:
     for site in _places(bench):
         if "head" in site.axes:
             heads = bench.donor[1][site].shape[site.axes.index("head")]
-            yield from (_replaced(bench, site, pos=last, head=head) for head in spread(range(heads), _HEADS))
+            yield from (_replaced(bench, site, pos=last, head=head) for head in spread_evenly(range(heads), _HEADS))
 
 
 def everywhere(bench: Bench) -> Iterator[LawCell]:
     """At every named site what reads several positions or keys, alone or behind an edit; and one position alone."""
     early = Scale(1.3).at("resid_post", layer=0, pos=bench.middle // 2)
     for name in bench.names:
-        sites = [Site(name, n) for n in spread(bench.own[1].layers(name), 2)] if SITES[name].layered else [Site(name)]
+        sites = (
+            [Site(name, n) for n in spread_evenly(bench.own[1].layers(name), 2)]
+            if SITES[name].layered
+            else [Site(name)]
+        )
         yield _cell(sites[0], early, _reading_several(bench, sites[0]))
         if name in (*_SITES, "attn_scores", "pattern") or not SITES[name].layered:
             yield _cell(sites[-1], _reading_several(bench, sites[-1]))
@@ -102,7 +107,7 @@ def behind_the_last_block(bench: Bench) -> Iterator[LawCell]:
                 yield _cell(site, Scale(1.3).at("resid_post", layer=0), several.at(site.name, layer=layer))
 
 
-def spread(every: Sequence[T], most: int) -> list[T]:
+def spread_evenly(every: Sequence[T], most: int) -> list[T]:
     """The first, the last, and as many between as there may be."""
     steps = min(len(every), most)
     return [every[i * (len(every) - 1) // max(1, steps - 1)] for i in range(steps)]
@@ -164,7 +169,7 @@ def _places(bench: Bench) -> Iterator[Site]:
         layers = donor.layers(name)
         if name == "mixer_out" and bench.has("attn_out"):
             layers = tuple(layer for layer in layers if layer not in donor.layers("attn_out"))
-        yield from (Site(name, layer) for layer in spread(layers, _LAYERS))
+        yield from (Site(name, layer) for layer in spread_evenly(layers, _LAYERS))
 
 
 def _replaced(bench: Bench, site: Site, pos: int | None = None, head: int | None = None) -> LawCell:

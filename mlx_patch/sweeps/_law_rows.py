@@ -10,7 +10,7 @@ from mlx_patch.errors import ValueRefusedError
 from mlx_patch.interventions import Ablate, Apply, Edit, Intervention, Scale
 from mlx_patch.laws import Bench, Finding, Rows
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._law import Measured, Shadow, equal, read, tolerance_of
+from mlx_patch.sweeps._law import LawMetric, Measured, equal, read, sweep_tolerance
 from mlx_patch.sweeps._law_cells import LawCell
 from mlx_patch.sweeps._measure import measure
 from mlx_patch.sweeps._sweep import sweep
@@ -34,7 +34,7 @@ def _of_each(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
     cells = [_cell(site, Scale(1.0)) for site in sites if site.name != "pattern"]
     each: list[Intervention] = [Ablate("noise"), Ablate("resample"), Ablate("mean")]
     wheres = [{"site": cell.name, "layer": cell.edits[0].layer} for cell in cells]
-    got = sweep(rows.bench.model, rows.tokens, each, over=wheres, metric=Shadow(), progress=False)
+    got = sweep(rows.bench.model, rows.tokens, each, over=wheres, metric=LawMetric(), progress=False)
     wanted = [
         [_numbers(rows, rows.tokens, [what.at(**where)])[0, n] for n, what in enumerate(each)] for where in wheres
     ]
@@ -45,7 +45,7 @@ def _marked(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
     """Positions that are others in each row, in a sweep as in a plain run."""
     cells = [_cell(site, _several(site), pos=rows.marked) for site in sites]
     over = [list(cell.edits) for cell in cells]
-    got = sweep(rows.bench.model, rows.tokens, over=over, metric=Shadow(), progress=False)
+    got = sweep(rows.bench.model, rows.tokens, over=over, metric=LawMetric(), progress=False)
     wanted = [_numbers(rows, rows.tokens, cell.edits)[0] for cell in cells]
     yield from _findings(rows, "positions by row", cells, got, np.array(wanted), rows.tokens)
 
@@ -55,19 +55,19 @@ def _listed(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
     prompts = [rows.row(0)[0], rows.row(1)[0], rows.row(2)[0, :-1]]
     cells = [_cell(site, _several(site)) for site in sites]
     over = [list(cell.edits) for cell in cells]
-    got = sweep(rows.bench.model, prompts, over=over, metric=Shadow(), progress=False)
+    got = sweep(rows.bench.model, prompts, over=over, metric=LawMetric(), progress=False)
     wanted = [[_numbers(rows, prompt[None], cell.edits)[0, 0] for prompt in prompts] for cell in cells]
     yield from _findings(rows, "a list of prompts", cells, got, np.array(wanted), *(prompt[None] for prompt in prompts))
-    alone = measure(rows.bench.model, prompts, Shadow(), cells[0].edits)
+    alone = measure(rows.bench.model, prompts, LawMetric(), cells[0].edits)
     apart = float(np.abs(alone - np.array(wanted[0])).max() / np.abs(wanted).max())
-    yield Finding(10, f"measure, a list of prompts, {cells[0].name}", apart, tolerance_of(rows.bench))
+    yield Finding(10, f"measure, a list of prompts, {cells[0].name}", apart, sweep_tolerance(rows.bench))
 
 
 def _resampled(rows: Rows) -> Iterator[Finding]:
     """A prompt of a list has no other row to take anything from."""
     prompts, over = [rows.row(0)[0], rows.row(1)[0]], [Ablate("resample").at("embed")]
     try:
-        sweep(rows.bench.model, prompts, over=over, metric=Shadow(), progress=False)
+        sweep(rows.bench.model, prompts, over=over, metric=LawMetric(), progress=False)
     except ValueRefusedError:
         refused = True
     else:

@@ -6,16 +6,13 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.errors import KindError
+from mlx_patch.execution.cells import may_follow_the_norm
+from mlx_patch.execution.readouts import answer_runs, in_prompt, match_rate, plain_of, readouts_by_batch, with_answers
 from mlx_patch.interventions import Edit
-from mlx_patch.metrics import GenerateMatches, Metric
-from mlx_patch.model import HookedModel, Placing, as_edits, require_hooked, run
-from mlx_patch.sweeps._cells import may_follow_the_norm
-from mlx_patch.sweeps._forced import expanded, expansion_of, in_prompt, plain_of
-from mlx_patch.sweeps._prompts import Prompts, batches_of
-from mlx_patch.sweeps._reading import metrics_of
-from mlx_patch.sweeps._setup import readings_of, refuse_rows
-from mlx_patch.sweeps._speaking import spoken
-from mlx_patch.tokens import Batch
+from mlx_patch.metrics import GenerateMatches, Metric, metrics_of
+from mlx_patch.model import HookedModel, SelectorResolver, as_edits, require_hooked, run
+from mlx_patch.sweeps._per_prompt import refuse_rows
+from mlx_patch.tokens import Batch, Prompts, batches_of
 
 
 def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Edit] = ()) -> np.ndarray:
@@ -41,24 +38,24 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     n = sum(len(batch.examples) for batch in batches)
     if any(isinstance(one, GenerateMatches) for one in metrics):
         return _spoken(model, batches, metric, metrics, given, n)
-    readings = readings_of(plain_of(metrics), batches)
+    readouts = readouts_by_batch(plain_of(metrics), batches)
     if any(may_follow_the_norm(model.layout, edit) for edit in given):
-        readings = tuple(reading.whole() for reading in readings)
-    own = [Placing(batch.tokens, model.tokenizer, alone=batch.alone).edits(given) for batch in batches]
-    expansion = expansion_of(metrics, batches, model.d_vocab)
-    if expansion is None:
+        readouts = tuple(readout.whole() for readout in readouts)
+    own = [SelectorResolver(batch.tokens, model.tokenizer, alone=batch.alone).edits(given) for batch in batches]
+    answers = answer_runs(metrics, batches, model.d_vocab)
+    if answers is None:
         found = np.full((len(metrics), n), np.nan, np.float32)
-        groups = [(batch, reading, edits) for batch, reading, edits in zip(batches, readings, own, strict=True)]
+        groups = [(batch, readout, edits) for batch, readout, edits in zip(batches, readouts, own, strict=True)]
     else:
-        found = np.full((expansion.most + len(expansion.plain), n * len(expansion.runs)), np.nan, np.float32)
+        found = np.full((answers.most + len(answers.plain), n * len(answers.runs)), np.nan, np.float32)
         groups = []
-        more = expanded(model.layout, expansion, readings, [()] * len(batches))
-        for (number, _, batch), reading in zip(expansion.groups(), more["readings"], strict=True):
+        more = with_answers(model.layout, answers, readouts, [()] * len(batches))
+        for (number, _, batch), readout in zip(answers.groups(), more["readouts"], strict=True):
             inside = [in_prompt(edit, batches[number].length) for edit in own[number]]
-            groups.append((batch, reading, inside))
-    for batch, reading, inside in groups:
-        _measured(model, batch, reading, inside, found)
-    values = found if expansion is None else expansion.combined(found)
+            groups.append((batch, readout, inside))
+    for batch, readout, inside in groups:
+        _measured(model, batch, readout, inside, found)
+    values = found if answers is None else answers.combined(found)
     return values if isinstance(metric, list | tuple) else values[0]
 
 
@@ -78,11 +75,11 @@ def _spoken(
     values, [rule] = np.full(n, np.nan, np.float32), metrics
     assert isinstance(rule, GenerateMatches)
     for batch in batches:
-        placed = Placing(batch.tokens, model.tokenizer, alone=batch.alone).edits(edits)
-        values[list(batch.examples)] = spoken(model, batch.tokens, rule, placed)[0]
+        placed = SelectorResolver(batch.tokens, model.tokenizer, alone=batch.alone).edits(edits)
+        values[list(batch.examples)] = match_rate(model, batch.tokens, rule, placed)[0]
     return values[None] if isinstance(metric, list | tuple) else values
 
 
-def _measured(model: HookedModel, batch: Batch, reading: Any, edits: Iterable[Edit], into: np.ndarray) -> None:
-    logits = run(model.layout, batch.tokens, edits, logits_at=reading.at).logits
-    into[:, list(batch.examples)] = np.array(reading.measure(logits, batch.length))
+def _measured(model: HookedModel, batch: Batch, readout: Any, edits: Iterable[Edit], into: np.ndarray) -> None:
+    logits = run(model.layout, batch.tokens, edits, logits_at=readout.at).logits
+    into[:, list(batch.examples)] = np.array(readout.measure(logits, batch.length))

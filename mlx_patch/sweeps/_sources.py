@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Aligned, Edit, Intervention, Replace
+from mlx_patch.interventions import Edit, Intervention, Replace
+from mlx_patch.interventions.sources import Aligned
 
 
 def sources_of(

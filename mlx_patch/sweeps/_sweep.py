@@ -1,34 +1,23 @@
 """`sweep`: many patched runs, at the cost of few. `plan`: what that would be."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.architectures import Layout
+from mlx_patch.execution import SweepOutcome, plan_experiment, run_experiment
+from mlx_patch.execution.plan import Plan, bounds_of
+from mlx_patch.execution.progress import ProgressChoice
+from mlx_patch.execution.readouts import mixes_generated_and_logit_metrics
 from mlx_patch.interventions import Intervention
 from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._checkpoint import Checkpoint, checked_path
-from mlx_patch.sweeps._executors import chosen_executor
-from mlx_patch.sweeps._identity import identity_of
-from mlx_patch.sweeps._memory import bounds_of, footprint
-from mlx_patch.sweeps._messages import described, merge, packed
-from mlx_patch.sweeps._outcome import result_of
-from mlx_patch.sweeps._plan import Bounds, Executor, Group, Plan, make_plan, minimum_of
-from mlx_patch.sweeps._progress import Progress, ProgressChoice
-from mlx_patch.sweeps._prompts import Prompts
-from mlx_patch.sweeps._ranks import Ranks, ranks_of
-from mlx_patch.sweeps._result import SweepResult
-from mlx_patch.sweeps._run import Numbers, no_numbers, run_passes
-from mlx_patch.sweeps._setup import CellChoice, Setup, set_up
-from mlx_patch.sweeps._shares import shares
-from mlx_patch.sweeps._speaking import both_kinds, most_written
-from mlx_patch.sweeps._with_speech import Swept, refuse_with_both, sorted_out, sweep_both
+from mlx_patch.sweeps._experiment import CellChoice, make_experiment
+from mlx_patch.sweeps._mixed_metrics import refuse_with_both, sorted_out, sweep_both
+from mlx_patch.tokens import Prompts
 
 
 def sweep(
@@ -98,84 +87,15 @@ def sweep(
     asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
     asked |= {"neurons": neurons, "alphas": alphas}
 
-    def sweep_of(metrics: Any, shown: bool = True) -> Swept:
+    def sweep_of(metrics: Any, shown: bool = True) -> SweepOutcome:
         given = (model, tokens, intervention, at)
         how = (executor, progress if shown else False, memory, checkpoint, group, model.layout)
-        return _swept(lambda: set_up(*given, metric=metrics, **asked), *how)
+        return run_experiment(lambda: make_experiment(*given, metric=metrics, **asked), *how)
 
-    if not both_kinds(metric):
+    if not mixes_generated_and_logit_metrics(metric):
         return sweep_of(metric)[0]
     refuse_with_both(checkpoint=checkpoint, group=group)
     return sweep_both(model, sweep_of, metric)
-
-
-def _swept(
-    set_up_all: Callable[[], Setup],
-    executor: str,
-    progress: ProgressChoice,
-    memory: int | None,
-    checkpoint: str | os.PathLike[str] | None,
-    group: mx.distributed.Group | None,
-    layout: Layout,
-) -> Swept:
-    """A sweep from its setup to its result, and whether Ctrl-C ended it."""
-    began = perf_counter()
-    ranks = ranks_of(group, layout)
-    with ranks.together():
-        path = None if checkpoint is None else ranks.own_file(checked_path(checkpoint))
-        setup = set_up_all()
-        bounds = bounds_of(memory)
-    bounds = replace(bounds, memory=ranks.least(bounds.memory))
-    with ranks.together():
-        planned, numbers, keep = _begun(setup, executor, bounds, path)
-        done = int(numbers.done.sum())
-        shown = Progress(progress if ranks.rank == 0 or callable(progress) else False, planned.n_cells, done)
-    ranks.refuse_others(described(setup, planned))
-    with shown:
-        if done:
-            shown.more(0)
-        interrupted = _find(setup, planned, numbers, ranks, keep, shown)
-    return result_of(setup, planned, numbers, perf_counter() - began), interrupted
-
-
-Keep = Callable[[Numbers], None]
-
-
-def _begun(setup: Setup, executor: str, bounds: Bounds, path: Path | None) -> tuple[Plan, Numbers, Keep]:
-    """The plan, what has been found already, and what keeps what is found."""
-    blank = no_numbers(setup)
-    if path is None:
-        return _planned(setup, executor, bounds), blank, lambda numbers: None
-    saved = Checkpoint(path, identity_of(setup, _executor(setup, executor)[0]))
-    planned, numbers = saved.read(blank) or (_planned(setup, executor, bounds), blank)
-    return planned, numbers, saved.writer(planned)
-
-
-def _find(setup: Setup, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, shown: Progress) -> bool:
-    """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have.
-
-    Returns:
-        Whether it was Ctrl-C.
-    """
-    rank_of = shares(planned, ranks.size if ranks.divided else 1)
-
-    def run(finished: Callable[[int], None]) -> None:
-        def kept(cells: int) -> None:
-            keep(numbers)
-            finished(cells)
-
-        # Several ranks evaluate alike, whoever of them shows it: a model that is sharded waits for all.
-        inside = finished if shown.seen and ranks.size == 1 else None
-        run_passes(setup, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept, inside)
-
-    interrupted, said = ranks.work(run, lambda: packed(numbers), shown.more)
-    if interrupted and numbers.done.any():
-        keep(numbers)
-    if said:
-        merge(numbers, said, [batch.examples for batch in setup.batches])
-    if interrupted and not numbers.done.any():
-        raise KeyboardInterrupt
-    return interrupted
 
 
 def plan(
@@ -202,29 +122,13 @@ def plan(
     bounds = bounds_of(memory)
 
     def plan_of(metrics: Any) -> Plan:
-        setup = set_up(model, tokens, intervention, at, over, metrics, layers, positions, heads, neurons, alphas)
-        return _planned(setup, executor, bounds)
+        experiment = make_experiment(
+            model, tokens, intervention, at, over, metrics, layers, positions, heads, neurons, alphas
+        )
+        return plan_experiment(experiment, executor, bounds)
 
-    if not both_kinds(metric):
+    if not mixes_generated_and_logit_metrics(metric):
         return plan_of(metric)
     _, rules, others = sorted_out(model, metric)
     planned, written = plan_of(others), plan_of(rules)
     return replace(planned, written=written.token_layers + written.written)
-
-
-def _planned(setup: Setup, wanted: str, bounds: Bounds) -> Plan:
-    executor, why = _executor(setup, wanted)
-    groups = [Group(batch.length, batch.tokens.shape[0]) for batch in setup.batches]
-    layers = len(setup.model.layout.blocks)
-    bounds = replace(bounds, rows=1) if setup.speaks else bounds
-    planned = make_plan(setup.cells, groups, layers, executor, bounds, footprint(setup), why)
-    least = [[replace(cell, start=cell.changed) for cell in own] for own in setup.cells]
-    planned = replace(planned, minimum=minimum_of(least, groups, layers))
-    return replace(planned, written=most_written(planned, setup.metrics)) if setup.speaks else planned
-
-
-def _executor(setup: Setup, wanted: str) -> tuple[Executor, str]:
-    """The executor, and why no cheaper one could be taken. What is written begins with a run through all blocks."""
-    cells = [cell for own in setup.cells for cell in own]
-    found, why = chosen_executor(wanted, setup.model.layout, cells)
-    return ("rows" if found == "grow" else found, "") if setup.speaks else (found, why)

@@ -21,7 +21,7 @@ from mlx_patch.provenance import machine
 from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
 from mlx_patch.testing.zoo import ZOO, Precision
 
-Outcome = Literal["green", "red", "known", "not run"]
+ZooOutcome = Literal["green", "red", "known", "not run"]
 
 EVERY_LAW: tuple[Law, ...] = (*ALL, exact_sweeps, independent_in_sweeps)
 """Every law that can be checked on any model, those of sweeps too."""
@@ -47,7 +47,7 @@ class ZooLine:
     """
 
     name: str
-    outcome: Outcome
+    outcome: ZooOutcome
     checks: int = 0
     nearest: float = 0.0
     where: str = ""
@@ -73,7 +73,7 @@ class ZooReport:
         """Whether no model is red."""
         return not self._of("red")
 
-    def _of(self, outcome: Outcome) -> list[ZooLine]:
+    def _of(self, outcome: ZooOutcome) -> list[ZooLine]:
         return [line for line in self.lines if line.outcome == outcome]
 
     @override

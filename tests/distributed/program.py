@@ -14,7 +14,7 @@ import numpy as np
 
 import mlx_patch as mp
 from mlx_patch.architectures._sharded import WHOLE
-from mlx_patch.sweeps import _ranks
+from mlx_patch.execution.ranks import _ranks
 from mlx_patch.testing import ZOO, tiny_model
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
@@ -127,7 +127,7 @@ def answers(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
 
 def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """What goes wrong on one rank goes wrong on both, which afterwards can do something else together."""
-    _ranks.EVERY = 0.0
+    _ranks.HEARTBEAT = 0.0
     model, mine = wrapped(), group.rank() == 1
     patch = mp.Replace(donor(model))
     calls: list[int] = []
@@ -172,7 +172,7 @@ def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
 
 def killed(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """Rank 1 dies in the middle of a sweep."""
-    _ranks.EVERY = 0.0
+    _ranks.HEARTBEAT = 0.0
     calls: list[int] = []
 
     def deadly(logits: mx.array) -> mx.array:

@@ -22,11 +22,11 @@ from mlx_lm.models.cache import (
 
 from mlx_patch import Apply, HookedModel, Replace
 from mlx_patch.architectures import Heads
-from mlx_patch.engine import arrays_of, offset_of
+from mlx_patch.engine import cached_arrays, offset_of
 from mlx_patch.errors import KindError
 from mlx_patch.laws import Bench, decides, own_value, sums
 from mlx_patch.laws._bench import REWRITTEN
-from mlx_patch.laws._report import deviation
+from mlx_patch.laws._report import largest_deviation
 from mlx_patch.testing import tiny_model
 
 HELD, LENGTH = 9, 13
@@ -130,11 +130,11 @@ def test_law_1_watching_leaves_the_logits_and_the_cache(kind):
     logits = here.model.model(REST, cache=plain)
     seen, activations = here.model._model.run_with_cache(REST, sites=here.unwritten(), prompt_cache=watched)
     assert same(seen, logits)
-    assert all(same(a, b) for a, b in zip(arrays_of(watched), arrays_of(plain), strict=True))
+    assert all(same(a, b) for a, b in zip(cached_arrays(watched), cached_arrays(plain), strict=True))
     assert offset_of(watched) == LENGTH
     assert activations.positions == tuple(range(HELD, LENGTH))
     allowed = 2 * here.scale.close if kind.startswith("Quantized") else here.exactly("pattern")
-    assert deviation(here.own[0], logits) <= allowed
+    assert largest_deviation(here.own[0], logits) <= allowed
     assert here.n_changed() == 0
 
 
@@ -152,7 +152,7 @@ def test_law_5_an_edit_does_not_reach_back(kind):
     here, at = bench(kind), 2
     for name in here.names:
         edited = here.run(Replace(here.donor[1]).at(name, pos=HELD + at))
-        assert deviation(edited[:, :at], here.plain[:, :at]) <= 2 * here.scale.close, name
+        assert largest_deviation(edited[:, :at], here.plain[:, :at]) <= 2 * here.scale.close, name
         assert not same(edited[:, at], here.plain[:, at]), name
 
 
@@ -168,11 +168,11 @@ def fail(activation, site):
 def test_law_6_a_run_that_fails_leaves_the_cache_as_it_was(kind):
     here = bench(kind)
     held = here.held()
-    before = [mx.array(array) for array in arrays_of(held)]
+    before = [mx.array(array) for array in cached_arrays(held)]
     for site in (here.model.sites[0], here.model.sites[len(here.model.sites) // 2], here.end):
         with pytest.raises(Planned):
             here.model._model.run(REST, [Apply(fail).at(site.name, layer=site.layer)], prompt_cache=held)
-        assert all(same(a, b) for a, b in zip(arrays_of(held), before, strict=True)), site
+        assert all(same(a, b) for a, b in zip(cached_arrays(held), before, strict=True)), site
         assert offset_of(held) == HELD
     assert same(here.model._model.run(REST, prompt_cache=held), here.plain)
 
@@ -186,7 +186,7 @@ def test_law_7_patterns_sum_to_1_and_see_no_later_key(kind):
         pattern = here.own[1]["pattern", layer]
         whole = mx.ones(pattern.shape[:-1])
         sinks = here.heads.sinks
-        assert sinks or deviation(mx.sum(pattern, axis=-1), whole) <= here.scale.close
+        assert sinks or largest_deviation(mx.sum(pattern, axis=-1), whole) <= here.scale.close
         further = here.heads.further
         more = further(here.model.layout.blocks[layer], HELD + new).size if further else 0
         of_positions = pattern[..., : pattern.shape[-1] - more]
@@ -210,7 +210,7 @@ def test_law_7_patterns_over_what_the_cache_gives_back_make_z(kind):
         assert not pattern[..., :gone].any().item()
         pattern = pattern[..., gone:]
         by_query_head = mx.repeat(values, z.shape[2] // values.shape[1], axis=1)
-        assert deviation((pattern @ by_query_head).swapaxes(1, 2), z) <= 2 * here.scale.close, layer
+        assert largest_deviation((pattern @ by_query_head).swapaxes(1, 2), z) <= 2 * here.scale.close, layer
 
 
 @pytest.mark.parametrize("size", [1, 2], ids=["token by token", "two at a time"])
@@ -223,11 +223,11 @@ def test_law_9_parts_over_it_give_what_the_bare_model_gives_for_them(kind, size)
     assert same(mx.concatenate([logits for logits, _ in seen], axis=1), bare)
     if kind not in LOSSY:
         whole = here.model.model(TOKENS, cache=make_prompt_cache(here.model.model))[:, HELD:]
-        assert deviation(bare, whole) <= here.scale.half_the_digits
-        own = deviation(bare, here.plain)
+        assert largest_deviation(bare, whole) <= here.scale.half_the_digits
+        own = largest_deviation(bare, here.plain)
         for site in here.unwritten():
             got = mx.concatenate([activations[site] for _, activations in seen], axis=1)
-            assert deviation(got, here.own[1][site]) <= here.scale.beside(own), site
+            assert largest_deviation(got, here.own[1][site]) <= here.scale.beside(own), site
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -11,11 +11,13 @@ import pytest
 
 from mlx_patch import HookedModel
 from mlx_patch.engine import _recipes
+from mlx_patch.execution.cells import _cell
+from mlx_patch.execution.passes import _last_block, _pass_run
 from mlx_patch.interventions import RowEdits
 from mlx_patch.laws import Law, bench_of, independent, split
-from mlx_patch.model import Placing, _each
+from mlx_patch.model import SelectorResolver, _each
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import _cells, _last_block, _measure, _passes, _setup
+from mlx_patch.sweeps import _measure, _per_prompt
 from mlx_patch.testing import exact_sweeps, independent_in_sweeps, tiny_model
 
 behind, joined = _last_block._behind, _each._joined
@@ -61,7 +63,7 @@ def one_after_the_other(self, activation, site, span):
 
 
 def as_a_batch(tokens, tokenizer, offset=0, alone=False):
-    return Placing(tokens, tokenizer, offset)
+    return SelectorResolver(tokens, tokenizer, offset)
 
 
 def edits_of_the_batch(own):
@@ -95,11 +97,18 @@ ROWS = [
     )
 ]
 LISTS = [
-    Fault("a list is swept as a batch", _setup, "Placing", as_a_batch, independent_in_sweeps, seen)
+    Fault("a list is swept as a batch", _per_prompt, "SelectorResolver", as_a_batch, independent_in_sweeps, seen)
     for seen in ("by a list of prompts, grow, embed", "by a list of prompts, grow, resid_post", "is refused")
 ]
 LISTS += [
-    Fault("a list is measured as a batch", _measure, "Placing", as_a_batch, independent_in_sweeps, "measure, a list"),
+    Fault(
+        "a list is measured as a batch",
+        _measure,
+        "SelectorResolver",
+        as_a_batch,
+        independent_in_sweeps,
+        "measure, a list",
+    ),
     Fault("each of a list is run as a batch", _each, "_joined", edits_of_the_batch, independent, "in a list, prompt 0"),
 ]
 ENDS = [
@@ -108,8 +117,8 @@ ENDS = [
     for how in ("grow", "rows in pieces") for name in ("final_norm", "raw paths")
 ]  # fmt: skip
 ENDS += [
-    Fault("rows enter behind `embed`", _passes, "_entrance", always_at_resid_pre, exact_sweeps, "by site, grow, embed",
-          "muse_spark"),
+    Fault("rows enter behind `embed`", _pass_run, "_entrance", always_at_resid_pre, exact_sweeps,
+          "by site, grow, embed", "muse_spark"),
 ]  # fmt: skip
 
 
@@ -129,7 +138,7 @@ def test_a_fault_that_was_there_once_is_seen(fault, monkeypatch):
 @pytest.mark.parametrize("model", ["gemma3_text", "llama-sliding"])
 @pytest.mark.parametrize("how", ["grow", "rows in pieces"])
 def test_a_sweep_that_begins_behind_a_window_and_takes_its_keys_for_all_is_seen(model, how, monkeypatch):
-    monkeypatch.setattr(_cells, "keeps_all_keys", lambda caches: True)
+    monkeypatch.setattr(_cell, "keeps_all_keys", lambda caches: True)
     for seen in (f"by site, {how}, pattern", f"by site, {how}, attn_scores"):
         fault = Fault("keys", _recipes, "in_order", keys_as_the_cache_has_them, exact_sweeps, seen, model)
         monkeypatch.setattr(fault.owner, fault.name, fault.wrong)

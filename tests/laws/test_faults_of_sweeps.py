@@ -8,24 +8,28 @@ import pytest
 
 from mlx_patch import HookedModel
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import _recipes, _shared_past, _snapshot, arrays_of
+from mlx_patch.engine import _recipes, _shared_past, _snapshot, cached_arrays
 from mlx_patch.engine._snapshot import Shared, Snapshot
 from mlx_patch.errors import PatchError
+from mlx_patch.execution import _execute
+from mlx_patch.execution.cells import _cell
+from mlx_patch.execution.passes import _pass_run, _unpatched
+from mlx_patch.execution.passes._pass_run import PassRun
+from mlx_patch.execution.plan import _packing
+from mlx_patch.execution.readouts._readout import Readout
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import _base, _cells, _passes, _plan, _setup, _sweep
-from mlx_patch.sweeps._passes import Rows
-from mlx_patch.sweeps._reading import Reading
+from mlx_patch.sweeps import _experiment
 from mlx_patch.testing import exact_sweeps, tiny_model
 
-run, act, edited, cell_of, make_plan = Rows.run, Rows._act, Rows._edited, _cells.cell_of, _plan.make_plan
+run, act, edited, cell_of, make_plan = PassRun.run, PassRun._act, PassRun._edited, _cell.cell_of, _packing.make_plan
 snapshot, opened, attend_shared, slice_hook = (
     _snapshot.snapshot,
     Snapshot.opened,
     _shared_past.attend_shared,
-    _passes.slice_hook,
+    _pass_run.slice_hook,
 )
-unedited = Rows._unedited
+unedited = PassRun._unedited
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ def only_the_first(self, site, edits, value, now):
 def written_into(self):
     """The run that is given a copy writes into the snapshot, for all that follow to see."""
     copied = opened(self)
-    mx.eval(arrays_of(copied.caches))
-    for array in arrays_of(list(self.entries)):
+    mx.eval(cached_arrays(copied.caches))
+    for array in cached_arrays(list(self.entries)):
         array[...] = array * 0.5
     return copied
 
@@ -180,32 +184,36 @@ def nothing_before_it_enters(cell, layout, entry):
 
 
 ROWS = [
-    Fault("rows are exchanged", Rows, "run", rows_exchanged, "rows, resid_post"),
-    Fault("examples are exchanged", Rows, "run", examples_exchanged, "rows, z"),
-    Fault("an edit is on the row before", Rows, "_act", on_the_row_before, "rows, mlp_out"),
-    Fault("an edit is at the next position", Rows, "_edited", on_the_next_position, "by layer and pos"),
-    Fault("only the first row is edited", Rows, "_act", only_the_first, "EditNotUsedError"),
-    Fault("prompts are each repeated by themselves", _passes, "repeated", each_by_itself, "by layer, rows"),
-    Fault("a pass is left out", _sweep, "make_plan", passes_left_out, "by layer, rows"),
+    Fault("rows are exchanged", PassRun, "run", rows_exchanged, "rows, resid_post"),
+    Fault("examples are exchanged", PassRun, "run", examples_exchanged, "rows, z"),
+    Fault("an edit is on the row before", PassRun, "_act", on_the_row_before, "rows, mlp_out"),
+    Fault("an edit is at the next position", PassRun, "_edited", on_the_next_position, "by layer and pos"),
+    Fault("only the first row is edited", PassRun, "_act", only_the_first, "EditNotUsedError"),
+    Fault("prompts are each repeated by themselves", _pass_run, "repeated", each_by_itself, "by layer, rows"),
+    Fault("a pass is left out", _execute, "make_plan", passes_left_out, "by layer, rows"),
 ]
 PASTS = [
-    Fault("a snapshot is a position early", _base, "snapshot", moved_by(-1), "SelectionError"),
-    Fault("a snapshot is a position late", _base, "snapshot", moved_by(1), "SelectionError"),
-    Fault("values of a past are a position off", _base, "snapshot", values_a_position_off, "by layer and pos"),
+    Fault("a snapshot is a position early", _unpatched, "snapshot", moved_by(-1), "SelectionError"),
+    Fault("a snapshot is a position late", _unpatched, "snapshot", moved_by(1), "SelectionError"),
+    Fault("values of a past are a position off", _unpatched, "snapshot", values_a_position_off, "by layer and pos"),
     Fault("a run writes into its past", Snapshot, "opened", written_into, "in smaller passes, z"),
     Fault("a run writes into its state", Snapshot, "opened", written_into, "in smaller passes, mixer_out", "mamba2"),
     Fault("a run writes into its window", Snapshot, "opened", written_into, "in smaller passes, z", "llama-sliding"),
     Fault("pasts are each repeated by themselves", _snapshot, "repeated", each_by_itself, "by layer and pos", "mamba2"),
-    Fault("a pass starts where it is read", _setup, "cell_of", starts_where_it_is_read, "SelectionError"),
-    Fault("a pass starts a position early", _setup, "cell_of", starts_earlier, "cost"),
+    Fault("a pass starts where it is read", _experiment, "cell_of", starts_where_it_is_read, "SelectionError"),
+    Fault("a pass starts a position early", _experiment, "cell_of", starts_earlier, "cost"),
 ]
 GROWTH = [
-    Fault("rows enter a block late", _setup, "cell_of", begins(1), "ShapeError"),
-    Fault("rows enter a block early", _setup, "cell_of", begins(-1), "grow in smaller passes, cost"),
-    Fault("the stream is of the block below", _passes, "unedited_site", of_the_block_below, "grow in smaller passes"),
-    Fault("the stream is another example's", Rows, "_unedited", of_the_edited_prompt, "grow in smaller passes"),
-    Fault("the stream is of the first positions", Rows, "_unedited", from_the_first_position, "by layer and pos, grow"),
-    Fault("rows enter unedited", _passes, "entering", nothing_before_it_enters, "EditNotUsedError"),
+    Fault("rows enter a block late", _experiment, "cell_of", begins(1), "ShapeError"),
+    Fault("rows enter a block early", _experiment, "cell_of", begins(-1), "grow in smaller passes, cost"),
+    Fault(
+        "the stream is of the block below", _pass_run, "unpatched_site", of_the_block_below, "grow in smaller passes"
+    ),
+    Fault("the stream is another example's", PassRun, "_unedited", of_the_edited_prompt, "grow in smaller passes"),
+    Fault(
+        "the stream is of the first positions", PassRun, "_unedited", from_the_first_position, "by layer and pos, grow"
+    ),
+    Fault("rows enter unedited", _pass_run, "edits_before_entry", nothing_before_it_enters, "EditNotUsedError"),
     Fault(
         "the norm between walks is left out",
         Layout,
@@ -224,8 +232,8 @@ ATTENTION = [
     Fault("rows of a shared past stand together", _shared_past, "_folded", folded_row_by_row, "by layer and pos"),
 ]
 READING = [
-    Fault("rows are read a position early", _passes, "slice_hook", one_before, "by layer, rows"),
-    Fault("metrics are read at the first position", Reading, "_one", the_first_that_is_read, "what is measured"),
+    Fault("rows are read a position early", _pass_run, "slice_hook", one_before, "by layer, rows"),
+    Fault("metrics are read at the first position", Readout, "_one", the_first_that_is_read, "what is measured"),
 ]
 
 

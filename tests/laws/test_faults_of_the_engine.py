@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch.architectures._views import Fused, HeadsFirst, Interleaved, Times, attribute
-from mlx_patch.engine import _attention, _frame, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
+from mlx_patch.engine import _attention, _hook_state, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.engine._hook import Hook
 from mlx_patch.errors import EditNotUsedError
 from mlx_patch.interventions import _edit
@@ -112,7 +112,7 @@ def stored_a_little_off(self, keys, values):
 class PutBackALittleOff(_prompt_cache.Restored):
     def __exit__(self, failed, *details):
         super().__exit__(failed, *details)
-        for array in _prompt_cache.arrays_of(self.cache) if failed is not None else ():
+        for array in _prompt_cache.cached_arrays(self.cache) if failed is not None else ():
             array[...] = (1 + 3e-5) * array
 
 
@@ -198,7 +198,7 @@ VIEWS = [
 ATTENTION = [
     Fault("the mask is off by one", _attention, "masked", sees_the_next, 7),
     Fault("scores are not masked", _attention, "masked", lambda scores, mask: scores, 7),
-    Fault("the softmax goes over queries", _attention, "softmax", lambda x, sinks: mx.softmax(x, axis=-2), 7),
+    Fault("the softmax goes over queries", _attention, "attention_weights", lambda x, sinks: mx.softmax(x, axis=-2), 7),
     Fault("KV heads are tiled, not repeated", _recipes, "attend", tiled, 7),
     Fault("scores are not scaled", _recipes, "attend", without_scale, 1),
     Fault("scores are shown before the mask", _recipes, "attend", before_the_mask, 7),
@@ -212,7 +212,7 @@ RUNS = [
     Fault("a class is not restored after an exception", _tap, "take_out", left_swapped, 6),
     Fault("a prompt cache is not put back", _running, "Restored", nullcontext, 6),
     Fault("a prompt cache is put back a little off", _running, "Restored", PutBackALittleOff, 6),
-    Fault("positions start again at a prompt cache", _frame, "offset_of", lambda cache: 0, EditNotUsedError),
+    Fault("positions start again at a prompt cache", _hook_state, "offset_of", lambda cache: 0, EditNotUsedError),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import warnings
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,13 +13,15 @@ import pytest
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlx_patch import HookedModel
-from mlx_patch.errors import ArchitectureError
-from mlx_patch.laws import bench_of, grounds
+from mlx_patch.errors import ArchitectureError, OutlierPositionWarning
+from mlx_patch.laws import bench_of, grounds, independent
 from mlx_patch.testing import ALL, EXCEPTIONS, ZOO, Report, tiny_model
 from mlx_patch.testing.zoo._classics import CLASSICS
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 RUN = [name for name in ZOO if name not in EXCEPTIONS]
+OF_ONE_ROW = tuple(law for law in ALL if law is not independent)
+"""Law 10, of several rows, has nothing to do with the precision, and takes a third of the time."""
 NEEDS = {"experts": "expert_weights", "heads": "z"}  # a law that finds nothing where a model has no such site
 TOKENS = [(11 + 37 * i) % 96 for i in range(16)]
 PROMPTS = {
@@ -28,9 +31,11 @@ PROMPTS = {
 }
 
 
-def report_of(model, prompt=None) -> Report:
+def report_of(model, prompt=None, laws=ALL) -> Report:
     bench = bench_of(HookedModel(model), None if prompt is None else mx.array(prompt))
-    findings = {law.__name__: tuple(law(bench)) for law in (grounds, *ALL)}
+    with warnings.catch_warnings():  # edits of a gate may leave one position with nearly all of the norm
+        warnings.simplefilter("ignore", OutlierPositionWarning)
+        findings = {law.__name__: tuple(law(bench)) for law in (grounds, *laws)}
     silent = [name for name, found in findings.items() if not found]
     assert not [name for name in silent if name not in NEEDS or bench.has(NEEDS[name])]
     return Report(repr(bench.model), tuple(finding for found in findings.values() for finding in found))
@@ -75,10 +80,11 @@ def with_law_8(report, model):
 @pytest.mark.parametrize("name", RUN)
 @pytest.mark.parametrize("precision", ["float32", "4bit"])
 def test_the_laws_hold(name, precision):
-    model = tiny_model(name, precision)
-    report = report_of(model)
+    model, in_full = tiny_model(name, precision), precision == "float32"
+    report = report_of(model, laws=ALL if in_full else OF_ONE_ROW)
     assert report.ok, report
-    assert with_law_8(report, model) == make_architectures.documented(name)
+    documented, unchecked = make_architectures.documented(name), set() if in_full else {10}
+    assert with_law_8(report, model) == {layer: laws - unchecked for layer, laws in documented.items()}
 
 
 HALVES = [*((name, "bfloat16") for name in RUN), *((name, "float16") for name in CLASSICS)]
@@ -93,7 +99,7 @@ def test_the_laws_hold_in_half_precision_wherever_the_model_runs(name, precision
         assert error == error_of_experts(precision)
         assert any(isinstance(module, SwitchLinear) for module in model.modules())
     else:
-        report = report_of(model)
+        report = report_of(model, laws=OF_ONE_ROW)
         assert report.ok, report
 
 

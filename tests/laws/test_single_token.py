@@ -8,7 +8,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
 from mlx_patch.laws import bench_of
-from mlx_patch.laws._report import deviation
+from mlx_patch.laws._report import largest_deviation
 from mlx_patch.testing import tiny_model
 
 ROTATING = ("llama-sliding", "gpt_oss", "gemma4_text", "baichuan_m1", "muse_spark")
@@ -33,14 +33,14 @@ def test_the_last_token_alone_is_as_in_the_whole(name):
     tokens, whole, prompt_cache = bench.tokens, bench.own[1], bench.prompt_cache()
     model.run(tokens[:, :-1], prompt_cache=prompt_cache)
     bare = model.model(tokens[:, -1:], cache=deepcopy(prompt_cache))
-    own = deviation(bare, bench.plain[:, -1:])
+    own = largest_deviation(bare, bench.plain[:, -1:])
     assert own <= bench.scale.half_the_digits
     logits, alone = model.run_with_cache(tokens[:, -1:], sites=model.sites, prompt_cache=prompt_cache)
-    assert deviation(logits, bare) <= bench.exactly("pattern")
+    assert largest_deviation(logits, bare) <= bench.exactly("pattern")
     for site in model.sites:
         keys = alone[site].shape[-1]
         got, wanted = (_last(array, site.name, keys) for array in (alone[site], whole[site]))
-        assert deviation(got, wanted) <= bench.scale.beside(own), site
+        assert largest_deviation(got, wanted) <= bench.scale.beside(own), site
 
 
 @pytest.mark.parametrize("name", PICKED)

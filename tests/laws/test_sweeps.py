@@ -10,12 +10,14 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache, make_prompt_cac
 import mlx_patch as mp
 from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
+from mlx_patch.execution import _execute
+from mlx_patch.execution.passes import _last_block, _pass_run
+from mlx_patch.execution.passes._pass_run import PassRun
+from mlx_patch.execution.plan._costs import bounds_of
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import _last_block, _passes, _sweep, pieces_of
-from mlx_patch.sweeps._law_cells import everywhere, spread
-from mlx_patch.sweeps._memory import bounds_of
-from mlx_patch.sweeps._passes import Rows
+from mlx_patch.sweeps import pieces_of
+from mlx_patch.sweeps._law_cells import everywhere, spread_evenly
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
 
 RUN = [name for name in ZOO if name not in EXCEPTIONS]
@@ -80,15 +82,15 @@ def test_in_coarser_precision(name, precision, tiny):
 @pytest.fixture
 def pieces(monkeypatch):
     """Prompts run three positions at once at most. How many passes did so in more than one piece."""
-    bounds, run, cut = _sweep.bounds_of, Rows.run, []
+    bounds, run, cut = _execute.bounds_of, PassRun.run, []
 
     def noted(self, *given, grow):
         values = run(self, *given, grow=grow)
         cut.append(self.in_pieces)
         return values
 
-    monkeypatch.setattr(_sweep, "bounds_of", lambda memory: replace(bounds(memory), piece=3))
-    monkeypatch.setattr(Rows, "run", noted)
+    monkeypatch.setattr(_execute, "bounds_of", lambda memory: replace(bounds(memory), piece=3))
+    monkeypatch.setattr(PassRun, "run", noted)
     return cut
 
 
@@ -103,8 +105,8 @@ def test_prompts_that_run_in_pieces(name, tiny, pieces):
 @pytest.mark.parametrize("executor", ["grow", "rows"])
 def test_an_edit_on_both_sides_of_an_early_reading_is_not_cut(tiny, monkeypatch, executor):
     """The first piece ends where a metric first reads, which may be before a whole piece is full."""
-    bounds, model = _sweep.bounds_of, tiny("llama")
-    monkeypatch.setattr(_sweep, "bounds_of", lambda memory: replace(bounds(memory), piece=6))
+    bounds, model = _execute.bounds_of, tiny("llama")
+    monkeypatch.setattr(_execute, "bounds_of", lambda memory: replace(bounds(memory), piece=6))
     over = [mp.Replace(mx.random.normal((1, 2, model.d_model))).at("resid_post", layer=0, pos=[1, 4])]
     metric = [mp.metrics.LogProb(3, pos=2), mp.metrics.LogProb(3)]
     got, wanted = (mp.sweep(model, LONG[:1], over=over, metric=metric, executor=how) for how in (executor, "reference"))
@@ -124,7 +126,7 @@ def test_the_last_mlp_is_given_what_is_read_alone(name, precision, tiny, monkeyp
         lengths.append(len(found))
         return found
 
-    monkeypatch.setattr(_passes, "mlp_hooks", noted)
+    monkeypatch.setattr(_pass_run, "mlp_hooks", noted)
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     ask = {"intervention": mp.Scale(-0.5), "at": "resid_post", "over": ("layer", "pos"), "layers": layers}
     ask |= {"positions": [2, 5], "metric": [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7)]}
@@ -231,7 +233,7 @@ def test_it_is_a_law_like_the_others(tiny):
 
 
 def test_some_of_many_are_picked_with_both_ends():
-    assert spread(range(30), 5) == [0, 7, 14, 21, 29]
-    assert spread(range(3), 5) == [0, 1, 2]
-    assert spread((4,), 5) == [4]
-    assert spread((), 5) == []
+    assert spread_evenly(range(30), 5) == [0, 7, 14, 21, 29]
+    assert spread_evenly(range(3), 5) == [0, 1, 2]
+    assert spread_evenly((4,), 5) == [4]
+    assert spread_evenly((), 5) == []

@@ -8,8 +8,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_patch.sweeps._plan import Bounds, make_plan
-from mlx_patch.sweeps._planned import Group, Plan
+from mlx_patch.execution.executors import executors
+from mlx_patch.execution.plan._packing import Bounds, make_plan
+from mlx_patch.execution.plan._plan import Plan, PromptGroup
 
 EXECUTORS = ("grow", "rows", "reference")
 
@@ -27,12 +28,12 @@ class Case:
     """What a plan is made from."""
 
     cells: list[list[Cell]]
-    groups: list[Group]
+    groups: list[PromptGroup]
     n_layers: int
     bounds: Bounds
 
     def plan(self, executor: str) -> Plan:
-        return make_plan(self.cells, self.groups, self.n_layers, executor, self.bounds, memory_of)
+        return make_plan(self.cells, self.groups, self.n_layers, executors()[executor], self.bounds, memory_of)
 
 
 def memory_of(group, one):
@@ -43,7 +44,7 @@ def memory_of(group, one):
 @st.composite
 def cases(draw, unknown: bool = False) -> Case:
     n_layers, n_cells = draw(st.integers(1, 6)), draw(st.integers(1, 30))
-    groups = draw(st.lists(st.builds(Group, st.integers(1, 12), st.integers(1, 3)), min_size=1, max_size=4))
+    groups = draw(st.lists(st.builds(PromptGroup, st.integers(1, 12), st.integers(1, 3)), min_size=1, max_size=4))
     entry = st.integers(0, n_layers)
     entries = st.one_of(st.none(), entry) if unknown else entry
     cells = [[Cell(draw(entries), draw(st.integers(0, group.length - 1))) for _ in range(n_cells)] for group in groups]

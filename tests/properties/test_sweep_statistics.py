@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.results._normalised import fraction_of_gap
+from mlx_patch.results._statistics import bootstrap_interval, mean_over_examples
 from mlx_patch.sweeps import SweepResult
-from mlx_patch.sweeps._statistics import bootstrap_interval, fraction_of_gap, mean_over_examples
 
 FINITE = st.floats(-100, 100, width=32)
 NONE = np.zeros(1, dtype=bool)
@@ -97,7 +98,7 @@ def test_each_metric_keeps_its_own_examples():
 def test_cells_are_resampled_in_blocks_without_a_seam(monkeypatch):
     values = np.random.default_rng(0).normal(size=(7, 3, 5))
     whole = bootstrap_interval(values, none(5), 0.9, 50, 0)
-    monkeypatch.setattr("mlx_patch.sweeps._statistics._AT_ONCE", 100)
+    monkeypatch.setattr("mlx_patch.results._statistics._AT_ONCE", 100)
     assert np.allclose(bootstrap_interval(values, none(5), 0.9, 50, 0), whole, rtol=1e-12)
 
 

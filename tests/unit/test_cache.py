@@ -225,6 +225,7 @@ def test_positions_kept_at_capture_do_not_keep_the_rest_alive(tiny, batch):
 
     def held_by(**choice):
         gc.collect()
+        mx.synchronize()
         before = mx.get_active_memory()
         cache = tiny().run_with_cache(tokens, sites=("resid_post", "z"), **choice)[1]
         gc.collect()
@@ -232,7 +233,7 @@ def test_positions_kept_at_capture_do_not_keep_the_rest_alive(tiny, batch):
 
     held_by()
     for choice in ({}, {"pos": -1}, {"pos": 0}, {"pos": slice(0, 4)}):
-        used, needed = held_by(**choice)
+        used, needed = min(held_by(**choice) for _ in range(3))  # what other tests left may still be let go
         assert needed <= used < 1.1 * needed + 16_384  # buffers come in pages
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_patch import ActivationCache, Replace, Site
-from mlx_patch._safetensors import content_digest, opened, read_array, read_header
 from mlx_patch.errors import FileError, ValueRefusedError
+from mlx_patch.files._safetensors import content_digest, open_checked, read_array, read_header
 
 SITE = "blocks.1.hook_resid_post"
 OTHER = "blocks.0.hook_resid_post"
@@ -43,7 +43,7 @@ def put(path, header, data):
 
 def sealed(path):
     """Write the checksum of what is in the file now, so that it alone refuses nothing."""
-    with opened(path) as file:
+    with open_checked(path) as file:
         header = read_header(file)
         arrays = {name: read_array(file, entry) for name, entry in header.entries.items()}
     about = {name: text for name, text in header.metadata.items() if name != "checksum"}

@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch import ActivationCache, ActivationStore, HookedModel, Site, _cachefile, provenance
-from mlx_patch._safetensors import opened, read_header
+from mlx_patch.files._safetensors import open_checked, read_header
 from mlx_patch.fingerprints import _fingerprint, _library, _reads, fingerprint
 from mlx_patch.model import _hooked, _loading
 from mlx_patch.store import _index, _shards
@@ -99,7 +99,7 @@ def test_a_shard_that_is_checked_once_for_ever_would_show(folder, monkeypatch):
     store = ActivationStore(folder)
     wanted = store[0]["embed"]
     shard = folder / "shard-00000.safetensors"
-    with opened(shard) as file:
+    with open_checked(shard) as file:
         at = read_header(file).entries["hook_embed"].start
     content = bytearray(shard.read_bytes())
     content[at + 2] ^= 64

@@ -14,7 +14,7 @@ from mlx_patch.errors import (
     ValueRefusedError,
 )
 from mlx_patch.interventions import Ablate, Span
-from mlx_patch.interventions._means import deviation, mean_over
+from mlx_patch.interventions.sources._means import deviation, mean_over
 from mlx_patch.sites import Site
 
 Z = Site("z", 1)

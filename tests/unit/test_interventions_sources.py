@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mlx_patch.errors import KindError, MissingSiteError, SelectionError, ShapeError, ValueRefusedError
-from mlx_patch.interventions import ActivationSource, Add, Interpolate, Replace, Span
+from mlx_patch.interventions import Add, Interpolate, Replace, Span
+from mlx_patch.interventions.sources import ActivationSource
 from mlx_patch.sites import Site
 
 Z = Site("z", 1)

@@ -7,16 +7,16 @@ import pytest
 
 from mlx_patch.errors import ShapeError
 from mlx_patch.laws import LAWS, ROUNDINGS, Finding, Report, check_laws, sums, watching
-from mlx_patch.laws._report import INSIDE, Scale, deviation
+from mlx_patch.laws._report import INSIDE, ErrorScale, largest_deviation
 
 GOOD = Finding(2, "blocks.0.hook_resid_post", 1e-7, 1e-6)
 BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)
 
 
 def test_a_deviation_is_a_fraction_of_the_largest_entry():
-    assert deviation(mx.array([1.0, -7.0]), mx.array([1.0, -8.0])) == 0.125
-    assert deviation(mx.zeros(2), mx.zeros(2)) == 0
-    assert deviation(mx.zeros((1, 0)), mx.zeros((1, 0))) == 0
+    assert largest_deviation(mx.array([1.0, -7.0]), mx.array([1.0, -8.0])) == 0.125
+    assert largest_deviation(mx.zeros(2), mx.zeros(2)) == 0
+    assert largest_deviation(mx.zeros((1, 0)), mx.zeros((1, 0))) == 0
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_deviation_is_a_fraction_of_the_largest_entry():
     ],
 )
 def test_a_shape_a_dtype_or_a_nan_is_infinitely_far(got, wanted):
-    assert deviation(got, wanted) == float("inf")
+    assert largest_deviation(got, wanted) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_shape_a_dtype_or_a_nan_is_infinitely_far(got, wanted):
 def test_tolerances_are_roundings_of_the_model_s_precision(dtype, rounding):
     layer = nn.Linear(2, 2)
     layer.set_dtype(dtype)
-    scale = Scale(layer)
+    scale = ErrorScale(layer)
     assert scale.close == ROUNDINGS * rounding
     assert scale.beside(0.0) == scale.close
     assert scale.beside(rounding) == min(scale.close + INSIDE * rounding, 0.25)
@@ -46,16 +46,16 @@ def test_tolerances_are_roundings_of_the_model_s_precision(dtype, rounding):
 
 
 def test_however_far_off_a_model_itself_is_a_quarter_is_too_far():
-    assert Scale(nn.Linear(2, 2)).beside(0.9) == 0.25
+    assert ErrorScale(nn.Linear(2, 2)).beside(0.9) == 0.25
 
 
 def test_sums_in_another_order_are_allowed_the_root_of_their_length_in_each_block():
     layer = nn.Linear(2, 2)
-    assert Scale(layer).reordered(64, 3) == 3 * 8 * 2.0**-23
-    assert Scale(layer, "bfloat16").reordered(64, 3) == 3 * (8 * 2.0**-23 + 2.0**-7)
+    assert ErrorScale(layer).reordered(64, 3) == 3 * 8 * 2.0**-23
+    assert ErrorScale(layer, "bfloat16").reordered(64, 3) == 3 * (8 * 2.0**-23 + 2.0**-7)
     layer.set_dtype(mx.bfloat16)
     on_cpu = mx.default_device() == mx.Device(mx.cpu)  # a GPU multiplies half types in many orders
-    assert Scale(layer).reordered(64, 3) == 0 or not on_cpu
+    assert ErrorScale(layer).reordered(64, 3) == 0 or not on_cpu
 
 
 @pytest.mark.parametrize("terms", [32, 64, 256, 1024, 4096])
@@ -63,7 +63,7 @@ def test_two_orders_of_a_sum_are_about_the_root_of_its_length_apart(terms):
     """One product after the other, from either end: what the tolerance is derived from."""
     products = np.random.default_rng(0).normal(size=(4, terms, 64)).astype(np.float32)
     forward, backward = (np.cumsum(order, axis=1, dtype=np.float32)[:, -1] for order in (products, products[:, ::-1]))
-    allowed = Scale(nn.Linear(2, 2)).reordered(terms, 1)
+    allowed = ErrorScale(nn.Linear(2, 2)).reordered(terms, 1)
     apart = np.max(np.abs(forward - backward)) / np.max(np.abs(forward))
     assert allowed / 30 < apart <= allowed
 

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from mlx_patch.errors import KindError, ShapeError, UnknownNameError, ValueRefusedError
-from mlx_patch.metrics import Entropy, LogitDiff, Metric, Prob, TopK, _registry, as_metric, metric, named, registered
+from mlx_patch.metrics import (
+    Entropy,
+    LogitDiff,
+    Metric,
+    Prob,
+    TopK,
+    _registry,
+    as_metric,
+    metric,
+    named,
+    registered,
+)
 
 LOGITS = mx.array([[[0.0, 1.0, 3.0]], [[5.0, 2.0, 1.0]]])
 

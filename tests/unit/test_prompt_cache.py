@@ -13,7 +13,7 @@ from mlx_lm.models.cache import (
 )
 
 from mlx_patch import Ablate, HookedModel, Replace, Scale, sweep
-from mlx_patch.engine import arrays_of, offset_of, refuse_misfit
+from mlx_patch.engine import cached_arrays, offset_of, refuse_misfit
 from mlx_patch.errors import EditNotUsedError, KindError, PatchError, SelectionError, ShapeError, ValueRefusedError
 from mlx_patch.metrics import LogProb
 from mlx_patch.testing import ZOO, tiny_model
@@ -71,7 +71,7 @@ def test_a_run_takes_its_tokens_into_the_cache_as_a_plain_run_does(model, tokens
     plain = make_prompt_cache(model.model)
     for part in (tokens[:, :5], tokens[:, 5:]):
         mx.eval(model.model(part, cache=plain))
-    assert all(close(a, b) for a, b in zip(arrays_of(held), arrays_of(plain), strict=True))
+    assert all(close(a, b) for a, b in zip(cached_arrays(held), cached_arrays(plain), strict=True))
 
 
 def test_an_edit_reaches_later_runs_through_the_cache(model, tokens):
@@ -119,7 +119,7 @@ def test_an_empty_cache_is_empty_again_after_a_failure(model, tokens):
     with pytest.raises(KeyboardInterrupt):
         model.run_with_hooks(tokens, [("final_norm", fails)], prompt_cache=caches)
     assert offset_of(caches) == 0
-    assert arrays_of(caches) == []
+    assert cached_arrays(caches) == []
     assert same(model.run(tokens, prompt_cache=caches), model.run(tokens))
 
 
@@ -174,7 +174,7 @@ def filled(model, tokens=5, rows=1):
     """A prompt cache that a model has written into, without mlx_patch."""
     caches = make_prompt_cache(model.model)
     model.model(mx.ones((rows, tokens), mx.int32), cache=caches)
-    mx.eval(arrays_of(caches))
+    mx.eval(cached_arrays(caches))
     return caches
 
 

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import (
     RotatingKVCache,
 )
 
-from mlx_patch.engine import arrays_of, can_be_cut, note_offset, offset_of, repeated, snapshot
+from mlx_patch.engine import cached_arrays, can_truncate, note_offset, offset_of, repeated, snapshot
 from mlx_patch.engine._snapshot import Shared
 
 BATCH, TIMES, HEADS, SIZE = 2, 3, 2, 32
@@ -46,7 +46,7 @@ def grow(cache, new):
         return [cache[0], cache[1]]
     if isinstance(cache, ChunkedKVCache):
         cache.maybe_trim_front()
-    return arrays_of(list(cache.update_and_fetch(*new)))
+    return cached_arrays(list(cache.update_and_fetch(*new)))
 
 
 def filled(kind, length):
@@ -111,7 +111,7 @@ def test_plain_keys_can_be_cut_to_fewer_positions(kind):
     grow(cache, first)
     whole = over_and_over(cache)
     grow(cache, second)
-    assert can_be_cut([cache])
+    assert can_truncate([cache])
     opened, more = snapshot([cache], 4, BATCH).opened(), fresh(BATCH * TIMES, 2)
     opened.rows(TIMES)
     same(grow(opened.caches[0], more), grow(whole, more))
@@ -119,7 +119,7 @@ def test_plain_keys_can_be_cut_to_fewer_positions(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("plain", "keys twice")])
 def test_nothing_else_can_be_cut(kind):
-    assert not can_be_cut([KVCache(), filled(kind, 5)])
+    assert not can_truncate([KVCache(), filled(kind, 5)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +146,7 @@ def test_an_empty_cache_stays_one():
     opened = snapshot([KVCache(), ArraysCache(size=2)], 0, BATCH).opened()
     opened.rows(TIMES)
     assert offset_of(opened.caches) == 0
-    assert not arrays_of(opened.caches)
+    assert not cached_arrays(opened.caches)
 
 
 def test_no_cache_at_a_layer_stays_none():

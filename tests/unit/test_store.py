@@ -196,7 +196,7 @@ def test_layers_above_the_last_site_are_not_computed(tiny, tmp_path, monkeypatch
     weight = block.mlp.down_proj.weight
     lazy = weight + zeros.reshape(-1, 1)
     block.mlp.down_proj.weight = lazy
-    monkeypatch.setattr(_capture, "identity_of", lambda *args: {})  # which reads the weights
+    monkeypatch.setattr(_capture, "capture_identity", lambda *args: {})  # which reads the weights
     before = mx.get_active_memory()
     ActivationStore.capture(model, PROMPTS, tmp_path / "two", sites=("resid_post.0",))
     captured = mx.get_active_memory() - before

@@ -346,7 +346,7 @@ import sys, time
 import mlx.core as mx
 import mlx_patch as mp
 from mlx_patch.store import _capture, _identity, _index, _shards
-from mlx_patch.testing import tiny_model
+
 
 save, crc = mx.save_safetensors, _shards.crc_of
 

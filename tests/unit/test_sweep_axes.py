@@ -7,7 +7,7 @@ import pytest
 from mlx_patch import Interpolate, Scale
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, ValueRefusedError
 from mlx_patch.sweeps import onwards, up_to, windows
-from mlx_patch.sweeps._axes import NAMES, choices, flat, grid_of
+from mlx_patch.sweeps._grid import NAMES, choices, flat, grid_of
 
 ALL = {"layer": range(3), "pos": range(4)}
 

@@ -8,12 +8,13 @@ import pytest
 
 from mlx_patch import Ablate, Interpolate, Replace, Scale
 from mlx_patch.errors import ArchitectureError, MissingSiteError, SelectionError, UnknownNameError
+from mlx_patch.execution.cells._cell import cell_of, may_follow_the_norm
+from mlx_patch.execution.cells._entry import edits_before_entry, stream_before, unpatched_sites
+from mlx_patch.execution.cells._shapes import Shapes
+from mlx_patch.execution.executors import choose_executor, executors
+from mlx_patch.execution.readouts._readout import readout_of
 from mlx_patch.metrics import Entropy, LogitDiff, Metric, Prob, as_metric
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._cells import cell_of, entering, left_by, may_follow_the_norm, unedited_sites
-from mlx_patch.sweeps._executors import chosen_executor, why_not_grow
-from mlx_patch.sweeps._reading import reading_of
-from mlx_patch.sweeps._shapes import Shapes
 
 SCALE = Scale(2.0)
 
@@ -116,17 +117,17 @@ def test_a_site_that_the_architecture_lacks_is_refused(tiny):
 
 def test_only_what_leaves_the_block_before_is_edited_before_a_row_enters(layout):
     post, pre, mlp = SCALE.at("resid_post", layer=(0, 2)), SCALE.at("resid_pre", layer=1), SCALE.at("mlp_out", layer=1)
-    assert entering(cell(layout, mlp, post, pre), layout, 1) == (post,)
-    assert entering(cell(layout, mlp), layout, 1) == ()
-    assert left_by(0) is None
-    assert left_by(3) == Site("resid_post", 2)
+    assert edits_before_entry(cell(layout, mlp, post, pre), layout, 1) == (post,)
+    assert edits_before_entry(cell(layout, mlp), layout, 1) == ()
+    assert stream_before(0) is None
+    assert stream_before(3) == Site("resid_post", 2)
 
 
 def test_a_row_needs_no_unedited_stream_where_all_of_it_is_replaced(layout):
     swap = Replace(mx.zeros((1, 8, 64)))
 
     def needed(*edits):
-        return unedited_sites(layout, [cell(layout, *edits)])
+        return unpatched_sites(layout, [cell(layout, *edits)])
 
     assert needed(swap.at("resid_post", layer=0)) == ()
     assert needed(swap.at("resid_post", layer=0, pos=3)) == (Site("resid_post", 0),)
@@ -145,6 +146,12 @@ def test_only_raw_paths_outside_the_blocks_may_come_behind_the_slice(layout):
     assert behind == ["lm_head:input"]
 
 
+def named(choice):
+    """The name of an executor that was chosen, and why no cheaper one was."""
+    executor, why = choice
+    return executor.name, why
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -155,11 +162,11 @@ def test_only_raw_paths_outside_the_blocks_may_come_behind_the_slice(layout):
 def test_an_architecture_whose_rows_cannot_begin_in_the_middle_says_why(tiny, name, why):
     layout = tiny(name).layout
     cells = [cell(layout, SCALE.at("resid_post", layer=0))]
-    assert why in why_not_grow(layout, cells)
-    assert chosen_executor("auto", layout, cells) == ("rows", why_not_grow(layout, cells))
-    assert chosen_executor("reference", layout, cells) == ("reference", "")
+    assert why in executors()["grow"].why_not(layout, cells)
+    assert named(choose_executor("auto", layout, cells)) == ("rows", executors()["grow"].why_not(layout, cells))
+    assert named(choose_executor("reference", layout, cells)) == ("reference", "")
     with pytest.raises(ArchitectureError, match=rf"`executor` must be one .* Got 'grow', but .*{why}.* Use 'auto'\."):
-        chosen_executor("grow", layout, cells)
+        choose_executor("grow", layout, cells)
 
 
 def test_each_reason_against_growing_is_said(layout):
@@ -169,33 +176,36 @@ def test_each_reason_against_growing_is_said(layout):
         ({"final_norm": None}, "no table says that only the stream goes from block to block"),
     ]
     for changed, why in blocks:
-        assert why_not_grow(replace(layout, family=replace(layout.family, **changed)), []) == why
-    assert why_not_grow(layout, []) == ""
+        assert executors()["grow"].why_not(replace(layout, family=replace(layout.family, **changed)), []) == why
+    assert executors()["grow"].why_not(layout, []) == ""
 
 
 def test_a_cell_of_which_nobody_knows_the_block_keeps_rows_from_growing(layout):
     cells = [cell(layout, SCALE.at("z")), cell(layout, SCALE.at("lm_head:input"))]
-    assert chosen_executor("auto", layout, cells[:1]) == ("grow", "")
-    assert chosen_executor("auto", layout, cells) == ("rows", "a cell edits something of which nobody knows the block")
+    assert named(choose_executor("auto", layout, cells[:1])) == ("grow", "")
+    assert named(choose_executor("auto", layout, cells)) == (
+        "rows",
+        "a cell edits something of which nobody knows the block",
+    )
 
 
 def test_an_executor_that_nobody_knows_is_refused(layout):
     with pytest.raises(UnknownNameError, match=r"`executor` must be the name of one\. Got 'row'\. Did you mean rows"):
-        chosen_executor("row", layout, [])
+        choose_executor("row", layout, [])
 
 
 def test_metrics_read_the_positions_that_they_name():
-    assert reading_of([LogitDiff(3, 4), Prob(1, pos=2), Entropy(pos=-6)], 8).at == (2, 7)
-    assert reading_of([Prob(1, pos=2), as_metric(lambda logits: logits[:, 0, 0])], 8).at is None
-    assert reading_of([Prob(1, pos=5)], 8).first == 5
-    assert reading_of([Prob(1, pos=5)], 8).whole().first == 0
+    assert readout_of([LogitDiff(3, 4), Prob(1, pos=2), Entropy(pos=-6)], 8).at == (2, 7)
+    assert readout_of([Prob(1, pos=2), as_metric(lambda logits: logits[:, 0, 0])], 8).at is None
+    assert readout_of([Prob(1, pos=5)], 8).first == 5
+    assert readout_of([Prob(1, pos=5)], 8).whole().first == 0
 
 
 def test_metrics_are_measured_on_the_positions_that_were_kept():
     logits = mx.random.normal((2, 8, 5))
     metrics: list[Metric] = [LogitDiff(3, 4), Prob(1, pos=2)]
-    kept = reading_of(metrics, 8).measure(logits[:, mx.array([2, 7])], 8)
-    whole = reading_of(metrics, 8).whole().measure(logits, 8)
+    kept = readout_of(metrics, 8).measure(logits[:, mx.array([2, 7])], 8)
+    whole = readout_of(metrics, 8).whole().measure(logits, 8)
     np.testing.assert_array_equal(np.array(kept), np.array(whole))
     np.testing.assert_array_equal(np.array(whole), np.stack([np.array(metric(logits)) for metric in metrics]))
 
@@ -203,7 +213,7 @@ def test_metrics_are_measured_on_the_positions_that_were_kept():
 @pytest.mark.parametrize("pos", [8, -9])
 def test_a_metric_that_reads_past_the_prompt_is_refused(pos):
     with pytest.raises(SelectionError, match=rf"`pos` of prob.* must lie in -8 to 7, the 8 positions .* Got {pos}\."):
-        reading_of([Prob(1, pos=pos)], 8)
+        readout_of([Prob(1, pos=pos)], 8)
 
 
 def test_shapes_come_from_one_token_run_once(tiny, monkeypatch):

@@ -11,9 +11,11 @@ import pytest
 
 from mlx_patch import ActivationCache, Add, Apply, HookedModel, Interpolate, Replace, Scale, sweep
 from mlx_patch.errors import FileError, KindError
+from mlx_patch.execution import _execute, _run
+from mlx_patch.execution.passes import PassRun
+from mlx_patch.files._archive import array_members, read_archive, write_members
 from mlx_patch.metrics import LogProb
-from mlx_patch.sweeps import _run, _sweep
-from mlx_patch.sweeps._files import array_members, read_archive, write_members
+from mlx_patch.sweeps import _sweep
 from mlx_patch.testing import tiny_model
 
 
@@ -48,7 +50,7 @@ def counted(monkeypatch):
         monkeypatch.setattr(_run, name, count)
 
     counting("_started")
-    counting("run_base")
+    counting("run_unpatched")
     return ran
 
 
@@ -147,7 +149,7 @@ def test_what_is_left_alone_is_run(wanted, tmp_path, counted):
     counted.clear()
     told = []
     sweep(**wanted, checkpoint=tmp_path / "a", progress=lambda *done: told.append(done))
-    assert counted == ["run_base", "_started"]
+    assert counted == ["run_unpatched", "_started"]
     assert told == [(6, 8), (8, 8)]
 
 
@@ -182,7 +184,7 @@ def test_it_goes_on_by_the_plan_that_it_was_begun_with(wanted, tmp_path):
 def test_a_pass_that_fails_leaves_the_one_before_on_disk_and_the_model_as_it_was(wanted, tmp_path, monkeypatch):
     model = wanted["model"]
     classes = [type(module) for module in model.model.modules()]
-    rows, made = _run.Rows.run, []
+    rows, made = PassRun.run, []
 
     def failing(self, *args, **kwargs):
         values = rows(self, *args, **kwargs)
@@ -191,7 +193,7 @@ def test_a_pass_that_fails_leaves_the_one_before_on_disk_and_the_model_as_it_was
             raise Stop
         return values
 
-    monkeypatch.setattr(_run.Rows, "run", failing)
+    monkeypatch.setattr(PassRun, "run", failing)
     with pytest.raises(Stop):
         sweep(**wanted, checkpoint=tmp_path / "a")
     assert done(tmp_path / "a") == 4  # two passes of two cells
@@ -245,7 +247,7 @@ def test_ctrl_c_before_anything_is_done_goes_through(wanted, tmp_path, monkeypat
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_run, "run_base", interrupted)
+    monkeypatch.setattr(_run, "run_unpatched", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(**wanted, checkpoint=tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -441,14 +443,14 @@ def test_no_part_of_a_file_is_read_as_the_whole(wanted, tmp_path):
     ],
 )
 def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path, monkeypatch, given, error, message):
-    monkeypatch.setattr(_sweep, "set_up", None)
+    monkeypatch.setattr(_sweep, "make_experiment", None)
     with pytest.raises(error, match=message):
         sweep(**wanted, checkpoint=tmp_path / given if isinstance(given, str) else given)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(wanted, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write everywhere
-    monkeypatch.setattr(_sweep, "set_up", None)
+    monkeypatch.setattr(_sweep, "make_experiment", None)
     with pytest.raises(FileError, match=r"can be written to. Got .*a: Permission denied. Choose another folder."):
         sweep(**wanted, checkpoint=tmp_path / "a")
 
@@ -471,7 +473,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
 
 
 def test_without_a_checkpoint_nothing_is_fingerprinted(wanted, monkeypatch):
-    monkeypatch.setattr(_sweep, "identity_of", None)
+    monkeypatch.setattr(_execute, "sweep_identity", None)
     assert sweep(**wanted).complete
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from mlx_patch.errors import FileError
-from mlx_patch.sweeps._files import read_archive
+from mlx_patch.files._archive import read_archive
 
 # Passes that take 10 ms, and a file that takes as long to be written, so that half of all moments lie in between.
 SWEEP = """
 import sys, time, zipfile
 import mlx.core as mx
 import mlx_patch as mp
-from mlx_patch.testing import tiny_model
+
 
 whole = zipfile.ZipFile.writestr
 
@@ -27,9 +27,9 @@ def slowly(self, *args):
     self.fp.flush()
     time.sleep(0.002)
 
-def slow(logits):
+def slow(*done):
     time.sleep(0.01)
-    return logits[:, -1, 3]
+    print(*done, flush=True)
 
 zipfile.ZipFile.writestr = slowly
 model = mp.HookedModel(tiny_model("falcon_h1"))
@@ -39,8 +39,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 for name in sys.argv[1:]:
     result = mp.sweep(
-        model, tokens, mp.Replace(cache), "resid_post", over=("layer", "pos"), metric=slow, memory=1,
-        checkpoint=name, progress=lambda *done: print(*done, flush=True),
+        model, tokens, mp.Replace(cache), "resid_post", over=("layer", "pos"), metric=mp.metrics.LogProb(3), memory=1,
+        checkpoint=name, progress=slow,
     )
     result.save(f"{name}.npz")
 """

@@ -9,9 +9,9 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import DegenerateGapWarning, FileError, KindError, ShapeError, ValueRefusedError
+from mlx_patch.files._archive import read_archive, write_archive
 from mlx_patch.metrics import LogitDiff, LogProb, SequenceLogitDiff
 from mlx_patch.sweeps import PairResult, SweepResult
-from mlx_patch.sweeps._files import read_archive, write_archive
 from mlx_patch.testing import tiny_model
 
 OVERFLOW = mp.Scale(1e30)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from mlx_patch.errors import KindError, ValueRefusedError
-from mlx_patch.sweeps import _plan, _planned
-from mlx_patch.sweeps._memory import Footprint, bounds_of
-from mlx_patch.sweeps._plan import Bounds, make_plan
-from mlx_patch.sweeps._planned import Group, Pass, Plan
+from mlx_patch.execution.executors import executors
+from mlx_patch.execution.plan import _packing, _plan
+from mlx_patch.execution.plan._costs import Footprint, bounds_of
+from mlx_patch.execution.plan._packing import Bounds, make_plan
+from mlx_patch.execution.plan._plan import Pass, Plan, PromptGroup
 
 
 @dataclass(frozen=True)
@@ -22,19 +23,19 @@ class Cell:
     start: int
 
 
-EIGHT = Group(8, 1)
+EIGHT = PromptGroup(8, 1)
 
 
 def planned(cells, executor="grow", groups=(EIGHT,), bounds=None, n_layers=4, why="", memory=lambda g, p: 0):
-    return make_plan(cells, groups, n_layers, executor, bounds or Bounds(), memory, why)
+    return make_plan(cells, groups, n_layers, executors()[executor], bounds or Bounds(), memory, why)
 
 
-@pytest.mark.parametrize("module", [_plan, _planned])
+@pytest.mark.parametrize("module", [_packing, _plan])
 def test_a_plan_is_made_without_arrays(module):
     tree = ast.parse(Path(module.__file__).read_text())
     found = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found += [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
-    ours = {"mlx_patch.sweeps._planned"}
+    ours = {"mlx_patch.execution.plan._plan"}
     assert set(found) <= {"collections.abc", "dataclasses", "itertools", "typing", "typing_extensions"} | ours
 
 
@@ -70,19 +71,19 @@ def test_the_reference_is_a_pass_a_cell_over_the_whole_prompt():
     ],
 )
 def test_a_pass_is_as_large_as_its_bounds_allow_but_never_less_than_a_cell(bounds, sizes):
-    made = planned([[Cell(0, 0)] * 7], groups=[Group(8, 2)], bounds=bounds, memory=lambda g, one: len(one.cells))
+    made = planned([[Cell(0, 0)] * 7], groups=[PromptGroup(8, 2)], bounds=bounds, memory=lambda g, one: len(one.cells))
     assert [len(one.cells) for one in made.passes] == sizes
     assert made.memory == max(sizes)
 
 
 def test_prompts_of_different_lengths_never_share_a_pass():
-    made = planned([[Cell(0, 0)] * 2, [Cell(0, 0)] * 2], groups=[Group(8, 1), Group(5, 3)])
+    made = planned([[Cell(0, 0)] * 2, [Cell(0, 0)] * 2], groups=[PromptGroup(8, 1), PromptGroup(5, 3)])
     assert [(one.group, one.cells) for one in made.passes] == [(0, (0, 1)), (1, (0, 1))]
     assert made.base == 4 * (8 + 15)
 
 
 def test_a_plan_comes_back_from_json():
-    made = planned([[Cell(3, 0), Cell(1, 5)]], why="no", groups=[Group(8, 2)])
+    made = planned([[Cell(3, 0), Cell(1, 5)]], why="no", groups=[PromptGroup(8, 2)])
     assert Plan.from_dict(json.loads(json.dumps(made.as_dict()))) == made
 
 
@@ -107,12 +108,14 @@ def test_a_plan_says_why_it_is_not_the_cheapest():
 
 
 def test_a_plan_of_many_lengths_says_how_many():
-    two = str(planned([[Cell(0, 0)]] * 2, groups=[Group(8, 1), Group(1, 2)], n_layers=1))
+    two = str(planned([[Cell(0, 0)]] * 2, groups=[PromptGroup(8, 1), PromptGroup(1, 2)], n_layers=1))
     assert (
         "2 cells (1 for each of 2 lengths of prompts) in 2 passes\nprompts: 1 of 8 tokens, 2 of 1 token; 1 layer\n"
         in two
     )
-    many = str(planned([[Cell(0, 0)]] * 4, groups=[Group(n, 2) for n in (7, 3, 9, 5)], memory=lambda g, p: 3 * 2**29))
+    many = str(
+        planned([[Cell(0, 0)]] * 4, groups=[PromptGroup(n, 2) for n in (7, 3, 9, 5)], memory=lambda g, p: 3 * 2**29)
+    )
     assert "prompts: 8 of 3 to 9 tokens, in 4 groups of equal length; 4 layers" in many
     assert "memory: about 1.5 GiB" in many
 
@@ -132,8 +135,12 @@ def test_memory_must_be_a_number_of_bytes():
 
 def test_memory_grows_with_rows_positions_and_what_is_read():
     take = Footprint(d_model=64, d_hidden=256, d_vocab=96, itemsize=4, heads=4, past=512, read=1)
-    one = take(Group(8, 1), Pass(0, 0, (0,), (0,)))
-    assert take(Group(8, 1), Pass(0, 0, (0, 1), (0, 0))) == take(Group(8, 2), Pass(0, 0, (0,), (0,))) == 2 * one
-    assert take(Group(8, 1), Pass(0, 7, (0,), (0,))) < one < take(Group(9, 1), Pass(0, 0, (0,), (0,)))
+    one = take(PromptGroup(8, 1), Pass(0, 0, (0,), (0,)))
+    assert (
+        take(PromptGroup(8, 1), Pass(0, 0, (0, 1), (0, 0)))
+        == take(PromptGroup(8, 2), Pass(0, 0, (0,), (0,)))
+        == 2 * one
+    )
+    assert take(PromptGroup(8, 1), Pass(0, 7, (0,), (0,))) < one < take(PromptGroup(9, 1), Pass(0, 0, (0,), (0,)))
     whole = Footprint(d_model=64, d_hidden=256, d_vocab=96, itemsize=4, heads=4, past=512, read=None)
-    assert whole(Group(8, 1), Pass(0, 0, (0,), (0,))) - one == 3 * 7 * 96 * 4
+    assert whole(PromptGroup(8, 1), Pass(0, 0, (0,), (0,))) - one == 3 * 7 * 96 * 4

@@ -7,7 +7,7 @@ import pytest
 from mlx_patch import Scale, sweep
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError
 from mlx_patch.metrics import LogProb
-from mlx_patch.sweeps._prompts import batches_of
+from mlx_patch.tokens import batches_of
 
 
 def groups(given, tokenizer=None):

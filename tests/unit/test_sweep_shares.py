@@ -3,19 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_patch.sweeps._plan import Group, Pass, Plan
-from mlx_patch.sweeps._shares import loads, shares
+from mlx_patch.execution.plan import Pass, Plan, PromptGroup
+from mlx_patch.execution.plan._shares import loads, shares
 
 N_LAYERS = 4
 
 
-def plan_of(groups: list[Group], passes: list[Pass]) -> Plan:
+def plan_of(groups: list[PromptGroup], passes: list[Pass]) -> Plan:
     return Plan("grow", "", N_LAYERS, tuple(groups), tuple(passes), 1, 1, 256, 0)
 
 
 def layers_of_one_prompt(n: int) -> Plan:
     """A pass for each layer, each of one row; the unedited run costs as much as the first."""
-    return plan_of([Group(10, 1)], [Pass(0, 0, (i,), (i % N_LAYERS,)) for i in range(n)])
+    return plan_of([PromptGroup(10, 1)], [Pass(0, 0, (i,), (i % N_LAYERS,)) for i in range(n)])
 
 
 def test_one_rank_runs_everything():
@@ -28,7 +28,7 @@ def test_two_ranks_have_about_the_same_to_do():
 
 
 def test_prompts_of_one_length_stay_on_one_rank_where_running_them_unedited_twice_costs_more():
-    groups = [Group(10, 1), Group(10, 1)]
+    groups = [PromptGroup(10, 1), PromptGroup(10, 1)]
     passes = [Pass(group, 0, (i,), (2,)) for group in (0, 1) for i in range(2)]
     assert shares(plan_of(groups, passes), 2) == (0, 0, 1, 1)
 
@@ -39,7 +39,7 @@ drawn = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 
 @given(drawn, st.integers(1, 5))
 def test_no_rank_has_more_than_its_share_and_a_pass_and_the_unedited_prompts(chosen: list, ranks: int):
     own = [Pass(group, start, (0,), (entry,)) for group, start, entry in chosen]
-    plan = plan_of([Group(5, 2), Group(6, 1)], own)
+    plan = plan_of([PromptGroup(5, 2), PromptGroup(6, 1)], own)
     of = shares(plan, ranks)
     assert len(of) == len(own)
     assert all(0 <= rank < ranks for rank in of)

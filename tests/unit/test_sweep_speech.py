@@ -8,8 +8,8 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import FileError
+from mlx_patch.execution import _run
 from mlx_patch.metrics import GenerateMatches, LogProb, SequenceLogProb
-from mlx_patch.sweeps import _run
 
 PROMPTS = ["Mars (planet", "Mars (planet 4, dia"]
 RULE = GenerateMatches(r"\d", max_tokens=3)
@@ -53,9 +53,9 @@ def test_ctrl_c_keeps_what_was_written(sweep, whole):
 
 
 def test_a_stopped_sweep_goes_on_and_writes_nothing_twice(sweep, whole, tmp_path, monkeypatch):
-    path, texts, spoken = tmp_path / "night.npz", [], _run.all_spoken
+    path, texts, match_rates = tmp_path / "night.npz", [], _run.match_rates
     sweep(progress=stopping_after(3), checkpoint=path)
-    monkeypatch.setattr(_run, "all_spoken", lambda *given: texts.append(given) or spoken(*given))
+    monkeypatch.setattr(_run, "match_rates", lambda *given: texts.append(given) or match_rates(*given))
     again = sweep(checkpoint=path)
     assert len(texts) < 2 * (4 + 1)  # two prompts, four layers and the unedited run
     np.testing.assert_array_equal(again.values, whole.values)
@@ -81,7 +81,7 @@ def test_ctrl_c_before_the_first_text_keeps_what_other_metrics_measured(sweep, w
     def stopped(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_run, "all_spoken", stopped)
+    monkeypatch.setattr(_run, "match_rates", stopped)
     part = sweep([LogProb(5), RULE])
     assert np.isnan(part.values[:, 1]).all()
     assert np.isnan(part.baseline[1]).all()
@@ -99,7 +99,7 @@ def test_ctrl_c_in_other_metrics_writes_nothing(sweep, embedded, monkeypatch):
             raise KeyboardInterrupt
         return logits[:, -1, 3]
 
-    monkeypatch.setattr(_run, "all_spoken", lambda *given: pytest.fail("it wrote on"))
+    monkeypatch.setattr(_run, "match_rates", lambda *given: pytest.fail("it wrote on"))
     part = sweep([third, RULE], executor="reference")
     assert np.isnan(part.values).any()
     assert not np.isnan(part.values[:, 0]).all()

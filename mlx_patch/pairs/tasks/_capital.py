@@ -6,7 +6,7 @@ from typing import Any
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 
-from ._drawing import drawn
+from ._drawing import draw_pairs
 
 _CAPITALS = {
     "France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Spain": "Madrid", "Russia": "Moscow", "Japan": "Tokyo",
@@ -36,7 +36,7 @@ def capital(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
         >>> pair.clean, pair.answer
         ("Turkey's capital is the city of", ' Ankara')
     """
-    return drawn("capital", n, seed, _draw, tokenizer)
+    return draw_pairs("capital", n, seed, _draw, tokenizer)
 
 
 def _draw(random: Random) -> PromptPair:

@@ -6,7 +6,7 @@ from typing import Any
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 
-from ._drawing import drawn
+from ._drawing import draw_pairs
 
 _WORDS = (
     "file", "name", "size", "path", "key", "value", "index", "text", "color", "date", "user", "port", "line", "state",
@@ -35,7 +35,7 @@ def docstring(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
         >>> print(pair.clean.splitlines()[0], pair.answer, pair.foil)
         def send_page(self, line, shape, state, name, color):  state  name
     """
-    return drawn("docstring", n, seed, _draw, tokenizer)
+    return draw_pairs("docstring", n, seed, _draw, tokenizer)
 
 
 def _draw(random: Random) -> PromptPair:

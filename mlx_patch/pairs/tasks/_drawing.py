@@ -10,7 +10,7 @@ from mlx_patch.pairs._pairs import PromptPairs
 from mlx_patch.tokens import tokenize
 
 
-def drawn(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair], tokenizer: Any) -> PromptPairs:
+def draw_pairs(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair], tokenizer: Any) -> PromptPairs:
     """`n` pairs, no two alike. With a tokenizer all their prompts have one length, the first of which there are enough.
 
     Args:

@@ -8,7 +8,7 @@ from mlx_patch.errors import TokenError
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 
-from ._drawing import drawn, next_tokens
+from ._drawing import draw_pairs, next_tokens
 
 _EVENTS = ("war", "siege", "reign", "voyage", "dispute", "famine", "journey", "project", "trial", "conflict")
 _CENTURIES = (14, 15, 16, 17, 18)
@@ -40,7 +40,7 @@ def greater_than(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
         >>> pair.clean, pair.answer[:2], pair.foil[-2:]
         ('The journey lasted from the year 1742 to the year 17', ('43', '44'), ('41', '42'))
     """
-    return drawn("greater_than", n, seed, lambda random: _draw(random, tokenizer), tokenizer)
+    return draw_pairs("greater_than", n, seed, lambda random: _draw(random, tokenizer), tokenizer)
 
 
 def _draw(random: Random, tokenizer: Any) -> PromptPair:

@@ -6,7 +6,7 @@ from typing import Any
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 
-from ._drawing import drawn
+from ._drawing import draw_pairs
 from ._names import MEN, WOMEN
 
 _OPENINGS = (
@@ -39,7 +39,7 @@ def ioi(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
         >>> pair.clean, pair.answer
         ('When Mark and William went to the market, William gave a flower to', ' Mark')
     """
-    return drawn("ioi", n, seed, _draw, tokenizer)
+    return draw_pairs("ioi", n, seed, _draw, tokenizer)
 
 
 def _draw(random: Random) -> PromptPair:

@@ -6,7 +6,7 @@ from typing import Any
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 
-from ._drawing import drawn
+from ._drawing import draw_pairs
 from ._names import MEN, WOMEN
 
 _TEXTS = ("So {} is such a great {}, isn't", "So {} is such a good {}, isn't", "I know that {} is a great {}, isn't")
@@ -31,7 +31,7 @@ def gendered_pronoun(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPair
         >>> pair.clean, pair.answer
         ("So William is such a good writer, isn't", ' he')
     """
-    return drawn("gendered_pronoun", n, seed, _draw, tokenizer)
+    return draw_pairs("gendered_pronoun", n, seed, _draw, tokenizer)
 
 
 def _draw(random: Random) -> PromptPair:

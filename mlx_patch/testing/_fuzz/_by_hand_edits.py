@@ -14,10 +14,10 @@ from mlx_patch.interventions import (
     Clamp,
     Edit,
     Interpolate,
-    Intervention,
     Project,
     Replace,
     Scale,
+    Transformation,
 )
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
@@ -26,7 +26,7 @@ from mlx_patch.testing._fuzz._truth import by_step
 _KNOWN = (Replace, Interpolate, Add, Scale, Clamp, Project, Apply)
 
 
-def is_known(intervention: Intervention) -> bool:
+def is_known(intervention: Transformation) -> bool:
     """Whether the intervention is written out here: random ones are not."""
     if isinstance(intervention, Chain):
         return all(map(is_known, intervention.steps))
@@ -72,7 +72,7 @@ def _positions(pos: Any, prompt: tuple[int, ...]) -> np.ndarray:
     return every[list(pos)]
 
 
-def _with(whole: np.ndarray, part: tuple[np.ndarray, ...], intervention: Intervention, site: Site) -> np.ndarray:
+def _with(whole: np.ndarray, part: tuple[np.ndarray, ...], intervention: Transformation, site: Site) -> np.ndarray:
     for step in intervention.steps if isinstance(intervention, Chain) else (intervention,):
         out = whole.copy()
         with np.errstate(over="ignore"):

@@ -65,7 +65,7 @@ class EditLists(Cells):
 
 
 @dataclass(frozen=True)
-class Places(Cells):
+class CasePlaces(Cells):
     """Cells given as dicts for `.at`, of one intervention for all prompts or of one a prompt."""
 
     interventions: tuple[Intervention, ...]
@@ -95,7 +95,7 @@ class Places(Cells):
 
 
 @dataclass(frozen=True)
-class Grid(Cells):
+class GridCase(Cells):
     """Cells given as axes: every layer at every position."""
 
     intervention: Intervention

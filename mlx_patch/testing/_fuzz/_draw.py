@@ -9,7 +9,7 @@ import numpy as np
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
-from mlx_patch.testing._fuzz._case import Case, Cells, EditLists, Grid, Places
+from mlx_patch.testing._fuzz._case import Case, CasePlaces, Cells, EditLists, GridCase
 from mlx_patch.testing._fuzz._interventions import Draft, draw_intervention
 from mlx_patch.testing._fuzz._models import draw_model, model_of
 from mlx_patch.testing._fuzz._places import Places as Where
@@ -79,9 +79,11 @@ def _cells(rng: np.random.Generator, model: HookedModel, prompts: tuple[tuple[in
         layers = [other.layer for other in model.sites if other.name == site.name and other.layer is not None]
         if layers:
             chosen = tuple(dict.fromkeys(int(n) for n in rng.choice(layers, 2)))
-            return Grid(draw_intervention(draft), site.name, chosen, _along(where))
+            return GridCase(draw_intervention(draft), site.name, chosen, _along(where))
     wheres = [{"site": site.name, **where.where(site)} for _ in range(int(rng.integers(1, 4)))]
-    return Places(_of_each(rng, model, prompts, site, where), tuple(_without_rows(one, len(prompts)) for one in wheres))
+    return CasePlaces(
+        _of_each(rng, model, prompts, site, where), tuple(_without_rows(one, len(prompts)) for one in wheres)
+    )
 
 
 def _along(where: Where) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from mlx_patch.laws import Scale
+from mlx_patch.laws import ErrorScale
 from mlx_patch.model import HookedModel
 from mlx_patch.testing.zoo import EXCEPTIONS, ZOO, Precision, tiny_model
 
@@ -46,4 +46,4 @@ def model_of(name: str, precision: Precision) -> HookedModel:
 
 def rounding_of(model: HookedModel) -> float:
     """What a number near 1 may be rounded by, in the coarsest type that the model computes in."""
-    return Scale(model.model, model.layout.family.rounds).rounding
+    return ErrorScale(model.model, model.layout.family.rounds).rounding

@@ -1,6 +1,6 @@
 """What a sweep must find: a plain run a cell, in which rows that differ are edited one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -53,21 +53,21 @@ class EachRow(Intervention):
         return mx.concatenate(rows, axis=0)
 
     @override
-    def check(self, sites: Sequence[Site]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def check(self, sites: Iterable[Site]) -> None:
         for edit in self.edits:
             edit.intervention.check(sites)
 
 
-Numbers = np.ndarray | PatchError
+TrueNumbers = np.ndarray | PatchError
 """The metrics of a cell, of shape `(metric, example)`; or the error with which it is refused."""
 
 
-def metrics_of(case: Case) -> list[Metric]:
+def case_metrics(case: Case) -> list[Metric]:
     """The metrics of a case, one for each position that is read."""
     return [Shadow(pos=pos) for pos in case.reads]
 
 
-def truth_of(model: HookedModel, case: Case, cell: EditsOfCell, first: Sequence[Edit] = ()) -> Numbers:
+def truth_of(model: HookedModel, case: Case, cell: EditsOfCell, first: Sequence[Edit] = ()) -> TrueNumbers:
     """What plain runs give for a cell.
 
     Args:
@@ -80,7 +80,7 @@ def truth_of(model: HookedModel, case: Case, cell: EditsOfCell, first: Sequence[
         logits = _logits(model, case, cell, tuple(first))
     except PatchError as error:
         return error
-    columns = [mx.concatenate([metric(one) for one in logits]) for metric in metrics_of(case)]
+    columns = [mx.concatenate([metric(one) for one in logits]) for metric in case_metrics(case)]
     return np.stack([np.array(column) for column in columns])
 
 

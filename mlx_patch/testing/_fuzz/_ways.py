@@ -8,14 +8,15 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_patch.interventions import Ablate, Chain, Edit, Intervention
+from mlx_patch.execution.plan import pieces_of
+from mlx_patch.interventions import Ablate, Chain, Edit, Transformation
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES
-from mlx_patch.sweeps import measure, pieces_of, sweep
+from mlx_patch.sweeps import measure, sweep
 from mlx_patch.testing._fuzz._by_hand import can_be_written_out, logits_by_hand
 from mlx_patch.testing._fuzz._case import Case, EditsOfCell
-from mlx_patch.testing._fuzz._truth import Shadow, metrics_of
+from mlx_patch.testing._fuzz._truth import Shadow, case_metrics
 
 NumbersOf = Callable[[], np.ndarray]
 """Gives the metrics of some cells, from the first one on. Shape `(cell, metric, example)`."""
@@ -39,7 +40,7 @@ def ways(model: HookedModel, case: Case) -> Iterator[tuple[str, NumbersOf]]:
 def _swept(model: HookedModel, case: Case) -> np.ndarray:
     more: dict[str, Any] = {"executor": case.executor, "memory": case.memory, "progress": False}
     with pieces_of(case.piece):
-        result = sweep(model, _prompts(case), metric=metrics_of(case), **case.cells.arguments(), **more)
+        result = sweep(model, _prompts(case), metric=case_metrics(case), **case.cells.arguments(), **more)
     shape = (-1, len(case.reads), len(case.prompts))
     return np.asarray(result.values).reshape(shape)
 
@@ -50,13 +51,13 @@ def _prompts(case: Case) -> Any:
 
 
 def _measured(model: HookedModel, case: Case, edits: tuple[Edit, ...]) -> np.ndarray:
-    return measure(model, _prompts(case), metrics_of(case), edits)[None]
+    return measure(model, _prompts(case), case_metrics(case), edits)[None]
 
 
 def _each(model: HookedModel, case: Case, cell: EditsOfCell) -> np.ndarray:
     edits: Any = [list(own) for own in cell] if len(cell) > 1 else list(cell[0])
     logits = model.run_each([list(prompt) for prompt in case.prompts], edits)
-    return np.stack([np.concatenate([np.array(metric(one)) for one in logits]) for metric in metrics_of(case)])[None]
+    return np.stack([np.concatenate([np.array(metric(one)) for one in logits]) for metric in case_metrics(case)])[None]
 
 
 def _by_hand(model: HookedModel, case: Case, cell: EditsOfCell) -> np.ndarray:
@@ -66,7 +67,7 @@ def _by_hand(model: HookedModel, case: Case, cell: EditsOfCell) -> np.ndarray:
         logits = [logits_by_hand(model, (prompt,), [edits]) for prompt, edits in pairs]
     else:
         logits = [logits_by_hand(model, case.prompts, rows)]
-    return np.stack([np.concatenate([np.array(metric(one)) for one in logits]) for metric in metrics_of(case)])[None]
+    return np.stack([np.concatenate([np.array(metric(one)) for one in logits]) for metric in case_metrics(case)])[None]
 
 
 def _cut(case: Case, cell: EditsOfCell) -> int | None:
@@ -91,7 +92,7 @@ def _first(edit: Edit, prompt: tuple[int, ...]) -> int | None:
     return None if edit.pos is None else min(p % length for p in edit.pos)
 
 
-def _reads_the_whole(intervention: Intervention) -> bool:
+def _reads_the_whole(intervention: Transformation) -> bool:
     """Whether an intervention reads positions that it is not made at: those of the run, which a prompt cache ends."""
     if isinstance(intervention, Chain):
         return any(map(_reads_the_whole, intervention.steps))

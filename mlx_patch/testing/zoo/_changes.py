@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 Config = dict[str, Any]
-Change = Callable[[Config, Mapping[str, Any], Random], Config]
+ConfigChange = Callable[[Config, Mapping[str, Any], Random], Config]
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_transformer_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -312,7 +312,7 @@ def _count(config: Config, names: Iterable[str], otherwise: int) -> int:
     return next((config[name] for name in names if isinstance(config.get(name), int)), otherwise)
 
 
-CHANGES: tuple[Change, ...] = (
+CHANGES: tuple[ConfigChange, ...] = (
     all_dense,
     all_sparse,
     no_experts,

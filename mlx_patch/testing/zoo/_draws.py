@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.testing.zoo._build import Precision, built, module_of, species
-from mlx_patch.testing.zoo._changes import CHANGES, Change, Config, is_sound
+from mlx_patch.testing.zoo._changes import CHANGES, Config, ConfigChange, is_sound
 
 _TRIES = 64
 _MOST = 4_000_000
@@ -111,7 +111,7 @@ def _series(name: str, number: int) -> Iterator[tuple[tuple[str, ...], Config]]:
         yield tuple(change.__name__ for change in chosen), _changed(config, known, chosen, random)
 
 
-def _changed(config: Config, known: Mapping[str, Any], changes: Iterable[Change], random: Random) -> Config:
+def _changed(config: Config, known: Mapping[str, Any], changes: Iterable[ConfigChange], random: Random) -> Config:
     changed = deepcopy(config)
     for change in changes:
         flat = _flat(_text(changed))

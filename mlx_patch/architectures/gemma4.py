@@ -1,6 +1,0 @@
-"""Gemma 4 with its vision and audio left out: the text tower."""
-
-from mlx_patch.architectures._family import wrapped
-from mlx_patch.architectures.gemma4_text import GEMMA4_TEXT
-
-GEMMA4 = wrapped(GEMMA4_TEXT, "gemma4")

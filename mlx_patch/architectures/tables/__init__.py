@@ -1,0 +1,25 @@
+"""The tables: a module for each architecture, named as mlx_lm names its own. A table that is in one is registered."""
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
+from mlx_patch.architectures._family import Family
+
+
+def families_in(path: Iterable[str]) -> Iterator[Family]:
+    """The public tables of a folder's modules, in the order of the modules' names.
+
+    Args:
+        path: Folders of this package.
+    """
+    known: set[int] = set()
+    for module in sorted(iter_modules(path), key=lambda module: module.name.lower()):
+        for name, value in vars(import_module(f"{__name__}.{module.name}")).items():
+            if isinstance(value, Family) and not name.startswith("_") and id(value) not in known:
+                known.add(id(value))
+                yield value
+
+
+FAMILIES: tuple[Family, ...] = tuple(families_in(__path__))
+"""The tables that come with mlx_patch."""

@@ -1,0 +1,55 @@
+"""`Experiment`: a sweep that is ready to run. What can be refused is refused while it is made, before anything long."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.readouts import AnswerRuns, Readout, is_generated
+from mlx_patch.metrics import Metric
+from mlx_patch.model import HookedModel
+from mlx_patch.results import Coordinate
+from mlx_patch.tokens import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A sweep that is ready to run.
+
+    Attributes:
+        model: The model.
+        batches: The prompts, in groups of equal length.
+        readouts: What the metrics read of each group.
+        cells: For each group, every cell.
+        coords: What stands along each axis, by its name, in order.
+        description: What is done where, in words.
+        answers: How what is run hangs together with what was asked for, where answers have several tokens.
+    """
+
+    model: HookedModel
+    batches: tuple[Batch, ...]
+    readouts: tuple[Readout, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    coords: Mapping[str, tuple[Coordinate, ...]]
+    description: Mapping[str, Any]
+    answers: AnswerRuns | None = None
+
+    @property
+    def requested(self) -> "Experiment | AnswerRuns":
+        """What holds the prompts and the metrics as they were given."""
+        return self.answers or self
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics, as they are for the first group; their names are the same for all."""
+        return self.readouts[0].metrics
+
+    @property
+    def generates(self) -> bool:
+        """Whether the metrics let the model write; then all of them do, and each cell is a run of its own."""
+        return is_generated(self.metrics)
+
+    @property
+    def n_examples(self) -> int:
+        """How many prompts there are."""
+        return sum(len(batch.examples) for batch in self.batches)

@@ -1,0 +1,15 @@
+"""What one patched run changes, and where its rows enter the model."""
+
+from mlx_patch.execution.cells._cell import Cell as Cell
+from mlx_patch.execution.cells._cell import block_of as block_of
+from mlx_patch.execution.cells._cell import cell_of as cell_of
+from mlx_patch.execution.cells._cell import goes_upwards as goes_upwards
+from mlx_patch.execution.cells._cell import may_follow_the_norm as may_follow_the_norm
+from mlx_patch.execution.cells._cell import places_of as places_of
+from mlx_patch.execution.cells._dry_run import check_sources as check_sources
+from mlx_patch.execution.cells._dry_run import refuse_misfits as refuse_misfits
+from mlx_patch.execution.cells._entry import edits_before_entry as edits_before_entry
+from mlx_patch.execution.cells._entry import stream_before as stream_before
+from mlx_patch.execution.cells._entry import unpatched_site as unpatched_site
+from mlx_patch.execution.cells._entry import unpatched_sites as unpatched_sites
+from mlx_patch.execution.cells._shapes import Shapes as Shapes

@@ -1,0 +1,52 @@
+"""`Grow`: rows join the batch at the first block that their cell changes."""
+
+from collections.abc import Sequence
+from typing import final
+
+from typing_extensions import override
+
+from mlx_patch.architectures import Layout
+from mlx_patch.execution.cells import Cell, unpatched_sites
+from mlx_patch.execution.executors._executor import Executor, PassTask, PassValues
+from mlx_patch.execution.passes import PassRun, UnpatchedRun
+from mlx_patch.execution.plan import CellStart
+from mlx_patch.sites import Site
+
+
+@final
+class Grow(Executor):
+    """The cheapest: what lies below a cell's first changed block is the unpatched run's, and is not computed again."""
+
+    name = "grow"
+    description = "each row begins at the first block that its cell changes"
+    preference = 0
+    whole_rows = False
+
+    @override
+    def why_not(self, layout: Layout, cells: Sequence[Cell]) -> str:
+        family = layout.family
+        if family.shared:
+            return f"later blocks of {family.name} read more than the stream that enters them"
+        if family.parts > 1:
+            return f"a block of {family.name} is {family.parts} layers, which overlap"
+        if family.rereads:
+            return f"blocks of {family.name} read the tokens besides the stream"
+        if family.final_norm is None:
+            return "no table says that only the stream goes from block to block"
+        if any(cell.entry is None for cell in cells):
+            return "a cell edits something of which nobody knows the block"
+        return ""
+
+    @override
+    def entry(self, cell: CellStart) -> int:
+        return cell.entry or 0
+
+    @override
+    def unpatched_sites(self, layout: Layout, cells: Sequence[Cell]) -> tuple[Site, ...]:
+        return unpatched_sites(layout, cells)
+
+    @override
+    def run(self, task: PassTask, unpatched: UnpatchedRun) -> PassValues:
+        rows = PassRun.of(task.layout, task.tokens, task.shape, task.cells, task.piece, task.stages)
+        values = rows.run(unpatched, task.readout, grow=True)
+        return values, lambda: rows.token_layers

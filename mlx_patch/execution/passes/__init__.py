@@ -1,0 +1,5 @@
+"""The forward passes: the unedited run, and many cells in one pass."""
+
+from mlx_patch.execution.passes._pass_run import PassRun as PassRun
+from mlx_patch.execution.passes._unpatched import UnpatchedRun as UnpatchedRun
+from mlx_patch.execution.passes._unpatched import run_unpatched as run_unpatched

@@ -1,0 +1,198 @@
+"""`Labelled`: numbers with the names of their axes, their coordinates, and where they came from.
+
+It knows no model, no plan and no pass, so every measurement of the library can return one.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.results._coordinates import checked_axes, checked_coords
+from mlx_patch.results._statistics import bootstrap_interval, mean_over_examples
+
+Result = TypeVar("Result", bound="Labelled")
+"""A kind of result, which its parts are of too."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Labelled(ABC):
+    """One number a cell and example, with coordinates, the unpatched run, and where it all came from.
+
+    Attributes:
+        values: In the metric's unit, float32, read-only. Shape `(*over, metric if several, example)`.
+        axes: The names of its axes: those of `over` in its order, `metric` where there are several, `example`.
+        coords: Coordinates by axis: layers, absolute positions, heads, ...; groups that are patched together are
+            tuples. `token` holds the token strings along `pos`.
+        baseline: The metric of the unpatched run, float32, read-only. Shape `(metric if several, example)`.
+        provenance: JSON values: versions, model, tokens, edits, executor, `metrics` by name.
+        plan: How the sweep was run: a value with `as_dict()` and a `str`.
+        seconds: How long it took. Files that `save` writes leave it out, so that equal numbers give equal files.
+        run_mask: Which values were run, bool, read-only. The shape of `values`. Made without one, a result takes for
+            run what is not NaN.
+    Raises:
+        KindError: The arrays are not float32, the mask is not bool, or the provenance is not JSON.
+        ShapeError: Values, coordinates, baseline and mask do not fit together.
+        UnknownNameError: An axis is unknown, or coordinates belong to none.
+        ValueRefusedError: Axes are out of order, or empty, or coordinates there twice.
+    """
+
+    values: np.ndarray
+    axes: tuple[str, ...]
+    coords: Mapping[str, tuple[Any, ...]]
+    baseline: np.ndarray
+    provenance: Mapping[str, Any]
+    plan: Any = None
+    seconds: float | None = None
+    run_mask: Any = None
+
+    def __post_init__(self) -> None:
+        axes = checked_axes(self.axes)
+        values, baseline = locked("values", self.values), locked("baseline", self.baseline)
+        coords = checked_coords(self.coords, axes, values.shape)
+        check_baseline(baseline, axes, values.shape)
+        checked = {"values": values, "axes": axes, "coords": coords, "baseline": baseline}
+        for name, value in (checked | {"provenance": json_value("provenance", self.provenance)}).items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "run_mask", mask_of_runs(self.run_mask, values, baseline))
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the values are fractions of the clean-corrupted gap."""
+        return "normalised" in self.provenance
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """The axes of the cells: without `metric` and `example`."""
+        return tuple(axis for axis in self.axes if axis not in ("metric", "example"))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, from the coordinates or, where there is one, from the provenance if it says."""
+        chosen = self.provenance.get("selected", {}).get("metric")
+        named = [chosen] if chosen else self.provenance.get("metrics", [])
+        return self.coords.get("metric") or tuple(named)
+
+    @property
+    def left_out(self) -> np.ndarray:
+        """Which examples have no gap between clean and corrupted; none if not normalised. The shape of `baseline`."""
+        return np.isnan(self.baseline) & self.is_normalised
+
+    @property
+    def complete_cells(self) -> np.ndarray:
+        """Which cells were run for every metric and example. Shape: the axes of `over`."""
+        return np.asarray((self.run_mask | self.left_out).all(axis=tuple(range(len(self.over), len(self.axes)))))
+
+    @property
+    def missing(self) -> int:
+        """How many cells were not run for every metric and example. Numbers that overflowed are not missing."""
+        return int(np.count_nonzero(~self.complete_cells))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell was run."""
+        return self.missing == 0
+
+    def mean(self) -> np.ndarray:
+        """The mean over examples; NaN where one is NaN or was not run. Shape: `values` without its last axis."""
+        return mean_over_examples(self.values, self.left_out)
+
+    def baseline_mean(self) -> np.ndarray:
+        """The baseline's mean over examples. Shape `()`, or `(metric,)`."""
+        return mean_over_examples(self.baseline, self.left_out)
+
+    def interval(self, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high end of the mean's percentile bootstrap interval over examples.
+
+        It says how far the mean would move with other examples of the same kind, one cell at a time; it knows nothing
+        of how many cells were looked at. With few examples it is too short.
+
+        Args:
+            level: The share of resampled means inside.
+            resamples: How many times the examples are drawn again.
+            seed: Of the draws.
+        Returns:
+            Two arrays with the shape of `mean()`.
+        Raises:
+            ValueRefusedError: There are fewer than two examples, or an argument is out of its range.
+            KindError: An argument is no number.
+        """
+        return bootstrap_interval(self.values, self.left_out, level, resamples, seed)
+
+    @override
+    @abstractmethod
+    def __repr__(self) -> str:
+        """The result in a few lines."""
+
+
+def locked(name: str, given: object) -> np.ndarray:
+    """A read-only copy of an array in float32.
+
+    Raises:
+        KindError: It is no numpy array, or of another dtype.
+    """
+    if not isinstance(given, np.ndarray) or given.dtype != np.float32:
+        got = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise KindError(f"`{name}` must be a numpy array of float32. Got {got}. Use `.astype(np.float32)`.")
+    copy = given.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def check_baseline(baseline: np.ndarray, axes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    """Refuse a baseline that has not the last axes of the values.
+
+    Raises:
+        ShapeError: It has not.
+    """
+    wanted = shape[-2:] if "metric" in axes else shape[-1:]
+    if baseline.shape != wanted:
+        raise ShapeError(
+            f"`baseline` must have the last axes of `values`, shape {wanted}. Got {baseline.shape}. "
+            "Give one number an example, and a metric if there are several."
+        )
+
+
+def mask_of_runs(given: object, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Which values were run, read-only. A number was, whatever the mask says.
+
+    Args:
+        given: The mask; None takes for run what is not NaN, in its baseline too.
+        values: The values.
+        baseline: Of the unpatched run.
+    Raises:
+        KindError: It is no numpy array of truth values.
+        ShapeError: It has not the shape of the values.
+    """
+    there = ~np.isnan(values)
+    if given is None:
+        mask = there & ~np.isnan(baseline)
+    elif not isinstance(given, np.ndarray) or given.dtype != np.bool_:
+        got = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
+        raise KindError(f"`run_mask` must be a numpy array of bool. Got {got}. Use `.astype(bool)`.")
+    elif given.shape != values.shape:
+        raise ShapeError(
+            f"`run_mask` must have the shape of `values`, {values.shape}. Got {given.shape}. "
+            "Give one truth value a number."
+        )
+    else:
+        mask = given | there
+    mask.flags.writeable = False
+    return mask
+
+
+def json_value(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a mapping as JSON gives it back: tuples as lists, keys as texts.
+
+    Raises:
+        KindError: JSON does not have what is in it.
+    """
+    try:
+        return json.loads(json.dumps(dict(given)))
+    except (TypeError, ValueError) as error:
+        raise KindError(f"`{name}` must be a mapping of JSON values. Got: {error}. Write it as text.") from error

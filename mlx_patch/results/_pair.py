@@ -1,0 +1,148 @@
+"""`PairResult`: one sweep in both directions, which together tell necessary from sufficient."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import ShapeError, ValueRefusedError
+from mlx_patch.files import read_archive, write_archive
+from mlx_patch.results._figures import draw_pair
+from mlx_patch.results._files import about_result, read_result, result_arrays
+from mlx_patch.results._result import SweepResult
+from mlx_patch.results._verdicts import PairSummary, checked_threshold, is_necessary, is_sufficient, summary_of
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+
+_FORMAT = "mlx_patch.PairResult/1"
+
+
+@dataclass(frozen=True, eq=False)
+class PairResult:
+    """A sweep in both directions, in fractions of the same clean-corrupted gap.
+
+    A cell is sufficient if its clean activation alone restores the behaviour in the corrupted run, and necessary if its
+    corrupted activation alone destroys it in the clean run. The two are different questions with different answers:
+    of two copies each is sufficient and neither necessary.
+
+    Attributes:
+        denoising: Clean activations put into the corrupted run: 1 restores the clean behaviour, 0 does nothing.
+        noising: Corrupted activations put into the clean run: 0 destroys the clean behaviour, 1 does nothing.
+    Raises:
+        ValueRefusedError: One of them is not normalised, or they are exchanged.
+        ShapeError: They differ in axes or coordinates (token strings aside: the prompts may differ).
+    Source:
+        Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255.
+    """
+
+    denoising: SweepResult
+    noising: SweepResult
+
+    def __post_init__(self) -> None:
+        for name, result in (("denoising", self.denoising), ("noising", self.noising)):
+            if not result.is_normalised:
+                raise ValueRefusedError(
+                    f"`{name}` must be normalised. Got one in its metric's unit. "
+                    "Use `result.normalised(clean=..., corrupted=...)`."
+                )
+        if differ := _differing(self.denoising, self.noising):
+            raise ShapeError(
+                f"`noising` must have the axes and coordinates of `denoising`. Got others: {differ}. Sweep the same."
+            )
+        starts = self.denoising.baseline_mean(), self.noising.baseline_mean()
+        if (starts[0] > 0.5).any() or (starts[1] < 0.5).any():
+            raise ValueRefusedError(
+                "`denoising` must start from the corrupted run, at 0, and `noising` from the clean run, at 1. "
+                f"Got starts at {starts[0].round(3).tolist()} and {starts[1].round(3).tolist()}. Exchange the two, or "
+                "`clean` and `corrupted`."
+            )
+
+    def sufficient(self, threshold: float = 0.5) -> np.ndarray:
+        """Where denoising restores `threshold` of the gap or more. Shape: the axes without `example`.
+
+        Raises:
+            KindError: `threshold` is no number.
+            ValueRefusedError: It is not above 0, or infinite.
+        """
+        return is_sufficient(self.denoising.mean(), checked_threshold(threshold))
+
+    def necessary(self, threshold: float = 0.5) -> np.ndarray:
+        """Where noising takes away `threshold` of the gap or more. Shape: the axes without `example`.
+
+        Raises:
+            KindError: `threshold` is no number.
+            ValueRefusedError: It is not above 0, or infinite.
+        """
+        return is_necessary(self.noising.mean(), checked_threshold(threshold))
+
+    def of_metric(self, metric: str | None) -> "PairResult":
+        """The pair of one metric; itself where there is only one.
+
+        Raises:
+            ValueRefusedError: There are several and `metric` is None, or there is one and `metric` is another.
+            SelectionError: There is no such metric.
+        """
+        return PairResult(self.denoising.of_metric(metric), self.noising.of_metric(metric))
+
+    def summary(self, threshold: float = 0.5, metric: str | None = None) -> PairSummary:
+        """Which cells are both necessary and sufficient, sufficient only, or necessary only.
+
+        Args:
+            threshold: The fraction of the gap from which on a cell counts.
+            metric: Which, where there are several.
+        Raises:
+            KindError: `threshold` is no number.
+            ValueRefusedError: It is not above 0, or there are several metrics and none is named.
+            SelectionError: There is no such metric.
+        """
+        one = self.of_metric(metric)
+        means = one.denoising.mean(), one.noising.mean()
+        cells_run = one.denoising.complete_cells & one.noising.complete_cells
+        return summary_of(*means, cells_run, one.denoising.over, one.denoising.coords, checked_threshold(threshold))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write both into one `.npz` file, whole or not at all, as `SweepResult.save` does.
+
+        Raises:
+            FileError: `path` cannot be written to, or does not end in `.npz`.
+        """
+        about = {"denoising": about_result(self.denoising), "noising": about_result(self.noising)}
+        arrays = result_arrays(self.denoising, "denoising/") | result_arrays(self.noising, "noising/")
+        write_archive(path, {"format": _FORMAT, **about}, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "PairResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: There is no such file, or it is damaged, of another kind, or of another version.
+        """
+        about, arrays = read_archive(path, "PairResult.save", _FORMAT)
+        both = (read_result(SweepResult, path, about, arrays, "PairResult.save", of) for of in ("denoising", "noising"))
+        return cls(*both)
+
+    def plot(self, metric: str | None = None) -> "list[matplotlib.axes.Axes]":
+        """Two panels of a new figure, denoising and noising, with one scale.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            ValueRefusedError: There are more than two axes, or none; or several metrics and none is named.
+        """
+        one = self.of_metric(metric)
+        return draw_pair(one.denoising, one.noising)
+
+    @override
+    def __repr__(self) -> str:
+        return f"PairResult\ndenoising: {self.denoising}\nnoising: {self.noising}"
+
+
+def _differing(one: SweepResult, other: SweepResult) -> str:
+    if one.axes != other.axes:
+        return f"{one.axes} and {other.axes}"
+    if one.metrics != other.metrics:
+        return f"metrics {one.metrics} and {other.metrics}"
+    return ", ".join(axis for axis in one.axes if one.coords[axis] != other.coords[axis])

@@ -1,0 +1,78 @@
+"""`Peak`: the cells that lie furthest from the unpatched run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.results._coordinates import cell_at, where_text
+from mlx_patch.results._labelled import Labelled
+
+
+@dataclass(frozen=True, repr=False)
+class Peak:
+    """A cell, and what the metric was there.
+
+    Attributes:
+        where: Coordinates by axis; with the `token` where positions have one.
+        value: The mean over examples, in the metric's unit (normalised: a fraction of the clean-corrupted gap).
+        effect: The value minus the baseline's mean.
+
+    Example:
+        >>> Peak({"layer": 12, "pos": 7, "token": " Mary"}, value=3.21, effect=8.43)
+        layer 12, pos 7 (' Mary'): 3.21 (baseline -5.22)
+    """
+
+    where: Mapping[str, Any]
+    value: float
+    effect: float
+
+    @property
+    def baseline(self) -> float:
+        """The baseline's mean over examples."""
+        return self.value - self.effect
+
+    @override
+    def __repr__(self) -> str:
+        return f"{where_text(self.where) or 'the only cell'}: {self.value:.3g} (baseline {self.baseline:.3g})"
+
+
+def peaks_of(
+    means: np.ndarray, baseline: float, axes: Sequence[str], coords: Mapping[str, tuple[Any, ...]], n: int
+) -> list[Peak]:
+    """The cells that lie furthest from the baseline, furthest first; equally far ones in the order of the axes.
+
+    Args:
+        means: Means over examples. Shape `(*axes)`; cells that are NaN are passed over.
+        baseline: The baseline's mean.
+        axes: The names of the axes.
+        coords: Coordinates by axis.
+        n: How many at most.
+    """
+    with np.errstate(invalid="ignore"):
+        effects = (means - baseline).ravel()
+    order = np.argsort(-np.abs(effects), kind="stable")  # NaN comes last
+    found = order[: np.count_nonzero(~np.isnan(effects))][:n]
+    return [_peak(means, baseline, np.unravel_index(flat, means.shape), axes, coords) for flat in found]
+
+
+def _peak(means, baseline, place, axes, coords) -> Peak:
+    value = float(means[place])
+    return Peak(cell_at(place, axes, coords), value, value - baseline)
+
+
+def largest_effects(result: Labelled, n: int) -> list[Peak]:
+    """What `SweepResult.peaks` returns, for a result of one metric."""
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise KindError(f"`n` must be an int. Got {type(n).__name__}. Give the number of peaks.")
+    if n < 1:
+        raise ValueRefusedError(f"`n` must be 1 or more. Got {n}. Give the number of peaks.")
+    if found := peaks_of(result.mean(), float(result.baseline_mean()), result.over, result.coords, n):
+        return found
+    remedy = "Run the sweep to its end, on examples whose clean and corrupted runs differ."
+    if result.complete and not result.left_out.any():
+        remedy = "They were run, and overflow: load the model in bfloat16 or float32."
+    raise ValueRefusedError(f"`peak` must have a cell with a value to point at. Got NaN in all of them. {remedy}")

@@ -1,0 +1,86 @@
+"""Statistics over examples: means, bootstrap intervals, fractions of a gap. Arrays in, arrays out, in float64."""
+
+from numbers import Integral
+
+import numpy as np
+
+from mlx_patch.errors import KindError, ValueRefusedError
+
+_AT_ONCE = 2**22  # resampled means that are held at a time: 32 MiB
+
+
+def mean_over_examples(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """The mean over the last axis, without what is left out. NaN where something else is NaN, or nothing is left.
+
+    Args:
+        values: Shape `(..., example)`.
+        left_out: Which examples do not count. Shape `(example,)` or `(metric, example)`, the last axes of `values`.
+    Returns:
+        Shape `(...)`.
+
+    Example:
+        >>> mean_over_examples(np.array([[1.0, 3.0, np.nan]]), np.array([False, False, True])).tolist()
+        [2.0]
+    """
+    kept = np.broadcast_to(~left_out, values.shape)
+    count = kept.sum(-1)
+    with np.errstate(invalid="ignore"):  # infinities of both signs give NaN
+        total = np.where(kept, values, 0).sum(-1, dtype=np.float64)
+    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def bootstrap_interval(
+    values: np.ndarray, left_out: np.ndarray, level: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile bootstrap interval of the mean over the last axis.
+
+    Each resample draws as many examples as there are, with replacement, and the same ones for every cell. For few
+    examples the interval is too short: of 10 normal numbers a 95% one covers the mean 90% of the time.
+
+    Args:
+        values: Shape `(..., example)`.
+        left_out: Which examples do not count. Shape `(example,)` or `(metric, example)`, the last axes of `values`.
+        level: The share of resampled means that lie inside.
+        resamples: How many are drawn.
+        seed: Of the random numbers.
+    Returns:
+        Low and high. Shape `(...)` each; NaN where a number is NaN or infinite.
+    Raises:
+        KindError: `level` is not a number, or `resamples` or `seed` not a whole one.
+        ValueRefusedError: There are fewer than two examples, or an argument is out of its range.
+    Source:
+        Efron 1979, https://doi.org/10.1214/aos/1176344552.
+    """
+    _check(level, resamples, seed)
+    if left_out.ndim == 2:
+        each = [bootstrap_interval(values[..., m, :], out, level, resamples, seed) for m, out in enumerate(left_out)]
+        return np.stack([low for low, _ in each], axis=-1), np.stack([high for _, high in each], axis=-1)
+    kept = values[..., ~left_out].astype(np.float64)
+    n = kept.shape[-1]
+    if n < 2:
+        raise ValueRefusedError(
+            f"`interval` must have two examples or more to resample. Got {n}. Sweep a batch of prompts."
+        )
+    shares = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    cells = kept.reshape(-1, n)
+    step = max(1, _AT_ONCE // resamples)
+    with np.errstate(invalid="ignore"):
+        ends = [_ends(cells[start : start + step] @ shares.T, level) for start in range(0, len(cells), step)]
+    low, high = np.concatenate(ends, axis=1).reshape(2, *kept.shape[:-1])
+    return low, high
+
+
+def _ends(means: np.ndarray, level: float) -> np.ndarray:
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1)
+
+
+def _check(level: object, resamples: object, seed: object) -> None:
+    if not isinstance(level, float | int | np.floating) or isinstance(level, bool):
+        raise KindError(f"`level` must be a number. Got {type(level).__name__}. Give 0.95.")
+    if not 0 < level < 1:
+        raise ValueRefusedError(f"`level` must be between 0 and 1. Got {level}. Give 0.95.")
+    for name, given, least in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if not isinstance(given, Integral) or isinstance(given, bool):
+            raise KindError(f"`{name}` must be an int. Got {type(given).__name__}. Leave it out for the default.")
+        if given < least:
+            raise ValueRefusedError(f"`{name}` must be {least} or more. Got {given}. Leave it out for the default.")
