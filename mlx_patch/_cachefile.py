@@ -1,4 +1,4 @@
-"""The file of an `ActivationCache`: what it must hold, and that it holds together."""
+"""The file of an `ActivationCache`: writing, reading, and checking that it is complete and consistent."""
 
 import json
 import os
@@ -31,7 +31,7 @@ _NAMES = {"format", "sites", "positions", "n_positions", "n_layers", "model", "v
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a cache holds.
+    """The contents of a cache.
 
     Attributes:
         activations: Arrays by site.
@@ -39,7 +39,7 @@ class Contents:
         positions: The absolute positions that the arrays hold.
         n_positions: How many positions the whole prompt has.
         model: The model's identity.
-        n_layers: How many blocks the model has; None where nobody knows.
+        n_layers: How many blocks the model has; None if it is not known.
     """
 
     activations: Mapping[Site, mx.array]
@@ -63,22 +63,23 @@ def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
         _check(contents)
     except Malformed as error:
         raise ValueRefusedError(f"The cache {error}, so that no file of it could be read again.") from error
-    arrays = {**{str(site): array for site, array in contents.activations.items()}, _TOKENS: contents.tokens}
-    about = _described(contents)
-    about[_CHECKSUM] = content_digest(about, arrays)
-    with written_whole(path) as beside:
-        mx.save_safetensors(str(beside), arrays, about)
+    arrays = {str(site): array for site, array in contents.activations.items()}
+    arrays[_TOKENS] = contents.tokens
+    metadata = _describe(contents)
+    metadata[_CHECKSUM] = content_digest(metadata, arrays)
+    with written_whole(path) as temporary_path:
+        mx.save_safetensors(str(temporary_path), arrays, metadata)
 
 
 def read_cache(path: str | os.PathLike[str]) -> Contents:
-    """What a file holds, read whole and checked: by itself, against itself, and by its checksum.
+    """The contents of a file, read into memory and checked: each entry, all together, and the checksum.
 
     Raises:
         FileError: There is no such file, or it is none that `write_cache` wrote, or not as it was written.
     """
     try:
         metadata, arrays = _read(path)
-        contents = _parsed(metadata, arrays)
+        contents = _parse(metadata, arrays)
         _check(contents)
         _refuse_other_checksum(metadata, arrays)
     except OSError as error:
@@ -88,15 +89,17 @@ def read_cache(path: str | os.PathLike[str]) -> Contents:
     return contents
 
 
-def _refused(path: str | os.PathLike[str], why: str) -> FileError:
-    return FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}{why}.")
+def _refused(path: str | os.PathLike[str], reason: str) -> FileError:
+    return FileError(f"`path` must be a file that ActivationCache.save wrote. Got {path}{reason}.")
 
 
 def _as_clause(error: Exception) -> str:
-    return str(error) if isinstance(error, Malformed) else f"is damaged: {error}".rstrip(".")
+    if isinstance(error, Malformed):
+        return str(error)
+    return f"is damaged: {error}".rstrip(".")
 
 
-def _described(contents: Contents) -> dict[str, str]:
+def _describe(contents: Contents) -> dict[str, str]:
     return {
         "format": _FORMAT,
         "sites": json.dumps([str(site) for site in contents.activations]),
@@ -115,15 +118,15 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, mx
         return header.metadata, {name: read_array(file, entry) for name, entry in header.entries.items()}
 
 
-def _refuse_other_kind(said: str) -> None:
-    kind, _, version = said.partition("/")
+def _refuse_other_kind(file_format: str) -> None:
+    kind, _, version = file_format.partition("/")
     if kind != _KIND:
         raise Malformed("is another kind")
     if version != _VERSION:
         raise Malformed(f"is of version {version} of the format, where this mlx_patch reads {_VERSION}")
 
 
-def _parsed(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> Contents:
+def _parse(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> Contents:
     if metadata.keys() != _NAMES:
         raise Malformed(f"is damaged: {sorted(metadata.keys() ^ _NAMES)[0]!r} is missing, or should not be there")
     about = {name: strict_json(metadata[name]) for name in _NAMES - {"format", _CHECKSUM}}
@@ -147,16 +150,16 @@ def _refuse_other_spelling(names: Sequence[str], sites: Sequence[Site]) -> None:
         raise Malformed("is damaged: its sites are not named by their full names, each once")
 
 
-def _refuse_no_texts(name: str, given: Any) -> None:
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
-        raise Malformed(f"is damaged: its {name} is {given!r}")
+def _refuse_no_texts(name: str, value: Any) -> None:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise Malformed(f"is damaged: its {name} is {value!r}")
 
 
 def _check(contents: Contents) -> None:
-    """Refuse what does not hold together.
+    """Refuse contents that are inconsistent.
 
     Raises:
-        Malformed: It does not.
+        Malformed: They are.
     """
     _check_counts(contents)
     _check_tokens(contents)

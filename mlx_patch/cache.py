@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch._cachefile import Contents, read_cache, write_cache
-from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean, listed
 from mlx_patch.interventions.sources import Aligned
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import SITES, Site, site_of
@@ -29,7 +29,7 @@ class ActivationCache(Mapping[Site, mx.array]):
         positions: The absolute positions that the arrays hold, in order.
         n_positions: How many positions the whole prompt has.
         model: What `mlx_patch.provenance.model_identity` says of the model.
-        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
+        n_layers: How many blocks the model has, from which negative layers count; None if it is not known.
 
     Example:
         >>> cache = ActivationCache({Site("resid_post", 0): mx.zeros((1, 2, 4))}, mx.array([[5, 6]]), (0, 1), 2)
@@ -61,7 +61,7 @@ class ActivationCache(Mapping[Site, mx.array]):
         if site not in self._arrays:
             self._refuse_layer(site)
             raise MissingSiteError(
-                f"`cache` must hold {site} to give it. Got a cache with {self._said()}. "
+                f"The cache does not hold {site}. It has: {self._held()}. "
                 "Capture it with `run_with_cache(..., sites=...)`."
             )
         return self._arrays[site]
@@ -92,27 +92,30 @@ class ActivationCache(Mapping[Site, mx.array]):
         return Aligned(self, alignment)
 
     def layers(self, name: str) -> tuple[int, ...]:
-        """The layers at which a site is held, in order."""
-        return tuple(sorted(s.layer for s in self._arrays if s.name == name and s.layer is not None))
+        """The layers at which the cache holds a site, in order."""
+        sites = [site for site in self._arrays if site.name == name]
+        return tuple(sorted(site.layer for site in sites if site.layer is not None))
 
     def stack(self, name: str, layers: Sequence[int] | None = None) -> mx.array:
         """One site at several layers, as one array with a new first axis.
 
         Args:
             name: A short name, `"resid_post"`.
-            layers: Which, in this order; None is all that are held.
+            layers: The layers, in this order; None is all that the cache holds.
         Returns:
             Shape `(layer, *axes of the site)`.
         Raises:
             UnknownNameError: There is no such site.
-            MissingSiteError: A layer is not held.
+            MissingSiteError: The cache does not hold a layer.
             ShapeError: The layers differ in shape.
         """
         if name not in SITES:
             raise UnknownNameError(f"`name` must be a site. Got {name!r}. {did_you_mean(name, SITES)}")
-        chosen = self.layers(name) if layers is None else tuple(layers)
+        chosen = self.layers(name)
+        if layers is not None:
+            chosen = tuple(layers)
         if not chosen:
-            raise MissingSiteError(f"`cache` must hold {name!r} to stack it. Got a cache with {self._said()}.")
+            raise MissingSiteError(f"The cache does not hold {name!r}. It has: {self._held()}.")
         arrays = [self[name, layer] for layer in chosen]
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
@@ -130,28 +133,50 @@ class ActivationCache(Mapping[Site, mx.array]):
             FileError: `path` cannot be written to, or does not end in `.safetensors`.
             ValueRefusedError: The cache does not fit together: an array has not a row for each position, say.
         """
-        parts = self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers
-        write_cache(path, Contents(*parts))
+        contents = Contents(self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers)
+        write_cache(path, contents)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ActivationCache":
-        """Read what `save` wrote, whole: what happens to the file afterwards changes nothing. It is for any thread.
+        """Read a file that `save` wrote, into memory: later changes of the file do not matter. Any thread may use it.
 
         Raises:
             FileError: There is no such file, or it is not one that `save` wrote, or not as it was written.
         """
-        held = read_cache(path)
-        return cls(held.activations, held.tokens, held.positions, held.n_positions, held.model, held.n_layers)
+        contents = read_cache(path)
+        return cls(
+            contents.activations,
+            contents.tokens,
+            contents.positions,
+            contents.n_positions,
+            contents.model,
+            contents.n_layers,
+        )
 
     @override
     def __repr__(self) -> str:
-        return f"ActivationCache({self._said()})"
+        count = f"{len(self)} sites"
+        if len(self) == 1:
+            count = "1 site"
+        return f"ActivationCache({count}, positions {self._position_range()} of {self.n_positions})"
 
-    def _said(self) -> str:
-        held = f"{len(self)} site{'s' if len(self) != 1 else ''}"
-        here = list(self.positions)
-        run = len(here) > 1 and here == list(range(here[0], here[-1] + 1))
-        return f"{held}, positions {f'{here[0]} to {here[-1]}' if run else here} of {self.n_positions}"
+    def _position_range(self) -> str:
+        positions = list(self.positions)
+        if len(positions) < 2 or positions != list(range(positions[0], positions[-1] + 1)):
+            return str(positions)
+        return f"{positions[0]} to {positions[-1]}"
+
+    def _held(self) -> str:
+        """The sites of the cache by their short names, with their layers."""
+        names = dict.fromkeys(site.name for site in self._arrays)
+        entries = []
+        for name in names:
+            layers = list(self.layers(name))
+            if layers:
+                entries.append(f"{name} of layers {layers}")
+            else:
+                entries.append(name)
+        return listed(entries) or "nothing"
 
     def _refuse_layer(self, site: Site) -> None:
         if self.n_layers is not None and site.layer is not None and site.layer >= self.n_layers:
@@ -166,4 +191,6 @@ class ActivationCache(Mapping[Site, mx.array]):
 
 def as_numpy(array: mx.array) -> np.ndarray:
     """The array as numpy; bfloat16, which numpy lacks, as float32."""
-    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+    if array.dtype == mx.bfloat16:
+        array = array.astype(mx.float32)
+    return np.array(array)

@@ -1,4 +1,4 @@
-"""Chats: checked, rendered by the tokenizer's own template, encoded as mlx_lm does, and known again by their ids."""
+"""Chats: checked, rendered by the tokenizer's template, encoded as mlx_lm does, and looked up by their token ids."""
 
 import threading
 from collections import OrderedDict
@@ -17,7 +17,7 @@ Messages = Sequence[Mapping[str, Any]]
 _NOT_OF_THE_TEMPLATE = frozenset(
     ("tokenize", "add_special_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict")
 ) | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
-"""Keywords of `apply_chat_template` that say how to encode, which here is settled."""
+"""Keywords of `apply_chat_template` that say how to encode, which a caller cannot choose here."""
 
 _KEPT = 256
 
@@ -28,7 +28,7 @@ class Chat:
 
     Attributes:
         messages: Its messages.
-        template: What the template was given besides.
+        template: Further variables of the template.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -94,12 +94,15 @@ def encode_chat(tokenizer: Any, messages: Messages, *, allow_special: bool = Fal
             "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
             "Base models often have none: use the text or the tokens of their instruct model."
         )
-    special = frozenset() if allow_special else special_tokens(tokenizer)
+    refused_tokens: frozenset[str] = frozenset()
+    if not allow_special:
+        refused_tokens = special_tokens(tokenizer)
     for number, message in enumerate(messages):
         _refuse_incomplete(message, number)
-        _refuse_special(message, number, special)
+        _refuse_special(message, number, refused_tokens)
     ids = rendered(tokenizer, messages, template)
-    _remember(tokenizer, ids, Chat(tuple(deepcopy(dict(message)) for message in messages), template))
+    copies = tuple(deepcopy(dict(message)) for message in messages)
+    _remember(tokenizer, ids, Chat(copies, template))
     return ids
 
 
@@ -123,26 +126,28 @@ def rendered(tokenizer: Any, messages: Messages, template: Mapping[str, Any]) ->
     Raises:
         TokenError: The template refuses them.
     """
-    text = _through_template(_as_mlx_lm_has_it(tokenizer), messages, template)
+    text = _apply_template(_wrap_as_mlx_lm(tokenizer), messages, template)
     return encoded(tokenizer, text, add_special_tokens=False)
 
 
-def _as_mlx_lm_has_it(tokenizer: Any) -> Any:
+def _wrap_as_mlx_lm(tokenizer: Any) -> Any:
     """A tokenizer as mlx_lm wraps it, which gives the template a few variables."""
     from transformers import PreTrainedTokenizerBase
 
-    return _wrapped(tokenizer) if isinstance(tokenizer, PreTrainedTokenizerBase) else tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    return _wrap(tokenizer)
 
 
-@lru_cache(maxsize=4)  # it reads the whole vocabulary
-def _wrapped(tokenizer: Any) -> Any:
+@lru_cache(maxsize=4)  # the wrapper reads the whole vocabulary
+def _wrap(tokenizer: Any) -> Any:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
     return TokenizerWrapper(tokenizer)
 
 
-def _through_template(tokenizer: Any, messages: Messages, template: Mapping[str, Any]) -> str:
-    from jinja2 import TemplateError  # what every chat template is read with
+def _apply_template(tokenizer: Any, messages: Messages, template: Mapping[str, Any]) -> str:
+    from jinja2 import TemplateError  # the library that reads every chat template
 
     options = {"tokenize": False, "add_generation_prompt": True, **template}
     try:
@@ -168,12 +173,13 @@ def _refuse_incomplete(message: Mapping[str, Any], number: int) -> None:
         )
 
 
-def _refuse_special(message: Mapping[str, Any], number: int, special: frozenset[str]) -> None:
+def _refuse_special(message: Mapping[str, Any], number: int, refused_tokens: frozenset[str]) -> None:
     for text in _strings(message):
-        if found := next((token for token in sorted(special) if token in text), None):
+        tokens = sorted(token for token in refused_tokens if token in text)
+        if tokens:
             raise TokenError(
-                f"`prompt` must not hold special tokens in its messages. Got {found!r} in message {number}, where it "
-                "would begin or end a turn. Take it out, or pass the tokens that "
+                f"`prompt` must not hold special tokens in its messages. Got {tokens[0]!r} in message {number}, where "
+                "it would begin or end a turn. Take it out, or pass the tokens that "
                 "`model.tokenize(prompt, allow_special=True)` gives."
             )
 
@@ -182,16 +188,19 @@ def _strings(value: object) -> Iterator[str]:
     """Every string in a message, however deep."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(part)
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
 
 
 def special_tokens(tokenizer: Any) -> frozenset[str]:
     """The texts that a tokenizer reads as special tokens: those with a role, and those added as special."""
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    named = getattr(tokenizer, "all_special_tokens", None) or []
-    return frozenset(filter(None, named)) | {token.content for token in added.values() if token.special}
+    with_role = getattr(tokenizer, "all_special_tokens", None) or []
+    added_texts = {token.content for token in added.values() if token.special}
+    return frozenset(filter(None, with_role)) | added_texts
 
 
 def has_chat_template(tokenizer: Any) -> bool:
@@ -206,18 +215,23 @@ _lock = threading.RLock()
 
 
 def chats_of(tokenizer: Any, ids: Sequence[int]) -> tuple[Chat, ...]:
-    """The chats that were encoded into some token ids lately: which part is whose, ids alone do not always say."""
+    """The chats that were lately encoded into some token ids, which do not always tell one message from the next."""
     with _lock:
-        held = _known.get((id(tokenizer), tuple(ids)))
-    return held[1] if held is not None and held[0]() is tokenizer else ()
+        entry = _known.get((id(tokenizer), tuple(ids)))
+    if entry is None:
+        return ()
+    reference, chats = entry
+    if reference() is not tokenizer:  # another tokenizer, at the same place in memory
+        return ()
+    return chats
 
 
 def _remember(tokenizer: Any, ids: Sequence[int], chat: Chat) -> None:
-    """Keep a chat by its ids, beside others that gave the same; of all chats the last few hundred."""
+    """Store a chat under its ids, with others of the same ids; of all chats only the last few hundred."""
     key = (id(tokenizer), tuple(ids))
-    others = tuple(other for other in chats_of(tokenizer, ids) if other.messages != chat.messages)
+    same_ids = [stored for stored in chats_of(tokenizer, ids) if stored.messages != chat.messages]
     with _lock:
-        _known[key] = (ref(tokenizer), (*others, chat)[-8:])
+        _known[key] = (ref(tokenizer), (*same_ids, chat)[-8:])
         _known.move_to_end(key)
         while len(_known) > _KEPT:
             _known.popitem(last=False)

@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 where a law does not hold, 2 for bad input."""
     options = _options(arguments)
     try:
-        return _verify_zoo(options) if options.model is None else _verify_model(options)
+        if options.model is None:
+            return _verify_zoo(options)
+        return _verify_model(options)
     except PatchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -24,11 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify_model(options: argparse.Namespace) -> int:
     start = time.perf_counter()
-    loaded = HookedModel.load(options.model, adapter_path=options.adapter_path)
-    report = check_laws(loaded, options.prompt, EVERY_LAW)
+    model = HookedModel.load(options.model, adapter_path=options.adapter_path)
+    report = check_laws(model, options.prompt, EVERY_LAW)
     seconds = time.perf_counter() - start
-    sys.stdout.write(f"{where_it_ran()}\n\n{_sites(loaded)}\n\n{report}\n\n{seconds:.1f} seconds\n")
-    return 0 if report.ok else 1
+    sections = [where_it_ran(), _format_sites(model), str(report), f"{seconds:.1f} seconds\n"]
+    sys.stdout.write("\n\n".join(sections))
+    return _status(report.ok)
 
 
 def _verify_zoo(options: argparse.Namespace) -> int:
@@ -36,11 +39,18 @@ def _verify_zoo(options: argparse.Namespace) -> int:
     lines = check_zoo(options.zoo or (), options.precision, _show_progress)
     report = ZooReport(options.precision, lines, time.perf_counter() - start)
     sys.stdout.write(f"{report}\n")
-    return 0 if report.ok else 1
+    return _status(report.ok)
+
+
+def _status(ok: bool) -> int:
+    """The exit status of a report."""
+    if ok:
+        return 0
+    return 1
 
 
 def _show_progress(line: ZooLine) -> None:
-    """Beside the report, which may be sent elsewhere."""
+    """Write a line to stderr, for stdout holds the report and may be redirected."""
     sys.stderr.write(f"{line.name}: {line.outcome}\n")
     sys.stderr.flush()
 
@@ -71,20 +81,26 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _sites(model: HookedModel) -> str:
-    """A table of the sites: which layers have each, or why none has."""
+def _format_sites(model: HookedModel) -> str:
+    """A table of the sites: the layers that have each, or the reason why none has."""
     rows = [f"{'site':<16}{'layers':<12}meaning, or why it is not there"]
-    rows += [f"{name:<16}{_layers(model, name):<12}{_says(model, name)}" for name in SITES]
+    for name in SITES:
+        rows.append(f"{name:<16}{_format_layers(model, name):<12}{_meaning(model, name)}")
     return "\n".join(rows)
 
 
-def _layers(model: HookedModel, name: str) -> str:
-    of = [site.layer for site in model.sites if site.name == name]
-    if not of:
+def _format_layers(model: HookedModel, name: str) -> str:
+    layers = [site.layer for site in model.sites if site.name == name]
+    if not layers:
         return "none"
-    return "-" if of == [None] else "all" if len(of) == model.n_layers else f"{len(of)} of {model.n_layers}"
+    if layers == [None]:
+        return "-"
+    if len(layers) == model.n_layers:
+        return "all"
+    return f"{len(layers)} of {model.n_layers}"
 
 
-def _says(model: HookedModel, name: str) -> str:
-    there = any(site.name == name for site in model.sites)
-    return SITES[name].meaning if there else model.layout.why_not(name)
+def _meaning(model: HookedModel, name: str) -> str:
+    if any(site.name == name for site in model.sites):
+        return SITES[name].meaning
+    return model.layout.why_not(name)

@@ -1,7 +1,7 @@
 """Every error that mlx_patch raises on purpose.
 
 * `PatchError`
-    * `UnknownNameError` (`KeyError`): a site, metric or architecture that nobody has heard of
+    * `UnknownNameError` (`KeyError`): a site, metric or architecture that does not exist
     * `MissingSiteError` (`KeyError`): a known site that this model, or this cache, does not have
     * `SelectionError` (`IndexError`): a layer, position, head, neuron or batch row that is not there
     * `ShapeError` (`ValueError`): an array whose shape does not fit
@@ -34,11 +34,13 @@ class PatchError(Exception):
 
     @override
     def __str__(self) -> str:  # KeyError would print the message in quotes
-        return str(self.args[0]) if self.args else type(self).__name__
+        if not self.args:
+            return type(self).__name__
+        return str(self.args[0])
 
 
 class UnknownNameError(PatchError, KeyError):
-    """A name that nothing answers to."""
+    """A site, metric or architecture that does not exist."""
 
 
 class MissingSiteError(PatchError, KeyError):
@@ -108,18 +110,20 @@ def listed(names: Iterable[object]) -> str:
 
 
 def brief(value: object, at_most: int = 80) -> str:
-    """A value as Python writes it, cut in its middle where it is long.
+    """The repr of a value, with its middle cut out if it is long.
 
     Example:
         >>> brief("a" * 100_000, 20)
         "'aaaaaaa...aaaaaaaa' (100000 characters)"
     """
-    written = repr(value)
-    if len(written) <= at_most:
-        return written
-    ends = (at_most - 3) // 2
-    size = f" ({len(value)} characters)" if isinstance(value, str) else ""
-    return f"{written[:ends]}...{written[-ends - 1 :]}{size}"
+    text = repr(value)
+    if len(text) <= at_most:
+        return text
+    width = (at_most - 3) // 2
+    start, end = text[:width], text[-width - 1 :]
+    if isinstance(value, str):
+        return f"{start}...{end} ({len(value)} characters)"
+    return f"{start}...{end}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -129,6 +133,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("resid_pst", ["resid_post", "z"])
         'Did you mean resid_post?'
     """
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {listed(known)}."
+    candidates = list(known)
+    nearest = difflib.get_close_matches(name, candidates, n=3, cutoff=0.6)
+    if not nearest:
+        return f"Known: {listed(candidates)}."
+    return f"Did you mean {' or '.join(nearest)}?"

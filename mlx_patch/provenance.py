@@ -1,9 +1,9 @@
-"""What a number came from: versions, which model, and which weights."""
+"""The origin of a number: versions, machine, model and weights."""
 
 import hashlib
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from importlib.metadata import version
@@ -26,18 +26,26 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Versions, and what they run on: `system`, `processor`, `memory` and MLX's default `device`, and `python`."""
-    device = mx.default_device()
-    about = mx.device_info() if device == mx.Device(mx.gpu) else {}
-    name = about.get("device_name", "")
+    """Versions, and the machine: `system`, `processor`, `memory` and MLX's default `device`, and `python`."""
     return {
         **versions(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": _memory(),
-        "device": f"MLX on {device}{f', {name}' if name else ''}",
+        "device": f"MLX on {_device()}",
     }
+
+
+def _device() -> str:
+    """MLX's default device; of a GPU also its name."""
+    device = mx.default_device()
+    if device != mx.Device(mx.gpu):
+        return str(device)
+    name = mx.device_info().get("device_name", "")
+    if not name:
+        return str(device)
+    return f"{device}, {name}"
 
 
 def _processor() -> str:
@@ -46,7 +54,7 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    """The machine's memory; empty where the system does not say."""
+    """The machine's memory; empty if the system does not report it."""
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
@@ -60,57 +68,67 @@ def model_identity(model: nn.Module, name: str | None = None, tuned: str = "") -
     Args:
         model: The model.
         name: The folder or hub id that it was loaded from, if known.
-        tuned: What its adapter is where that cannot be seen in its modules: a full fine-tune, which replaces weights.
+        tuned: Its adapter, if its modules do not show it: a full fine-tune, which replaces weights.
     Returns:
         Strings by `name`, `architecture`, `config` (16 hex digits), `dtype`, `bits` ("" where not quantised) and
-        `adapter` ("" where there is none; else its kind and 16 hex digits of what it holds).
+        `adapter` ("" where there is none; else its kind and 16 hex digits of its weights).
     """
-    args = getattr(model, "args", None)
-    config = repr(sorted(asdict(args).items())) if is_dataclass(args) and not isinstance(args, type) else repr(args)
-    parts = list(_parts(model))
-    dtypes = {part.dtype for part in parts if isinstance(part, mx.array)}
-    names = {str(dtype).removeprefix("mlx.core.") for dtype in dtypes if mx.issubdtype(dtype, mx.floating)}
-    bits = {str(vars(part)["bits"]) for part in parts if isinstance(part, nn.Module) and "bits" in vars(part)}
+    config = getattr(model, "args", None)
+    if is_dataclass(config) and not isinstance(config, type):
+        config = sorted(asdict(config).items())
+    modules, arrays = _contents(model)
+    dtypes = {array.dtype for array in arrays if mx.issubdtype(array.dtype, mx.floating)}
+    names = {str(dtype).removeprefix("mlx.core.") for dtype in dtypes}
+    bits = {str(vars(module)["bits"]) for module in modules if "bits" in vars(module)}
     return {
         "name": name or "",
         "architecture": type(model).__module__.removeprefix("mlx_lm.models."),
-        "config": hashlib.sha256(config.encode()).hexdigest()[:16],
+        "config": hashlib.sha256(repr(config).encode()).hexdigest()[:16],
         "dtype": ",".join(sorted(names)),
         "bits": ",".join(sorted(bits)),
-        "adapter": tuned or _adapter(parts),
+        "adapter": tuned or _adapter(modules),
     }
 
 
 def has_adapter(model: nn.Module) -> bool:
     """Whether there are LoRA or DoRA layers in a model."""
-    return any(map(_is_adapter, _parts(model)))
+    modules, _ = _contents(model)
+    return any(map(_is_adapter, modules))
 
 
 def digest_of(arrays: Mapping[str, mx.array]) -> str:
     """16 hex digits that tell named arrays from others, by the sums of `checksum`."""
-    whole = blake2b(digest_size=8)
-    _add_arrays(whole, sorted(arrays.items()))
-    return whole.hexdigest()
+    digest = blake2b(digest_size=8)
+    _add_arrays(digest, sorted(arrays.items()))
+    return digest.hexdigest()
 
 
-def _adapter(parts: Sequence[object]) -> str:
-    """The kind of the LoRA or DoRA layers among some parts, and a digest of what they hold."""
-    layers = [vars(part) | dict(part) for part in parts if isinstance(part, nn.Module) and _is_adapter(part)]
+def _adapter(modules: Sequence[nn.Module]) -> str:
+    """The kind of the LoRA or DoRA layers among some modules, and a digest of their weights; "" if there are none."""
+    layers = [vars(module) | dict(module) for module in modules if _is_adapter(module)]
     if not layers:
         return ""
-    held = {f"{n}.{name}": layer[name] for n, layer in enumerate(layers) for name in _ADAPTER if name in layer}
-    scaled = {f"{n}.scale": mx.array(float(layer["scale"])) for n, layer in enumerate(layers) if "scale" in layer}
-    kind = "dora" if any("m" in layer for layer in layers) else "lora"
-    return f"{kind} {digest_of({**held, **scaled})}"
+    kind = "lora"
+    arrays: dict[str, mx.array] = {}
+    for number, layer in enumerate(layers):
+        for name in _ADAPTER:
+            if name in layer:
+                arrays[f"{number}.{name}"] = layer[name]
+        if "scale" in layer:
+            arrays[f"{number}.scale"] = mx.array(float(layer["scale"]))
+        if "m" in layer:
+            kind = "dora"
+    return f"{kind} {digest_of(arrays)}"
 
 
-def _is_adapter(part: object) -> bool:
-    return isinstance(part, nn.Module) and "lora_a" in part
+def _is_adapter(module: nn.Module) -> bool:
+    return "lora_a" in module
 
 
 def parameters(model: nn.Module) -> list[mx.array]:
     """Every parameter of a model."""
-    return [part for part in _parts(model) if isinstance(part, mx.array)]
+    _, arrays = _contents(model)
+    return arrays
 
 
 def checksum(model: nn.Module) -> str:
@@ -119,68 +137,85 @@ def checksum(model: nn.Module) -> str:
     Every module counts by class, mode and plain attributes, an adapter's scale among them. Every parameter counts by
     name, dtype, shape, and the sums of its bits along rows and along columns, as integers of 16 bits (8 where numbers
     have 8) that wrap at 32: to change a weight changes a row's sum and a column's, to exchange two rows as well. It is
-    made to tell models apart, not to withstand somebody who wants two to look alike. What begins with an underscore
-    is left out, as in `model.parameters()`: modules keep there what they have worked out. So are the numbers of a
+    made to tell models apart, not to withstand an attacker who wants two to look alike. Attributes that begin with an
+    underscore are left out, as in `model.parameters()`: modules store computed values there. So are the numbers of a
     `lora_a` whose `lora_b` is 0: they are random, and change nothing.
 
     Example:
-        >>> one, other = nn.Linear(4, 4), nn.Linear(4, 4)
-        >>> checksum(one) == checksum(other), checksum(one) == checksum(other.update(one.parameters()))
+        >>> first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+        >>> checksum(first) == checksum(second), checksum(first) == checksum(second.update(first.parameters()))
         (False, True)
     """
-    whole = blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     for path, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
-        whole.update(repr((path, type(module).__qualname__, module.training, _plain(module))).encode())
+        description = (path, type(module).__qualname__, module.training, _plain_attributes(module))
+        digest.update(repr(description).encode())
     named = cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
-    _add_arrays(whole, sorted(named, key=lambda pair: pair[0]))
-    return whole.hexdigest()
+    _add_arrays(digest, sorted(named, key=lambda pair: pair[0]))
+    return digest.hexdigest()
 
 
-def _parts(model: nn.Module) -> Iterator[object]:
-    """Every module and array in a model.
+def _contents(model: nn.Module) -> tuple[list[nn.Module], list[mx.array]]:
+    """Every module and every array in a model.
 
-    `model.parameters()` and `model.modules()` give them too, in several times the time. That would be felt: each run
-    that keeps activations says what the model was.
+    `model.modules()` and `model.parameters()` return them too, but take several times as long. That would show, for
+    each run that captures activations needs the model's identity.
     """
-    left: list[object] = [model]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            left += [value for name, value in part.items() if not str(name).startswith("_")]
-        elif isinstance(part, list | tuple):
-            left += part
-        if isinstance(part, nn.Module | mx.array):
-            yield part
+    modules: list[nn.Module] = []
+    arrays: list[mx.array] = []
+    stack: list[object] = [model]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, mx.array):
+            arrays.append(value)
+        elif isinstance(value, list | tuple):
+            stack += value
+        elif isinstance(value, dict):  # modules are dicts
+            stack += [child for name, child in value.items() if not str(name).startswith("_")]
+            if isinstance(value, nn.Module):
+                modules.append(value)
+    return modules, arrays
 
 
-def _plain(module: nn.Module) -> list[tuple[str, object]]:
-    return sorted((n, v) for n, v in vars(module).items() if type(v) in _PLAIN and not n.startswith("_"))
+def _plain_attributes(module: nn.Module) -> list[tuple[str, object]]:
+    attributes = [(name, value) for name, value in vars(module).items() if type(value) in _PLAIN]
+    return sorted((name, value) for name, value in attributes if not name.startswith("_"))
 
 
 def _idle(named: Mapping[str, mx.array]) -> set[str]:
-    """The names of each `lora_a` that its `lora_b`, which is 0, takes out of what is computed.
+    """The names of each `lora_a` that has no effect, because its `lora_b` is 0.
 
     mlx_lm begins an adapter so, with a random `lora_a`, and leaves it so in layers that the adapter's file lacks.
     """
-    pairs = {name: named.get(f"{name[:-1]}b") for name in named if name.endswith("lora_a")}
-    changing = {name: mx.any(b != 0) | ~mx.all(mx.isfinite(named[name])) for name, b in pairs.items() if b is not None}
-    mx.eval(list(changing.values()))
-    return {name for name, changes in changing.items() if not changes.item()}
+    effects: dict[str, mx.array] = {}
+    for name, lora_a in named.items():
+        lora_b = named.get(f"{name[:-1]}b")
+        if name.endswith("lora_a") and lora_b is not None:
+            # A product with 0 is not 0 where `lora_a` is infinite or NaN.
+            effects[name] = mx.any(lora_b != 0) | ~mx.all(mx.isfinite(lora_a))
+    mx.eval(list(effects.values()))
+    return {name for name, has_effect in effects.items() if not has_effect.item()}
 
 
-def _sums(array: mx.array) -> list[mx.array]:
+def _bit_sums(array: mx.array) -> list[mx.array]:
+    """The sums of an array's bits along rows and along columns."""
     if not array.size:
         return []
-    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1)
-    bits = rows.view(mx.uint8 if array.dtype.size == 1 else mx.uint16)
+    width = 1
+    if array.ndim:
+        width = array.shape[-1]
+    dtype = mx.uint16
+    if array.dtype.size == 1:
+        dtype = mx.uint8
+    bits = array.reshape(-1, width).view(dtype)
     return [mx.sum(bits, axis=axis).astype(mx.uint32) for axis in (0, 1)]
 
 
-def _add_arrays(whole: blake2b, named: Sequence[tuple[str, mx.array]]) -> None:
+def _add_arrays(digest: blake2b, named: Sequence[tuple[str, mx.array]]) -> None:
     idle = _idle(dict(named))
-    found = [(path, array, [] if path in idle else _sums(array)) for path, array in named]
-    mx.eval([sums for _, _, sums in found])
-    for path, array, sums in found:
-        whole.update(repr((path, str(array.dtype), array.shape)).encode())
-        for one in sums:
-            whole.update(np.array(one).tobytes())
+    sums = {path: _bit_sums(array) for path, array in named if path not in idle}
+    mx.eval(list(sums.values()))
+    for path, array in named:
+        digest.update(repr((path, str(array.dtype), array.shape)).encode())
+        for array_sum in sums.get(path, []):
+            digest.update(np.array(array_sum).tobytes())

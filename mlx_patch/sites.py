@@ -172,22 +172,31 @@ class Site:
         """Path, side and call of a raw site: `("model.norm", "output", None)`."""
         match = _RAW.fullmatch(self.name)
         assert match is not None
-        return match["path"], match["side"], None if match["call"] is None else int(match["call"])
+        call = None
+        if match["call"] is not None:
+            call = int(match["call"])
+        return match["path"], match["side"], call
 
     @property
     def item(self) -> int | None:
-        """Which argument, or which part of a tuple that is returned, a raw site names; None where it names none."""
+        """The argument, or the item of a returned tuple, that a raw site names; None where it names none."""
         match = _RAW.fullmatch(self.name)
-        return None if match is None or match["item"] is None else int(match["item"])
+        if match is None or match["item"] is None:
+            return None
+        return int(match["item"])
 
     @property
     def axes(self) -> tuple[str, ...]:
         """The names of the array's axes; empty for a raw site, whose axes are the module's own."""
-        return () if self.is_raw else SITES[self.name].axes
+        if self.is_raw:
+            return ()
+        return SITES[self.name].axes
 
     @override
     def __str__(self) -> str:
-        return self.name if self.is_raw else SITES[self.name].hook.format(layer=self.layer)
+        if self.is_raw:
+            return self.name
+        return SITES[self.name].hook.format(layer=self.layer)
 
 
 def _refuse_layer(site: Site) -> None:
@@ -200,16 +209,16 @@ def site_of(key: object, n_layers: int | None) -> Site:
 
     Args:
         key: As one of `ActivationCache`.
-        n_layers: How many blocks the model has, from which negative layers count; None where nobody knows.
+        n_layers: How many blocks the model has, from which negative layers count; None if it is not known.
     Raises:
         UnknownNameError: It names no site.
-        SelectionError: A negative layer before the first, or where nobody knows how many there are.
+        SelectionError: A negative layer before the first, or where the number of layers is not known.
     """
     match key:
         case (str(name),):
             return Site(name)
         case (str(name), int(layer)):
-            return Site(name, layer if layer >= 0 else _from_the_end(layer, n_layers))
+            return Site(name, _from_start(layer, n_layers))
         case (str(name), int(layer), str(part)) if f".{part}." in str(site := site_of((name, layer), n_layers)):
             return site
         case str() | Site():
@@ -217,8 +226,14 @@ def site_of(key: object, n_layers: int | None) -> Site:
     raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
 
 
-def _from_the_end(layer: int, n_layers: int | None) -> int:
-    if n_layers is None or layer < -n_layers:
-        known = "does not know how many the model has" if n_layers is None else f"has {n_layers}"
-        raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that {known}.")
+def _from_start(layer: int, n_layers: int | None) -> int:
+    """A layer that may count from the end, counted from 0."""
+    if layer >= 0:
+        return layer
+    if n_layers is None:
+        raise SelectionError(
+            f"`layer` must be a block's number. Got {layer} for a cache that does not know how many the model has."
+        )
+    if layer < -n_layers:
+        raise SelectionError(f"`layer` must be a block's number. Got {layer} for a cache that has {n_layers}.")
     return n_layers + layer

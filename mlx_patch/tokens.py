@@ -1,4 +1,4 @@
-"""From text or chat messages to tokens: one beginning-of-sequence token, never two; and prompts by their length."""
+"""Tokens of texts and chat messages, with one beginning-of-sequence token and never two; and prompts by length."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Batch:
 
     Attributes:
         tokens: Shape `(batch, pos)`.
-        examples: Which of all prompts they are, in order.
-        alone: Whether they are prompts of a list, each of which is edited as if it ran by itself; otherwise a batch.
+        examples: Their numbers among all prompts, in order.
+        alone: Whether they are prompts of a list, each of which is edited as if it ran alone; otherwise a batch.
     """
 
     tokens: mx.array
@@ -62,7 +62,7 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
             "Pass one to HookedModel(model, tokenizer), or pass token ids."
         )
     if isinstance(prompt, str):
-        ids = _encoded_text(tokenizer, prompt, template)
+        ids = _encode_text(tokenizer, prompt, template)
     else:
         ids = encode_chat(tokenizer, prompt, allow_special=allow_special, **template)
     if not ids:
@@ -70,67 +70,79 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
     return mx.array([ids])
 
 
-def _encoded_text(tokenizer: Any, text: str, template: Mapping[str, Any]) -> list[int]:
+def _encode_text(tokenizer: Any, text: str, template: Mapping[str, Any]) -> list[int]:
     if template:
         raise KindError(
             f"`template` must be left out for a text, which goes through no chat template. Got {listed(template)}. "
             "Pass chat messages: [{'role': 'user', 'content': text}]."
         )
     bos = getattr(tokenizer, "bos_token", None)
-    return encoded(tokenizer, text, add_special_tokens=not (bos and text.startswith(bos)))
+    has_bos = bool(bos) and text.startswith(bos)
+    return encoded(tokenizer, text, add_special_tokens=not has_bos)
 
 
 def is_text_or_chat(prompt: object) -> TypeIs[Prompt]:
     """Whether a prompt is a text or chat messages, and not token ids."""
-    return isinstance(prompt, str) or (isinstance(prompt, list | tuple) and any(isinstance(m, Mapping) for m in prompt))
+    if isinstance(prompt, list | tuple):
+        return any(isinstance(message, Mapping) for message in prompt)
+    return isinstance(prompt, str)
 
 
-def tokens_of(given: object, tokenizer: Any, d_vocab: int) -> mx.array:
+def tokens_of(prompt: object, tokenizer: Any, d_vocab: int) -> mx.array:
     """The tokens of a text, of a chat, or token ids as they are, checked. Shape `(batch, pos)`.
 
     Args:
-        given: A text, chat messages, or what `as_tokens` takes.
+        prompt: A text, chat messages, or what `as_tokens` takes.
         tokenizer: For texts and messages.
         d_vocab: How many tokens the model knows.
     Raises:
         TokenError, KindError, ShapeError, SelectionError: As `tokenize` and `as_tokens` say.
     """
-    return as_tokens(tokenize(tokenizer, given) if is_text_or_chat(given) else given, d_vocab)
+    if is_text_or_chat(prompt):
+        return as_tokens(tokenize(tokenizer, prompt), d_vocab)
+    return as_tokens(prompt, d_vocab)
 
 
-def as_tokens(given: object, d_vocab: int) -> mx.array:
+def as_tokens(ids: object, d_vocab: int) -> mx.array:
     """Token ids as `(batch, pos)`, checked.
 
     Args:
-        given: An array or nested lists of ids. Shape `(pos,)` or `(batch, pos)`.
+        ids: An array or nested lists of ids. Shape `(pos,)` or `(batch, pos)`.
         d_vocab: How many tokens the model knows.
     Raises:
         KindError: They are not integers.
         ShapeError: Another shape, or empty.
         SelectionError: An id that the model does not know: MLX would read past the edge of the embedding.
     """
-    tokens = _array(given)
+    tokens = _as_array(ids)
     refuse_traced("tokens", tokens)
     if not mx.issubdtype(tokens.dtype, mx.integer):
         raise KindError(f"`tokens` must be integers. Got {tokens.dtype}. Use `model.tokenize(text)`.")
-    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    if tokens.ndim == 1:
+        tokens = tokens[None]
     if tokens.ndim != 2 or tokens.size == 0:
         raise ShapeError(f"`tokens` must have the shape (batch, pos), and not be empty. Got {tokens.shape}.")
-    low, high = cast("list[int]", mx.stack([mx.min(tokens), mx.max(tokens)]).tolist())
-    if low < 0 or high >= d_vocab:
-        wrong = low if low < 0 else high
-        raise SelectionError(f"`tokens` must lie in 0 to {d_vocab - 1}. Got {wrong}. Is it another model's tokenizer?")
+    limits = mx.stack([mx.min(tokens), mx.max(tokens)])  # one evaluation for both
+    lowest, highest = cast("list[int]", limits.tolist())
+    if lowest < 0:
+        raise _out_of_range(lowest, d_vocab)
+    if highest >= d_vocab:
+        raise _out_of_range(highest, d_vocab)
     return tokens.astype(mx.int32)
 
 
+def _out_of_range(token: int, d_vocab: int) -> SelectionError:
+    return SelectionError(f"`tokens` must lie in 0 to {d_vocab - 1}. Got {token}. Is it another model's tokenizer?")
+
+
 def refuse_traced(name: str, array: mx.array) -> None:
-    """Refuse an array that stands for values to come, as `mx.compile` and `mx.vmap` hand to what they trace.
+    """Refuse an array without values, which `mx.compile` and `mx.vmap` pass to the functions that they trace.
 
     Args:
         name: What the array is, for the message.
-        array: It is computed meanwhile, and nobody waits for it.
+        array: The array. Its evaluation begins, and is not waited for.
     Raises:
-        KindError: It has no values: what an edit does would be traced once, and stay.
+        KindError: It has no values: an edit would be traced once, and be in every later call.
     """
     try:
         mx.async_eval(array)
@@ -151,19 +163,19 @@ def _has_values(array: mx.array) -> bool:
     return True
 
 
-def one_prompt(one: object, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
+def one_prompt(prompt: object, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
     """The tokens of one prompt of several. Shape `(1, pos)`.
 
     Args:
-        one: A text, chat messages or token ids.
-        number: Which of the prompts it is, for a message.
+        prompt: A text, chat messages or token ids.
+        number: The number of the prompt, for a message.
         tokenizer: For texts and messages.
         d_vocab: How many tokens the model knows.
     Raises:
         TokenError, KindError, SelectionError: As `tokenize` and `as_tokens` say.
         ShapeError: It is several prompts, or none.
     """
-    tokens = tokens_of(one, tokenizer, d_vocab)
+    tokens = tokens_of(prompt, tokenizer, d_vocab)
     if tokens.shape[0] != 1:
         raise ShapeError(
             f"`tokens` must hold one prompt an entry. Got {tokens.shape[0]} in entry {number}. "
@@ -183,31 +195,36 @@ def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Bat
         >>> [batch.examples for batch in by_length(rows)]
         [(0, 2), (1,)]
     """
-    same: dict[int, list[int]] = {}
+    numbers_by_length: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        same.setdefault(row.shape[1], []).append(number)
+        numbers_by_length.setdefault(row.shape[1], []).append(number)
     size = at_most or max(1, len(rows))
-    chunks = [tuple(own[start : start + size]) for own in same.values() for start in range(0, len(own), size)]
-    return tuple(Batch(mx.concatenate([rows[n] for n in chunk], axis=0), chunk, alone=True) for chunk in chunks)
+    batches = []
+    for numbers in numbers_by_length.values():
+        for start in range(0, len(numbers), size):
+            examples = tuple(numbers[start : start + size])
+            tokens = mx.concatenate([rows[number] for number in examples], axis=0)
+            batches.append(Batch(tokens, examples, alone=True))
+    return tuple(batches)
 
 
-def _array(given: object) -> mx.array:
-    if isinstance(given, mx.array):
-        return given
-    if isinstance(given, list | tuple) and any(map(is_text_or_chat, given)):
+def _as_array(ids: object) -> mx.array:
+    if isinstance(ids, mx.array):
+        return ids
+    if isinstance(ids, list | tuple) and any(map(is_text_or_chat, ids)):
         raise KindError(
-            f"`tokens` must be one prompt, or a batch of token ids. Got a list of {len(given)} texts or chats. Pass it "
+            f"`tokens` must be one prompt, or a batch of token ids. Got a list of {len(ids)} texts or chats. Pass it "
             "to `model.run_each`, `mp.sweep` or `mp.measure`, which take prompts of any length."
         )
     try:
-        array = np.asarray(given)
+        array = np.asarray(ids)
     except ValueError:
         raise ShapeError(
             "`tokens` must have equally many in each row. Got rows of different lengths. Pass them as a list to "
             "`model.run_each`, which runs prompts of each length by themselves and pads nothing."
         ) from None
     if array.dtype.kind not in "iu":
-        raise KindError(f"`tokens` must be integers. Got {type(given).__name__}. Use `model.tokenize(text)`.")
+        raise KindError(f"`tokens` must be integers. Got {type(ids).__name__}. Use `model.tokenize(text)`.")
     return mx.array(array.astype(np.int64))
 
 
@@ -215,25 +232,23 @@ Prompts = Any
 """Token ids `(batch, pos)` or `(pos,)`, a text, chat messages, or a list of such, one an example."""
 
 
-def batches_of(given: Prompts, tokenizer: Any, d_vocab: int) -> tuple[Batch, ...]:
-    """Prompts in groups of equal length, each in the order in which they came.
+def batches_of(prompts: Prompts, tokenizer: Any, d_vocab: int) -> tuple[Batch, ...]:
+    """Prompts in groups of equal length; within a group in their order.
 
-    An array is a batch. A list, one of lists of ids too, is a list of prompts, each of which is alone.
+    An array is a batch. A list, also a list of lists of ids, is a list of prompts, each of which runs as if alone.
 
     Raises:
-        TokenError, KindError, ShapeError, SelectionError: A prompt that is none; see `HookedModel.tokenize`.
+        TokenError, KindError, ShapeError, SelectionError: An entry is not a prompt; see `HookedModel.tokenize`.
     """
-    if is_text_or_chat(given) or not _is_list_of_prompts(given):
-        return _one(tokens_of(given, tokenizer, d_vocab))
-    return by_length([one_prompt(one, number, tokenizer, d_vocab) for number, one in enumerate(given)])
+    if is_text_or_chat(prompts) or not _is_list_of_prompts(prompts):
+        tokens = tokens_of(prompts, tokenizer, d_vocab)
+        return (Batch(tokens, tuple(range(tokens.shape[0]))),)
+    rows = [one_prompt(prompt, number, tokenizer, d_vocab) for number, prompt in enumerate(prompts)]
+    return by_length(rows)
 
 
-def _one(tokens: mx.array) -> tuple[Batch, ...]:
-    return (Batch(tokens, tuple(range(tokens.shape[0]))),)
-
-
-def _is_list_of_prompts(given: Prompts) -> bool:
+def _is_list_of_prompts(prompts: Prompts) -> bool:
     """Whether these are prompts one by one, and not an array or the ids of one prompt."""
-    if not isinstance(given, list | tuple):
+    if not isinstance(prompts, list | tuple):
         return False
-    return any(isinstance(prompt, str | list | tuple | mx.array | np.ndarray) for prompt in given)
+    return any(isinstance(prompt, str | list | tuple | mx.array | np.ndarray) for prompt in prompts)

@@ -19,7 +19,10 @@ from mlx_patch.architectures._unknown import guessed as guessed
 from mlx_patch.architectures._unknown import without_table as without_table
 from mlx_patch.architectures._views import ByHead as ByHead
 from mlx_patch.architectures._views import Fused as Fused
+from mlx_patch.architectures._views import HeadsFirst as HeadsFirst
 from mlx_patch.architectures._views import Interleaved as Interleaved
+from mlx_patch.architectures._views import Times as Times
 from mlx_patch.architectures._views import View as View
+from mlx_patch.architectures._views import Whole as Whole
 from mlx_patch.architectures._views import attribute as attribute
 from mlx_patch.architectures.tables import FAMILIES as FAMILIES

@@ -30,7 +30,7 @@ Recipe = Literal[
     "inputs",
     "given",
 ]
-"""How what a module computes inside its call is found.
+"""How the values that a module computes inside its call are reached.
 
 * `sdpa`: it calls mlx_lm's `scaled_dot_product_attention`.
 * `fast`: it calls MLX's.
@@ -54,7 +54,7 @@ Recipe = Literal[
 
 @dataclass(frozen=True)
 class Point:
-    """Where one site can be read and written.
+    """The place where one site can be read and written.
 
     Attributes:
         path: The module's path, from the block (from the model, for sites without a layer); "" is the block itself.
@@ -98,17 +98,17 @@ class Point:
         """Whether a block has the module."""
         if callable(self.given):
             return self.given(block) and _has(block, self.path, self.of)
-        given, _, kind = self.given.partition(":")
-        return _has(block, given, kind or None) and _has(block, self.path, self.of)
+        path, _, class_name = self.given.partition(":")
+        return _has(block, path, class_name or None) and _has(block, self.path, self.of)
 
 
-def _has(block: nn.Module, path: str, kind: str | None) -> bool:
+def _has(block: nn.Module, path: str, class_name: str | None) -> bool:
     """Whether a block has a module at a path, of a class by name."""
     try:
         module = attribute(block, path)
     except (ArchitectureError, KeyError):
         return False
-    return isinstance(module, nn.Module) and kind in (None, type(module).__name__)
+    return isinstance(module, nn.Module) and class_name in (None, type(module).__name__)
 
 
 def _plus(stream: mx.array, added: mx.array, block: nn.Module) -> mx.array:
@@ -116,12 +116,12 @@ def _plus(stream: mx.array, added: mx.array, block: nn.Module) -> mx.array:
 
 
 Combine = Callable[..., mx.array]
-"""From the stream, what a part adds to it and the block, to the stream afterwards. `Stream.more` comes as `more=`."""
+"""From the stream, a part's contribution and the block, to the stream afterwards. `Stream.more` comes as `more=`."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """How the parts of a block make the stream, where that is not a plain sum.
+    """The rule by which the parts of a block make the stream, where that is not a plain sum.
 
     Attributes:
         says: The rule as a clause: "resid_mid = resid_pre + mixer_out".
@@ -129,7 +129,7 @@ class Stream:
         post: `resid_post` from `resid_mid` and `mlp_out`.
         readers: The paths of more modules that read `resid_mid`, after the one that it is read at.
         last: The path of a module that reads `resid_mid + mlp_out`, where blocks have a part behind the MLP.
-        more: The path of the module that gives what that part adds; `post` is given it as well.
+        more: The path of the module whose output that part adds; `post` gets it as well.
         kept: Whether later blocks read the `resid_pre` of a block besides the stream; None where none is.
     """
 
@@ -144,7 +144,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Heads:
-    """How the heads of an attention hang together, where that is not as in llama.
+    """Relations between the heads of an attention, where they differ from llama's.
 
     Attributes:
         tiled: Query head i reads KV head i modulo their number; otherwise neighbours share one.
@@ -185,7 +185,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Boxing:
-    """How edits of the stream reach the skip connections, where no module returns the sums.
+    """The stream in a box: edits reach the skip connections though no module returns the sums.
 
     Attributes:
         start: Where the stream begins: in each block, or in the model.
@@ -212,7 +212,7 @@ class Family:
             block has serves it.
         absent: The sites that it does not have, with the reason as a clause ("its attention and MLP run in parallel").
         blocks: The path of the list of blocks that the forward pass walks, which need not be `model.layers`.
-        final_norm: The path of the norm before the unembedding; None where nobody knows it, and there is no such site.
+        final_norm: The path of the norm before the unembedding; None where it is unknown, and there is no such site.
         embed: Where the embedding is, from the model, if more than the first block reads it.
         width: The path of the width of the stream, or the width.
         vocabulary: The path of the number of rows of the unembedding, or the number.
@@ -269,12 +269,14 @@ class Family:
 
     def points(self, name: str) -> tuple[Point, ...]:
         """The points of one site, in the order in which they are tried."""
-        found = self.block.get(name, ())
-        return found if isinstance(found, tuple) else (found,)
+        points = self.block.get(name, ())
+        if isinstance(points, tuple):
+            return points
+        return (points,)
 
 
 BLOCK_ENDS: Mapping[str, Point] = {"resid_pre": Point("", "input"), "resid_post": Point("", "output")}
-"""What every block has."""
+"""The sites of every block."""
 
 DENSE: Mapping[str, str] = {
     "router_logits": "its MLP has no experts",
@@ -311,7 +313,7 @@ NEURONS_OF_EXPERTS: Mapping[str, str] = {"mlp_post": "its neurons belong to expe
 
 
 def routed(moe: str = "mlp", router: str = "gate", experts: str = "switch_mlp", flat: bool = False) -> dict[str, Point]:
-    """The sites of a mixture of experts whose router is a linear map, and whose outputs are weighed by its caller."""
+    """The sites of a mixture of experts with a linear router, whose outputs its caller weighs."""
     return {
         "router_logits": Point(f"{moe}.{router}", "output", flat=flat),
         "expert_weights": Point(f"{moe}.{experts}", "inside", recipe="experts", flat=flat),
@@ -330,14 +332,15 @@ def adds(site: Point, *names: str) -> dict[str, Point]:
 
 def wrapped(family: Family, name: str, inner: str = "language_model") -> Family:
     """The table of a model that holds one of `family` as its text tower, at a path."""
-    holder = family.applies
 
     def applies(model: nn.Module) -> bool:
         tower = attribute(model, inner)
-        module = type(tower).__module__.removeprefix("mlx_lm.models.")
-        return module in (*family.modules, name) and holder(tower)
+        module_name = type(tower).__module__.removeprefix("mlx_lm.models.")
+        return module_name in (*family.modules, name) and family.applies(tower)
 
-    places = ("blocks", "final_norm", "width", "vocabulary", *(("positions",) if family.positions else ()))
-    moved = {place: f"{inner}.{getattr(family, place)}" for place in places}
+    fields = ["blocks", "final_norm", "width", "vocabulary"]
+    if family.positions:
+        fields.append("positions")
+    paths = {field_name: f"{inner}.{getattr(family, field_name)}" for field_name in fields}
     variant = " ".join(filter(None, (family.name, family.variant)))
-    return replace(family, name=name, also=(), variant=variant, applies=applies, **moved)
+    return replace(family, name=name, also=(), variant=variant, applies=applies, **paths)

@@ -1,4 +1,4 @@
-"""`Layout`: a family's table bound to one model. It says which module serves a site."""
+"""`Layout`: a family's table bound to one model, which finds the module of each site."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Place:
     Attributes:
         site: The site.
         module: The module that is tapped.
-        point: What is read and written there.
+        point: How the site is read and written there.
         block: The module from which the view's paths are looked up.
     """
 
@@ -39,8 +39,8 @@ class Layout:
     Attributes:
         model: The model.
         family: Its table.
-        blocks: The blocks that its forward pass walks, in order; where it walks them several times, so often.
-        times: How often it walks them.
+        blocks: The blocks that its forward pass walks, in order, once for each walk.
+        times: The number of walks.
     """
 
     model: nn.Module
@@ -55,8 +55,10 @@ class Layout:
 
     @property
     def n_streams(self) -> int:
-        """How many streams `resid_pre` and `resid_post` hold side by side."""
-        return attribute(self.model, self.family.streams) if self.family.streams else 1
+        """The number of streams that `resid_pre` and `resid_post` hold side by side."""
+        if not self.family.streams:
+            return 1
+        return attribute(self.model, self.family.streams)
 
     @property
     def d_vocab(self) -> int:
@@ -65,19 +67,28 @@ class Layout:
 
     @property
     def n_positions(self) -> int:
-        """How many positions the model has learned; 0 where a prompt may be of any length."""
-        stands = self.family.positions
-        return stands if isinstance(stands, int) else attribute(self.model, stands).weight.shape[0]
+        """The number of positions that the model has learned; 0 where a prompt may be of any length."""
+        positions = self.family.positions
+        if isinstance(positions, int):
+            return positions
+        return attribute(self.model, positions).weight.shape[0]
 
-    def _number(self, stands: str | int) -> int:
-        return stands if isinstance(stands, int) else attribute(self.model, stands)
+    def _number(self, path: str | int) -> int:
+        if isinstance(path, int):
+            return path
+        return attribute(self.model, path)
+
+    @property
+    def _walk_length(self) -> int:
+        """The number of layers in one walk of the blocks."""
+        return len(self.blocks) // self.times
 
     @property
     def final_norm(self) -> str:
         """The path of the norm before the unembedding.
 
         Raises:
-            MissingSiteError: Nobody knows which module that is.
+            MissingSiteError: The table does not say which module that is.
         """
         if self.family.final_norm is None:
             self._refuse("final_norm")
@@ -86,27 +97,37 @@ class Layout:
     @cached_property
     def points(self) -> tuple[Mapping[str, Point], ...]:
         """For each block, the point of every site that it has."""
-        return tuple(
-            {name: point for name in self.family.block if (point := self._point(name, layer))}
-            for layer in range(len(self.blocks))
-        )
+        return tuple(self._block_points(layer) for layer in range(len(self.blocks)))
+
+    def _block_points(self, layer: int) -> dict[str, Point]:
+        points = {name: self._point(name, layer) for name in self.family.block}
+        return {name: point for name, point in points.items() if point is not None}
 
     def _point(self, name: str, layer: int) -> Point | None:
-        walk = layer // (len(self.blocks) // self.times)
-        block, parts = self.blocks[layer], (None, walk if self.times > 1 else layer % self.family.parts)
-        return next((p for p in self.family.points(name) if p.part in parts and p.serves(block)), None)
+        """The first of a site's points that serves a layer: `part` is a walk of a loop, or a layer of a block."""
+        part = layer % self.family.parts
+        if self.times > 1:
+            part = layer // self._walk_length
+        for point in self.family.points(name):
+            if point.part in (None, part) and point.serves(self.blocks[layer]):
+                return point
+        return None
 
     def block_path(self, layer: int) -> str:
         """The path, from the model, of the block that a layer is, or is a part of."""
-        number = layer % (len(self.blocks) // self.times) // self.family.parts
+        number = layer % self._walk_length // self.family.parts
         return f"{self.family.blocks}.{number}"
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """Every named site of the model, in the order in which a forward pass meets them."""
         layered = [name for name, kind in SITES.items() if kind.layered]
-        inner = [Site(name, layer) for layer, has in enumerate(self.points) for name in layered if name in has]
-        return (Site("embed"), *inner, *([Site("final_norm")] if self.family.final_norm else []))
+        sites = [Site("embed")]
+        for layer, points in enumerate(self.points):
+            sites += [Site(name, layer) for name in layered if name in points]
+        if self.family.final_norm:
+            sites.append(Site("final_norm"))
+        return tuple(sites)
 
     def select(self, name: str, layers: tuple[int, ...] | None) -> tuple[Site, ...]:
         """The sites of one name at some layers, or at all that have it; negative layers count from the last.
@@ -117,15 +138,18 @@ class Layout:
         """
         if name not in SITES or not SITES[name].layered:
             return (Site(name),)
-        count, having = len(self.blocks), [layer for layer, has in enumerate(self.points) if name in has]
-        if not having:
+        count = len(self.blocks)
+        available = [layer for layer, points in enumerate(self.points) if name in points]
+        if not available:
             self._refuse(name)
         for layer in layers or ():
             if not -count <= layer < count:
                 raise SelectionError(f"`layer` must lie in {-count} to {count - 1}. Got {layer}.")
-            if layer % count not in having:
-                self._refuse_layer(name, layer % count, having)
-        return tuple(Site(name, layer % count) for layer in (having if layers is None else layers))
+            if layer % count not in available:
+                self._refuse_layer(name, layer % count, available)
+        if layers is None:
+            layers = tuple(available)
+        return tuple(Site(name, layer % count) for layer in layers)
 
     def place(self, site: Site) -> Place:
         """Where a site is.
@@ -137,35 +161,47 @@ class Layout:
         """
         if site.is_raw:
             return self._raw(site)
-        if site.name == "embed" and (point := self.family.embed):
-            return Place(site, attribute(self.model, point.path), point, self.model)
         if site.name == "embed":
-            return replace(self.place(Site("resid_pre", 0)), site=site)
+            return self._embed(site)
         if site.name == "final_norm":
-            norm = attribute(self.model, self.final_norm)
-            last = self.times - 1 if self._norm_ends_each_time else None
-            return Place(site, norm, Point(self.final_norm, "output", call=last), self.model)
-        (site,) = self.select(site.name, None if site.layer is None else (site.layer,))
+            return self._final_norm(site)
+        layers = None if site.layer is None else (site.layer,)
+        (site,) = self.select(site.name, layers)
         layer = site.layer or 0
         block, point = self.blocks[layer], self.points[layer][site.name]
         if point.side == "next":
             return replace(self._next(layer), site=site)
         if self.times > 1:
-            walk = layer // (len(self.blocks) // self.times)
+            walk = layer // self._walk_length
             point = replace(point, call=walk * point.calls + (point.call or 0))
         return Place(site, attribute(block, point.path), point, block)
 
+    def _embed(self, site: Site) -> Place:
+        point = self.family.embed
+        if point is None:
+            return replace(self.place(Site("resid_pre", 0)), site=site)
+        return Place(site, attribute(self.model, point.path), point, self.model)
+
+    def _final_norm(self, site: Site) -> Place:
+        path = self.final_norm
+        norm = attribute(self.model, path)
+        last_call = self.times - 1 if self._norm_ends_each_time else None
+        return Place(site, norm, Point(path, "output", call=last_call), self.model)
+
     def _next(self, layer: int) -> Place:
-        """Where the stream that leaves a layer is read, for blocks that return none."""
+        """The place where the stream that leaves a layer is read, for blocks that return none."""
         if layer + 1 < len(self.blocks):
             return self.place(Site("resid_pre", layer + 1))
         path = self.final_norm
-        return Place(Site("final_norm"), attribute(self.model, path), Point(path, "input", boxed=True), self.model)
+        norm = attribute(self.model, path)
+        return Place(Site("final_norm"), norm, Point(path, "input", boxed=True), self.model)
 
     def between(self, layer: int, stream: mx.array) -> mx.array:
         """The stream that enters a block, from the one that leaves the block before."""
-        starts = layer % (len(self.blocks) // self.times) == 0
-        return attribute(self.model, self.final_norm)(stream) if starts and self._norm_ends_each_time else stream
+        starts_walk = layer % self._walk_length == 0
+        if starts_walk and self._norm_ends_each_time:
+            return attribute(self.model, self.final_norm)(stream)
+        return stream
 
     @property
     def _norm_ends_each_time(self) -> bool:
@@ -173,10 +209,13 @@ class Layout:
 
     def with_module(self, path: str | None) -> list[int]:
         """The layers whose block has a module at a path."""
-        return [] if path is None else [i for i, block in enumerate(self.blocks) if Point(path, "input").serves(block)]
+        if path is None:
+            return []
+        point = Point(path, "input")
+        return [layer for layer, block in enumerate(self.blocks) if point.serves(block)]
 
     def inner(self, site: Site, path: str | None, side: Side) -> Place | None:
-        """What a module in the block of a site reads or returns; None if the block has none there."""
+        """The input or the output of a module in the block of a site; None if the block has none at the path."""
         if path is None or site.layer not in self.with_module(path):
             return None
         block = self.blocks[site.layer]
@@ -184,13 +223,13 @@ class Layout:
 
     def attentions(self) -> list[Place]:
         """Each attention that calls mlx_lm's `scaled_dot_product_attention`, as a place inside it."""
-        found: dict[int, Place] = {}
+        places: dict[int, Place] = {}
         for layer, points in enumerate(self.points):
             for name, point in points.items():
                 if point.recipe == "sdpa":
                     place = self.place(Site(name, layer))
-                    found.setdefault(id(place.module), place)
-        return list(found.values())
+                    places.setdefault(id(place.module), place)
+        return list(places.values())
 
     def _raw(self, site: Site) -> Place:
         path, side, call = site.raw
@@ -210,14 +249,20 @@ class Layout:
         return _NOWHERE.get(name, f"none of its blocks has {points[0].path!r} where its table looks for it")
 
     def _refuse(self, name: str) -> NoReturn:
-        has = [known for known in SITES if any(known in points for points in self.points)]
-        raise MissingSiteError(f"{self.family.name} has no {name!r}: {self.why_not(name)}. It has: {listed(has)}.")
+        served = _served(self)
+        names = [site_name for site_name in SITES if site_name in served]
+        raise MissingSiteError(f"{self.family.name} has no {name!r}: {self.why_not(name)}. It has: {listed(names)}.")
 
-    def _refuse_layer(self, name: str, layer: int, having: list[int]) -> NoReturn:
+    def _refuse_layer(self, name: str, layer: int, available: list[int]) -> NoReturn:
         raise MissingSiteError(
             f"`layer` must be one that has {name!r}. Got {layer}, whose block has: {listed(self.points[layer])}. "
-            f"Layers with it: {listed(having)}."
+            f"Layers with it: {listed(available)}."
         )
+
+
+def _served(layout: Layout) -> set[str]:
+    """The sites that some block has."""
+    return {name for points in layout.points for name in points}
 
 
 def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
@@ -236,21 +281,23 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
         )
     walk = [block for block in blocks for _ in range(family.parts)]
     layout = Layout(model, family, times * walk, times)
-    _refuse_nowhere(layout)
+    _refuse_other_table(layout)
     return layout
 
 
-def _refuse_nowhere(layout: Layout) -> None:
-    """Refuse a table that says of every block what is true of none: it is another architecture's.
+def _refuse_other_table(layout: Layout) -> None:
+    """Refuse the table of another architecture: one that looks for a module that no block has.
 
-    What some configurations of an architecture lack is no sign of that: a site that has several points or depends on
-    a block's kind, and one whose alternative is there (`_ALTERNATIVES`).
+    A site that only some configurations of an architecture have is no sign of that: one that has several points or
+    depends on a block's kind, and one whose alternative some block has (`_ALTERNATIVES`).
     """
-    there = {name for points in layout.points for name in points}
+    served = _served(layout)
     for name, point in layout.family.block.items():
-        if name in there or isinstance(point, tuple) or point.of or point.given or name in layout.family.absent:
+        if name in served or name in layout.family.absent:
             continue
-        if not _replaced(name, layout.family, there):
+        if isinstance(point, tuple) or point.of or point.given:
+            continue
+        if not _is_replaced(name, layout.family, served):
             raise ArchitectureError(
                 f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
                 f"of {type(layout.model).__module__} has. Leave it out for the registered one."
@@ -265,18 +312,20 @@ _ALTERNATIVES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_ROUTING, ("mlp_post",)),
     **dict.fromkeys(("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z", "attn_out"), ("mixer_out",)),
 }
-"""What stands in a block in place of a site: neurons of a dense MLP or experts; attention or another mixer."""
+"""The sites that blocks have in place of a site: neurons of a dense MLP or experts; attention or another mixer."""
 
 
-def _replaced(name: str, family: Family, there: set[str]) -> bool:
-    """Whether a table knows blocks without a site, and the model has nothing but those.
+def _is_replaced(name: str, family: Family, served: set[str]) -> bool:
+    """Whether a table has alternatives to a site, and all blocks of the model have these instead.
 
     Where `mixer_out` is at the point of `attn_out`, every mixer is attention.
     """
-    others = {other for other in _ALTERNATIVES.get(name, ()) if other in family.block}
-    if others == {"mixer_out"}:
-        return family.points("mixer_out") != family.points("attn_out") and "attn_out" not in there and others <= there
-    return bool(others) and others <= there
+    alternatives = {site_name for site_name in _ALTERNATIVES.get(name, ()) if site_name in family.block}
+    if not alternatives or not alternatives <= served:
+        return False
+    if alternatives == {"mixer_out"}:
+        return family.points("mixer_out") != family.points("attn_out") and "attn_out" not in served
+    return True
 
 
 _NOWHERE: Mapping[str, str] = {
@@ -287,5 +336,5 @@ _NOWHERE: Mapping[str, str] = {
 
 
 def can_be_split(layout: Layout) -> bool:
-    """Whether a prompt may be split over a prompt cache, so that not every pass need begin at its first position."""
+    """Whether a prompt may be split over a prompt cache, so that passes may begin behind its first position."""
     return not layout.family.uncut and layout.family.final_norm is not None

@@ -1,4 +1,4 @@
-"""The registry: which table a model is read with.
+"""The registry of tables, by the modules that define models' classes.
 
 A family of one's own is published by an entry point of group `mlx_patch.architectures` that names a `Family`, or a
 tuple of them; its name is the module that defines the model's class.
@@ -25,9 +25,11 @@ def family_of(model: nn.Module) -> Family:
     """
     if family := registered_family(model):
         return family
+    architecture, _ = _names_of(type(model))
+    supported = {name for family in _families() for name in family.modules}
     raise ArchitectureError(
-        f"`model` must be of an architecture that has a table. Got {_names_of(type(model))[0]}. "
-        f"There are tables for {listed(sorted({name for family in _known() for name in family.modules}))}. "
+        f"`model` must be of an architecture that has a table. Got {architecture}. "
+        f"There are tables for {listed(sorted(supported))}. "
         f"Publish one of your own as an entry point of group {ARCHITECTURES_GROUP!r}."
     )
 
@@ -35,8 +37,11 @@ def family_of(model: nn.Module) -> Family:
 def registered_family(model: nn.Module) -> Family | None:
     """The table of a model, or None if there is none."""
     names = [name for cls in type(model).__mro__ for name in _names_of(cls)]
-    tables = ((name, family) for name in names for family in _known())
-    return next((family for name, family in tables if name in family.modules and family.applies(model)), None)
+    for name in names:
+        for family in _families():
+            if name in family.modules and family.applies(model):
+                return family
+    return None
 
 
 def _names_of(cls: type) -> tuple[str, str]:
@@ -44,7 +49,7 @@ def _names_of(cls: type) -> tuple[str, str]:
 
 
 @cache
-def _known() -> tuple[Family, ...]:
+def _families() -> tuple[Family, ...]:
     return (*_published(), *FAMILIES)
 
 
@@ -52,22 +57,23 @@ def _published() -> Iterator[Family]:
     """The tables of installed packages.
 
     Raises:
-        ArchitectureError: One cannot be imported, or gives something else; nobody knows for which models it was meant.
+        ArchitectureError: One cannot be imported, or gives something else; its models are then unknown.
     """
     for entry in entry_points(group=ARCHITECTURES_GROUP):
         try:
             value = entry.load()
         except (ImportError, AttributeError) as error:
-            raise ArchitectureError(_broken(entry, str(error))) from error
-        for family in value if isinstance(value, tuple) else (value,):
+            raise ArchitectureError(_message(entry, str(error))) from error
+        families = value if isinstance(value, tuple) else (value,)
+        for family in families:
             if not isinstance(family, Family):
-                raise ArchitectureError(_broken(entry, f"a {type(family).__name__}"))
+                raise ArchitectureError(_message(entry, f"a {type(family).__name__}"))
             yield family
 
 
-def _broken(entry: EntryPoint, got: str) -> str:
+def _message(entry: EntryPoint, problem: str) -> str:
     owner = entry.dist.name if entry.dist else "its package"
     return (
         f"`{entry.value}`, the entry point {entry.name!r} of group {ARCHITECTURES_GROUP!r}, must give a Family or a "
-        f"tuple of them. Got {got}. Mend or uninstall {owner}."
+        f"tuple of them. Got {problem}. Mend or uninstall {owner}."
     )

@@ -1,4 +1,4 @@
-"""Models that are split over several machines: what a rank has whole, and what it has only a part of.
+"""Models that are split over several machines: the sites that a rank has whole, and refusal of the others.
 
 `model.shard(group)` splits projections by heads and neurons: each rank computes its own, and their sum, the same on
 every rank, is what attention and MLP add to the stream. `model.pipeline(group)` splits by layers: a rank has some of
@@ -29,7 +29,7 @@ def sharding(model: nn.Module) -> ShardGroup | None:
 
 
 def _groups(modules: Iterable[nn.Module]) -> Iterator[ShardGroup]:
-    """What ranks some modules talk to. mlx_lm keeps that as an attribute, under several names."""
+    """The groups of ranks that some modules communicate with. mlx_lm keeps them as attributes of several names."""
     for module in modules:
         for value in vars(module).values():
             if isinstance(value, ShardGroup) and value.size() > 1:
@@ -40,13 +40,15 @@ def refuse_parts(layout: Layout, places: Iterable[Place]) -> None:
     """Refuse places of which this rank has only a part: an edit would be made to other heads on every rank.
 
     Raises:
-        MissingSiteError: The message says what is whole.
+        MissingSiteError: The message lists the sites that are whole.
     """
     groups: dict[int | None, ShardGroup | None] = {}
     for place in places:
         if place.site.name in WHOLE:
             continue
-        layer = _block_of(layout, place) if place.site.is_raw else place.site.layer
+        layer = place.site.layer
+        if place.site.is_raw:
+            layer = _layer_of(layout, place)
         if layer not in groups:
             groups[layer] = next(_groups(_around(layout, layer)), None)
         group = groups[layer]
@@ -60,28 +62,32 @@ def refuse_parts(layout: Layout, places: Iterable[Place]) -> None:
 
 
 def _around(layout: Layout, layer: int | None) -> Iterable[nn.Module]:
-    """The modules that can split what stands among them: those of a block, or all outside of blocks."""
+    """The modules that may split a value among them: those of a block, or all outside of blocks."""
     if layer is not None:
         return layout.blocks[layer].modules()
-    within = {id(module) for own in layout.blocks for module in own.modules()}
-    return (module for module in layout.model.modules() if id(module) not in within)
+    in_blocks = {id(module) for block in layout.blocks for module in block.modules()}
+    return (module for module in layout.model.modules() if id(module) not in in_blocks)
 
 
-def _block_of(layout: Layout, place: Place) -> int | None:
-    path, layers = place.site.raw[0], range(len(layout.blocks))
-    of = ((layer, layout.block_path(layer)) for layer in layers)
-    return next((layer for layer, block in of if path == block or path.startswith(f"{block}.")), None)
+def _layer_of(layout: Layout, place: Place) -> int | None:
+    """The first layer whose block holds a raw place; None outside of blocks."""
+    path, *_ = place.site.raw
+    for layer in range(len(layout.blocks)):
+        block_path = layout.block_path(layer)
+        if path == block_path or path.startswith(f"{block_path}."):
+            return layer
+    return None
 
 
 def _is_whole(layout: Layout, raw: Place) -> bool:
-    """Whether a raw place is where a site stands that is whole."""
-    layer = _block_of(layout, raw)
+    """Whether a raw place is that of a site that is whole."""
+    layer = _layer_of(layout, raw)
     names = ("embed", "final_norm") if layer is None else layout.points[layer]
-    named = (layout.place(Site(name, layer)) for name in names if name in WHOLE)
-    return any(_where(place) == _where(raw) for place in named)
+    whole_places = (layout.place(Site(name, layer)) for name in names if name in WHOLE)
+    return any(_location(place) == _location(raw) for place in whole_places)
 
 
-def _where(place: Place) -> tuple[object, ...]:
+def _location(place: Place) -> tuple[object, ...]:
     return id(place.module), place.point.side, place.point.item
 
 

@@ -1,4 +1,4 @@
-"""The table of an architecture that has none: what can be guessed from its modules alone."""
+"""A table for an architecture that has none, guessed from its modules alone."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ UNKNOWN = "unknown"
 """The name of a table that was guessed."""
 
 PAGE = "docs/adding-an-architecture.md"
-"""Where it says how to write a table."""
+"""The page on how to write a table."""
 
 NO_TABLE = f"this architecture has no table that says where that is; {PAGE} says how to add one"
 """Why an unknown architecture lacks all other sites."""
@@ -29,14 +29,14 @@ def guessed(model: nn.Module) -> Family:
     Raises:
         ArchitectureError: There is no list of modules.
     """
-    found = dict(_lists(model, ""))
-    if not found:
+    lists = dict(_lists(model, ""))
+    if not lists:
         raise ArchitectureError(without_table(model, "it has no list of modules, which its blocks could be"))
     return Family(
         UNKNOWN,
         BLOCK_ENDS,
         absent={name: NO_TABLE for name in SITES if name not in BLOCK_ENDS},
-        blocks=max(found, key=lambda path: len(found[path])),
+        blocks=max(lists, key=lambda path: len(lists[path])),
         final_norm=None,
         width=0,
         vocabulary=0,
@@ -54,13 +54,13 @@ def without_table(model: nn.Module, reason: str) -> str:
 def _lists(value: Any, path: str) -> Iterator[tuple[str, Sequence[nn.Module]]]:
     """Every list of modules under a module or a list, with its path, but none inside another: experts, say."""
     if isinstance(value, list | tuple):
-        if value and all(isinstance(one, nn.Module) for one in value):
+        if value and all(isinstance(element, nn.Module) for element in value):
             yield path, value
             return
-        inside = enumerate(value)
+        children = enumerate(value)
     elif isinstance(value, nn.Module):
-        inside = value.items()
+        children = value.items()
     else:
         return
-    for name, one in inside:
-        yield from _lists(one, f"{path}.{name}".removeprefix("."))
+    for name, child in children:
+        yield from _lists(child, f"{path}.{name}".removeprefix("."))

@@ -1,4 +1,4 @@
-"""Views: how the array of a site stands inside the array that a module reads or writes.
+"""Views: the place of a site's array inside the array that a module reads or writes.
 
 A view reads the site's array out of the raw one, and writes an edited one back. It is a value: head counts and
 multipliers are named by their path in the block, and looked up there.
@@ -19,13 +19,15 @@ from mlx_patch.errors import ArchitectureError
 
 
 def attribute(module: nn.Module, path: str) -> Any:
-    """What stands at a dotted path under a module: `self_attn.n_heads`, `layers.3.mlp`; the module itself for "".
+    """The value at a dotted path under a module: `self_attn.n_heads`, `layers.3.mlp`; the module itself for "".
 
     Raises:
         ArchitectureError: Nothing does: the table is another architecture's.
     """
     try:
-        return reduce(_child, path.split("."), module) if path else module
+        if not path:
+            return module
+        return reduce(_child, path.split("."), module)
     except (AttributeError, IndexError, ValueError):  # a list of modules has no names
         raise ArchitectureError(
             f"`family` must be a table of this architecture. Got one that looks for {path!r}, which is not in "
@@ -37,7 +39,7 @@ def by_heads(raw: mx.array, *heads: int) -> mx.array:
     """The last axis split by heads: `(..., n)` seen as `(..., *heads, d_head)`.
 
     Raises:
-        ArchitectureError: It cannot be: the table says what is not so.
+        ArchitectureError: The number of heads does not divide the axis, so the table is wrong.
     """
     if raw.shape[-1] % prod(heads):
         raise ArchitectureError(
@@ -48,11 +50,13 @@ def by_heads(raw: mx.array, *heads: int) -> mx.array:
 
 
 def _child(parent: Any, name: str) -> Any:
-    return parent[int(name)] if isinstance(parent, list | tuple) else getattr(parent, name)
+    if isinstance(parent, list | tuple):
+        return parent[int(name)]
+    return getattr(parent, name)
 
 
 class View(ABC):
-    """How a site's array stands inside a raw one."""
+    """The place of a site's array inside a raw one."""
 
     @abstractmethod
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
@@ -122,7 +126,8 @@ class Fused(View):
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         start, end, total = self._bounds(block)
         heads = by_heads(raw, total)
-        return mx.concatenate([heads[..., :start, :], new, heads[..., end:, :]], axis=-2).reshape(raw.shape)
+        before, behind = heads[..., :start, :], heads[..., end:, :]
+        return mx.concatenate([before, new, behind], axis=-2).reshape(raw.shape)
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,9 @@ class Interleaved(View):
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
-        parts = self._split(raw, block)
-        columns = [new if i == self.part else parts[..., i, :] for i in range(self.parts)]
+        split = self._split(raw, block)
+        columns = [split[..., index, :] for index in range(self.parts)]
+        columns[self.part] = new
         return mx.stack(columns, axis=-2).reshape(raw.shape)
 
 
@@ -169,20 +175,20 @@ class Grouped(View):
 
     def _split(self, raw: mx.array, block: nn.Module) -> list[mx.array]:
         groups = attribute(block, self.kv_heads)
-        of_each = attribute(block, self.heads) // groups
-        by_group = raw.reshape(*raw.shape[:-1], groups, of_each + 2, -1)
-        return list(mx.split(by_group, [of_each, of_each + 1], axis=-2))
+        queries = attribute(block, self.heads) // groups
+        by_group = raw.reshape(*raw.shape[:-1], groups, queries + 2, -1)
+        return list(mx.split(by_group, [queries, queries + 1], axis=-2))
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        part = self._split(raw, block)[self.part]
-        return part.reshape(*raw.shape[:-1], -1, part.shape[-1])
+        array = self._split(raw, block)[self.part]
+        return array.reshape(*raw.shape[:-1], -1, array.shape[-1])
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
-        parts = self._split(raw, block)
-        parts[self.part] = new.reshape(parts[self.part].shape)
-        return mx.concatenate(parts, axis=-2).reshape(raw.shape)
+        arrays = self._split(raw, block)
+        arrays[self.part] = new.reshape(arrays[self.part].shape)
+        return mx.concatenate(arrays, axis=-2).reshape(raw.shape)
 
 
 @dataclass(frozen=True)
@@ -204,11 +210,13 @@ class WithinHead(View):
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return self._split(raw, block)[1]
+        _, site = self._split(raw, block)
+        return site
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
-        return mx.concatenate([self._split(raw, block)[0], new], axis=-1).reshape(raw.shape)
+        before, _ = self._split(raw, block)
+        return mx.concatenate([before, new], axis=-1).reshape(raw.shape)
 
 
 @dataclass(frozen=True)
@@ -224,16 +232,19 @@ class Times(View):
 
     factor: str | Callable[[nn.Module], float]
 
-    def _of(self, block: nn.Module) -> float:
-        return self.factor(block) if callable(self.factor) else attribute(block, self.factor)
+    def _factor(self, block: nn.Module) -> float:
+        if callable(self.factor):
+            return self.factor(block)
+        return attribute(block, self.factor)
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw * self._of(block)
+        return raw * self._factor(block)
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
-        return mx.where(new == self.read(raw, block), raw, new / self._of(block))
+        is_unchanged = new == self.read(raw, block)
+        return mx.where(is_unchanged, raw, new / self._factor(block))
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,8 @@ class Behind(View):
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
         heads = () if self.heads is None else (attribute(block, self.heads),)
-        return raw.reshape(*raw.shape[:2], *heads, -1)
+        batch, length = raw.shape[:2]
+        return raw.reshape(batch, length, *heads, -1)
 
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:

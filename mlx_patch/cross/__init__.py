@@ -1,4 +1,4 @@
-"""Patching from one model into another: which fit together, what stands for what, and what each half contributes."""
+"""Patching from one model into another: compatibility, maps of layers and coordinates, and the 2 x 2 of halves."""
 
 from mlx_patch.cross._compatibility import Compatibility as Compatibility
 from mlx_patch.cross._compatibility import compatibility as compatibility

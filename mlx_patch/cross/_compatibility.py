@@ -1,8 +1,7 @@
 """`compatibility`: whether the activations of one model can be put into another, and what to do where they cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 from typing_extensions import override
@@ -29,9 +28,9 @@ class Compatibility:
     """What two models have in common. Printed, it is a table.
 
     Attributes:
-        rows: What was compared: the target's, and the donor's.
-        problems: What stands in the way, by kind ("layers", "width", "tokens"), in words.
-        notes: What does not, and is worth knowing.
+        rows: The properties compared: the target's, and the donor's.
+        problems: The differences that prevent patching, by kind ("layers", "width", "tokens"), as text.
+        notes: Differences that do not prevent it.
     """
 
     rows: Mapping[str, tuple[str, str]]
@@ -44,26 +43,31 @@ class Compatibility:
         return not self.problems
 
     def require(self, solved: Mapping[str, bool] | None = None) -> None:
-        """Raise for what stands in the way and is not taken care of.
+        """Raise for the first problem that is not solved.
 
         Args:
-            solved: Which kinds of problem are.
+            solved: Whether each kind of problem is; by default none is.
         Raises:
-            ValueRefusedError: The first of the others, with its remedy.
+            ValueRefusedError: There is such a problem; the message names its remedy.
         """
         for kind, problem in self.problems.items():
-            if not (solved or {}).get(kind, False):
+            if solved is None or not solved.get(kind, False):
                 raise ValueRefusedError(f"`donor` must fit the target. Got {problem}. Give {_REMEDIES[kind]}.")
 
     @override
     def __str__(self) -> str:
-        table = [("", "target", "donor"), *((name, *both) for name, both in self.rows.items())]
-        widths = [max(len(row[column]) for row in table) for column in range(3)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
-        said = [f"differs: {problem}; give {_REMEDIES[kind]}" for kind, problem in self.problems.items()]
-        return "\n".join([*lines, *said, *(f"note: {note}" for note in self.notes)])
+        table = [("", "target", "donor")]
+        table += [(name, target, donor) for name, (target, donor) in self.rows.items()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [_table_line(row, widths) for row in table]
+        lines += [f"differs: {problem}; give {_REMEDIES[kind]}" for kind, problem in self.problems.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _table_line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+    return "  ".join(cells).rstrip()
 
 
 def compatibility(target: HookedModel, donor: HookedModel) -> Compatibility:
@@ -75,16 +79,8 @@ def compatibility(target: HookedModel, donor: HookedModel) -> Compatibility:
     """
     require_hooked("target", target)
     require_hooked("donor", donor)
-    rows = {
-        "architecture": _both(target, donor, lambda m: m.layout.family.name),
-        "layers": _both(target, donor, lambda m: str(m.n_layers)),
-        "width": _both(target, donor, lambda m: str(m.d_model)),
-        "heads": _both(target, donor, _heads),
-        "vocabulary": _both(target, donor, lambda m: str(m.d_vocab)),
-        "tokenizer": _both(target, donor, _tokenizer),
-        "chat template": _both(target, donor, _template),
-        "weights": _both(target, donor, _weights),
-    }
+    target_properties, donor_properties = _properties(target), _properties(donor)
+    rows = {name: (target_properties[name], donor_properties[name]) for name in target_properties}
     problems: dict[str, str] = {}
     if target.n_layers != donor.n_layers:
         problems["layers"] = f"{donor.n_layers} layers for {target.n_layers}"
@@ -95,25 +91,34 @@ def compatibility(target: HookedModel, donor: HookedModel) -> Compatibility:
     return Compatibility(rows, problems, tuple(_notes(rows)))
 
 
-def _both(target: HookedModel, donor: HookedModel, of: Any) -> tuple[str, str]:
-    return of(target), of(donor)
+def _properties(model: HookedModel) -> dict[str, str]:
+    return {
+        "architecture": model.layout.family.name,
+        "layers": str(model.n_layers),
+        "width": str(model.d_model),
+        "heads": _describe_heads(model),
+        "vocabulary": str(model.d_vocab),
+        "tokenizer": _describe_tokenizer(model),
+        "chat template": _describe_template(model),
+        "weights": _describe_weights(model),
+    }
 
 
 def _notes(rows: Mapping[str, tuple[str, str]]) -> list[str]:
-    found = []
+    notes = []
     if len(set(rows["weights"])) > 1:
-        found.append("the donor's activations are cast to the target's dtype, and its own weights round otherwise")
+        notes.append("the donor's activations are cast to the target's dtype, and its own weights round otherwise")
     if len(set(rows["heads"])) > 1:
-        found.append("heads differ: patch the stream, and not z, q, k, v or patterns")
+        notes.append("heads differ: patch the stream, and not z, q, k, v or patterns")
     if len(set(rows["architecture"])) > 1:
-        found.append("the architectures differ: equal names need not mean equal things")
+        notes.append("the architectures differ: equal names need not mean equal things")
     if len(set(rows["chat template"])) > 1:
-        found.append("the chat templates differ: tokenize the conversation once, or align the two prompts")
-    return found
+        notes.append("the chat templates differ: tokenize the conversation once, or align the two prompts")
+    return notes
 
 
-def _heads(model: HookedModel) -> str:
-    """Heads by head width, at the first layer that has any."""
+def _describe_heads(model: HookedModel) -> str:
+    """The number and width of heads, from a run, at the first layer that has any."""
     site = next((site for site in model.sites if site.name == "z"), None)
     if site is None:
         return "-"
@@ -123,34 +128,40 @@ def _heads(model: HookedModel) -> str:
     return f"{z.shape[2]} of {z.shape[3]} in {n_layers} layers"
 
 
-def _tokenizer(model: HookedModel) -> str:
-    ids = _probe(model)
-    return "-" if ids is None else f"{len(ids)} tokens of the probe text"
+def _describe_tokenizer(model: HookedModel) -> str:
+    ids = _probe_tokens(model)
+    if ids is None:
+        return "-"
+    return f"{len(ids)} tokens of the probe text"
 
 
-def _probe(model: HookedModel) -> list[int] | None:
+def _probe_tokens(model: HookedModel) -> list[int] | None:
     if model.tokenizer is None:
         return None
     return encoded(model.tokenizer, _PROBE, add_special_tokens=True)
 
 
 def _same_tokens(target: HookedModel, donor: HookedModel) -> bool:
-    """Whether both cut the probe alike, with one id a string; without tokenizers, whether they know as many tokens."""
-    one, other = _probe(target), _probe(donor)
-    if one is None or other is None:
+    """Whether both tokenize the probe alike and agree on shared strings; without tokenizers, on vocabulary size."""
+    target_probe, donor_probe = _probe_tokens(target), _probe_tokens(donor)
+    if target_probe is None or donor_probe is None:
         return target.d_vocab == donor.d_vocab
-    if one != other or target.tokenizer.vocab_size != donor.tokenizer.vocab_size:
+    if target_probe != donor_probe or target.tokenizer.vocab_size != donor.tokenizer.vocab_size:
         return False
-    ours, theirs = target.tokenizer.get_vocab(), donor.tokenizer.get_vocab()
-    return all(ours[token] == theirs[token] for token in ours.keys() & theirs.keys())
+    target_ids, donor_ids = target.tokenizer.get_vocab(), donor.tokenizer.get_vocab()
+    shared = target_ids.keys() & donor_ids.keys()
+    return all(target_ids[token] == donor_ids[token] for token in shared)
 
 
-def _template(model: HookedModel) -> str:
+def _describe_template(model: HookedModel) -> str:
     template = getattr(model.tokenizer, "chat_template", None)
-    return "none" if not template else f"{len(str(template))} characters"
+    if not template:
+        return "none"
+    return f"{len(str(template))} characters"
 
 
-def _weights(model: HookedModel) -> str:
-    about = model.identity
-    dtypes = sorted({str(p.dtype).removeprefix("mlx.core.") for p in parameters(model.model)})
-    return about.get("bits") or "+".join(dtypes)
+def _describe_weights(model: HookedModel) -> str:
+    if bits := model.identity.get("bits"):
+        return bits
+    dtypes = {str(parameter.dtype).removeprefix("mlx.core.") for parameter in parameters(model.model)}
+    return "+".join(sorted(dtypes))

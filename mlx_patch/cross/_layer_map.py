@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 from typing_extensions import override
@@ -12,7 +14,7 @@ from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
 
 @dataclass(frozen=True)
 class LayerMap:
-    """Which layer of the donor is put in at which of the target.
+    """The donor's layer for each layer of the target.
 
     Args:
         pairs: `(target layer, donor layer)`, from 0, which rise in both; a donor layer may serve several.
@@ -29,23 +31,26 @@ class LayerMap:
     pairs: tuple[tuple[int, int], ...]
 
     def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        own: tuple[Any, ...] = tuple(tuple(pair) if isinstance(pair, tuple | list) else (pair,) for pair in pairs)
-        for pair in own:
-            if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in pair):
-                raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {pair}.")
-        if not own:
+        checked = tuple(map(_checked_pair, pairs))
+        if not checked:
             raise ValueRefusedError("`pairs` must hold a pair of layers. Got none.")
-        for before, after in pairwise(own):
+        for before, after in pairwise(checked):
             if before[0] >= after[0] or before[1] > after[1]:
                 raise ValueRefusedError(f"`pairs` must rise, each target layer once. Got {before}, then {after}.")
-        object.__setattr__(self, "pairs", own)
+        object.__setattr__(self, "pairs", checked)
 
     @classmethod
     def proportional(cls, target_layers: int, donor_layers: int) -> "LayerMap":
-        """Every layer of the target, with the donor's at the same share of its depth: the last is the last's."""
+        """Every layer of the target, with the donor's layer at the same share of its depth; the last with the last."""
         if target_layers < 1 or donor_layers < 1:
             raise ValueRefusedError(f"`layers` must be 1 or more. Got {target_layers} and {donor_layers}.")
-        return cls((n, max(0, -(-(n + 1) * donor_layers // target_layers) - 1)) for n in range(target_layers))
+        # After layer n the target has run (n + 1) / target_layers of its depth. The donor's layer is the first one
+        # after which it has run as much. Integers alone, since float rounding would move a layer by one.
+        pairs = []
+        for layer in range(target_layers):
+            n_donor_layers = ceil(Fraction((layer + 1) * donor_layers, target_layers))
+            pairs.append((layer, n_donor_layers - 1))
+        return cls(pairs)
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -58,10 +63,10 @@ class LayerMap:
         Raises:
             SelectionError: There is none.
         """
-        found = dict(self.pairs)
-        if target not in found:
+        donor_layers = dict(self.pairs)
+        if target not in donor_layers:
             raise SelectionError(f"`layer` must be one that the map has: {list(self.targets)}. Got {target}.")
-        return found[target]
+        return donor_layers[target]
 
     def require(self, target_layers: int, donor_layers: int) -> None:
         """Refuse layers that one of the models does not have.
@@ -69,15 +74,31 @@ class LayerMap:
         Raises:
             SelectionError: There is such a layer.
         """
-        last = self.pairs[-1]
-        if last[0] >= target_layers or last[1] >= donor_layers:
+        target, donor = self.pairs[-1]
+        if target >= target_layers or donor >= donor_layers:
             raise SelectionError(
-                f"`layer_map` must lie within {target_layers} and {donor_layers} layers, from 0. Got {last}."
+                f"`layer_map` must lie within {target_layers} and {donor_layers} layers, from 0. Got {(target, donor)}."
             )
 
     @override
     def __str__(self) -> str:
-        columns = [(str(a), str(b)) for a, b in self.pairs]
-        padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
-        rows = [" | ".join([name, *(column[i] for column in padded)]) for i, name in enumerate(("target", "donor "))]
-        return "\n".join(rows)
+        target_cells, donor_cells = ["target"], ["donor "]
+        for target, donor in self.pairs:
+            width = max(len(str(target)), len(str(donor)))
+            target_cells.append(str(target).rjust(width))
+            donor_cells.append(str(donor).rjust(width))
+        return f"{' | '.join(target_cells)}\n{' | '.join(donor_cells)}"
+
+
+def _checked_pair(pair: Any) -> tuple[int, int]:
+    entries = (pair,)
+    if isinstance(pair, tuple | list):
+        entries = tuple(pair)
+    if len(entries) != 2 or not all(map(_is_layer, entries)):
+        raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {entries}.")
+    target, donor = entries
+    return target, donor
+
+
+def _is_layer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -15,13 +15,13 @@ from mlx_patch.model import HookedModel, require_hooked
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearMap:
-    """`x @ weight + bias`: what an activation of the donor is in the target's coordinates.
+    """`x @ weight + bias`: from an activation of the donor to the target's coordinates.
 
     Args:
         weight: Shape `(d_donor, d_target)`.
         bias: Shape `(d_target,)`; None is 0.
-        r2: The share of the variance of held-out rows that it explains; None where it was given and not learnt.
-        rows: The rows that it was learnt from.
+        r2: The share of the variance of held-out rows that it explains; None if it was not fitted.
+        rows: The number of rows that it was fitted to.
 
     Raises:
         ShapeError: The shapes do not fit.
@@ -39,13 +39,18 @@ class LinearMap:
         matrix = np.array(weight, dtype=np.float32)
         if matrix.ndim != 2:
             raise ShapeError(f"`weight` must have the shape (d_donor, d_target). Got {matrix.shape}.")
-        added = np.zeros(matrix.shape[1], np.float32) if bias is None else np.array(bias, dtype=np.float32)
-        if added.shape != (matrix.shape[1],):
-            raise ShapeError(f"`bias` must have the shape ({matrix.shape[1]},). Got {added.shape}.")
-        if not (np.isfinite(matrix).all() and np.isfinite(added).all()):
+        d_target = matrix.shape[1]
+        if bias is None:
+            bias = np.zeros(d_target)
+        vector = np.array(bias, dtype=np.float32)
+        if vector.shape != (d_target,):
+            raise ShapeError(f"`bias` must have the shape ({d_target},). Got {vector.shape}.")
+        if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
             raise ValueRefusedError("`weight` and `bias` must be finite. Got NaN or infinity.")
-        for name, value in {"weight": matrix, "bias": added, "r2": r2, "rows": rows}.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "weight", matrix)
+        object.__setattr__(self, "bias", vector)
+        object.__setattr__(self, "r2", r2)
+        object.__setattr__(self, "rows", rows)
 
     @classmethod
     def fit(cls, x: Any, y: Any, held_out: float = 0.2, seed: int = 0, groups: Any = None) -> "LinearMap":
@@ -66,32 +71,24 @@ class LinearMap:
             ValueRefusedError: There are too few rows for one answer, or they lie in too few directions; there is one
                 group; NaN; what is held out of `y` does not vary, so that no share of its variance is defined.
         """
-        x, y = (np.array(a if not isinstance(a, mx.array) else a.astype(mx.float32), np.float64) for a in (x, y))
-        if x.ndim < 2 or y.ndim < 2:
-            raise ShapeError(f"`x` and `y` must have rows and columns. Got the shapes {x.shape} and {y.shape}.")
-        x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-        if len(x) != len(y):
-            raise ShapeError(f"`x` and `y` must have the same rows. Got {len(x)} and {len(y)}.")
+        x, y = _as_rows(x, y)
         if not 0 < held_out < 1:
             raise ValueRefusedError(f"`held_out` must lie between 0 and 1. Got {held_out}.")
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueRefusedError("`x` and `y` must be finite. Got NaN or infinity. Look at the runs they came from.")
-        held, own = _halves(np.arange(len(x)) if groups is None else np.asarray(groups), len(x), held_out, seed)
-        design = np.hstack([x[own], np.ones((len(own), 1))])
-        rank = np.linalg.matrix_rank(design) if len(own) >= design.shape[1] else len(own)
-        if rank < design.shape[1]:
-            raise ValueRefusedError(
-                f"`x` must have rows in {design.shape[1]} directions, its width and the bias. Got {len(own)} rows in "
-                f"{rank}, with {len(held)} held out. Capture more prompts."
-            )
-        solution = np.linalg.lstsq(design, y[own], rcond=None)[0]
-        error = y[held] - np.hstack([x[held], np.ones((len(held), 1))]) @ solution
-        spread = y[held] - y[own].mean(axis=0)
-        total = (spread**2).sum()
-        if total <= 1e-24 * (y[held] ** 2).sum():
-            raise ValueRefusedError(f"`y` must vary, for R2 to be defined. Got {len(held)} equal rows held out.")
-        r2 = 1 - float((error**2).sum() / total)
-        return cls(solution[:-1], solution[-1], r2, len(own))
+        if groups is None:
+            groups = np.arange(len(x))
+        test, train = _split_rows(np.asarray(groups), len(x), held_out, seed)
+        design = _with_ones(x[train])
+        _refuse_low_rank(design, len(test))
+        solution = np.linalg.lstsq(design, y[train], rcond=None)[0]
+        error = y[test] - _with_ones(x[test]) @ solution
+        deviation = y[test] - y[train].mean(axis=0)
+        variation = (deviation**2).sum()
+        if variation <= 1e-24 * (y[test] ** 2).sum():
+            raise ValueRefusedError(f"`y` must vary, for R2 to be defined. Got {len(test)} equal rows held out.")
+        r2 = 1 - float((error**2).sum() / variation)
+        return cls(solution[:-1], solution[-1], r2, len(train))
 
     def __call__(self, activation: mx.array) -> mx.array:
         """The activation in the target's coordinates, in float32. `(..., d_donor)` to `(..., d_target)`.
@@ -107,20 +104,59 @@ class LinearMap:
 
     @override
     def __repr__(self) -> str:
-        learnt = "" if self.r2 is None else f", held-out R2 {self.r2:.3f} after {self.rows} rows"
-        return f"LinearMap({self.weight.shape[0]} to {self.weight.shape[1]}{learnt})"
+        d_donor, d_target = self.weight.shape
+        if self.r2 is None:
+            return f"LinearMap({d_donor} to {d_target})"
+        return f"LinearMap({d_donor} to {d_target}, held-out R2 {self.r2:.3f} after {self.rows} rows)"
 
 
-def _halves(groups: np.ndarray, n_rows: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the groups that are held out, and the others; each in no order that means something."""
+def _as_rows(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays in float64, of shape `(row, width)`, with as many rows."""
+    x, y = _as_float64(x), _as_float64(y)
+    if x.ndim < 2 or y.ndim < 2:
+        raise ShapeError(f"`x` and `y` must have rows and columns. Got the shapes {x.shape} and {y.shape}.")
+    x = x.reshape(-1, x.shape[-1])
+    y = y.reshape(-1, y.shape[-1])
+    if len(x) != len(y):
+        raise ShapeError(f"`x` and `y` must have the same rows. Got {len(x)} and {len(y)}.")
+    return x, y
+
+
+def _as_float64(array: Any) -> np.ndarray:
+    if isinstance(array, mx.array):
+        array = array.astype(mx.float32)  # numpy has no bfloat16
+    return np.array(array, np.float64)
+
+
+def _with_ones(rows: np.ndarray) -> np.ndarray:
+    """The rows with a column of ones, whose weights are the bias."""
+    return np.hstack([rows, np.ones((len(rows), 1))])
+
+
+def _refuse_low_rank(design: np.ndarray, n_test: int) -> None:
+    """Refuse rows that leave several solutions."""
+    n_rows, width = design.shape
+    rank = n_rows
+    if n_rows >= width:
+        rank = np.linalg.matrix_rank(design)
+    if rank < width:
+        raise ValueRefusedError(
+            f"`x` must have rows in {width} directions, its width and the bias. Got {n_rows} rows in "
+            f"{rank}, with {n_test} held out. Capture more prompts."
+        )
+
+
+def _split_rows(groups: np.ndarray, n_rows: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the rows whose groups are held out, and of the others."""
     if groups.shape != (n_rows,):
         raise ShapeError(f"`groups` must have a label for each of {n_rows} rows. Got the shape {groups.shape}.")
     labels = np.unique(groups)
     if len(labels) == 1 < n_rows:
         raise ValueRefusedError("`groups` must be 2 or more, one of them to be held out. Got 1. Give more prompts.")
-    n_held = max(1, round(held_out * len(labels)))
-    held = np.isin(groups, np.random.default_rng(seed).permutation(labels)[:n_held])
-    return np.flatnonzero(held), np.flatnonzero(~held)
+    n_test = max(1, round(held_out * len(labels)))
+    test_labels = np.random.default_rng(seed).permutation(labels)[:n_test]
+    is_test = np.isin(groups, test_labels)
+    return np.flatnonzero(is_test), np.flatnonzero(~is_test)
 
 
 def fit_maps(
@@ -133,7 +169,7 @@ def fit_maps(
     held_out: float = 0.2,
     seed: int = 0,
 ) -> dict[int, LinearMap]:
-    """For each layer of the target, the map from the donor's stream, learnt on prompts that both read.
+    """For each layer of the target, the map from the donor's stream, fitted on prompts that both models read.
 
     Whole prompts are held out, the same for every layer. The activations of both models on all prompts are in memory
     meanwhile, of every layer that is mapped.
@@ -156,25 +192,31 @@ def fit_maps(
     """
     require_hooked("target", target)
     require_hooked("donor", donor)
-    given = list(prompts)
+    prompts = list(prompts)
     layers = layer_map or LayerMap((n, n) for n in range(min(target.n_layers, donor.n_layers)))
     layers.require(target.n_layers, donor.n_layers)
-    ours = target.run_each_with_cache(given, sites=(at,), logits_at=-1)[1]
-    theirs = donor.run_each_with_cache(given, sites=(at,), logits_at=-1)[1]
-    for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        if not mx.array_equal(one.tokens, other.tokens).item():
+    target_caches = target.run_each_with_cache(prompts, sites=(at,), logits_at=-1)[1]
+    donor_caches = donor.run_each_with_cache(prompts, sites=(at,), logits_at=-1)[1]
+    _refuse_other_tokens(target_caches, donor_caches)
+    counts = [max(0, cache.tokens.shape[1] - skip) for cache in target_caches]
+    groups = np.repeat(np.arange(len(counts)), counts)
+    maps = {}
+    for layer in layers.targets:
+        x = _rows(donor_caches, at, layers.donor_of(layer), skip)
+        y = _rows(target_caches, at, layer, skip)
+        maps[layer] = LinearMap.fit(x, y, held_out, seed, groups)
+    return maps
+
+
+def _refuse_other_tokens(target_caches: Sequence[Any], donor_caches: Sequence[Any]) -> None:
+    for number, (target_cache, donor_cache) in enumerate(zip(target_caches, donor_caches, strict=True)):
+        if not mx.array_equal(target_cache.tokens, donor_cache.tokens).item():
             raise KindError(
                 f"`prompts` must be cut alike by both models. Got other tokens for prompt {number}. Pass token ids."
             )
-    counts = [max(0, one.tokens.shape[1] - skip) for one in ours]
-    groups = np.repeat(np.arange(len(counts)), counts)
-    return {
-        layer: LinearMap.fit(
-            _rows(theirs, at, layers.donor_of(layer), skip), _rows(ours, at, layer, skip), held_out, seed, groups
-        )
-        for layer in layers.targets
-    }
 
 
 def _rows(caches: Sequence[Any], at: str, layer: int, skip: int) -> np.ndarray:
-    return np.concatenate([np.array(cache[at, layer][0, skip:].astype(mx.float32)) for cache in caches])
+    """One layer's activations of all prompts, without their first positions. Shape `(row, d_model)`."""
+    arrays = [cache[at, layer][0, skip:].astype(mx.float32) for cache in caches]
+    return np.concatenate(list(map(np.array, arrays)))

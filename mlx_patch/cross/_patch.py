@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
+from typing_extensions import Unpack
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.cross._compatibility import compatibility
@@ -20,7 +21,7 @@ from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
 from mlx_patch.results import SweepResult
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps import sweep
+from mlx_patch.sweeps import CrossChoices, sweep
 from mlx_patch.tokens import Batch, batches_of, tokens_of
 
 Donor = HookedModel | ActivationCache | str | os.PathLike[str]
@@ -30,7 +31,7 @@ Donor = HookedModel | ActivationCache | str | os.PathLike[str]
 def capture(
     donor: HookedModel, tokens: Any, path: str | os.PathLike[str], sites: Any = ("resid_post",), pos: Any = None
 ) -> Path:
-    """Run a donor and keep its activations in a file, for `cross_patch` of another model once this one is gone.
+    """Run a donor and save its activations to a file, for a later `cross_patch` without the donor in memory.
 
     Args:
         donor: The model.
@@ -64,20 +65,20 @@ def cross_patch(
     linear_map: LinearMap | Mapping[int, LinearMap] | None = None,
     file: str | os.PathLike[str] | None = None,
     alpha: float = 1.0,
-    **choices: Any,
+    **choices: Unpack[CrossChoices],
 ) -> SweepResult:
     """Put the activations of one model into another, one layer after another, and measure each time.
 
     Args:
         target: The model that is patched.
-        donor: The model that activations come from, its cache, or a file of one (`mp.cross.capture`), so that two
+        donor: The model that activations come from, its cache, or a file of one (`mp.cross.capture_from`), so that two
             models that do not fit into memory together can be patched one after the other; or a list of caches, one a
             prompt, as `donor.run_each_with_cache` returns them.
         tokens: The target's prompts, as of `sweep`: token ids, a text, chat messages, or a list of such.
         at: A site, or several where `over` has "site".
         over: As of `sweep`.
         metric: As of `sweep`.
-        donor_tokens: The donor's prompts, where they are others, as many; they want `alignment` if a length is another.
+        donor_tokens: The donor's prompts if they differ, as many; they need `alignment` if a length differs.
         alignment: `mp.align(donor_prompt, prompt)`: which position of the donor's prompt stands for which; of several
             prompts a list of them.
         layer_map: Which layer of the donor is put in at which of the target; None where they have equally many.
@@ -87,7 +88,7 @@ def cross_patch(
         alpha: How far to go to the donor's: 1 is all the way.
         choices: More for `sweep`: `layers`, `positions`, `heads`, `executor`, `checkpoint` ...
     Returns:
-        A sweep's result, whose provenance names the donor, the maps, and what was cast.
+        A sweep's result, whose provenance names the donor, the maps, and the dtypes that were cast.
     Raises:
         ValueRefusedError: The two models do not fit, and no map says how; the message names the remedy.
         PatchError: As `sweep`.
@@ -99,33 +100,41 @@ def cross_patch(
     _refuse_one_map(sites, linear_map)
     targets = batches_of(tokens, target.tokenizer, target.d_vocab)
     alignments = _alignments(alignment, _count(targets))
-    asked = _Asked(target, sites, targets, donor_tokens, alignments, layer_map, linear_map is not None)
-    sources = _sources(donor, asked, file)
+    request = _DonorRequest(target, sites, targets, donor_tokens, alignments, layer_map, linear_map is not None)
+    sources = _sources(donor, request, file)
     _refuse_other_number(sources, alignments, _count(targets))
-    about = _about(target, sources, layer_map, linear_map, alignments)
+    donor_provenance = _donor_provenance(target, sources, layer_map, linear_map, alignments)
     if layer_map is not None:
         choices.setdefault("layers", list(layer_map.targets))
     interventions = []
-    for source, its_alignment in zip(sources, alignments or (None,) * len(sources), strict=True):
-        seen = _seen(target, source, sites, layer_map, linear_map, choices)
-        interventions.append(Replace(seen, its_alignment) if alpha == 1.0 else Interpolate(seen, alpha, its_alignment))
-    many = interventions if len(interventions) > 1 else interventions[0]
-    result = sweep(target, tokens, many, sites[0] if len(sites) == 1 else list(sites), over, metric, **choices)
-    return replace(result, provenance={**result.provenance, "donor": about})
+    for source, source_alignment in zip(sources, alignments or [None] * len(sources), strict=True):
+        view = _view_for_target(target, source, sites, layer_map, linear_map, choices)
+        if alpha == 1.0:
+            interventions.append(Replace(view, source_alignment))
+        else:
+            interventions.append(Interpolate(view, alpha, source_alignment))
+    # A list stands for several prompts, or several sites: one alone goes in by itself.
+    intervention, site = interventions, list(sites)
+    if len(interventions) == 1:
+        intervention = interventions[0]
+    if len(sites) == 1:
+        site = sites[0]
+    result = sweep(target, tokens, intervention, site, over, metric, **choices)
+    return replace(result, provenance={**result.provenance, "donor": donor_provenance})
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """What is asked of the donor.
+class _DonorRequest:
+    """The activations that a target needs of a donor.
 
     Attributes:
         target: The model that is patched.
-        sites: Where.
+        sites: Where it is patched.
         targets: Its prompts, in groups of equal length.
-        donor_tokens: The donor's, where they are others.
-        alignments: One a prompt; none where positions are the same.
-        layer_map: Which layers stand for each other.
-        mapped: Whether a linear map is there for another width.
+        donor_tokens: The donor's prompts; None if they are the same.
+        alignments: One per prompt; none if positions are the same.
+        layer_map: The donor's layer for each of the target's.
+        has_linear_map: Whether a linear map allows another width.
     """
 
     target: HookedModel
@@ -134,11 +143,13 @@ class _Asked:
     donor_tokens: Any
     alignments: list[Alignment]
     layer_map: LayerMap | None
-    mapped: bool
+    has_linear_map: bool
 
 
 def _sites(at: object) -> tuple[str, ...]:
-    sites = (at,) if isinstance(at, str) else at
+    sites = at
+    if isinstance(at, str):
+        sites = (at,)
     if not isinstance(sites, list | tuple) or not sites:
         raise KindError(f"`at` must be a site that layers have, or several. Got {at!r}. Write at='resid_post', say.")
     for site in sites:
@@ -159,25 +170,27 @@ def _count(batches: Sequence[Batch]) -> int:
     return sum(len(batch.examples) for batch in batches)
 
 
-def _alignments(given: Alignment | Sequence[Alignment] | None, n: int) -> list[Alignment]:
-    """An alignment for each prompt; none where none was given.
+def _alignments(alignment: Alignment | Sequence[Alignment] | None, n: int) -> list[Alignment]:
+    """An alignment for each prompt; an empty list for None.
 
     Raises:
         ValueRefusedError: There are not as many as prompts.
     """
-    if given is None:
+    if alignment is None:
         return []
-    many = [given] if isinstance(given, Alignment) else list(given)
-    if len(many) != n:
+    if isinstance(alignment, Alignment):
+        alignment = [alignment]
+    alignments = list(alignment)
+    if len(alignments) != n:
         raise ValueRefusedError(
-            f"`alignment` must be one a prompt, {n}. Got {len(many)}. Give a list: "
+            f"`alignment` must be one a prompt, {n}. Got {len(alignments)}. Give a list: "
             "[mp.align(theirs, ours) for theirs, ours in zip(donor_tokens, tokens)]."
         )
-    return many
+    return alignments
 
 
 def _sources(
-    donor: Donor | Sequence[ActivationCache], asked: _Asked, file: str | os.PathLike[str] | None
+    donor: Donor | Sequence[ActivationCache], request: _DonorRequest, file: str | os.PathLike[str] | None
 ) -> list[ActivationCache]:
     """The donor's activations: one run for prompts of one length, or a run for each prompt."""
     if isinstance(donor, list | tuple) and all(isinstance(cache, ActivationCache) for cache in donor):
@@ -188,12 +201,13 @@ def _sources(
         return [ActivationCache.load(donor)]
     require_hooked("donor", donor, ", an ActivationCache, a list of them, or a file")
     assert isinstance(donor, HookedModel)
-    _refuse_misfit(donor, asked)
-    given = asked.donor_tokens
-    prompts = asked.targets if given is None else batches_of(given, donor.tokenizer, donor.d_vocab)
-    _refuse_other_lengths(asked, prompts)
-    sites = _donor_sites(asked)
-    if len(asked.targets) == len(prompts) == 1 and len(asked.alignments) <= 1:
+    _refuse_misfit(donor, request)
+    prompts = request.targets
+    if request.donor_tokens is not None:
+        prompts = batches_of(request.donor_tokens, donor.tokenizer, donor.d_vocab)
+    _refuse_other_lengths(request, prompts)
+    sites = _donor_sites(request)
+    if len(request.targets) == len(prompts) == 1 and len(request.alignments) <= 1:
         tokens = prompts[0].tokens
         if file is not None:
             return [ActivationCache.load(capture(donor, tokens, file, sites))]
@@ -207,7 +221,7 @@ def _sources(
 
 
 def _refuse_other_number(sources: Sequence[ActivationCache], alignments: Sequence[Alignment], n: int) -> None:
-    """Refuse a list of caches that is not one a prompt, and alignments of prompts that one cache holds together."""
+    """Refuse a list of caches that is not one per prompt, and several alignments for one cache of all prompts."""
     if len(sources) not in (1, n):
         raise ValueRefusedError(f"`donor` must hold a cache for each of {n} prompts. Got {len(sources)}. Capture each.")
     if alignments and len(alignments) != len(sources):
@@ -217,31 +231,38 @@ def _refuse_other_number(sources: Sequence[ActivationCache], alignments: Sequenc
         )
 
 
-def _refuse_misfit(donor: HookedModel, asked: _Asked) -> None:
-    """Refuse a donor that does not fit, and for which no map says how."""
+def _refuse_misfit(donor: HookedModel, request: _DonorRequest) -> None:
+    """Refuse a donor that does not fit, unless a map bridges the difference."""
     solved = {
-        "layers": asked.layer_map is not None,
-        "width": asked.mapped,
-        "tokens": asked.donor_tokens is not None,
+        "layers": request.layer_map is not None,
+        "width": request.has_linear_map,
+        "tokens": request.donor_tokens is not None,
     }
-    compatibility(asked.target, donor).require(solved)
-    if asked.layer_map is not None:
-        asked.layer_map.require(asked.target.n_layers, donor.n_layers)
+    compatibility(request.target, donor).require(solved)
+    if request.layer_map is not None:
+        request.layer_map.require(request.target.n_layers, donor.n_layers)
 
 
-def _refuse_other_lengths(asked: _Asked, prompts: Sequence[Batch]) -> None:
-    ours, theirs = _lengths(asked.targets), _lengths(prompts)
-    if len(ours) != len(theirs):
+def _refuse_other_lengths(request: _DonorRequest, prompts: Sequence[Batch]) -> None:
+    """Refuse prompts of another number, or, without alignments, of other lengths."""
+    target_lengths, donor_lengths = _lengths(request.targets), _lengths(prompts)
+    n = len(target_lengths)
+    if len(donor_lengths) != n:
         raise ShapeError(
-            f"`donor_tokens` must hold as many prompts as `tokens`, {len(ours)}. Got {len(theirs)}. Give one for each."
+            f"`donor_tokens` must hold as many prompts as `tokens`, {n}. Got {len(donor_lengths)}. Give one for each."
         )
-    for number, (length, other) in enumerate(zip(ours, theirs, strict=True)):
-        if length != other and not asked.alignments:
-            which = f" in prompt {number}" if len(ours) > 1 else ""
-            raise ShapeError(
-                f"`donor_tokens` must have the {length} positions of `tokens`. Got {other}{which}. "
-                "Give alignment=mp.align(donor_tokens, tokens)."
-            )
+    if request.alignments:
+        return
+    for number, (length, donor_length) in enumerate(zip(target_lengths, donor_lengths, strict=True)):
+        if length == donor_length:
+            continue
+        place = ""
+        if n > 1:
+            place = f" in prompt {number}"
+        raise ShapeError(
+            f"`donor_tokens` must have the {length} positions of `tokens`. Got {donor_length}{place}. "
+            "Give alignment=mp.align(donor_tokens, tokens)."
+        )
 
 
 def _lengths(batches: Sequence[Batch]) -> list[int]:
@@ -252,18 +273,21 @@ def _lengths(batches: Sequence[Batch]) -> list[int]:
 
 def _one_by_one(batches: Sequence[Batch]) -> list[mx.array]:
     """The prompts in order, each of shape `(1, pos)`."""
-    rows = {example: batch.tokens[n : n + 1] for batch in batches for n, example in enumerate(batch.examples)}
+    rows = {}
+    for batch in batches:
+        for n, example in enumerate(batch.examples):
+            rows[example] = batch.tokens[n : n + 1]
     return [rows[example] for example in sorted(rows)]
 
 
-def _donor_sites(asked: _Asked) -> list[str | Site]:
-    if asked.layer_map is None:
-        return list(asked.sites)
-    layers = sorted({layer for _, layer in asked.layer_map.pairs})
-    return [Site(site, layer) for site in asked.sites for layer in layers]
+def _donor_sites(request: _DonorRequest) -> list[str | Site]:
+    if request.layer_map is None:
+        return list(request.sites)
+    layers = sorted({layer for _, layer in request.layer_map.pairs})
+    return [Site(site, layer) for site in request.sites for layer in layers]
 
 
-def _seen(
+def _view_for_target(
     target: HookedModel,
     source: ActivationCache,
     sites: Sequence[str],
@@ -271,50 +295,77 @@ def _seen(
     linear_map: LinearMap | Mapping[int, LinearMap] | None,
     choices: Mapping[str, Any],
 ) -> ActivationSource:
-    """A donor's activations as the target's layers and coordinates have them."""
-    seen: ActivationSource = source
+    """A donor's activations in the target's layers and coordinates."""
+    view: ActivationSource = source
     if layer_map is not None:
-        seen = FromLayers(seen, layer_map)
+        view = FromLayers(view, layer_map)
     else:
         for site in sites:
             _refuse_more_layers(target, source, site)
     if linear_map is not None:
-        seen = Mapped(seen, linear_map)
+        view = Mapped(view, linear_map)
     for site in sites:
-        _refuse_other_width(target, seen, site, choices)
-    return seen
+        _refuse_other_width(target, view, site, choices)
+    return view
 
 
-def _about(
+def _donor_provenance(
     target: HookedModel,
     sources: Sequence[ActivationCache],
     layer_map: LayerMap | None,
     linear_map: LinearMap | Mapping[int, LinearMap] | None,
     alignments: Sequence[Alignment],
 ) -> dict[str, Any]:
-    """Where the activations come from, as JSON."""
-    maps = {"all": linear_map} if isinstance(linear_map, LinearMap) else dict(linear_map or {})
-    dtypes = sorted({str(array.dtype).removeprefix("mlx.core.") for source in sources for array in source.values()})
-    pairs = [[list(pair) for pair in alignment.pairs] for alignment in alignments]
+    """The origin of the activations, as JSON values."""
+    tokens = []
+    for source in sources:
+        tokens += cast("list[list[int]]", source.tokens.tolist())
+    dtypes = {_dtype_name(array) for source in sources for array in source.values()}
+    layer_pairs = None
+    if layer_map is not None:
+        layer_pairs = [list(pair) for pair in layer_map.pairs]
     return {
         "model": dict(sources[0].model),
-        "tokens": [row for source in sources for row in cast("list[list[int]]", source.tokens.tolist())],
-        "dtypes": dtypes,
-        "cast_to": sorted({str(dtype).removeprefix("mlx.core.") for dtype in _stream_dtypes(target)} - set(dtypes)),
-        "layer_map": None if layer_map is None else [list(pair) for pair in layer_map.pairs],
-        "linear_map": {str(layer): {"held_out_r2": one.r2, "rows": one.rows} for layer, one in maps.items()},
-        "alignment": (pairs[0] if len(pairs) == 1 else pairs) or None,
+        "tokens": tokens,
+        "dtypes": sorted(dtypes),
+        "cast_to": sorted({_stream_dtype(target)} - dtypes),
+        "layer_map": layer_pairs,
+        "linear_map": _linear_map_provenance(linear_map),
+        "alignment": _alignment_provenance(alignments),
     }
 
 
-def _stream_dtypes(target: HookedModel) -> set[mx.Dtype]:
+def _linear_map_provenance(linear_map: LinearMap | Mapping[int, LinearMap] | None) -> dict[str, Any]:
+    if linear_map is None:
+        return {}
+    if isinstance(linear_map, LinearMap):
+        return {"all": {"held_out_r2": linear_map.r2, "rows": linear_map.rows}}
+    return {str(layer): {"held_out_r2": fit.r2, "rows": fit.rows} for layer, fit in linear_map.items()}
+
+
+def _alignment_provenance(alignments: Sequence[Alignment]) -> list[Any] | None:
+    """The pairs of positions of the one alignment, or of each; None if there are none."""
+    pairs: list[Any] = [[list(pair) for pair in alignment.pairs] for alignment in alignments]
+    if len(pairs) == 1:
+        pairs = pairs[0]
+    return pairs or None
+
+
+def _stream_dtype(target: HookedModel) -> str:
     """The dtype of the target's stream, from a run of one token."""
-    return {target.run_with_cache(mx.zeros((1, 1), mx.int32), sites=("embed",), logits_at=-1)[1]["embed"].dtype}
+    token = mx.zeros((1, 1), mx.int32)
+    cache = target.run_with_cache(token, sites=("embed",), logits_at=-1)[1]
+    return _dtype_name(cache["embed"])
+
+
+def _dtype_name(array: mx.array) -> str:
+    return str(array.dtype).removeprefix("mlx.core.")
 
 
 def _refuse_more_layers(target: HookedModel, source: ActivationCache, site: str) -> None:
-    """Refuse a deeper donor, where it is a cache or a file and was not compared."""
-    deepest = max((held.layer for held in source if held.name == site and held.layer is not None), default=-1)
+    """Refuse a deeper donor that is a cache or a file, which `compatibility` did not see."""
+    layers = [key.layer for key in source if key.name == site and key.layer is not None]
+    deepest = max(layers, default=-1)
     if deepest >= target.n_layers:
         raise ValueRefusedError(
             f"`donor` must have the target's {target.n_layers} layers. Got layer {deepest}. "
@@ -322,17 +373,22 @@ def _refuse_more_layers(target: HookedModel, source: ActivationCache, site: str)
         )
 
 
-def _refuse_other_width(target: HookedModel, seen: ActivationSource, site: str, choices: Mapping[str, Any]) -> None:
-    """Refuse a stream of another width, where the donor is a cache or a file and was not compared."""
+def _refuse_other_width(target: HookedModel, view: ActivationSource, site: str, choices: Mapping[str, Any]) -> None:
+    """Refuse a stream of another width, of a donor that is a cache or a file, which `compatibility` did not see."""
     if SITES[site].axes[-1] != "d_model":
         return
     layers = choices.get("layers")
-    some = (
-        range(target.n_layers) if layers is None else layers if isinstance(layers, list | tuple | range) else [layers]
-    )
-    held = [Site(site, layer) for layer in some if isinstance(layer, int) and Site(site, layer) in seen]
-    if held and seen[held[0]].shape[-1] != target.d_model:
+    if layers is None:
+        layers = range(target.n_layers)
+    elif not isinstance(layers, list | tuple | range):
+        layers = [layers]
+    keys = [Site(site, layer) for layer in layers if isinstance(layer, int)]
+    key = next((key for key in keys if key in view), None)
+    if key is None:
+        return
+    width = view[key].shape[-1]
+    if width != target.d_model:
         raise ShapeError(
-            f"`donor` must have a stream of {target.d_model}, the target's. Got {seen[held[0]].shape[-1]}. "
+            f"`donor` must have a stream of {target.d_model}, the target's. Got {width}. "
             "Give linear_map=mp.cross.fit_maps(target, donor, prompts)."
         )

@@ -1,21 +1,22 @@
-"""`two_by_two`: whose earlier layers, and whose later ones? Four runs a layer, and what each half contributes."""
+"""`two_by_two`: the contributions of two models' earlier and later layers, from four runs per layer."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from mlx_patch.cross._patch import cross_patch
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.positions import Alignment
 from mlx_patch.results import SweepResult
+from mlx_patch.sweeps import CrossChoices
 
 
 @dataclass(frozen=True, eq=False)
 class TwoByTwo:
-    """A metric with the earlier state of one of two models and the later layers of one, for each layer between.
+    """A metric for the earlier state of either model with the later layers of either, at each layer.
 
     `cells[i, early, late]`: `early` made the stream that leaves layer `layers[i]`, and `late` reads it, with its own
     layers above and its own unembedding. 0 is the base, 1 the other model.
@@ -23,7 +24,7 @@ class TwoByTwo:
     Attributes:
         layers: Where the two halves meet.
         cells: In the metric's unit, float32. Shape `(layer, early, late, example)`.
-        metric: What was measured, in words.
+        metric: The name of the metric.
     Source:
         Zhou 2026, https://arxiv.org/abs/2605.07284, for the interaction of upstream state and late stack.
     """
@@ -46,28 +47,21 @@ class TwoByTwo:
             ShapeError: They differ in layers or examples.
             ValueRefusedError: They measured different things, or the one was not patched from a run of the other.
         """
-        for result in (into_base, into_other):
-            if result.axes != ("layer", "example"):
-                raise KindError(
-                    f"`over` must be 'layer', and one metric. Got {result.axes}. Take result.of_metric(name)."
-                )
-            _refuse_other_patches(result)
+        _refuse_other_patches(into_base)
+        _refuse_other_patches(into_other)
         _refuse_other_source("into_base", into_base, "into_other", into_other)
         _refuse_other_source("into_other", into_other, "into_base", into_base)
-        metrics = [", ".join(map(str, result.metrics)) for result in (into_base, into_other)]
-        if metrics[0] != metrics[1]:
-            raise ValueRefusedError(
-                f"`into_other` must measure {metrics[0]}, as `into_base`. Got {metrics[1]}. Where they "
-                "differ in position alone, give both one name=."
-            )
-        if into_base.coords["layer"] != into_other.coords["layer"] or into_base.values.shape != into_other.values.shape:
+        metric = _refuse_other_metric(into_base, into_other)
+        layers = into_base.coords["layer"]
+        if into_other.coords["layer"] != layers or into_other.values.shape != into_base.values.shape:
             raise ShapeError("`into_other` must have the layers and examples of `into_base`. Sweep the same.")
-        n = len(into_base.coords["layer"])
-        base, other = (np.repeat(result.baseline[None], n, axis=0) for result in (into_base, into_other))
-        cells = np.stack(
-            [np.stack([base, into_other.values], axis=1), np.stack([into_base.values, other], axis=1)], axis=1
-        )
-        return cls(tuple(into_base.coords["layer"]), cells.astype(np.float32), metrics[0])
+        base_base = np.broadcast_to(into_base.baseline, into_base.values.shape)
+        other_other = np.broadcast_to(into_other.baseline, into_other.values.shape)
+        # The base's earlier state in the other model's later layers is what `into_other` measured, and vice versa.
+        early_base = np.stack([base_base, into_other.values], axis=1)
+        early_other = np.stack([into_base.values, other_other], axis=1)
+        cells = np.stack([early_base, early_other], axis=1)
+        return cls(tuple(layers), cells.astype(np.float32), metric)
 
     @property
     def early(self) -> np.ndarray:
@@ -87,68 +81,94 @@ class TwoByTwo:
 
     def as_dict(self) -> dict[str, Any]:
         """Means over examples, for JSON: by layer the four cells, both effects and the interaction."""
-        names = {"base_base": (0, 0), "base_other": (0, 1), "other_base": (1, 0), "other_other": (1, 1)}
-        effects = {"early": self.early, "late": self.late, "interaction": self.interaction}
-        return {
-            str(layer): {
-                **{name: float(self.cells[i][at].mean()) for name, at in names.items()},
-                **{name: float(values[i].mean()) for name, values in effects.items()},
-            }
-            for i, layer in enumerate(self.layers)
+        arrays = {
+            "base_base": self.cells[:, 0, 0],
+            "base_other": self.cells[:, 0, 1],
+            "other_base": self.cells[:, 1, 0],
+            "other_other": self.cells[:, 1, 1],
+            "early": self.early,
+            "late": self.late,
+            "interaction": self.interaction,
         }
+        rows = {}
+        for i, layer in enumerate(self.layers):
+            rows[str(layer)] = {name: float(array[i].mean()) for name, array in arrays.items()}
+        return rows
 
     @override
     def __str__(self) -> str:
         head = ("layer", "base>base", "base>other", "other>base", "other>other", "early", "late", "interaction")
-        rows = [(str(layer), *(f"{x:+.4f}" for x in row.values())) for layer, row in self.as_dict().items()]
-        widths = [max(len(row[c]) for row in (head, *rows)) for c in range(len(head))]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in (head, *rows)]
-        return "\n".join([f"{self.metric}, earlier state > later layers", *lines])
+        table: list[tuple[str, ...]] = [head]
+        for layer, means in self.as_dict().items():
+            table.append((layer, *(f"{mean:+.4f}" for mean in means.values())))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [f"{self.metric}, earlier state > later layers"]
+        for row in table:
+            lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        return "\n".join(lines)
 
 
 def _refuse_other_patches(result: SweepResult) -> None:
-    """Refuse sweeps that do not hand the later layers a whole state of a run, and nothing else."""
-    about = result.provenance
-    if about.get("at") != ["resid_post"] or not _sources(result):
-        at = ", ".join(map(str, about.get("at", ())))
+    """Refuse a sweep that does not hand the later layers a whole state of a run, and nothing else."""
+    if result.axes != ("layer", "example"):
+        raise KindError(f"`over` must be 'layer', and one metric. Got {result.axes}. Take result.of_metric(name).")
+    provenance = result.provenance
+    if provenance.get("at") != ["resid_post"] or not _sources(result):
+        at = ", ".join(map(str, provenance.get("at", ())))
         raise KindError(
             "`into_base` and `into_other` must replace resid_post, one layer a cell and whole, by a run's own "
-            f"activations, and do nothing else. Got {about.get('intervention')} at {at}. Write mp.Replace(cache), and "
-            "leave `at`, `alpha`, `neurons`, groups of layers, `layer_map` and `linear_map` out."
+            f"activations, and do nothing else. Got {provenance.get('intervention')} at {at}. Write mp.Replace(cache), "
+            "and leave `at`, `alpha`, `neurons`, groups of layers, `layer_map` and `linear_map` out."
         )
 
 
 def _sources(result: SweepResult) -> list[dict[str, Any]]:
-    """Whose activations a sweep put in, where it did nothing else and says so."""
+    """The runs whose activations a sweep put in; none if it did anything else."""
     sources = result.provenance.get("sources")
-    return sources if isinstance(sources, list) and all(map(_is_source, sources)) else []
+    if not isinstance(sources, list) or not all(map(_is_source, sources)):
+        return []
+    return sources
 
 
 def _is_source(source: object) -> bool:
-    said = source if isinstance(source, dict) else {}
-    return isinstance(said.get("model"), dict) and isinstance(said.get("tokens"), list)
+    if not isinstance(source, dict):
+        return False
+    return isinstance(source.get("model"), dict) and isinstance(source.get("tokens"), list)
 
 
-def _refuse_other_source(name: str, patched: SweepResult, other_name: str, other: SweepResult) -> None:
-    """Refuse a sweep whose values come from another run than the other sweep's unpatched one.
-
-    Folders are no part of what a model is: it may have been captured elsewhere.
-    """
-    sources, about = _sources(patched), other.provenance
-    rows, prompts = [row for source in sources for row in source["tokens"]], about.get("tokens", [])
-    if rows * (len(prompts) if len(rows) == 1 else 1) != prompts:
+def _refuse_other_source(name: str, patched: SweepResult, other_name: str, unpatched: SweepResult) -> None:
+    """Refuse a sweep whose values come from another run than the unpatched run of the other sweep."""
+    sources = _sources(patched)
+    rows = [row for source in sources for row in source["tokens"]]
+    prompts = unpatched.provenance.get("tokens", [])
+    if len(rows) == 1:  # one prompt's activations serve every example
+        rows = rows * len(prompts)
+    if rows != prompts:
         raise ValueRefusedError(
             f"`{name}` must be patched from the prompt of `{other_name}`. Got another prompt's activations. "
             "Capture and sweep the same two prompts."
         )
+    identity = dict(unpatched.provenance.get("model", {}))
+    identity.pop("name", None)  # the folder, which does not make it another model
     for source in sources:
-        theirs = {part: value for part, value in about.get("model", {}).items() if part != "name"}
-        apart = [part for part, value in theirs.items() if source["model"].get(part) != value]
-        if apart:
+        differences = [key for key, value in identity.items() if source["model"].get(key) != value]
+        if differences:
             raise ValueRefusedError(
                 f"`{name}` must be patched from the model of `{other_name}`. Got one of another "
-                f"{' and '.join(apart)}. Sweep the two models that were patched into each other."
+                f"{' and '.join(differences)}. Sweep the two models that were patched into each other."
             )
+
+
+def _refuse_other_metric(into_base: SweepResult, into_other: SweepResult) -> str:
+    """Refuse results of two metrics; returns the name of the one that they share."""
+    metric = ", ".join(map(str, into_base.metrics))
+    other_metric = ", ".join(map(str, into_other.metrics))
+    if metric != other_metric:
+        raise ValueRefusedError(
+            f"`into_other` must measure {metric}, as `into_base`. Got {other_metric}. Where they "
+            "differ in position alone, give both one name=."
+        )
+    return metric
 
 
 def two_by_two(
@@ -159,9 +179,9 @@ def two_by_two(
     *,
     other_tokens: Any = None,
     alignment: Alignment | None = None,
-    **choices: Any,
+    **choices: Unpack[CrossChoices],
 ) -> TwoByTwo:
-    """Whose earlier state and whose later layers make a behaviour, for two models of one architecture.
+    """The contributions of earlier state and later layers to a behaviour, for two models of one architecture.
 
     Two sweeps and their unpatched runs give all four cells. With an alignment, or with `positions`, the earlier state
     is handed over at those positions alone: the others keep the stream of the model whose prompt is run.
@@ -183,24 +203,22 @@ def two_by_two(
     """
     require_hooked("base", base)
     require_hooked("other", other)
-    if alignment is not None and choices.get("positions") is not None:
+    positions = choices.get("positions")
+    if alignment is not None and positions is not None:
         raise ValueRefusedError(
-            f"`positions` must be None with an alignment. Got {choices['positions']!r}, which means another place "
+            f"`positions` must be None with an alignment. Got {positions!r}, which means another place "
             "in each prompt. Use TwoByTwo.of(cross_patch(...), cross_patch(...)), each with its own positions."
         )
-    theirs = tokens if other_tokens is None else other_tokens
-    there = None if alignment is None else alignment.inverse
+    inverse = None
+    if alignment is not None:
+        inverse = alignment.inverse
     into_base = cross_patch(
-        base, other, tokens, over="layer", metric=metric, donor_tokens=other_tokens, alignment=there, **choices
+        base, other, tokens, over="layer", metric=metric, donor_tokens=other_tokens, alignment=inverse, **choices
     )
+    base_tokens = tokens
+    if other_tokens is None:
+        other_tokens, base_tokens = tokens, None  # both models read the same prompt
     into_other = cross_patch(
-        other,
-        base,
-        theirs,
-        over="layer",
-        metric=metric,
-        donor_tokens=None if other_tokens is None else tokens,
-        alignment=alignment,
-        **choices,
+        other, base, other_tokens, over="layer", metric=metric, donor_tokens=base_tokens, alignment=alignment, **choices
     )
     return TwoByTwo.of(into_base, into_other)

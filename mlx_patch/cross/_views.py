@@ -1,4 +1,4 @@
-"""Views of a donor's activations: from other layers, in other coordinates. Each is a source as a cache is."""
+"""Views of a donor's activations: from other layers, in other coordinates. Each is a source, like a cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from mlx_patch.sites import Site, site_of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _View:
-    """A source that is another one, seen otherwise."""
+    """A source that reads from another source. Subclasses change the sites or the arrays."""
 
     source: ActivationSource
 
@@ -27,25 +27,27 @@ class _View:
 
     @property
     def n_positions(self) -> int:
-        """The positions of the prompt that it was captured from."""
+        """The number of positions of the prompt that it was captured from."""
         return self.source.n_positions
 
     @property
     def tokens(self) -> Any:
-        """The tokens of the run, where they are known."""
+        """The tokens of the run; None if unknown."""
         return getattr(self.source, "tokens", None)
 
-    def _other(self, site: Site) -> Site:
+    def _source_site(self, site: Site) -> Site:
+        """The source's site for one of the target's."""
         return site
 
     def __contains__(self, key: object, /) -> bool:
-        return isinstance(key, Site) and self._other(key) in self.source
+        return isinstance(key, Site) and self._source_site(key) in self.source
 
     def __getitem__(self, key: Any, /) -> mx.array:
         site = site_of(key, None)
-        return self._seen(site, self.source[self._other(site)])
+        return self._converted(site, self.source[self._source_site(site)])
 
-    def _seen(self, site: Site, array: mx.array) -> mx.array:
+    def _converted(self, site: Site, array: mx.array) -> mx.array:
+        """The source's array in the target's coordinates."""
         return array
 
 
@@ -56,13 +58,17 @@ class FromLayers(_View):
     layers: LayerMap
 
     @override
-    def _other(self, site: Site) -> Site:
-        return site if site.layer is None else Site(site.name, self.layers.donor_of(site.layer))
+    def _source_site(self, site: Site) -> Site:
+        if site.layer is None:
+            return site
+        return Site(site.name, self.layers.donor_of(site.layer))
 
     @override
     def __contains__(self, key: object, /) -> bool:
-        known = isinstance(key, Site) and (key.layer is None or key.layer in self.layers.targets)
-        return known and super().__contains__(key)
+        if not isinstance(key, Site):
+            return False
+        is_mapped = key.layer is None or key.layer in self.layers.targets
+        return is_mapped and super().__contains__(key)
 
     @override
     def __repr__(self) -> str:
@@ -74,13 +80,13 @@ class Mapped(_View):
     """A source in other coordinates."""
 
     maps: LinearMap | Mapping[int, LinearMap]
-    _made: dict[Site, mx.array] = field(default_factory=dict, compare=False)  # each cell of a sweep reads one again
+    _arrays: dict[Site, mx.array] = field(default_factory=dict, compare=False)  # every cell of a sweep reads them again
 
     @override
-    def _seen(self, site: Site, array: mx.array) -> mx.array:
-        if site not in self._made:
-            self._made[site] = self._map(site.layer)(array)
-        return self._made[site]
+    def _converted(self, site: Site, array: mx.array) -> mx.array:
+        if site not in self._arrays:
+            self._arrays[site] = self._map(site.layer)(array)
+        return self._arrays[site]
 
     def _map(self, layer: int | None) -> LinearMap:
         if isinstance(self.maps, LinearMap):

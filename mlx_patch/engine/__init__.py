@@ -1,5 +1,7 @@
 """The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
 
+from mlx_patch.engine._attention import attend as attend
+from mlx_patch.engine._attention import dequantized as dequantized
 from mlx_patch.engine._box import Box as Box
 from mlx_patch.engine._fitness import refuse_random as refuse_random
 from mlx_patch.engine._fitting import refuse_misfit as refuse_misfit
@@ -13,6 +15,7 @@ from mlx_patch.engine._prompt_cache import cached_arrays as cached_arrays
 from mlx_patch.engine._prompt_cache import note_offset as note_offset
 from mlx_patch.engine._prompt_cache import offset_of as offset_of
 from mlx_patch.engine._snapshot import RestoredPast as RestoredPast
+from mlx_patch.engine._snapshot import Shared as Shared
 from mlx_patch.engine._snapshot import Snapshot as Snapshot
 from mlx_patch.engine._snapshot import can_truncate as can_truncate
 from mlx_patch.engine._snapshot import keeps_all_keys as keeps_all_keys

@@ -21,7 +21,7 @@ def attend(
     sinks: mx.array | None,
     emit: Emit,
 ) -> mx.array:
-    """What attention returns, with its scores and its pattern passed through `emit`.
+    """The output of attention, with its scores and its pattern passed through `emit`.
 
     Args:
         queries: Shape `(batch, head, query_pos, d_head)`.
@@ -36,32 +36,39 @@ def attend(
     """
     batch, heads, length, _ = queries.shape
     groups = keys.shape[1]
-    grouped = (queries * scale).reshape(batch, groups, heads // groups, length, -1)
-    scores = grouped @ keys[:, :, None].swapaxes(-1, -2)
-    scores = masked(scores.reshape(batch, heads, length, -1), mask)
-    pattern = emit("pattern", attention_weights(emit("attn_scores", scores), sinks))
-    out = pattern.reshape(batch, groups, heads // groups, length, -1) @ values[:, :, None]
-    return out.reshape(batch, heads, length, -1)
+    by_group = (batch, groups, heads // groups, length, -1)
+    grouped_queries = (queries * scale).reshape(by_group)
+    grouped_keys = keys[:, :, None].swapaxes(-1, -2)
+    grouped_scores = grouped_queries @ grouped_keys
+    scores = masked(grouped_scores.reshape(batch, heads, length, -1), mask)
+    scores = emit("attn_scores", scores)
+    pattern = emit("pattern", attention_weights(scores, sinks))
+    gathered = pattern.reshape(by_group) @ values[:, :, None]
+    return gathered.reshape(batch, heads, length, -1)
 
 
 def masked(scores: mx.array, mask: mx.array | str | None) -> mx.array:
-    """Scores with the mask applied; what is masked gets the lowest finite number, as in MLX's own attention."""
+    """Scores with the mask applied; masked ones become the lowest finite number, as in MLX's own attention."""
     if mask is None:
         return scores
     if isinstance(mask, str):
         queries, keys = scores.shape[-2:]
-        mask = mx.arange(keys - queries, keys)[:, None] >= mx.arange(keys)
+        query_positions = mx.arange(keys - queries, keys)
+        mask = query_positions[:, None] >= mx.arange(keys)
     if mask.dtype == mx.bool_:
-        return mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+        lowest = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
+        return mx.where(mask, scores, lowest)
     return scores + mask.astype(scores.dtype)
 
 
 def attention_weights(scores: mx.array, sinks: mx.array | None) -> mx.array:
-    """The pattern of scores, over all keys and a sink that takes part and attends to nothing."""
+    """The pattern of scores: a softmax over all keys and a sink, whose own share is left out."""
     if sinks is None:
         return mx.softmax(scores, axis=-1, precise=True)
-    column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (*scores.shape[:-1], 1))
-    return mx.softmax(mx.concatenate([column, scores], axis=-1), axis=-1, precise=True)[..., 1:]
+    by_head = sinks.astype(scores.dtype)[:, None, None]
+    column = mx.broadcast_to(by_head, (*scores.shape[:-1], 1))
+    with_sink = mx.concatenate([column, scores], axis=-1)
+    return mx.softmax(with_sink, axis=-1, precise=True)[..., 1:]
 
 
 def dequantized(array: Any, cache: Any) -> mx.array:

@@ -35,5 +35,8 @@ def boxes_in(values: Iterable[Any]) -> tuple[Box, ...]:
 
 
 def unbox(value: Any, boxes: tuple[Box, ...]) -> Any:
-    """What is in a value that is one of some boxes; any other value as it is."""
-    return value.array if any(value is box for box in boxes) else value
+    """The array in a value that is one of some boxes; any other value as it is."""
+    for box in boxes:
+        if value is box:
+            return box.array
+    return value

@@ -1,4 +1,4 @@
-"""What a model is called with: tokens or what stands for them, and a prompt cache, by place or by name."""
+"""The arguments of a model's call: tokens or embeddings, and a prompt cache, by position or by keyword."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import mlx.core as mx
 
 from mlx_patch.tokens import refuse_traced
 
-_BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _EMBEDDED = ("input_embeddings", "inputs_embeds")
 
 
 @dataclass(frozen=True)
 class CallArguments:
-    """What a forward pass reads.
+    """The input of one forward pass.
 
     Attributes:
         length: The number of positions.
@@ -29,26 +29,43 @@ class CallArguments:
     prompt_cache: Any
 
 
-def given_to(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallArguments | None:
-    """What a model's own code is called with; None if that is neither tokens nor embeddings, which it refuses itself.
+def call_arguments(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallArguments | None:
+    """The arguments of a model's call; None without tokens and embeddings, a call that the model refuses itself.
 
     Raises:
-        KindError: It is called inside `mx.compile` or `mx.vmap`.
+        KindError: The call is inside `mx.compile` or `mx.vmap`.
     """
     names = _names(model)
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-    first = args[0] if args else arguments.get(names[0] if names else "")
-    tokens = None if first is None else mx.array(first)
-    embedded = next((value for name in _EMBEDDED if (value := arguments.get(name)) is not None), None)
-    read = tokens if embedded is None else embedded
+    tokens = _tokens(names, args, arguments)
+    embeddings = _embeddings(arguments)
+    read = tokens if embeddings is None else embeddings
     if read is None:
         return None
     refuse_traced("tokens", read)
     return CallArguments(read.shape[1], tokens, arguments.get("cache"))
 
 
+def _tokens(names: tuple[str, ...], args: tuple[Any, ...], arguments: dict[str, Any]) -> mx.array | None:
+    """The first argument, whatever the model calls it."""
+    tokens = None
+    if args:
+        tokens = args[0]
+    elif names:
+        tokens = arguments.get(names[0])
+    return None if tokens is None else mx.array(tokens)
+
+
+def _embeddings(arguments: dict[str, Any]) -> Any:
+    for name in _EMBEDDED:
+        if arguments.get(name) is not None:
+            return arguments[name]
+    return None
+
+
 @lru_cache(maxsize=256)
 def _names(model: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of what it takes by place, without `self`."""
+    """The names of its positional parameters, without `self`."""
     parameters = signature(model).parameters.values()
-    return tuple(parameter.name for parameter in parameters if parameter.kind in _BY_PLACE)[1:]
+    positional = tuple(parameter.name for parameter in parameters if parameter.kind in _BY_POSITION)
+    return positional[1:]

@@ -1,4 +1,4 @@
-"""Whether `mx.compile` compiles, which MLX does not say."""
+"""Whether `mx.compile` is switched on, which MLX does not say."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import mlx.core as mx
 
 
 def is_compiling() -> bool:
-    """Whether `mx.compile` compiles: somebody may have switched it off."""
+    """Whether `mx.compile` compiles; `mx.disable_compile` or the environment may have switched it off."""
     calls: list[int] = []
 
     def counted(x: mx.array) -> mx.array:

@@ -1,8 +1,8 @@
-"""What a model may be like so that no run of it means anything, or edits stay: active dropout, compiled parts.
+"""Models that cannot be run as they are: those with active dropout, and those that compile parts of themselves.
 
-`mx.compile` runs a function's Python code once and keeps what it did: an edit that is traced stays for ever, and in
-what was traced before there is no module to tap. So while hooks are in a model that compiles parts of itself, compiling
-is switched off, for the whole process; what is compiled is then run as it is written.
+`mx.compile` runs a function's Python code once and keeps the trace: an edit that is traced stays for ever, and an
+earlier trace has no module to tap. So while hooks are in a model that compiles parts of itself, compiling is switched
+off, for the whole process; compiled functions then run as they are written.
 """
 
 import dis
@@ -23,7 +23,7 @@ from mlx_patch.errors import KindError
 _Compiled: type = type(mx.compile(lambda: mx.zeros(())))
 
 _CHANCES = ("p", "rate", "prob", "dropout", "drop_prob", "dropout_rate")
-"""What modules that draw random numbers call the probability with which they do."""
+"""The names under which modules keep the probability of dropping a value."""
 
 
 def refuse_random(model: nn.Module, parts: Iterable[Any] | None = None) -> None:
@@ -31,65 +31,73 @@ def refuse_random(model: nn.Module, parts: Iterable[Any] | None = None) -> None:
 
     Args:
         model: The model.
-        parts: Its `parts_of`, where they are known.
+        parts: The result of `parts_of`, if it has been computed.
     Raises:
         KindError: With the module's path.
     """
-    for part in parts_of(model) if parts is None else parts:
-        if isinstance(part, nn.Module) and _draws(type(part)) and part.training and not _never(part):
+    if parts is None:
+        parts = parts_of(model)
+    for module in parts:
+        if isinstance(module, nn.Module) and _draws(type(module)) and module.training and not _never_draws(module):
             raise KindError(
-                f"`model` must not draw random numbers. Got one in training mode, with an active {_name(part)} at "
-                f"{_path(model, part)!r}: each run would give other numbers. Call `model.model.eval()` first."
+                f"`model` must not draw random numbers. Got one in training mode, with an active {_name(module)} at "
+                f"{_path(model, module)!r}: each run would give other numbers. Call `model.model.eval()` first."
             )
 
 
-def _path(model: nn.Module, part: nn.Module) -> str:
-    return next((path for path, module in model.named_modules() if module is part), "?") or "its root"
+def _path(model: nn.Module, module: nn.Module) -> str:
+    for path, candidate in model.named_modules():
+        if candidate is module:
+            return path or "its root"
+    return "?"
 
 
 def compiles(parts: Iterable[Any]) -> bool:
     """Whether a model of these parts may call modules inside a function that it compiles."""
-    for part in parts:
-        if not isinstance(part, nn.Module):
-            if any(_reaches_modules(function, set()) for function in gc.get_referents(part)):
-                return True
-        elif _compiles_itself(type(part)):
-            return True
-    return False
+    return any(_is_compiled(part) for part in parts)
+
+
+def _is_compiled(module_or_function: Any) -> bool:
+    """Whether a module compiles code of its own, or a compiled function reaches modules."""
+    if isinstance(module_or_function, nn.Module):
+        return _compiles_itself(type(module_or_function))
+    return any(_reaches_modules(function, set()) for function in gc.get_referents(module_or_function))
 
 
 def parts_of(model: nn.Module) -> list[Any]:
     """The modules and compiled functions in a model, each once. Every run looks, so it must be quick."""
-    found: list[Any] = []
-    seen: set[int] = set()
-    left: list[Any] = [model]
-    while left:
-        value = left.pop()
+    results: list[Any] = []
+    visited: set[int] = set()
+    queue: list[Any] = [model]
+    while queue:
+        value = queue.pop()
         kind = _kind(type(value))
-        if kind is None or id(value) in seen:
+        if kind is None or id(value) in visited:
             continue
-        seen.add(id(value))
+        visited.add(id(value))
         if kind is nn.Module or kind is _Compiled:
-            found.append(value)
+            results.append(value)
         if kind is nn.Module or kind is dict:
-            left += value.values()
+            queue += value.values()
         if kind is nn.Module:
-            left += vars(value).values()
+            queue += vars(value).values()
         if kind is list:
-            left += value
-    return found
+            queue += value
+    return results
 
 
 @cache
 def _kind(cls: type) -> type | None:
-    """What a value of a class is here: a module, a compiled function, a list or a tuple, a dict, or a leaf."""
+    """The type as which a value of a class is walked: module, compiled function, list, dict; None for a leaf."""
     if issubclass(cls, nn.Module):
         return nn.Module
     if issubclass(cls, list | tuple):
         return list
     if issubclass(cls, dict):
         return dict
-    return _Compiled if cls is _Compiled else None
+    if cls is _Compiled:
+        return _Compiled
+    return None
 
 
 def _name(module: nn.Module) -> str:
@@ -105,20 +113,29 @@ def _draws(cls: type) -> bool:
 @cache
 def _compiles_itself(cls: type) -> bool:
     """Whether a method of a class, down to `nn.Module`, mentions `mx.compile`."""
-    own = cls.__mro__[: cls.__mro__.index(nn.Module)] if nn.Module in cls.__mro__ else ()
-    return any(_calls_compile(_code_of(method)) for base in own for method in vars(base).values())
+    if nn.Module not in cls.__mro__:
+        return False
+    above_module = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    methods = (method for base in above_module for method in vars(base).values())
+    return any(_calls_compile(_code_of(method)) for method in methods)
 
 
 def _calls_compile(code: CodeType | None) -> bool:
     """Whether some code calls `mx.compile`, and not a namesake such as `re.compile`."""
     if code is None or "compile" not in _names_of_code(code):
         return False
-    steps = list(dis.get_instructions(code))
-    own = any(step.argval == "compile" and before.argval != "re" for before, step in pairwise(steps))
-    return own or any(_calls_compile(part) for part in code.co_consts if isinstance(part, CodeType))
+    for before, instruction in pairwise(dis.get_instructions(code)):
+        if instruction.argval == "compile" and before.argval != "re":
+            return True
+    return any(_calls_compile(inner) for inner in _inner_codes(code))
 
 
-def _never(module: nn.Module) -> bool:
+def _inner_codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of the functions, lambdas and comprehensions inside some code."""
+    return (constant for constant in code.co_consts if isinstance(constant, CodeType))
+
+
+def _never_draws(module: nn.Module) -> bool:
     """Whether a module draws with probability 0."""
     if getattr(module, "_p_1", None) == 1:
         return True
@@ -126,14 +143,14 @@ def _never(module: nn.Module) -> bool:
 
 
 def _names(cls: type, method: str) -> set[str]:
-    """What the code of a method mentions, and that of the methods of its class that it mentions."""
-    found: set[str] = set()
-    left = {method}
-    while left:
-        names = _names_of(getattr(cls, left.pop(), None))
-        left |= {name for name in names - found if callable(getattr(cls, name, None))}
-        found |= names
-    return found
+    """The names in the code of a method, and in the methods of its class that it mentions."""
+    results: set[str] = set()
+    queue = {method}
+    while queue:
+        names = _names_of(getattr(cls, queue.pop(), None))
+        queue |= {name for name in names - results if callable(getattr(cls, name, None))}
+        results |= names
+    return results
 
 
 def _names_of(function: Any) -> set[str]:
@@ -142,38 +159,41 @@ def _names_of(function: Any) -> set[str]:
 
 
 def _code_of(function: Any) -> CodeType | None:
-    function = inspect.unwrap(function) if callable(function) else function
+    if callable(function):
+        function = inspect.unwrap(function)
     return function.__code__ if isinstance(function, FunctionType) else None
 
 
 def _names_of_code(code: CodeType) -> set[str]:
-    inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return {*code.co_names, *(name for part in inner for name in _names_of_code(part))}
+    names = set(code.co_names)
+    for inner in _inner_codes(code):
+        names |= _names_of_code(inner)
+    return names
 
 
-def _reaches_modules(value: Any, seen: set[int]) -> bool:
-    """Whether a function calls a module, as far as can be seen."""
-    if id(value) in seen:
+def _reaches_modules(value: Any, visited: set[int]) -> bool:
+    """Whether a function calls a module, as far as its closure, defaults and globals show."""
+    if id(value) in visited:
         return False
-    seen.add(id(value))
+    visited.add(id(value))
     match value:
         case nn.Module():
             return True
         case MethodType():
-            inside = (value.__self__, value.__func__)
+            referents = (value.__self__, value.__func__)
         case partial():
-            inside = (value.func, *value.args, *value.keywords.values())
+            referents = (value.func, *value.args, *value.keywords.values())
         case list() | tuple():
-            inside = tuple(value)
+            referents = tuple(value)
         case FunctionType():
-            inside = tuple(_read_by(value))
+            referents = tuple(_values_read_by(value))
         case _:
             return False
-    return any(_reaches_modules(part, seen) for part in inside)
+    return any(_reaches_modules(referent, visited) for referent in referents)
 
 
-def _read_by(function: FunctionType) -> Iterator[Any]:
-    """What a function closes over, has as defaults and names in its module, but for other functions there."""
+def _values_read_by(function: FunctionType) -> Iterator[Any]:
+    """The values in a function's closure, its defaults and the globals it names, other functions left out."""
     yield from function.__defaults__ or ()
     for cell in function.__closure__ or ():
         yield cell.cell_contents

@@ -1,7 +1,7 @@
-"""Whether a prompt cache fits a model, seen before a run.
+"""Checks before a run that a prompt cache fits a model.
 
-mlx_lm walks layers and entries side by side: with too few entries it runs a shorter model, and says nothing. What a
-model would write is seen in a lazy run of one token, of which nothing is computed but shapes.
+mlx_lm walks layers and entries side by side: with too few entries it silently runs a shorter model. The shapes that a
+model would write come from a lazy run of one token, of which nothing is computed but shapes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _REMEDY = "Make one with mlx_lm.models.cache.make_prompt_cache(model.model)."
 
 
 def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int | None) -> None:
-    """Refuse a prompt cache that is not one of a model, or holds other prompts than are run.
+    """Refuse a prompt cache that was not made for a model, or that holds other prompts than the run's.
 
     Caches of keys and values may stand for each other: plain, rotating or quantised. Caches of two models whose keys
     and values have the same shapes cannot be told apart.
@@ -35,25 +35,31 @@ def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int | None) -> Non
             positions.
         ShapeError: It holds keys, values or states of another shape, or another number of rows.
     """
-    wanted = make_prompt_cache(model)
+    reference = make_prompt_cache(model)
     _refuse_no_caches(prompt_cache)
-    if len(prompt_cache) != len(wanted):
+    if len(prompt_cache) != len(reference):
         raise ValueRefusedError(
-            f"`prompt_cache` must have the {len(wanted)} entries of this model's. Got {len(prompt_cache)}. {_REMEDY}"
+            f"`prompt_cache` must have the {len(reference)} entries of this model's. Got {len(prompt_cache)}. {_REMEDY}"
         )
-    parts, others = list(_parts(prompt_cache)), list(_parts(wanted))
-    if [number for number, _ in parts] != [number for number, _ in others]:
-        raise KindError(f"`prompt_cache` must have the kinds of entries of this model's. Got others. {_REMEDY}")
-    pairs = [(number, part, other) for (number, part), (_, other) in zip(parts, others, strict=True)]
-    for number, part, other in pairs:
-        _refuse_other_kind(number, part, other)
-    if any(cached_arrays(part) for _, part, _ in pairs):
-        unseen(_fill, model, wanted)
+    pairs = _pairs(prompt_cache, reference)
+    for number, entry, expected in pairs:
+        _refuse_other_kind(number, entry, expected)
+    if any(cached_arrays(entry) for _, entry, _ in pairs):
+        unseen(_fill, model, reference)
         _refuse_uneven(pairs)
-        for number, part, other in pairs:
-            _refuse_other_shape(number, part, other)
+        for number, entry, filled in pairs:
+            _refuse_other_shape(number, entry, filled)
             if batch is not None:
-                _refuse_other_rows(part, batch)
+                _refuse_other_rows(entry, batch)
+
+
+def _pairs(prompt_cache: Sequence[Any], reference: Sequence[Any]) -> list[tuple[int, Any, Any]]:
+    """Entry number, cache, and the model's own cache in its place."""
+    entries, model_entries = list(_numbered(prompt_cache)), list(_numbered(reference))
+    if [number for number, _ in entries] != [number for number, _ in model_entries]:
+        raise KindError(f"`prompt_cache` must have the kinds of entries of this model's. Got others. {_REMEDY}")
+    both = zip(entries, model_entries, strict=True)
+    return [(number, entry, expected) for (number, entry), (_, expected) in both]
 
 
 def _refuse_no_caches(prompt_cache: Any) -> None:
@@ -67,14 +73,15 @@ def _refuse_no_caches(prompt_cache: Any) -> None:
 def _kind(prompt_cache: Any) -> str:
     if not isinstance(prompt_cache, list | tuple):
         return type(prompt_cache).__name__
-    return f"a list with {next(type(entry).__name__ for entry in prompt_cache if not is_cache(entry))}"
+    stranger = next(entry for entry in prompt_cache if not is_cache(entry))
+    return f"a list with {type(stranger).__name__}"
 
 
-def _parts(caches: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Each cache with the number of its entry; those of a list of caches too."""
+def _numbered(caches: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Each cache with the number of its entry; an entry that is a list of caches gives several."""
     for number, entry in enumerate(caches):
-        for part in getattr(entry, "caches", (entry,)):
-            yield number, part
+        for cache in getattr(entry, "caches", (entry,)):
+            yield number, cache
 
 
 def _fill(model: nn.Module, caches: Sequence[Any]) -> None:
@@ -83,63 +90,64 @@ def _fill(model: nn.Module, caches: Sequence[Any]) -> None:
 
 
 def _holds_keys(cache: Any) -> bool:
-    """Whether it is a cache of keys and values, of which there are several kinds that stand for each other."""
+    """Whether it is a cache of keys and values; the several kinds of these can replace each other."""
     return hasattr(cache, "keys") and hasattr(cache, "values") and hasattr(cache, "update_and_fetch")
 
 
-def _refuse_other_kind(number: int, part: Any, wanted: Any) -> None:
-    alike = isinstance(part, type(wanted)) or (_holds_keys(part) and _holds_keys(wanted))
-    if not alike or len(getattr(part, "cache", ())) != len(getattr(wanted, "cache", ())):
+def _refuse_other_kind(number: int, entry: Any, expected: Any) -> None:
+    is_alike = isinstance(entry, type(expected)) or (_holds_keys(entry) and _holds_keys(expected))
+    states, expected_states = getattr(entry, "cache", ()), getattr(expected, "cache", ())
+    if not is_alike or len(states) != len(expected_states):
         raise KindError(
-            f"`prompt_cache` must have the kinds of entries of this model's. Got {type(part).__name__} for "
-            f"{type(wanted).__name__} in entry {number}. {_REMEDY}"
+            f"`prompt_cache` must have the kinds of entries of this model's. Got {type(entry).__name__} for "
+            f"{type(expected).__name__} in entry {number}. {_REMEDY}"
         )
 
 
 def _refuse_uneven(pairs: Sequence[tuple[int, Any, Any]]) -> None:
-    """Refuse entries of which some hold more than others, where the model writes into all of them."""
-    used = [(number, part) for number, part, filled in pairs if cached_arrays(filled)]
-    counts = [(number, _held(part)) for number, part in used]
-    known = [(number, held) for number, held in counts if held is not None]
-    for (before, some), (number, held) in pairwise(known):
-        if held != some:
+    """Refuse entries that hold different numbers of positions, among those that the model writes into."""
+    written = [(number, entry) for number, entry, filled in pairs if cached_arrays(filled)]
+    counts = [(number, entry.offset) for number, entry in written if _counts_positions(entry)]
+    for (earlier, earlier_count), (number, count) in pairwise(counts):
+        if count != earlier_count:
             raise ValueRefusedError(
-                f"`prompt_cache` must hold equally many positions in each entry. Got {some} in entry {before} and "
-                f"{held} in entry {number}. Trim all of them, or begin again. {_REMEDY}"
+                f"`prompt_cache` must hold equally many positions in each entry. Got {earlier_count} in entry "
+                f"{earlier} and {count} in entry {number}. Trim all of them, or begin again. {_REMEDY}"
             )
-    empty = next((number for number, part in used if not cached_arrays(part)), None)
-    if empty is not None:
-        raise ValueRefusedError(
-            f"`prompt_cache` must hold equally many positions in each entry. Got none in entry {empty}. {_REMEDY}"
-        )
+    for number, entry in written:
+        if not cached_arrays(entry):
+            raise ValueRefusedError(
+                f"`prompt_cache` must hold equally many positions in each entry. Got none in entry {number}. {_REMEDY}"
+            )
 
 
-def _held(cache: Any) -> int | None:
-    """How many positions a cache holds, where it says so."""
-    offset = getattr(cache, "offset", None)
-    return offset if isinstance(offset, int) else None
+def _counts_positions(cache: Any) -> bool:
+    """Whether a cache counts its positions."""
+    return isinstance(getattr(cache, "offset", None), int)
 
 
-def _refuse_other_shape(number: int, part: Any, filled: Any) -> None:
-    shapes = _shapes_of_keys if _holds_keys(part) else _shapes_of_states
-    for got, wanted in zip(shapes(part), shapes(filled), strict=True):
-        if got and wanted and got != wanted:
+def _refuse_other_shape(number: int, entry: Any, filled: Any) -> None:
+    shapes_of = _shapes_of_keys if _holds_keys(entry) else _shapes_of_states
+    for shape, expected in zip(shapes_of(entry), shapes_of(filled), strict=True):
+        if shape and expected and shape != expected:
             raise ShapeError(
-                f"`prompt_cache` must hold what this model writes: {_written(wanted)}. Got {_written(got)} in entry "
-                f"{number}. It is another model's. {_REMEDY}"
+                f"`prompt_cache` must hold what this model writes: {_format_shape(expected)}. "
+                f"Got {_format_shape(shape)} in entry {number}. It is another model's. {_REMEDY}"
             )
 
 
-def _written(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return f"(batch, ..., {', '.join(map(str, shape))})"
 
 
 def _shapes_of_keys(cache: Any) -> list[tuple[int, ...]]:
-    """Heads and width of keys and of values; nothing of an empty cache."""
-    return [() if array is None else _heads_and_width(array, cache) for array in (cache.keys, cache.values)]
+    """Heads and width of keys and of values; `()` for an empty cache."""
+    return [_heads_and_width(array, cache) for array in (cache.keys, cache.values)]
 
 
-def _heads_and_width(array: Any, cache: Any) -> tuple[int, int]:
+def _heads_and_width(array: Any, cache: Any) -> tuple[int, ...]:
+    if array is None:
+        return ()
     if isinstance(array, mx.array):
         return array.shape[1], array.shape[-1]
     scales = array[1]  # of a quantised one: packed integers, scales, biases
@@ -147,21 +155,25 @@ def _heads_and_width(array: Any, cache: Any) -> tuple[int, int]:
 
 
 def _shapes_of_states(cache: Any) -> list[tuple[int, ...]]:
-    """The axes of each state that do not depend on what was read: not its rows, and not the second of three."""
-    return [_fixed(state) if isinstance(state, mx.array) else () for state in _states(cache)]
+    """The axes of each state that do not depend on the prompt: not its rows, and not the second of three."""
+    return [_fixed_axes(state) for state in _states(cache)]
 
 
 def _states(cache: Any) -> list[Any]:
-    held = getattr(cache, "cache", None)
-    return list(vars(cache).values()) if held is None else list(held)
+    states = getattr(cache, "cache", None)
+    return list(vars(cache).values()) if states is None else list(states)
 
 
-def _fixed(state: mx.array) -> tuple[int, ...]:
-    return state.shape[1:] if state.ndim > 3 else state.shape[2:]
+def _fixed_axes(state: Any) -> tuple[int, ...]:
+    if not isinstance(state, mx.array):
+        return ()
+    if state.ndim > 3:
+        return state.shape[1:]
+    return state.shape[2:]
 
 
-def _refuse_other_rows(part: Any, batch: int) -> None:
-    for array in cached_arrays(part):
+def _refuse_other_rows(entry: Any, batch: int) -> None:
+    for array in cached_arrays(entry):
         if array.ndim > 1 and array.shape[0] != batch:
             raise ShapeError(
                 f"`prompt_cache` must hold as many rows as `tokens`, {batch}. Got {array.shape[0]}. "

@@ -1,4 +1,4 @@
-"""`Frame`: the hooks of one run, put in before it and taken out after it, whatever happens in between."""
+"""`Frame`: a context that puts the hooks of one run in force and takes them out, whatever happens in between."""
 
 import sys
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Frame(HookState, AbstractContextManager):
         self.owner.let_go()
 
     def around(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a function returns that is called inside this context, which no interrupt leaves open."""
+        """Call a function inside this context, and return its result; no interrupt leaves the context open."""
         try:
             with self:
                 return function(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""Blocks that norm, add and norm again in one kernel, `norm_add_norm`, and hand on a normed stream beside the stream.
+"""Blocks that norm, add and norm again in one kernel, `norm_add_norm`, and pass on a normed stream beside the stream.
 
-Nothing in the stream passes from module to module, so all of it is found inside the block's call. Where no one edits,
-the kernel's own results go on; where someone does, what is not edited stays bit for bit, and the norms are made again.
+The stream never passes from module to module, so it is read inside the block's call. Without an edit the kernel's own
+results go on. With one, values that the edit leaves alone stay bit for bit, and the norms are computed again.
 """
 
 from typing import Any
@@ -18,35 +18,39 @@ def fused_sums(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Cal
     sums = iter(_SUMS)
 
     def norm_add_norm(branch, stream, *, alpha, beta, next_norm, **post):
-        parts, name = next(sums)
-        out, normed = scope["norm_add_norm"](branch, stream, alpha=alpha, beta=beta, next_norm=next_norm, **post)
+        branch_sites, stream_site = next(sums)
+        kernel = scope["norm_add_norm"]
+        out, normed = kernel(branch, stream, alpha=alpha, beta=beta, next_norm=next_norm, **post)
         new = out
-        if any(map(listener.wants, parts)):
+        if any(map(listener.wants, branch_sites)):
+            # The kernel returns only the sum: over a stream of zeros, that is what the branch adds.
             nothing = mx.zeros_like(stream)
-            kernel = scope["norm_add_norm"]
             added, _ = kernel(branch, nothing, alpha=mx.zeros_like(alpha), beta=beta, next_norm=None, **post)
-            edited = _emitted(listener, parts, added)
+            edited = _emit_each(listener, branch_sites, added)
             if edited is not added:
                 new = mx.where(edited == added, out, alpha * stream + edited)
-        new = _emitted(listener, (name,), new)
+        new = _emit_each(listener, (stream_site,), new)
         if new is not out and next_norm is not None:
             normed = scope["pre_norm"](new, next_norm, dtype=branch.dtype)
         return new, normed
 
-    return {"norm_add_norm": norm_add_norm}, _entered(listener, scope, call)
+    return {"norm_add_norm": norm_add_norm}, _emit_entry(listener, scope, call)
 
 
-def _entered(listener: Listener, scope: Scope, call: Call) -> Call:
-    """The block's arguments, with what attention reads made again where the stream is edited."""
-    (stream, *others), kwargs = call
-    new = _emitted(listener, ("embed", "resid_pre"), stream)
-    if new is not stream and kwargs.get("attn_input") is not None:
+def _emit_entry(listener: Listener, scope: Scope, call: Call) -> Call:
+    """The block's arguments after the listener; an edited stream is normed again for attention."""
+    (stream, *further_args), kwargs = call
+    new = _emit_each(listener, ("embed", "resid_pre"), stream)
+    attention_input = kwargs.get("attn_input")
+    if new is not stream and attention_input is not None:
         norm: Any = listener.module.input_layernorm
-        kwargs = {**kwargs, "attn_input": scope["pre_norm"](new, norm, dtype=kwargs["attn_input"].dtype)}
-    return (new, *others), kwargs
+        normed = scope["pre_norm"](new, norm, dtype=attention_input.dtype)
+        kwargs = {**kwargs, "attn_input": normed}
+    return (new, *further_args), kwargs
 
 
-def _emitted(listener: Listener, names: tuple[str, ...], array: mx.array) -> mx.array:
+def _emit_each(listener: Listener, names: tuple[str, ...], array: mx.array) -> mx.array:
     for name in names:
-        array = listener.emit(name, array) if listener.wants(name) else array
+        if listener.wants(name):
+            array = listener.emit(name, array)
     return array

@@ -1,8 +1,8 @@
 """`Guard`: a lock that an interrupt cannot leave closed for the other threads.
 
 A `with` statement may be interrupted in the line in which it ends, before the lock is released. The thread that held it
-takes it again and never notices; every other one would wait for ever. So who waits looks whether any thread is inside
-what is guarded, and puts a new lock in the place of one that nobody holds.
+takes it again and never notices; every other one would wait for ever. So a waiting thread checks whether any thread is
+inside a guarded function, and replaces a lock that no running function holds.
 """
 
 import sys
@@ -11,11 +11,11 @@ from collections.abc import Collection
 from types import CodeType, FrameType
 
 _PATIENCE = 0.1
-"""Seconds to wait before looking."""
+"""Seconds to wait before checking."""
 
 
 class Guard:
-    """A lock that a thread may take again, for the functions that are guarded by it.
+    """A reentrant lock for the functions that it guards.
 
     Attributes:
         codes: The code of these functions.
@@ -34,7 +34,7 @@ class Guard:
         self._lock.release()
 
     def _is_inside(self, frame: FrameType | None) -> bool:
-        """Whether a thread is in what is guarded, and not waiting for it."""
+        """Whether a thread runs a guarded function, and is not waiting to enter it."""
         while frame is not None:
             if frame.f_code is Guard.__enter__.__code__:
                 return False

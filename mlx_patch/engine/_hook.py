@@ -1,4 +1,4 @@
-"""`Hook`: one thing to do at one place of a model, and when."""
+"""`Hook`: one action at one place of a model, and its phase."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,15 +31,15 @@ class ForwardPass:
 
 
 Action = Callable[[mx.array, ForwardPass], mx.array | Box | None]
-"""What to do with a site's array: the new one, a box with it, or None to leave it as it is."""
+"""From a site's array to the new one or a box with it; None leaves the array as it is."""
 
 
 SHARED_PAST = "shared past"
-"""What a hook at an attention waits for that lets many rows attend to one past without copies of it."""
+"""The event of a hook that lets many rows attend to one past without copies of it."""
 
 
 class Phase(IntEnum):
-    """In which order hooks at one place act, over all nested runs."""
+    """The order in which hooks at one place act, over all nested runs."""
 
     GROW = -1
     """Rows of the batch begin here, before anything else sees them."""
@@ -55,22 +55,22 @@ class Phase(IntEnum):
     """The value that is final is read for a `REJOIN` later on."""
     CAPTURE = 5
     SLICE = 6
-    """Only what the caller wants goes on to the unembedding."""
+    """Only the positions that the caller wants go on to the unembedding."""
     BOX = 7
-    """What goes on is put in a box, in which later edits change it."""
+    """The stream is put in a box, in which later edits change it."""
     SHARE = 8
-    """Nothing is read or written: attention may compute as suits rows that share a past."""
+    """Nothing is read or written: attention may compute in the way that suits rows with a shared past."""
 
 
 @dataclass(eq=False)
 class Hook:
-    """One thing to do at one place.
+    """One action at one place.
 
     Attributes:
-        place: Where.
-        action: What.
-        phase: When, among the hooks at the same place.
-        met: How often a forward pass came by.
+        place: The place.
+        action: The action.
+        phase: When it acts, among the hooks at the same place.
+        met: How often a forward pass reached the place.
         acted: How often the action gave a new value.
         beside: What the module beside it returned, in the forward pass under way.
     """
@@ -84,29 +84,36 @@ class Hook:
 
     @property
     def event(self) -> str:
-        """What the hook waits for at its module: "input", "output", or the name of a site inside it."""
+        """The event at its module that the hook waits for: "input", "output", or the name of a site inside it."""
         if self.phase is Phase.SHARE:
             return SHARED_PAST
         side = self.place.point.side
         return self.place.site.name if side == "inside" else side
 
-    def keep_beside(self, value: mx.array, now: ForwardPass) -> None:
-        """Keep what the module beside it returned; an action of that module's hook."""
+    def keep_beside(self, value: mx.array, forward_pass: ForwardPass) -> None:
+        """Keep the output of the module beside it; an action of that module's hook."""
         self.beside = value
 
-    def on(self, raw: mx.array, now: ForwardPass) -> mx.array | Box:
+    def on(self, raw: mx.array, forward_pass: ForwardPass) -> mx.array | Box:
         """The raw array after this hook."""
         point, block = self.place.point, self.place.block
         self.met += 1
-        whole = raw if self.beside is None else raw + self.beside
-        shaped = whole.reshape(-1, now.length, *raw.shape[1:]) if point.flat else whole
-        new = self.action(point.view.read(shaped, block), now)
+        total = raw
+        if self.beside is not None:
+            total = raw + self.beside
+        shaped = total
+        if point.flat:
+            shaped = total.reshape(-1, forward_pass.length, *raw.shape[1:])
+        new = self.action(point.view.read(shaped, block), forward_pass)
         if new is None:
             return raw
         self.acted += 1
         if isinstance(new, Box):
             return new
         written = point.view.write(shaped, new, block)
-        written = written.reshape(raw.shape) if point.flat else written
-        # What an edit of a sum leaves as it was stays bit for bit.
-        return written if self.beside is None else mx.where(written == whole, raw, written - self.beside)
+        if point.flat:
+            written = written.reshape(raw.shape)
+        if self.beside is None:
+            return written
+        # Subtracting rounds, so the values of the sum that the edit left alone keep their raw ones, bit for bit.
+        return mx.where(written == total, raw, written - self.beside)

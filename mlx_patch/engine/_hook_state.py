@@ -15,36 +15,37 @@ from mlx_patch.errors import KindError, SelectionError
 
 
 class HookState:
-    """The hooks of one run of a model, and how far it is. It touches no module; `Frame` puts it in force.
+    """The hooks of one run of a model, and the state of its forward pass. `Frame` puts them in force.
 
     Args:
         model: The model.
-        hooks: What to do.
-        begun: Told of each forward pass as it begins.
+        hooks: The hooks.
+        on_begin: Called with each forward pass as it begins.
 
     Raises:
         KindError: The model is in training mode, and draws random numbers.
 
     Attributes:
-        uncompiled: Whether compiling must be off meanwhile, as the model may call modules inside what it compiles.
-        owner: Who put it in force last.
+        uncompiled: Whether compiling must be off meanwhile, as the model may call modules inside compiled functions.
+        owner: The generator, coroutine or thread that put it in force last.
         number: How many contexts had been entered then.
     """
 
     owner: Owner
     number: int
 
-    def __init__(self, model: nn.Module, hooks: Iterable[Hook], begun: Callable[[ForwardPass], None] | None = None):
-        parts = parts_of(model)
-        refuse_random(model, parts)
-        self.uncompiled = compiles(parts)
+    def __init__(self, model: nn.Module, hooks: Iterable[Hook], on_begin: Callable[[ForwardPass], None] | None = None):
+        modules_and_functions = parts_of(model)
+        refuse_random(model, modules_and_functions)
+        self.uncompiled = compiles(modules_and_functions)
         self.model = model
-        self._begun = begun
-        self.hooks = tuple(with_beside for hook in hooks for with_beside in (*_beside(hook), hook))
+        self._on_begin = on_begin
+        self.hooks = tuple(_with_readers(hooks))
         self.at: dict[int, list[Hook]] = {}
         for hook in self.hooks:
             self.at.setdefault(id(hook.place.module), []).append(hook)
-        self.modules = {id(m): m for m in (model, *(hook.place.module for hook in self.hooks))}
+        hooked_modules = (hook.place.module for hook in self.hooks)
+        self.modules = {id(module): module for module in (model, *hooked_modules)}
         self._calls: dict[int, int] = {}
         self._now: ForwardPass | None = None
         self.prompt_cache: Any = None
@@ -63,14 +64,14 @@ class HookState:
             )
         return self._now
 
-    def begin(self, given: CallArguments) -> None:
+    def begin(self, arguments: CallArguments) -> None:
         """Note that the model itself is called."""
         self._calls.clear()
-        self.prompt_cache = given.prompt_cache
-        offset, cached = offset_of(given.prompt_cache), given.prompt_cache is not None
-        self._now = ForwardPass(offset, given.length, cached, given.tokens, given.prompt_cache)
-        if self._begun is not None:
-            self._begun(self._now)
+        cache = arguments.prompt_cache
+        self.prompt_cache = cache
+        self._now = ForwardPass(offset_of(cache), arguments.length, cache is not None, arguments.tokens, cache)
+        if self._on_begin is not None:
+            self._on_begin(self._now)
 
     def passed(self) -> None:
         """Note that the model's call went well, so that its prompt cache holds these positions too."""
@@ -97,9 +98,11 @@ class HookState:
                 )
 
 
-def _beside(hook: Hook) -> Iterator[Hook]:
-    """What tells a hook at one of two modules in parallel what the other returned."""
-    if path := hook.place.point.beside:
-        block = hook.place.block
-        place = Place(hook.place.site, attribute(block, path), Point(path, "output"), block)
-        yield Hook(place, hook.keep_beside, Phase.READ)
+def _with_readers(hooks: Iterable[Hook]) -> Iterator[Hook]:
+    """The hooks; before one at a module that runs beside another, a hook that reads the other's output for it."""
+    for hook in hooks:
+        if path := hook.place.point.beside:
+            block = hook.place.block
+            place = Place(hook.place.site, attribute(block, path), Point(path, "output"), block)
+            yield Hook(place, hook.keep_beside, Phase.READ)
+        yield hook

@@ -1,8 +1,8 @@
-"""Whose a frame is: that of the generator or coroutine in which it was entered, or else of the thread.
+"""`Owner` of a frame: the generator or coroutine in which it was entered, or else the thread.
 
 A generator shares its thread with its caller, a task with all other tasks. While one of them is suspended inside a
-`with`, whoever runs next must not see its hooks. Python's own call stack says who is running, so nothing has to be
-noted when a task or a generator is suspended, resumed or thrown away, and an interrupt can leave nothing behind.
+`with`, the code that runs next must not see its hooks. Python's own call stack shows what is running, so nothing has to
+be noted when a task or a generator is suspended, resumed or thrown away, and an interrupt can leave nothing behind.
 """
 
 import threading
@@ -17,7 +17,7 @@ _DRIVERS = ("contextlib", "_pytest.fixtures")
 """Modules that run a generator as a context manager: suspended, it holds open a block that belongs to its caller."""
 
 _PASSING = ("<genexpr>", "__aenter__")
-"""Code that may enter a context for whoever called it, and ends before the context does."""
+"""Code that may enter a context for its caller, and ends before the context does."""
 
 
 class _Thread(threading.local):
@@ -41,7 +41,7 @@ def can_suspend(frame: FrameType) -> bool:
 
 
 class Owner:
-    """Who enters a context now.
+    """The generator, coroutine or thread that enters a context.
 
     Args:
         caller: The Python frame that enters it.
@@ -57,21 +57,23 @@ class Owner:
         return self._thread is _thread.identity
 
     def let_go(self) -> None:
-        """Hold on to nobody: a generator that holds the context would be held by it."""
+        """Drop the reference to the generator: one that holds the context would be held by it."""
         self._within = None
 
     def hidden(self, running: dict[FrameType, int], thread: int) -> float:
-        """The number below which its contexts are hidden: every one, while it does not run.
+        """The number below which its contexts are hidden; infinity while it does not run.
 
         Args:
             running: That of each generator and coroutine on the thread's call stack.
             thread: That of the thread's own contexts.
         """
-        return thread if self._within is None else running.get(self._within, inf)
+        if self._within is None:
+            return thread
+        return running.get(self._within, inf)
 
 
 def _owns(frame: FrameType) -> bool:
-    """Whether a context that is entered below a Python frame is its own affair."""
+    """Whether a context that is entered below a Python frame belongs to that frame, and not to its caller."""
     if not can_suspend(frame) or frame.f_code.co_name in _PASSING or _is_driver(frame):
         return False
     return frame.f_back is None or not _is_driver(frame.f_back)

@@ -1,4 +1,4 @@
-"""Prompt caches: how much one holds, and how to put it back as it was after a run that failed."""
+"""Prompt caches: the number of positions in one, and its restoration after a run that failed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,47 +9,58 @@ import mlx.core as mx
 from mlx_patch.errors import KindError
 
 _NOTE = "_mlx_patch_noted"
+_BY_ROW = ("offset", "left_padding", "lengths")
+"""The attributes that are arrays, a number for each row, in caches of padded batches."""
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """How many positions a recurrent state holds that does not say so itself, and the arrays for which that is true."""
+class _OffsetNote:
+    """The number of positions in a recurrent state, which has no count of its own, and the arrays it is true of."""
 
     positions: int
     arrays: tuple[mx.array, ...]
 
     def holds(self, entry: Any) -> bool:
-        now = cached_arrays(entry)
-        return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
+        arrays = cached_arrays(entry)
+        if len(arrays) != len(self.arrays):
+            return False
+        return all(array is noted for array, noted in zip(arrays, self.arrays, strict=True))
 
 
 def offset_of(cache: Sequence[Any] | None) -> int:
-    """How many positions a prompt cache holds; 0 for none.
+    """The number of positions in a prompt cache; 0 for None.
 
-    Recurrent states do not say. Where there is nothing else, it is known of those that runs seen by mlx_patch filled.
+    Recurrent states do not count. In a cache of these alone, the number is known only if mlx_patch's runs filled it.
 
     Raises:
         KindError: Its rows hold different numbers of positions, or it does not say how many they hold.
     """
     entries = _entries(cache)
     for entry in entries:
-        if any(isinstance(getattr(entry, name, None), mx.array) for name in ("offset", "left_padding", "lengths")):
-            raise KindError(
-                "`prompt_cache` must hold equally many positions in each row. Got a padded batch "
-                f"({type(entry).__name__}). Group prompts by length."
-            )
-    offsets = [offset for entry in entries if (offset := getattr(entry, "offset", None)) is not None]
-    counted = max(offsets, default=0)
-    return counted or max(map(_noted, entries), default=0)
+        _refuse_padded(entry)
+    offsets = (getattr(entry, "offset", None) for entry in entries)
+    counted = max((offset for offset in offsets if offset is not None), default=0)
+    return counted or max(map(_noted_offset, entries), default=0)
+
+
+def _refuse_padded(entry: Any) -> None:
+    if any(isinstance(getattr(entry, name, None), mx.array) for name in _BY_ROW):
+        raise KindError(
+            "`prompt_cache` must hold equally many positions in each row. Got a padded batch "
+            f"({type(entry).__name__}). Group prompts by length."
+        )
 
 
 def _entries(cache: Sequence[Any] | None) -> list[Any]:
-    """The caches of all layers, those within lists too."""
-    return [part for entry in cache or () for part in getattr(entry, "caches", (entry,))]
+    """The caches of all layers, also those inside lists of caches."""
+    entries: list[Any] = []
+    for entry in cache or ():
+        entries += getattr(entry, "caches", (entry,))
+    return entries
 
 
-def _noted(entry: Any) -> int:
-    note: _Noted | None = getattr(entry, _NOTE, None)
+def _noted_offset(entry: Any) -> int:
+    note: _OffsetNote | None = getattr(entry, _NOTE, None)
     if note is not None and note.holds(entry):
         return note.positions
     if not hasattr(entry, "offset") and cached_arrays(entry):
@@ -61,10 +72,11 @@ def _noted(entry: Any) -> int:
 
 
 def note_offset(cache: Sequence[Any] | None, positions: int) -> None:
-    """Note on entries that do not count, or are not filled, that they hold so many positions now. A copy keeps it."""
+    """Note the number of positions on entries that do not count, or are empty. A copy of an entry keeps the note."""
     for entry in _entries(cache):
         if not getattr(entry, "offset", 0) and is_cache(entry):
-            setattr(entry, _NOTE, _Noted(positions, tuple(cached_arrays(entry))))
+            note = _OffsetNote(positions, tuple(cached_arrays(entry)))
+            setattr(entry, _NOTE, note)
 
 
 def cached_arrays(cache: Any) -> list[mx.array]:
@@ -72,14 +84,16 @@ def cached_arrays(cache: Any) -> list[mx.array]:
     if isinstance(cache, mx.array):
         return [cache]
     if isinstance(cache, list | tuple):
-        return [array for part in cache for array in cached_arrays(part)]
-    return cached_arrays(list(vars(cache).values())) if is_cache(cache) else []
+        return [array for value in cache for array in cached_arrays(value)]
+    if is_cache(cache):
+        return cached_arrays(list(vars(cache).values()))
+    return []
 
 
 class Restored:
-    """A context after which a prompt cache is as before if anything went wrong inside.
+    """A context that puts a prompt cache back as it was if the block raises.
 
-    Caches write into their arrays in place, so what is kept are copies; they are lazy, and cost nothing unless used.
+    Caches write into their arrays in place, so copies are kept; they are lazy, and cost nothing unless used.
     """
 
     def __init__(self, cache: Sequence[Any] | None):
@@ -87,7 +101,7 @@ class Restored:
 
     def __enter__(self) -> None:
         self.offset = offset_of(self.cache)
-        self.before = [_kept(entry) for entry in self.cache or ()]
+        self.before = [_copied(entry) for entry in self.cache or ()]
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         if failed is not None:
@@ -98,8 +112,8 @@ class Restored:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A cache object and what its attributes were."""
+class _CacheCopy:
+    """A cache object and the attributes that it had."""
 
     entry: Any
     attributes: dict[str, Any]
@@ -110,19 +124,22 @@ def is_cache(value: Any) -> bool:
     return hasattr(type(value), "state") and hasattr(value, "__dict__")
 
 
-def _kept(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     if isinstance(value, mx.array):
         return mx.array(value)
     if isinstance(value, list | tuple):
-        return type(value)(map(_kept, value))
-    return _Kept(value, {k: _kept(v) for k, v in vars(value).items()}) if is_cache(value) else value
+        return type(value)(map(_copied, value))
+    if is_cache(value):
+        return _CacheCopy(value, {name: _copied(attribute) for name, attribute in vars(value).items()})
+    return value
 
 
 def _put_back(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_put_back, value))
-    if not isinstance(value, _Kept):
+    if not isinstance(value, _CacheCopy):
         return value
-    vars(value.entry).clear()
-    vars(value.entry).update({k: _put_back(v) for k, v in value.attributes.items()})
+    attributes = vars(value.entry)
+    attributes.clear()
+    attributes.update({name: _put_back(attribute) for name, attribute in value.attributes.items()})
     return value.entry

@@ -1,8 +1,8 @@
-"""What happens inside a module's call: the call runs with its own globals, in which a few functions are ours.
+"""Access to values inside a module's call: the call runs with a copy of its globals, in which a few functions are ours.
 
 The code is the module's own, so RoPE, q/k-norm, sinks, soft-caps and masks are as the model has them, and mlx_lm's
-modules are not touched: the stand-ins live in a copy of the globals that only this one call sees. A recipe stands in
-for the functions through which the wanted arrays pass.
+modules are not touched: only this one call sees the copy. A recipe replaces the functions through which the arrays of
+its sites pass.
 """
 
 import builtins
@@ -41,20 +41,33 @@ def stand_in(
     missing = [name for name in replaced if name not in forward.__globals__ and not hasattr(builtins, name)]
     if missing:
         raise ArchitectureError(f"`{forward.__qualname__}` must use {missing[0]} for recipe {recipe!r}. It does not.")
-    own = rebound(forward, replaced)
+    bound = rebound(forward, replaced)
     if recipe in _IN_METHODS:
-        return lambda module, *args, **kwargs: own(WithMethods(module, replaced), *args, **kwargs), args, kwargs
-    return own, args, kwargs
+        return _with_methods(bound, replaced), args, kwargs
+    return bound, args, kwargs
+
+
+def _with_methods(bound: Callable[..., Any], replaced: Scope) -> Callable[..., Any]:
+    """A call in which the module's other methods see the stand-ins too."""
+
+    def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return bound(WithMethods(module, replaced), *args, **kwargs)
+
+    return forward
 
 
 def finish(recipe: str, listener: Listener, call: Call, out: Any) -> Any:
-    """What a module returns, where a recipe wants or changes something of it."""
-    return _ENDS[recipe](listener, call, out) if recipe in _ENDS else out
+    """A module's output after a recipe that reads or changes it."""
+    if recipe in _ENDS:
+        return _ENDS[recipe](listener, call, out)
+    return out
 
 
-def hand_over(recipe: str, listener: Listener, call: Call, run: experts.Run, out: Any) -> Any:
-    """What a module's caller gets, where a recipe wants to know what becomes of it."""
-    return experts.handed_over(listener, call, run, out) if recipe == "experts" else out
+def hand_over(recipe: str, listener: Listener, call: Call, run: experts.RunExperts, out: Any) -> Any:
+    """A module's output as its caller gets it, where a recipe follows what the caller does with it."""
+    if recipe == "experts":
+        return experts.hand_over(listener, call, run, out)
+    return out
 
 
 def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
@@ -62,35 +75,37 @@ def _sdpa(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     fused = scope.get("scaled_dot_product_attention")
     fresh: set[str] = set()
 
-    def by_position(event: str, array: Any) -> Any:
-        return listener.emit(event, array.swapaxes(1, 2)).swapaxes(1, 2) if listener.wants(event) else array
+    def emit_by_position(event: str, array: Any) -> Any:
+        if not listener.wants(event):  # with a quantised KV cache, such keys and values are tuples of packed arrays
+            return array
+        return listener.emit(event, array.swapaxes(1, 2)).swapaxes(1, 2)
 
-    def on_fresh(
-        event: str, array: Any
-    ) -> Any:  # packed keys, with a quantised KV cache, where nobody wants to see them
+    def on_fresh(event: str, array: Any) -> Any:
         fresh.add(event)
-        return by_position(event, array)
+        return emit_by_position(event, array)
 
     def scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks=None):
-        queries = by_position("rot_q", queries)
-        keys = keys if "rot_k" in fresh else on_fresh("rot_k", keys)
-        values = values if "v" in fresh else on_fresh("v", values)
-        if not (listener.wants("attn_scores") or listener.wants("pattern")):
-            if listener.wants(SHARED_PAST) and worth_it(queries, keys, values, cache):
-                return attend_shared(queries, cache, scale, mask, sinks)
-            assert fused is not None
-            more = {} if sinks is None else {"sinks": sinks}
-            return fused(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
-        keys, values = dequantized(keys, cache), dequantized(values, cache)
-        return attend(queries, keys, values, scale, mask, sinks, listener.emit)
+        queries = emit_by_position("rot_q", queries)
+        if "rot_k" not in fresh:
+            keys = on_fresh("rot_k", keys)
+        if "v" not in fresh:
+            values = on_fresh("v", values)
+        if listener.wants("attn_scores") or listener.wants("pattern"):
+            keys, values = dequantized(keys, cache), dequantized(values, cache)
+            return attend(queries, keys, values, scale, mask, sinks, listener.emit)
+        if listener.wants(SHARED_PAST) and worth_it(queries, keys, values, cache):
+            return attend_shared(queries, cache, scale, mask, sinks)
+        assert fused is not None
+        with_sinks = {} if sinks is None else {"sinks": sinks}
+        return fused(queries, keys, values, cache=cache, scale=scale, mask=mask, **with_sinks)
 
     if listener.wants("rot_k") or listener.wants("v"):
-        call = _with_caches_watched(call, on_fresh)
+        call = _with_watched_caches(call, on_fresh)
     return {"scaled_dot_product_attention": scaled_dot_product_attention}, call
 
 
 def _fast(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """Attention through `mx.fast.scaled_dot_product_attention`, which is not told of a cache."""
+    """Attention through `mx.fast.scaled_dot_product_attention`, which takes no cache."""
     replaced, call = _sdpa(listener, {"scaled_dot_product_attention": fused_attention}, call)
 
     def scaled_dot_product_attention(queries, keys, values, *, scale, mask=None, sinks=None):
@@ -103,19 +118,23 @@ def _fast(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
 def _softmax(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     """Attention written out, with query heads grouped by KV head: `(batch, kv_head, repeat, query, key)`."""
 
+    def emit_by_head(event: str, array: mx.array) -> mx.array:
+        by_head = array.reshape(array.shape[0], -1, *array.shape[-2:])
+        return listener.emit(event, by_head).reshape(array.shape)
+
     def softmax(scores, *args, **kwargs):
-        by_head = (scores.shape[0], -1, *scores.shape[-2:])
-        scores = listener.emit("attn_scores", scores.reshape(by_head)).reshape(scores.shape)
+        scores = emit_by_head("attn_scores", scores)
         pattern = mx.softmax(scores, *args, **kwargs)
-        return listener.emit("pattern", pattern.reshape(by_head)).reshape(pattern.shape)
+        return emit_by_head("pattern", pattern)
 
     return {"mx": Mlx(softmax=softmax)}, call
 
 
 def _either(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     """Attention through mlx_lm's function, or written out in a method."""
-    replaced, call = _sdpa(listener, scope, call)
-    return {**replaced, **_softmax(listener, scope, call)[0]}, call
+    for_sdpa, call = _sdpa(listener, scope, call)
+    for_softmax, call = _softmax(listener, scope, call)
+    return {**for_sdpa, **for_softmax}, call
 
 
 def _capped(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
@@ -130,7 +149,9 @@ def _norms(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
 
     def rms_norm(stream, *args, **kwargs):
         name = next(names)
-        return scope["rms_norm"](stream if name == "resid_pre" else listener.emit(name, stream), *args, **kwargs)
+        if name == "resid_mid":
+            stream = listener.emit(name, stream)
+        return scope["rms_norm"](stream, *args, **kwargs)
 
     return {"rms_norm": rms_norm}, call
 
@@ -140,18 +161,21 @@ def _normed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     names = iter(("embed", "final_norm"))
 
     def rms_norm(stream, *args, **kwargs):
-        out = scope["rms_norm"](stream, *args, **kwargs)
-        return listener.emit("embed", out) if next(names) == "embed" else out
+        normed = scope["rms_norm"](stream, *args, **kwargs)
+        if next(names) == "embed":
+            return listener.emit("embed", normed)
+        return normed
 
     return {"rms_norm": rms_norm}, call
 
 
 def _mixed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """A block that mixes the stream with earlier ones for its parts: the second part reads that between the two."""
+    """A block that mixes the stream with earlier ones, first for its mixer, then, as `resid_mid`, for its MLP."""
     names = iter(("resid_pre", "resid_mid"))
 
     def _attn_res_mix(earlier, stream, *args, **kwargs):
-        stream = stream if next(names) == "resid_pre" else listener.emit("resid_mid", stream)
+        if next(names) == "resid_mid":
+            stream = listener.emit("resid_mid", stream)
         return scope["_attn_res_mix"](earlier, stream, *args, **kwargs)
 
     return {"_attn_res_mix": _attn_res_mix}, call
@@ -185,7 +209,7 @@ _ENDS: dict[str, Callable[[Listener, Call, Any], Any]] = {
 
 
 OnFresh = Callable[[str, mx.array], mx.array]
-"""What is told of new keys and values, and may change them."""
+"""Called with "rot_k" or "v" and new keys or values; returns those that the cache takes in."""
 
 
 class _WatchedCache:
@@ -205,21 +229,25 @@ class _WatchedCache:
         setattr(self._cache, name, value)
 
 
-def _with_caches_watched(call: Call, on_fresh: OnFresh) -> Call:
+def _with_watched_caches(call: Call, on_fresh: OnFresh) -> Call:
     args, kwargs = call
-    return tuple(_watched(value, on_fresh) for value in args), {k: _watched(v, on_fresh) for k, v in kwargs.items()}
+    watched_args = tuple(_watched(value, on_fresh) for value in args)
+    watched_kwargs = {name: _watched(value, on_fresh) for name, value in kwargs.items()}
+    return watched_args, watched_kwargs
 
 
-def _watched(value: Any, on_fresh: OnFresh) -> Any:  # a function of its own: one that held itself would hold captures
+# Not nested in `_sdpa`: it calls itself, and a closure that holds itself keeps captures until garbage is collected.
+def _watched(value: Any, on_fresh: OnFresh) -> Any:
     if _takes_keys(value):
         return _WatchedCache(value, on_fresh)
-    # A list of caches: attention's own is the first that takes keys; convolution states come before it, and what
-    # an indexer keeps behind it.
-    parts = getattr(value, "caches", ())
-    first = next((part for part in parts if _takes_keys(part)), None)
-    if first is None:
-        return value
-    return type(value)(*(_watched(part, on_fresh) if part is first else part for part in parts))
+    # In a list of caches, attention's is the first that takes keys: convolution states come before it, an indexer's
+    # keys behind it.
+    caches = list(getattr(value, "caches", ()))
+    for number, cache in enumerate(caches):
+        if _takes_keys(cache):
+            caches[number] = _watched(cache, on_fresh)
+            return type(value)(*caches)
+    return value
 
 
 def _takes_keys(value: Any) -> bool:

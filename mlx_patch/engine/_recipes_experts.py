@@ -1,8 +1,8 @@
-"""Recipes for mixtures of experts: the router's logits, and the weight that each expert's output is multiplied with.
+"""Recipes for mixtures of experts: the router's logits, and the weight of each expert's output.
 
-Weights are computed for the chosen experts alone, `(batch, pos, chosen)`. A listener sees them spread over all
-experts, 0 where one does not run. Where it gives new ones, all experts run, the chosen ones first: so a weight that an
-expert is given counts, and experts whose weight stays 0 add nothing.
+Models compute weights for the chosen experts alone, `(batch, pos, chosen)`. A listener sees them spread over all
+experts, 0 for those that do not run. If it edits them, all experts run, the chosen ones first: so an edited weight
+counts at every expert, and experts whose weight stays 0 add nothing.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from mlx_patch.engine._scope import Call, Listener, Mlx, Scope
 
-Run = Callable[..., Any]
+RunExperts = Callable[..., Any]
 """A module's own call, with other arguments."""
 
 _SELECT = ("group_expert_select", "_group_expert_select", "expert_routing")
@@ -33,23 +33,24 @@ def select(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
 
 
 def gate(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """A module that gives its logits to softmax, sigmoid or softplus, first of all, and returns indices and weights."""
-    met: list[bool] = []
+    """A module that first passes its logits to softmax, sigmoid or softplus, and returns indices and weights."""
+    calls: list[str] = []
 
-    def first(name: str, part: Any = mx) -> Callable[..., mx.array]:
-        def function(logits, *args, **kwargs):
-            if not met:
-                met.append(True)
+    def emit_first(name: str, library: Any) -> Callable[..., mx.array]:
+        function = getattr(library, name)
+
+        def with_logits(logits, *args, **kwargs):
+            if not calls:
                 logits = listener.emit("router_logits", logits)
-            return getattr(part, name)(logits, *args, **kwargs)
+            calls.append(name)
+            return function(logits, *args, **kwargs)
 
-        return function
+        return with_logits
 
-    ours = {
-        "mx": Mlx(softmax=first("softmax"), sigmoid=first("sigmoid")),
-        "nn": Mlx(nn, softplus=first("softplus", nn)),
-    }
-    return {name: stand_in for name, stand_in in ours.items() if name in scope}, call
+    for_mx = Mlx(softmax=emit_first("softmax", mx), sigmoid=emit_first("sigmoid", mx))
+    for_nn = Mlx(nn, softplus=emit_first("softplus", nn))
+    replaced = {"mx": for_mx, "nn": for_nn}
+    return {name: stand_in for name, stand_in in replaced.items() if name in scope}, call
 
 
 def loop(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
@@ -60,16 +61,16 @@ def loop(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
         experts.append(logits.shape[-1])
         return mx.softmax(logits, *args, **kwargs)
 
-    def over(tokens, weights, indices):
+    def zip_tokens(tokens, weights, indices):
         chosen, weights = spread(listener, mx.array(indices), weights, experts[-1])
         rows: Any = chosen.tolist()
         return zip(tokens, weights, rows, strict=True)
 
-    return {"mx": Mlx(softmax=softmax), "zip": over}, call
+    return {"mx": Mlx(softmax=softmax), "zip": zip_tokens}, call
 
 
 def inputs(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """A module that takes a logit along the chosen expert, and multiplies with its `mx.sigmoid` what that reads."""
+    """A module that multiplies each chosen expert's input with `mx.sigmoid` of its logit."""
     chosen: list[tuple[mx.array, int]] = []
 
     def take_along_axis(logits, indices, *args, **kwargs):
@@ -78,77 +79,94 @@ def inputs(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
 
     def sigmoid(logits, *args, **kwargs):
         indices, experts = chosen[-1]
-        everyone, weights = spread(listener, indices, mx.sigmoid(logits, *args, **kwargs), experts)
-        k = indices.shape[-1]
-        if everyone is not indices:
-            listener.notes["others"] = (everyone[..., k:], weights[..., k:])
-        return weights[..., :k]
+        weights = mx.sigmoid(logits, *args, **kwargs)
+        order, weights = spread(listener, indices, weights, experts)
+        n_chosen = indices.shape[-1]
+        if order is not indices:
+            listener.notes["others"] = (order[..., n_chosen:], weights[..., n_chosen:])
+        return weights[..., :n_chosen]
 
     return {"mx": Mlx(take_along_axis=take_along_axis, sigmoid=sigmoid)}, call
 
 
 def end_of_inputs(listener: Listener, call: Call, out: Any) -> Any:
-    """What the module returns, and what the experts add that have a weight though they were not chosen."""
+    """The module's output, plus that of experts which an edit gave a weight though they were not chosen."""
     if "others" not in listener.notes:
         return out
     indices, weights = listener.notes["others"]
     module: Any = listener.module
-    tokens = call[0][0][..., None, :] * weights.astype(out.dtype)[..., None]
-    return out + module.experts(tokens, indices[..., None]).squeeze(-2).sum(axis=-2)
+    (tokens, *_), _ = call
+    weighed_tokens = tokens[..., None, :] * weights.astype(out.dtype)[..., None]
+    outputs = module.experts(weighed_tokens, indices[..., None]).squeeze(-2)
+    return out + outputs.sum(axis=-2)
 
 
 def given(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """A module that is given an array, the chosen experts and their weights."""
+    """A module that is called with an array, the chosen experts and their weights."""
     (tokens, indices, weights), kwargs = call
     chosen = spread(listener, indices, weights, _number_of_experts(listener.module))
     return {}, ((tokens, *chosen), kwargs)
 
 
 def end_of_gate(listener: Listener, call: Call, out: Any) -> Any:
-    """What a gate returns, indices and weights."""
+    """The output of a gate, indices and weights, after the listener."""
     indices, weights = out
     return spread(listener, indices, weights, _number_of_experts(listener.module))
 
 
-def handed_over(listener: Listener, call: Call, run: Run, out: Any) -> Any:
-    """What a module that runs the chosen experts returns: `(..., chosen, d_model)`, which its caller then weighs."""
-    tokens, indices = *call[0], *call[1].values()
-    return _Outputs(listener, out, indices, _number_of_experts(listener.module), lambda chosen: run(tokens, chosen))
+def hand_over(listener: Listener, call: Call, run: RunExperts, out: Any) -> Any:
+    """The output of a module that runs the chosen experts, `(..., chosen, d_model)`; its caller then weighs it."""
+    args, kwargs = call
+    tokens, indices = (*args, *kwargs.values())
+
+    def run_experts(chosen: mx.array) -> mx.array:
+        return run(tokens, chosen)
+
+    return _Outputs(listener, out, indices, _number_of_experts(listener.module), run_experts)
 
 
 def spread(listener: Listener, indices: mx.array, weights: mx.array, experts: int) -> tuple[mx.array, mx.array]:
-    """The chosen experts and their weights, after those who wait for all weights; all experts if one gave new ones."""
-    nothing = mx.zeros((*weights.shape[:-1], experts), weights.dtype)
-    all_weights = mx.put_along_axis(nothing, indices, weights, axis=-1)
+    """The chosen experts and their weights after the listener; all experts, the chosen ones first, if it edits them."""
+    no_weights = mx.zeros((*weights.shape[:-1], experts), weights.dtype)
+    all_weights = mx.put_along_axis(no_weights, indices, weights, axis=-1)
     new = listener.emit("expert_weights", all_weights)
     if new is all_weights:
         return indices, weights
-    chosen = indices.shape[-1]
-    rank = mx.broadcast_to(mx.arange(chosen, chosen + experts), new.shape)
-    first = mx.broadcast_to(mx.arange(chosen), indices.shape)
-    everyone = mx.argsort(mx.put_along_axis(rank, indices, first, axis=-1), axis=-1)
-    return everyone, mx.take_along_axis(new, everyone, axis=-1)
+    # Sort by rank: the chosen experts have the ranks from 0, in their order, all others higher ones.
+    n_chosen = indices.shape[-1]
+    late_ranks = mx.broadcast_to(mx.arange(n_chosen, n_chosen + experts), new.shape)
+    early_ranks = mx.broadcast_to(mx.arange(n_chosen), indices.shape)
+    ranks = mx.put_along_axis(late_ranks, indices, early_ranks, axis=-1)
+    order = mx.argsort(ranks, axis=-1)
+    return order, mx.take_along_axis(new, order, axis=-1)
 
 
 def _number_of_experts(module: nn.Module) -> int:
-    """Every parameter of a gate, and of the experts together, has one row an expert."""
+    """The number of rows of a gate's or the experts' parameters, each of which has one row per expert."""
     leaves: Any = tree_flatten(module.parameters())
-    return leaves[0][1].shape[0]
+    _, parameter = leaves[0]
+    return parameter.shape[0]
 
 
 class _Outputs:
-    """The outputs of the chosen experts, an array that shows by what it is multiplied.
+    """The outputs of the chosen experts, as an array that shows the weights it is multiplied by.
 
-    How weights come about differs from family to family: softmax before or after the choice, sigmoids, groups,
-    normalised, scaled. That the outputs are multiplied with them does not.
+    Families make the weights in different ways: softmax before or after the choice, sigmoids, groups, normalised,
+    scaled. But all of them multiply the outputs by the weights.
     """
 
-    def __init__(self, listener: Listener, array: mx.array, indices: mx.array, experts: int, run: Run):
-        self._listener, self._array, self._indices, self._experts, self._run = listener, array, indices, experts, run
+    def __init__(self, listener: Listener, array: mx.array, indices: mx.array, experts: int, run: RunExperts):
+        self._listener = listener
+        self._array = array
+        self._indices = indices
+        self._experts = experts
+        self._run = run
 
     def __mul__(self, weights: mx.array) -> mx.array:
         indices, weights = spread(self._listener, self._indices, weights.squeeze(-1), self._experts)
-        array = self._array if indices is self._indices else self._run(indices)
+        array = self._array
+        if indices is not self._indices:
+            array = self._run(indices)
         return array * weights[..., None]
 
     def __getattr__(self, name: str) -> Any:

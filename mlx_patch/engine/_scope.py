@@ -1,4 +1,4 @@
-"""What recipes share: who listens, and a stand-in for `mlx.core` in the globals of one call."""
+"""`Listener`, and the stand-ins that recipes put in the globals of one call."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,11 +11,11 @@ import mlx.nn as nn
 
 @runtime_checkable
 class Listener(Protocol):
-    """Who wants to know what happens inside.
+    """Observer of values computed inside a module's call.
 
     Attributes:
         module: The module that is called.
-        notes: What a recipe keeps until the call's end.
+        notes: Values that a recipe keeps until the call's end.
         caches: The prompt cache of the forward pass under way, an entry a layer.
     """
 
@@ -24,11 +24,11 @@ class Listener(Protocol):
     caches: tuple[Any, ...]
 
     def wants(self, event: str) -> bool:
-        """Whether anyone waits for an event."""
+        """Whether an event is observed."""
         ...
 
     def emit(self, event: str, raw: Any) -> Any:
-        """The array after those who wait for it."""
+        """The array after its observers, which may edit it."""
         ...
 
 
@@ -37,31 +37,33 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def rebound(function: FunctionType, replaced: Scope) -> FunctionType:
-    """A function with a copy of its globals in which some are ours."""
+    """A function with a copy of its globals in which some are replaced."""
     scope = {**function.__globals__, **replaced}
-    bound = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
+    code, name = function.__code__, function.__name__
+    bound = FunctionType(code, scope, name, function.__defaults__, function.__closure__)
     bound.__kwdefaults__ = function.__kwdefaults__
     return bound
 
 
 class WithMethods:
-    """A module whose own methods run with globals in which a few functions are ours."""
+    """A module whose methods run with globals in which a few functions are replaced."""
 
     def __init__(self, module: nn.Module, replaced: Scope):
         self.__dict__.update(_module=module, _replaced=replaced)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._module, name)
-        own = isinstance(value, MethodType) and isinstance(value.__func__, FunctionType)
-        return partial(rebound(value.__func__, self._replaced), self._module) if own else value
+        if isinstance(value, MethodType) and isinstance(value.__func__, FunctionType):
+            return partial(rebound(value.__func__, self._replaced), self._module)
+        return value
 
 
 class Mlx:
-    """`mlx.core`, or a part of it, with a few functions that are ours."""
+    """`mlx.core`, or another library module, with a few functions replaced."""
 
-    def __init__(self, part: Any = mx, **ours: Any):
-        self._part = part
-        self.__dict__.update(ours)
+    def __init__(self, library: Any = mx, **replaced: Any):
+        self._library = library
+        self.__dict__.update(replaced)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
+        return getattr(self._library, name)

@@ -1,7 +1,7 @@
-"""`Snapshot`: what a prompt cache holds after some positions, to go on from as often as one likes, with more rows.
+"""`Snapshot`: the contents of a prompt cache after some positions, from which many runs can go on, with more rows.
 
-A run over a prompt cache changes it. So what is kept are the arrays as they were, and each run is given caches made
-anew from them. Rows that share a past share its arrays: they are repeated, lazily, where a block comes to read them.
+A run over a prompt cache changes it. So a snapshot keeps the arrays as they were, and each run gets new caches made
+from them. Rows that share a past share its arrays: they are repeated, lazily, where a block reads them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,44 +16,49 @@ from mlx_patch.engine._prompt_cache import is_cache, note_offset
 
 
 class Shared(KVCache):
-    """A cache of keys and values whose rows have one past in common, and which takes on as many rows as come.
+    """A cache of keys and values whose rows have one past in common, and which any number of rows can write into.
 
     Attributes:
         past: Keys and values of the past. Shape `(batch, kv_head, past, d_head)` each.
-        own: Keys and values of what came since, for each row; None where nothing has.
-        given: The two together, as a block was given them; never computed where attention reads them apart.
+        recent: Keys and values written since, for each row; None before the first.
+        joined: The two together, as a block gets them; never computed where attention reads them apart.
     """
 
     def __init__(self, keys: mx.array, values: mx.array):
         super().__init__()
         self.past = (keys, values)
         self.keys, self.values = self.past
-        self.own: tuple[mx.array, mx.array] | None = None
-        self.given = self.past
+        self.recent: tuple[mx.array, mx.array] | None = None
+        self.joined = self.past
         self.offset = keys.shape[2]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Take in the keys and values of each row, and give those of the past and of all that came since."""
-        if self.own is not None:
-            keys, values = mx.concatenate([self.own[0], keys], axis=2), mx.concatenate([self.own[1], values], axis=2)
-        self.own = keys, values
-        self.offset = self.past[0].shape[2] + keys.shape[2]
-        self.given = self._behind_past(0, keys), self._behind_past(1, values)
-        self.keys, self.values = self.given
-        return self.given
+        """Take in the keys and values of each row; return those of the past and all recent ones."""
+        if self.recent is not None:
+            recent_keys, recent_values = self.recent
+            keys = mx.concatenate([recent_keys, keys], axis=2)
+            values = mx.concatenate([recent_values, values], axis=2)
+        self.recent = keys, values
+        past_keys, past_values = self.past
+        self.offset = past_keys.shape[2] + keys.shape[2]
+        self.joined = _join(past_keys, keys), _join(past_values, values)
+        self.keys, self.values = self.joined
+        return self.joined
 
-    def _behind_past(self, which: int, own: mx.array) -> mx.array:
-        return mx.concatenate([repeated(self.past[which], own.shape[0]), own], axis=2)
+
+def _join(past: mx.array, recent: mx.array) -> mx.array:
+    """The past, once for each row, and the row's recent positions behind it."""
+    return mx.concatenate([repeated(past, recent.shape[0]), recent], axis=2)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a prompt cache held after the first `length` positions.
+    """The contents of a prompt cache after the first `length` positions.
 
     Attributes:
         entries: A copy of each entry, which no run has written into.
-        length: How many positions.
-        batch: How many rows.
+        length: The number of positions.
+        batch: The number of rows.
     """
 
     entries: tuple[Any, ...]
@@ -68,38 +73,51 @@ class Snapshot:
 class RestoredPast:
     """The caches of one run that goes on from a snapshot.
 
+    A sweep's rows enter at different blocks, so the batch grows while the model runs, and a cache must have the new
+    number of rows when its block is called. Caches of blocks behind the current one are filled with more rows in
+    place, because the model's own code already holds them. Caches of earlier blocks have been written into, with
+    fewer rows, and must be left alone. No cache says whether it has been written into, so its contents are compared
+    with those that this class put there.
+
     Attributes:
-        snapshot: Where they come from.
-        caches: What the model is given.
+        snapshot: The snapshot.
+        caches: The model's prompt cache.
     """
 
     def __init__(self, snapshot: Snapshot):
         self.snapshot = snapshot
-        self.caches = [_mapped(entry, mx.array) for entry in snapshot.entries]
+        self.caches = [_map_arrays(entry, mx.array) for entry in snapshot.entries]
         self._entries = snapshot.entries
-        self._given = [list(_contents(cache)) for cache in self.caches]
+        self._untouched = [list(_contents(cache)) for cache in self.caches]
 
     def settle(self) -> None:
-        """Take what the caches hold now, as the model has prepared them before its first block, as what they held."""
-        self._entries = tuple(_mapped(cache, mx.array) for cache in self.caches)
-        self._given = [list(_contents(cache)) for cache in self.caches]
+        """Take the present contents of the caches as their unused state.
+
+        A model may write into its caches before its first block is called. `rows` would take these for used, or undo
+        what was written.
+        """
+        self._entries = tuple(_map_arrays(cache, mx.array) for cache in self.caches)
+        self._untouched = [list(_contents(cache)) for cache in self.caches]
 
     def rows(self, times: int) -> None:
-        """Let every cache that has not been used yet hold the snapshot's rows so many times over, one after another."""
+        """Repeat the snapshot's rows in every unused cache: all of them, one after another, so many times."""
         batch = self.snapshot.batch
 
         def repeat(array: mx.array) -> mx.array:
-            return repeated(array, batch * times) if array.ndim and len(array) == batch else array
+            if array.ndim and len(array) == batch:
+                return repeated(array, batch * times)
+            return array
 
-        for n, (entry, cache) in enumerate(zip(self._entries, self.caches, strict=True)):
-            if is_cache(cache) and not isinstance(cache, Shared) and self._unused(n):
-                vars(cache).update(vars(_mapped(entry, repeat)))
+        for number, (entry, cache) in enumerate(zip(self._entries, self.caches, strict=True)):
+            # A `Shared` cache repeats its past itself, when it is read.
+            if is_cache(cache) and not isinstance(cache, Shared) and self._is_unused(number):
+                vars(cache).update(vars(_map_arrays(entry, repeat)))
                 note_offset([cache], self.snapshot.length)
-                self._given[n] = list(_contents(cache))
+                self._untouched[number] = list(_contents(cache))
 
-    def _unused(self, n: int) -> bool:
-        now, given = list(_contents(self.caches[n])), self._given[n]
-        return len(now) == len(given) and all(map(_same, now, given))
+    def _is_unused(self, number: int) -> bool:
+        contents, untouched = list(_contents(self.caches[number])), self._untouched[number]
+        return len(contents) == len(untouched) and all(map(_is_same, contents, untouched))
 
 
 def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
@@ -109,22 +127,23 @@ def snapshot(caches: Sequence[Any], length: int, batch: int) -> Snapshot:
 
 def can_truncate(caches: Sequence[Any]) -> bool:
     """Whether the past after fewer positions can be read from a prompt cache: it holds plain keys and values."""
-    return all(type(part) is KVCache for part in _parts(caches))
+    return all(type(cache) is KVCache for cache in _single_caches(caches))
 
 
 def keeps_all_keys(caches: Sequence[Any]) -> bool:
     """Whether attention over a prompt cache sees the keys of all positions: no layer has a window or chunks."""
-    return all(type(part) in (KVCache, ArraysCache) for part in _parts(caches))
+    return all(type(cache) in (KVCache, ArraysCache) for cache in _single_caches(caches))
 
 
 def repeated(array: mx.array, rows: int) -> mx.array:
-    """The rows of an array over and over until there are so many, without a copy if there is one."""
+    """The rows of an array over and over, `rows` in all; no copy is made for one row."""
     times = rows // array.shape[0]
-    many = mx.broadcast_to(array[None], (times, *array.shape))
-    return many.reshape(rows, *array.shape[1:])
+    stacked = mx.broadcast_to(array[None], (times, *array.shape))
+    return stacked.reshape(rows, *array.shape[1:])
 
 
-def _parts(caches: Sequence[Any]) -> Iterator[Any]:
+def _single_caches(caches: Sequence[Any]) -> Iterator[Any]:
+    """The caches, with those inside lists of caches in the place of the lists."""
     for entry in caches:
         yield from getattr(entry, "caches", (entry,))
 
@@ -132,37 +151,45 @@ def _parts(caches: Sequence[Any]) -> Iterator[Any]:
 def _cut(entry: Any, length: int) -> Any:
     if type(entry) is KVCache:
         keys, values = entry.keys, entry.values
-        return entry if keys is None or values is None else Shared(keys[:, :, :length], values[:, :, :length])
+        if keys is None or values is None:
+            return entry
+        return Shared(keys[:, :, :length], values[:, :, :length])
     if hasattr(entry, "caches"):
-        return _with(entry, caches=tuple(_cut(part, length) for part in entry.caches))
-    return _mapped(entry, mx.array)
+        return _with(entry, caches=tuple(_cut(cache, length) for cache in entry.caches))
+    return _map_arrays(entry, mx.array)
 
 
-def _same(now: mx.array | int, given: mx.array | int) -> bool:
-    return now is given or (isinstance(now, int) and isinstance(given, int) and now == given)
+def _is_same(content: mx.array | int, untouched: mx.array | int) -> bool:
+    """Whether two contents are the same array, or equal counts; arrays are not compared by value, which computes."""
+    if content is untouched:
+        return True
+    return isinstance(content, int) and isinstance(untouched, int) and content == untouched
 
 
 def _contents(value: Any) -> Iterator[mx.array | int]:
-    """The arrays that a cache holds and its counts; some write into their arrays in place, and only count on."""
+    """The arrays and the counts in a cache: some caches write into their arrays in place, and only a count changes."""
     if isinstance(value, mx.array | int):
         yield value
     elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _contents(part)
+        for element in value:
+            yield from _contents(element)
     elif is_cache(value):
         yield from _contents(list(vars(value).values()))
 
 
-def _mapped(value: Any, on: Callable[[mx.array], mx.array]) -> Any:
-    """A cache, or what is in it, with each array as `on` gives it."""
+def _map_arrays(value: Any, function: Callable[[mx.array], mx.array]) -> Any:
+    """A copy of a cache, or of a value in it, with a function applied to each array."""
     if isinstance(value, mx.array):
-        return on(value)
+        return function(value)
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(part, on) for part in value)
-    return _with(value, **{name: _mapped(own, on) for name, own in vars(value).items()}) if is_cache(value) else value
+        return type(value)(_map_arrays(element, function) for element in value)
+    if is_cache(value):
+        attributes = {name: _map_arrays(attribute, function) for name, attribute in vars(value).items()}
+        return _with(value, **attributes)
+    return value
 
 
 def _with(entry: Any, **attributes: Any) -> Any:
-    other = copy(entry)
-    vars(other).update(attributes)
-    return other
+    changed = copy(entry)
+    vars(changed).update(attributes)
+    return changed

@@ -1,4 +1,4 @@
-"""The class swap: how a module of a model that is not ours is made to tell us what it reads and writes.
+"""The class swap that taps a module: hooks then see what it reads and writes.
 
 `nn.Module` has no hooks, an instance's `__call__` is never consulted, and a wrapper in a module's place changes the
 paths of parameters and hides its attributes (`layer.use_sliding`) from the model's own code. What works on every
@@ -9,7 +9,7 @@ a trace. This file is the only one that knows.
 An interrupt may come at any line, even at the first of a `finally`. So there is no count that could be wrong, and
 nothing to set back:
 
-* The frames that are in are held weakly. One that nobody holds is out, whether or not it was taken out.
+* The frames that are in are held weakly. Once nothing else holds a frame it is out, whether or not it was taken out.
 * Which modules must be tapped follows from the frames that are in. A module is noted before its class is swapped, and
   every frame that leaves puts right all that are noted and that no frame needs.
 * Which frames see a call follows from Python's call stack: the nearest tapped call knows its frames; an edit's own
@@ -36,7 +36,7 @@ from mlx_patch.engine._owner import callers, can_suspend
 from mlx_patch.engine._tapped_classes import plain_class, tapped_classes
 
 Visitor = Callable[[tuple[HookState, ...], nn.Module, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""What a tapped module calls in place of its own code: frames, module, its code, arguments."""
+"""Called by a tapped module in place of its own code, with the frames, the module, its code and the arguments."""
 
 _IN_PLACE_OF_A_CALL = ("attention",)
 """The methods that a model calls of a module that has no `__call__`."""
@@ -70,7 +70,7 @@ def put_in(frame: HookState, visit: Visitor) -> None:
         for key, module in frame.modules.items():
             _registry.modules[key] = module
             if type(module) not in tapped_classes:
-                module.__class__ = _tapped(type(module), visit)
+                module.__class__ = _tapped_class(type(module), visit)
         if frame.uncompiled and not _registry.uncompiled and is_compiling():
             _registry.uncompiled = True
             mx.disable_compile()
@@ -79,16 +79,16 @@ def put_in(frame: HookState, visit: Visitor) -> None:
 def take_out(frame: HookState | ref[HookState]) -> None:
     """Take a frame out, if it is in, and put back the class of every module that no other frame needs.
 
-    Python calls it with the reference of a frame that nobody holds any longer, which is in only if it was interrupted.
+    Python calls it with the weak reference of a frame that is being freed, which is in only if it was interrupted.
     """
     with _guard:
         _registry.frames = tuple(entry for entry in _registry.frames if entry() not in (None, frame))
-        needed = {key for other in _frames_in() for key in other.modules}
+        needed = {key for remaining in _frames_in() for key in remaining.modules}
         for key, module in [*_registry.modules.items()]:
             if key not in needed:
                 module.__class__ = plain_class(module)
                 _registry.modules.pop(key, None)
-        if _registry.uncompiled and not any(other.uncompiled for other in _frames_in()):
+        if _registry.uncompiled and not any(remaining.uncompiled for remaining in _frames_in()):
             mx.enable_compile()
             _registry.uncompiled = False
 
@@ -97,12 +97,12 @@ _guard.codes = (put_in.__code__, take_out.__code__)
 
 
 def unseen(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns that sees none of the frames that are in force now, and may run the model itself."""
+    """Call a function that sees none of the frames in force, and may run the model itself; return its result."""
     return _below(next(_numbers), function, args)
 
 
 def _below(since: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What marks on the call stack that frames with a lower number are hidden, those of further callers."""
+    """Mark on the call stack that frames with a lower number are hidden: `_seen_by` reads `since` from its locals."""
     return function(*args)
 
 
@@ -111,23 +111,23 @@ def _frames_in() -> Iterator[HookState]:
 
 
 def _seen_by(module: nn.Module, caller: FrameType | None) -> tuple[HookState, ...]:
-    """The frames that see a call of a module which a Python frame makes, outermost first."""
+    """The frames that see a call of a module by a Python frame, outermost first."""
     mine = [frame for frame in _frames_in() if frame.owner.is_this_thread]
     if not mine:
         return ()
     near = _nearest(caller)
     if near is not None and all(frame in near or id(module) not in frame.modules for frame in mine):
         return near
-    stack = _from_stack(caller)
-    seen = tuple(frame for frame in mine if frame.owner.hidden(stack.running, stack.hidden) < frame.number)
-    for frame in seen:
+    stack = _read_stack(caller)
+    visible = tuple(frame for frame in mine if frame.owner.hidden(stack.running, stack.hidden) < frame.number)
+    for frame in visible:
         if frame not in stack.under_way:
-            frame.end()  # an interrupt may have kept the last pass from saying so
-    return seen
+            frame.end()  # an interrupt may have kept the last pass from doing so
+    return visible
 
 
 def _nearest(caller: FrameType | None) -> tuple[HookState, ...] | None:
-    """The frames of the tapped call that a Python frame is in; None where there is none, or an edit's code between."""
+    """The frames of the tapped call around a Python frame; None without one, or with an edit's code in between."""
     for frame in callers(caller):
         if frame.f_code is _CALL:
             return frame.f_locals["frames"]
@@ -138,7 +138,7 @@ def _nearest(caller: FrameType | None) -> tuple[HookState, ...] | None:
 
 @dataclass
 class _Stack:
-    """What Python's call stack says.
+    """The state of the taps, as read from Python's call stack.
 
     Attributes:
         running: The generators and coroutines on it, each with the number below which its frames are hidden.
@@ -151,7 +151,7 @@ class _Stack:
     under_way: set[HookState] = field(default_factory=set)
 
 
-def _from_stack(caller: FrameType | None) -> _Stack:
+def _read_stack(caller: FrameType | None) -> _Stack:
     stack = _Stack()
     for frame in callers(caller):
         if frame.f_code is _CALL:
@@ -164,39 +164,47 @@ def _from_stack(caller: FrameType | None) -> _Stack:
 
 
 @cache
-def _tapped(plain: type, visit: Visitor) -> type:
-    """The subclass of a module's class whose instances tell the frames about their calls."""
-    called = any("__call__" in vars(cls) for cls in plain.__mro__[:-1])
-    methods = ("__call__",) if called else tuple(name for name in _IN_PLACE_OF_A_CALL if hasattr(plain, name))
-    told = {name: _told(plain, name, visit) for name in methods}
-    names = {**told, "__reduce_ex__": _reduced, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    tapped = type(plain.__name__, (plain,), names)
+def _tapped_class(plain: type, visit: Visitor) -> type:
+    """The subclass of a module's class whose instances pass their calls to the visitor."""
+    methods = {name: _tapped_method(plain, name, visit) for name in _methods_to_tap(plain)}
+    identity = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    tapped = type(plain.__name__, (plain,), {**methods, **identity, "__reduce_ex__": _reduce_as_plain})
     tapped_classes.add(tapped)
     return tapped
 
 
-def _told(plain: type, name: str, visit: Visitor) -> Callable[..., Any]:
+def _methods_to_tap(plain: type) -> tuple[str, ...]:
+    if any("__call__" in vars(cls) for cls in plain.__mro__[:-1]):
+        return ("__call__",)
+    return tuple(name for name in _IN_PLACE_OF_A_CALL if hasattr(plain, name))
+
+
+def _tapped_method(plain: type, name: str, visit: Visitor) -> Callable[..., Any]:
     @no_type_check  # its annotations are the model's own, and a check would be one more caller
-    @wraps(getattr(plain, name))  # mlx_lm asks for the signature
+    @wraps(getattr(plain, name))  # mlx_lm reads the signature
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Looked up at each call: tapped classes outlive a run, and a model's own class may be changed between two runs.
         frames, forward = _seen_by(self, sys._getframe(1)), getattr(plain, name)
-        return visit(frames, self, forward, args, kwargs) if frames else forward(self, *args, **kwargs)
+        if frames:
+            return visit(frames, self, forward, args, kwargs)
+        return forward(self, *args, **kwargs)
 
     return call
 
 
-def _reduced(self: nn.Module, protocol: int) -> Any:
-    """What copies and pickles a module are made from: those of a tapped one have its own class."""
+def _reduce_as_plain(self: nn.Module, protocol: int) -> Any:
+    """`__reduce_ex__` of tapped modules: their copies and pickles have the plain class."""
     tapped, plain = type(self), plain_class(self)
-    parts = super(tapped, self).__reduce_ex__(protocol)
-    if isinstance(parts, str):
-        return parts
-    make, args, *rest = parts
+    reduced = super(tapped, self).__reduce_ex__(protocol)
+    if isinstance(reduced, str):
+        return reduced
+    make, args, *state = reduced
     if getattr(make, "__name__", "") == "__newobj__":  # pickle would compare the class with the instance's
         make = _new
+    elif make is tapped:
+        make = plain
     plain_args = tuple(plain if arg is tapped else arg for arg in args)
-    return (plain if make is tapped else make, plain_args, *rest)
+    return (make, plain_args, *state)
 
 
 def _new(cls: type, *args: Any) -> Any:
@@ -205,8 +213,10 @@ def _new(cls: type, *args: Any) -> Any:
 
 def _code_inside(function: Callable[..., Any], name: str) -> CodeType:
     """The code of a function that another one makes."""
-    parts = inspect.unwrap(function).__code__.co_consts
-    return next(part for part in parts if isinstance(part, CodeType) and part.co_name == name)
+    for constant in inspect.unwrap(function).__code__.co_consts:
+        if isinstance(constant, CodeType) and constant.co_name == name:
+            return constant
+    raise AssertionError(f"{function} makes no {name}")
 
 
-_CALL, _BELOW = _code_inside(_told, "call"), inspect.unwrap(_below).__code__
+_CALL, _BELOW = _code_inside(_tapped_method, "call"), inspect.unwrap(_below).__code__

@@ -1,4 +1,4 @@
-"""One call of a tapped module: hooks see what it is given, what it computes inside, and what it returns."""
+"""One call of a tapped module: hooks see its arguments, the values computed inside it, and its output."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.engine._box import Box, boxes_in, unbox
-from mlx_patch.engine._call_arguments import given_to
+from mlx_patch.engine._call_arguments import call_arguments
 from mlx_patch.engine._hook import Hook
 from mlx_patch.engine._hook_state import HookState
 from mlx_patch.engine._recipes import finish, hand_over, stand_in
@@ -19,14 +19,14 @@ from mlx_patch.errors import KindError
 def visit(
     frames: tuple[HookState, ...], module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 ) -> Any:
-    """What the module returns, with the hooks of all frames in force."""
+    """Call the module with the hooks of all frames in force, and return its output."""
     roots = [frame for frame in frames if frame.model is module]
-    given = given_to(forward, args, kwargs) if roots else None
-    if given is None:
+    arguments = call_arguments(forward, args, kwargs) if roots else None
+    if arguments is None:
         return _call(Visit(frames, module), forward, args, kwargs)
     try:
         for frame in roots:
-            frame.begin(given)
+            frame.begin(arguments)
         out = _call(Visit(frames, module), forward, args, kwargs)
         for frame in roots:
             frame.passed()
@@ -36,43 +36,46 @@ def visit(
             frame.end()
 
 
-def _call(now: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict) -> Any:
+def _call(listener: "Visit", forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict) -> Any:
     boxes = boxes_in((*args, *kwargs.values()))
-    if now.wants("input"):
-        args, kwargs = _with_inputs(now, args, kwargs)
-    args, kwargs = tuple(unbox(value, boxes) for value in args), {k: unbox(v, boxes) for k, v in kwargs.items()}
-    for recipe in now.recipes:
-        forward, args, kwargs = stand_in(recipe, forward, now, args, kwargs)
-    out = forward(now.module, *args, **kwargs)
+    if listener.wants("input"):
+        args, kwargs = _emit_inputs(listener, args, kwargs)
+    args = tuple(unbox(value, boxes) for value in args)
+    kwargs = {name: unbox(value, boxes) for name, value in kwargs.items()}
+    for recipe in listener.recipes:
+        forward, args, kwargs = stand_in(recipe, forward, listener, args, kwargs)
+    out = forward(listener.module, *args, **kwargs)
     out = unbox(out, boxes_in((out,)))
-    for recipe in now.recipes:
-        out = finish(recipe, now, (args, kwargs), out)
-    out = now.emit("output", out) if now.wants("output") else out
-    for recipe in now.recipes:
-        out = hand_over(recipe, now, (args, kwargs), partial(forward, now.module), out)
+    for recipe in listener.recipes:
+        out = finish(recipe, listener, (args, kwargs), out)
+    if listener.wants("output"):
+        out = listener.emit("output", out)
+    for recipe in listener.recipes:
+        out = hand_over(recipe, listener, (args, kwargs), partial(forward, listener.module), out)
     return out
 
 
-def _with_inputs(now: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
+def _emit_inputs(listener: "Visit", args: tuple[Any, ...], kwargs: dict) -> tuple[tuple[Any, ...], dict]:
     if args:
-        return now.emit("input", args), kwargs
-    return args, dict(zip(kwargs, now.emit("input", tuple(kwargs.values())), strict=True))
+        return listener.emit("input", args), kwargs
+    values = listener.emit("input", tuple(kwargs.values()))
+    return args, dict(zip(kwargs, values, strict=True))
 
 
 class Visit:
-    """The hooks that this call of a module concerns, over all frames, in the order in which they act."""
+    """The hooks that act in one call of a module, over all frames, in their order."""
 
     def __init__(self, frames: tuple[HookState, ...], module: nn.Module):
         self.module = module
         self.notes: dict[str, Any] = {}
         self.caches = tuple(entry for frame in frames for entry in frame.prompt_cache or ())
-        found: list[tuple[HookState, Hook]] = []
+        pairs: list[tuple[HookState, Hook]] = []
         for frame in frames:
             if hooks := frame.at.get(id(module)):
                 call = frame.count(module)
-                found += [(frame, hook) for hook in hooks if hook.place.point.call in (None, call)]
-        self._found = sorted(found, key=lambda pair: pair[1].phase)
-        self._events = {hook.event for _, hook in found}
+                pairs += [(frame, hook) for hook in hooks if hook.place.point.call in (None, call)]
+        self._pairs = sorted(pairs, key=lambda pair: pair[1].phase)
+        self._events = {hook.event for _, hook in pairs}
 
     def wants(self, event: str) -> bool:
         """Whether a hook waits for an event of this call."""
@@ -80,14 +83,14 @@ class Visit:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """How what the hooks want is found inside the module's call."""
-        return tuple(dict.fromkeys(recipe for _, hook in self._found if (recipe := hook.place.point.recipe)))
+        """The recipes for the sites of the hooks, each once."""
+        return tuple(dict.fromkeys(recipe for _, hook in self._pairs if (recipe := hook.place.point.recipe)))
 
     def emit(self, event: str, raw: Any) -> Any:
-        """The array, the arguments or the parts returned, after the hooks that wait for them."""
-        for frame, hook in self._found:
+        """The array, the arguments or the outputs, after the hooks that wait for them."""
+        for frame, hook in self._pairs:
             if hook.event == event:
-                raw = unseen(_with_part, raw, _item(hook), partial(_after, hook, frame))
+                raw = unseen(_change_item, raw, _item(hook), partial(_run_hook, hook, frame))
         return raw
 
 
@@ -96,23 +99,23 @@ def _item(hook: Hook) -> int | None:
     return 0 if item is None and hook.event == "input" else item
 
 
-def _with_part(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
+def _change_item(raw: Any, item: int | None, change: Callable[[Any], Any]) -> Any:
     """An array changed, or arguments with one of them changed."""
     if item is None or not isinstance(raw, list | tuple):
         return change(raw)
     return type(raw)((*raw[:item], change(raw[item]), *raw[item + 1 :]))
 
 
-def _after(hook: Hook, frame: HookState, part: Any) -> mx.array | Box:
-    if isinstance(part, Box):
-        if hook.place.site.is_raw:  # what this module is given, and not the stream
-            return hook.on(part.array, frame.now)
-        new = hook.on(part.array, frame.now)
-        part.array = unbox(new, boxes_in((new,)))
-        return part
-    if not isinstance(part, mx.array):
+def _run_hook(hook: Hook, frame: HookState, value: Any) -> mx.array | Box:
+    if isinstance(value, Box):
+        if hook.place.site.is_raw:  # the module's own argument, and not the stream
+            return hook.on(value.array, frame.now)
+        new = hook.on(value.array, frame.now)
+        value.array = unbox(new, boxes_in((new,)))
+        return value
+    if not isinstance(value, mx.array):
         raise KindError(
-            f"`{hook.place.site}` must be an array to be read or edited. Got {type(part).__name__}. "
+            f"`{hook.place.site}` must be an array to be read or edited. Got {type(value).__name__}. "
             "Choose a module that takes and returns one."
         )
-    return hook.on(part, frame.now)
+    return hook.on(value, frame.now)

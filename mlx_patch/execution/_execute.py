@@ -1,4 +1,4 @@
-"""From a experiment to a result: the plan, what a checkpoint holds, the passes of all ranks, and Ctrl-C."""
+"""From an experiment to a result: the plan, the checkpoint, the passes of all ranks, and Ctrl-C."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from mlx_patch.architectures import Layout
 from mlx_patch.execution._experiment import Experiment
 from mlx_patch.execution._labels import build_result
 from mlx_patch.execution._run import run_passes
+from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.executors import Executor, choose_executor
 from mlx_patch.execution.plan import (
     Bounds,
@@ -19,7 +20,6 @@ from mlx_patch.execution.plan import (
     PromptGroup,
     bounds_of,
     footprint,
-    generation_cost_bound,
     make_plan,
     minimum_of,
     shares,
@@ -40,7 +40,7 @@ from mlx_patch.execution.ranks import Ranks, ranks_of
 from mlx_patch.results import SweepResult
 
 SweepOutcome = tuple[SweepResult, bool]
-"""A result, and whether Ctrl-C ended the sweep before all of it was found."""
+"""A result, and whether Ctrl-C ended the sweep before it was complete."""
 
 
 def run_experiment(
@@ -52,94 +52,123 @@ def run_experiment(
     group: mx.distributed.Group | None,
     layout: Layout,
 ) -> SweepOutcome:
-    """A sweep from its experiment to its result, and whether Ctrl-C ended it."""
-    began = perf_counter()
+    """The result of an experiment, and whether Ctrl-C ended it."""
+    start_time = perf_counter()
     ranks = ranks_of(group, layout)
     with ranks.together():
-        path = None if checkpoint is None else ranks.own_file(checked_path(checkpoint))
+        path = None
+        if checkpoint is not None:
+            path = ranks.own_file(checked_path(checkpoint))
         experiment = make_experiment()
         bounds = bounds_of(memory)
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
     with ranks.together():
-        planned, numbers, keep = _begun(experiment, executor, bounds, path)
-        done = int(numbers.done.sum())
-        shown = Progress(progress if ranks.rank == 0 or callable(progress) else False, planned.n_cells, done)
-    ranks.refuse_others(described(experiment, planned))
-    with shown:
-        if done:
-            shown.more(0)
-        interrupted = _find(experiment, planned, numbers, ranks, keep, shown)
-    return build_result(experiment, planned, numbers, perf_counter() - began), interrupted
+        plan, numbers, save = _prepare(experiment, executor, bounds, path)
+        cells_done = int(numbers.done.sum())
+        if ranks.rank != 0 and not callable(progress):
+            progress = False
+        display = Progress(progress, plan.n_cells, cells_done)
+    ranks.refuse_others(described(experiment, plan))
+    with display:
+        if cells_done:
+            display.more(0)
+        interrupted = _compute_numbers(experiment, plan, numbers, ranks, save, display)
+    seconds = perf_counter() - start_time
+    return build_result(experiment, plan, numbers, seconds), interrupted
 
 
-Keep = Callable[[Numbers], None]
+SaveNumbers = Callable[[Numbers], None]
 
 
-def _begun(experiment: Experiment, executor: str, bounds: Bounds, path: Path | None) -> tuple[Plan, Numbers, Keep]:
-    """The plan, what has been found already, and what keeps what is found."""
+def _prepare(
+    experiment: Experiment, executor: str, bounds: Bounds, path: Path | None
+) -> tuple[Plan, Numbers, SaveNumbers]:
+    """The plan, the numbers of its checkpoint or blank ones, and what saves them after each pass."""
     blank = no_numbers(experiment)
     if path is None:
-        return plan_experiment(experiment, executor, bounds), blank, lambda numbers: None
-    saved = Checkpoint(path, sweep_identity(experiment, _executor(experiment, executor)[0].name))
-    planned, numbers = saved.read(blank) or (plan_experiment(experiment, executor, bounds), blank)
-    return planned, numbers, saved.writer(planned)
+        plan = plan_experiment(experiment, executor, bounds)
+        return plan, blank, lambda numbers: None
+    chosen_executor, _ = _choose_executor(experiment, executor)
+    checkpoint = Checkpoint(path, sweep_identity(experiment, chosen_executor.name))
+    saved = checkpoint.read(blank)
+    if saved is None:
+        plan, numbers = plan_experiment(experiment, executor, bounds), blank
+    else:
+        plan, numbers = saved
+    return plan, numbers, checkpoint.writer(plan)
 
 
-def _find(experiment: Experiment, planned: Plan, numbers: Numbers, ranks: Ranks, keep: Keep, shown: Progress) -> bool:
-    """Put in what all passes find, here and on other ranks; after Ctrl-C, what they have found, if they have.
+def _compute_numbers(
+    experiment: Experiment, plan: Plan, numbers: Numbers, ranks: Ranks, save: SaveNumbers, display: Progress
+) -> bool:
+    """Fill in the numbers of all passes, here and on other ranks; after Ctrl-C, of those that were run.
 
     Returns:
-        Whether it was Ctrl-C.
+        Whether Ctrl-C ended it.
+    Raises:
+        KeyboardInterrupt: Ctrl-C, before there are any numbers.
     """
-    rank_of = shares(planned, ranks.size if ranks.divided else 1)
+    if ranks.divided:
+        rank_of_pass = shares(plan, ranks.size)
+    else:
+        rank_of_pass = [ranks.rank] * len(plan.passes)
 
-    def run(finished: Callable[[int], None]) -> None:
-        def kept(cells: int) -> None:
-            keep(numbers)
-            finished(cells)
+    def is_assigned(number: int) -> bool:
+        return rank_of_pass[number] == ranks.rank
 
-        # Several ranks evaluate alike, whoever of them shows it: a model that is sharded waits for all.
-        inside = finished if shown.seen and ranks.size == 1 else None
-        run_passes(experiment, planned, numbers, lambda n: not ranks.divided or rank_of[n] == ranks.rank, kept, inside)
+    def run(report: Callable[[int], None]) -> None:
+        def on_finished(cells: int) -> None:
+            save(numbers)
+            report(cells)
 
-    interrupted, said = ranks.work(run, lambda: packed(numbers), shown.more)
+        # Several ranks must evaluate alike, whichever of them shows progress: the ranks of a sharded model wait for
+        # each other.
+        on_progress = report if display.seen and ranks.size == 1 else None
+        run_passes(experiment, plan, numbers, is_assigned, on_finished, on_progress)
+
+    interrupted, messages = ranks.work(run, lambda: packed(numbers), display.more)
     if interrupted and numbers.done.any():
-        keep(numbers)
-    if said:
-        merge(numbers, said, [batch.examples for batch in experiment.batches])
+        save(numbers)
+    if messages:
+        merge(numbers, messages, [batch.examples for batch in experiment.batches])
     if interrupted and not numbers.done.any():
         raise KeyboardInterrupt
     return interrupted
 
 
-def plan_experiment(experiment: Experiment, wanted: str, bounds: Bounds) -> Plan:
+def plan_experiment(experiment: Experiment, executor_name: str, bounds: Bounds) -> Plan:
     """The passes that a sweep needs, and what they cost.
 
     Args:
         experiment: The sweep.
-        wanted: The executor's name, or "auto".
+        executor_name: The executor's name, or "auto".
         bounds: How large a pass may get.
     Raises:
         UnknownNameError: There is no such executor.
         ArchitectureError: It cannot run these cells on this architecture.
     """
-    executor, why = _executor(experiment, wanted)
+    executor, why = _choose_executor(experiment, executor_name)
+    layout = experiment.model.layout
     groups = [PromptGroup(batch.length, batch.tokens.shape[0]) for batch in experiment.batches]
-    layers = len(experiment.model.layout.blocks)
-    bounds = replace(bounds, rows=1) if experiment.generates else bounds
-    planned = make_plan(
-        experiment.cells, groups, layers, executor, bounds, footprint(experiment.model.layout, experiment.readouts), why
-    )
-    least = [[replace(cell, start=cell.changed) for cell in own] for own in experiment.cells]
-    planned = replace(planned, minimum=minimum_of(least, groups, layers))
-    return (
-        replace(planned, written=generation_cost_bound(planned, experiment.metrics))
-        if experiment.generates
-        else planned
-    )
+    n_layers = len(layout.blocks)
+    if experiment.measurement.one_cell_a_pass:
+        bounds = replace(bounds, rows=1)
+    memory = footprint(layout, experiment.readouts)
+    plan = make_plan(experiment.cells, groups, n_layers, executor, bounds, memory, why)
+    minimum = minimum_of(_delay_starts(experiment), groups, n_layers)
+    plan = replace(plan, minimum=minimum)
+    return replace(plan, written=experiment.measurement.further_cost(plan, experiment.metrics))
 
 
-def _executor(experiment: Experiment, wanted: str) -> tuple[Executor, str]:
+def _delay_starts(experiment: Experiment) -> list[list[Cell]]:
+    """The cells of each group, each begun at the first position that differs: the start of the cheapest exact run."""
+    cells_by_group = []
+    for cells in experiment.cells:
+        cells_by_group.append([replace(cell, start=cell.changed) for cell in cells])
+    return cells_by_group
+
+
+def _choose_executor(experiment: Experiment, name: str) -> tuple[Executor, str]:
     """The executor, and why no cheaper one can run all cells."""
-    cells = [cell for of_group in experiment.cells for cell in of_group]
-    return choose_executor(wanted, experiment.model.layout, cells, experiment.generates)
+    cells = [cell for group_cells in experiment.cells for cell in group_cells]
+    return choose_executor(name, experiment.model.layout, cells, experiment.measurement.whole_rows)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_patch.execution.cells import Cell
-from mlx_patch.execution.readouts import AnswerRuns, Readout, is_generated
+from mlx_patch.execution.measurements import Measurement, measurement_of
+from mlx_patch.execution.readouts import AnswerRuns, Readout
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 from mlx_patch.results import Coordinate
@@ -23,7 +24,7 @@ class Experiment:
         cells: For each group, every cell.
         coords: What stands along each axis, by its name, in order.
         description: What is done where, in words.
-        answers: How what is run hangs together with what was asked for, where answers have several tokens.
+        answers: Maps each run back to the prompt and answer it measures; None if every answer is one token.
     """
 
     model: HookedModel
@@ -45,9 +46,9 @@ class Experiment:
         return self.readouts[0].metrics
 
     @property
-    def generates(self) -> bool:
-        """Whether the metrics let the model write; then all of them do, and each cell is a run of its own."""
-        return is_generated(self.metrics)
+    def measurement(self) -> Measurement:
+        """How the metrics are measured: all of an experiment are of one kind."""
+        return measurement_of(self.metrics[0])
 
     @property
     def n_examples(self) -> int:

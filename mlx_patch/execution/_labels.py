@@ -1,4 +1,4 @@
-"""From the numbers of a sweep to its result: axes, coordinates, and where it all came from."""
+"""The result of a sweep from its numbers: axes, coordinates, and provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,32 +14,44 @@ from mlx_patch.results import SweepResult
 
 def build_result(experiment: Experiment, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
     """The numbers of a sweep with their axes."""
-    metrics, values, baseline = experiment.requested.metrics, numbers.values, numbers.baseline
-    mask = numbers.mask([batch.examples for batch in experiment.batches])
+    values = numbers.values
+    baseline = numbers.baseline
+    run_mask = numbers.mask([batch.examples for batch in experiment.batches])
     if experiment.answers is not None:
-        values, baseline = (experiment.answers.combined(found) for found in (values, baseline))
-        mask = experiment.answers.measured(mask)
-    several = len(metrics) > 1
-    sizes = [len(coords) for coords in experiment.coords.values()]
-    coords: dict[str, tuple] = dict(experiment.coords)
-    if several:
-        coords["metric"] = tuple(metric.name for metric in metrics)
-    coords["example"] = tuple(range(values.shape[-1]))
-    if "pos" in coords and (tokens := _token_strings(experiment, coords["pos"])):
-        coords["token"] = tokens
-    kept = (slice(None),) if several else (0,)
-    values, mask = (of[(slice(None), *kept)].reshape(*sizes, *of.shape[1 + (not several) :]) for of in (values, mask))
-    axes = tuple(name for name in coords if name != "token")
+        values = experiment.answers.combined(values)
+        baseline = experiment.answers.combined(baseline)
+        run_mask = experiment.answers.measured(run_mask)
+    has_metric_axis = len(experiment.requested.metrics) > 1
+    if not has_metric_axis:
+        values = values[:, 0]
+        baseline = baseline[0]
+        run_mask = run_mask[:, 0]
+    coords = _coordinates(experiment, n_examples=values.shape[-1])
+    sizes = [len(coordinates) for coordinates in experiment.coords.values()]
     return SweepResult(
-        values=values,
-        axes=axes,
+        values=values.reshape(*sizes, *values.shape[1:]),
+        axes=tuple(name for name in coords if name != "token"),
         coords=coords,
-        baseline=baseline[kept],
+        baseline=baseline,
         provenance=_provenance(experiment, planned, numbers),
         plan=planned,
         seconds=seconds,
-        run_mask=mask,
+        run_mask=run_mask.reshape(*sizes, *run_mask.shape[1:]),
     )
+
+
+def _coordinates(experiment: Experiment, n_examples: int) -> dict[str, tuple]:
+    """The coordinates along each axis, in the order of axes; "token" stands beside "pos" and is no axis."""
+    coords: dict[str, tuple] = dict(experiment.coords)
+    metrics = experiment.requested.metrics
+    if len(metrics) > 1:
+        coords["metric"] = tuple(metric.name for metric in metrics)
+    coords["example"] = tuple(range(n_examples))
+    if "pos" in coords:
+        tokens = _token_strings(experiment, coords["pos"])
+        if tokens:
+            coords["token"] = tokens
+    return coords
 
 
 def _provenance(experiment: Experiment, planned: Plan, numbers: Numbers) -> Mapping[str, Any]:
@@ -52,7 +64,7 @@ def _provenance(experiment: Experiment, planned: Plan, numbers: Numbers) -> Mapp
         "executor": planned.executor,
         "fell_back": planned.why,
         "token_layers": numbers.token_layers,
-        **({"written": "a run a cell, then token after token"} if experiment.generates else {}),
+        **experiment.measurement.provenance,
     }
 
 
@@ -64,13 +76,22 @@ def _token_ids(experiment: Experiment) -> list[list[int]]:
 
 
 def _token_strings(experiment: Experiment, positions: Sequence[Any]) -> tuple[str, ...]:
-    """What stands at each position, where all prompts have the same there, and somebody can say it."""
+    """The token at each position, `*` where prompts differ; empty without a tokenizer or with several lengths."""
     tokenizer = experiment.model.tokenizer
-    if tokenizer is None or len(experiment.requested.batches) != 1 or any(isinstance(pos, str) for pos in positions):
+    batches = experiment.requested.batches
+    if tokenizer is None or len(batches) != 1 or any(isinstance(pos, str) for pos in positions):
         return ()
-    rows = np.array(experiment.requested.batches[0].tokens)
-    said = []
+    rows = np.array(batches[0].tokens)
+    strings: list[str] = []
     for pos in positions:
-        columns = [np.unique(rows[:, p]) for p in (pos if isinstance(pos, tuple) else (pos,))]
-        said.append("".join(tokenizer.decode(own.tolist()) if own.size == 1 else "*" for own in columns))
-    return tuple(said)
+        columns = pos if isinstance(pos, tuple) else (pos,)
+        strings.append("".join(_token_string(tokenizer, rows[:, column]) for column in columns))
+    return tuple(strings)
+
+
+def _token_string(tokenizer: Any, ids: np.ndarray) -> str:
+    """The token that all prompts have at a position; `*` where they differ."""
+    unique_ids = np.unique(ids)
+    if unique_ids.size > 1:
+        return "*"
+    return tokenizer.decode(unique_ids.tolist())

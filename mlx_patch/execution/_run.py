@@ -1,10 +1,10 @@
 """From a plan to numbers: the passes one after the other, each evaluated while the next is being set up.
 
-What a pass gives depends on the plan alone, and not on which passes were run before it in this process: so a sweep that
-goes on where it was stopped, or that is divided over several processes, finds the same numbers to the last bit.
+The numbers of a pass depend on the plan alone, and not on the passes that this process ran before it. So a sweep that
+is resumed, or that is divided over several processes, returns the same numbers to the last bit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -12,10 +12,9 @@ import numpy as np
 
 from mlx_patch.execution._experiment import Experiment
 from mlx_patch.execution.executors import PassTask, executors
-from mlx_patch.execution.passes import UnpatchedRun, run_unpatched
+from mlx_patch.execution.passes import UnpatchedRun
 from mlx_patch.execution.plan import Pass, Plan
 from mlx_patch.execution.progress import Numbers, Within
-from mlx_patch.execution.readouts import Readout, match_rates
 from mlx_patch.interventions.sources import Notes, norms_noted
 
 
@@ -23,67 +22,72 @@ def run_passes(
     experiment: Experiment,
     plan: Plan,
     numbers: Numbers,
-    mine: Callable[[int], bool],
-    finished: Callable[[int], None],
-    more: Callable[[int], object] | None = None,
+    is_assigned: Callable[[int], bool],
+    on_finished: Callable[[int], None],
+    on_progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Run what is left of a plan.
+    """Run the passes of a plan that have not been run.
 
     Args:
         experiment: The sweep.
         plan: Its plan.
-        numbers: What has been found so far; what is found is put in.
-        mine: Whether the pass of a number is to be run here.
-        finished: Called after each pass, with the number of its cells, less those that `more` was called with.
-        more: Called inside a long pass, with a number of cells whose share of it is computed; None leaves passes whole.
+        numbers: The numbers so far; those of the passes are added.
+        is_assigned: Whether this process runs the pass of a number.
+        on_finished: Called after each pass, with the number of its cells, less those that `on_progress` was called
+            with.
+        on_progress: Called during a long pass, with a number of cells whose share of it is computed; None runs passes
+            without steps.
     """
-    within = Within(more)
-    left = [one for n, one in enumerate(plan.passes) if mine(n) and not numbers.done[one.group, list(one.cells)].all()]
-    for group, batch in enumerate(experiment.batches):
-        passes = [one for one in left if one.group == group]
-        rows = list(batch.examples)
-        if not passes:
-            continue
-        unpatched = _unpatched_run(experiment, plan, group)
-        if not numbers.done[group].any():
-            numbers.token_layers += unpatched.token_layers
-            numbers.baseline[:, rows] = np.array(unpatched.values)
-        for started in _overlapped((_started(experiment, plan, unpatched, one) for one in passes), within):
-            cells = started.one.cells
-            numbers.values[np.ix_(cells, range(len(experiment.metrics)), rows)] = np.array(started.values)
-            numbers.done[group, list(cells)] = True
-            numbers.token_layers += started.cost()
-            finished(within.rest(len(cells)))
+    within = Within(on_progress)
+    for group in range(len(experiment.batches)):
+        passes = []
+        for number, pass_ in enumerate(plan.passes):
+            if pass_.group == group and is_assigned(number) and not _is_done(pass_, numbers):
+                passes.append(pass_)
+        if passes:
+            _run_group(experiment, plan, numbers, passes, within, on_finished)
 
 
-def _unpatched_run(experiment: Experiment, plan: Plan, group: int) -> UnpatchedRun:
-    """The unedited run for all passes of a group, also where few of them are left to run here.
+def _is_done(pass_: Pass, numbers: Numbers) -> bool:
+    return bool(numbers.done[pass_.group, list(pass_.cells)].all())
 
-    Where it begins, and the pieces in which a past is made that cannot be cut afterwards, decide how it rounds.
+
+def _run_group(
+    experiment: Experiment,
+    plan: Plan,
+    numbers: Numbers,
+    passes: Sequence[Pass],
+    within: Within,
+    on_finished: Callable[[int], None],
+) -> None:
+    """Run passes of one group of prompts: the unpatched run, then one after the other."""
+    group = passes[0].group
+    rows = list(experiment.batches[group].examples)
+    metrics = range(len(experiment.metrics))
+    unpatched = _run_unpatched(experiment, plan, group)
+    if not numbers.done[group].any():
+        numbers.token_layers += unpatched.token_layers
+        numbers.baseline[:, rows] = np.array(unpatched.values)
+    started = (_start_pass(experiment, plan, unpatched, pass_) for pass_ in passes)
+    for running in _overlap(started, within):
+        cells = running.shape.cells
+        numbers.values[np.ix_(cells, metrics, rows)] = np.array(running.values)
+        numbers.done[group, list(cells)] = True
+        numbers.token_layers += running.cost()
+        on_finished(within.rest(len(cells)))
+
+
+def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedRun:
+    """The unpatched run for all passes of a group, also where few of them are left to run here.
+
+    Where it begins, and the pieces in which it makes a past that cannot be cut afterwards, decide how it rounds.
     """
-    if experiment.generates:
-        return _unpatched_with_text(experiment, plan, group)
-    starts = sorted({one.start for one in plan.passes if one.group == group})
-    sites = executors()[plan.executor].unpatched_sites(experiment.model.layout, experiment.cells[group])
-    return run_unpatched(
-        experiment.model.layout, experiment.batches[group].tokens, experiment.readouts[group], starts, sites, plan.piece
-    )
-
-
-def _unpatched_with_text(experiment: Experiment, plan: Plan, group: int) -> UnpatchedRun:
-    """What is written after the unedited prompts; and the pasts of cells that begin later, which share one run."""
-    tokens, metrics = experiment.batches[group].tokens, experiment.readouts[group].metrics
-    starts = {one.start for one in plan.passes if one.group == group and one.start}
-    if not starts:
-        values, cost = match_rates(experiment.model, tokens, metrics)
-        return UnpatchedRun(values, 0, token_layers=cost)
-    last = tokens.shape[1] - 1
-    unpatched = run_unpatched(
-        experiment.model.layout, tokens, Readout((), (last,)), sorted({*starts, last}), (), plan.piece
-    )
-    unpatched.values, cost = match_rates(experiment.model, tokens, metrics, past=unpatched.past[last])
-    unpatched.token_layers += cost
-    return unpatched
+    starts = sorted({pass_.start for pass_ in plan.passes if pass_.group == group})
+    executor = executors()[plan.executor]
+    sites = executor.unpatched_sites(experiment.model.layout, experiment.cells[group])
+    tokens = experiment.batches[group].tokens
+    readout = experiment.readouts[group]
+    return experiment.measurement.run_unpatched(experiment.model, tokens, readout, starts, sites, plan.piece)
 
 
 @dataclass(frozen=True)
@@ -91,83 +95,88 @@ class RunningPass:
     """A pass whose values are being computed.
 
     Attributes:
-        one: The pass.
+        shape: The pass of the plan.
         values: Shape `(cell, metric, batch)`.
         cost: Its token-layers, once it was set up.
-        norms: Of what means are taken over in it.
-        stages: What is computed on the way, with the token-layers before it.
+        norms: The norms of what it takes means over.
+        stages: Values that are computed on the way, with the token-layers before each.
     """
 
-    one: Pass
+    shape: Pass
     values: mx.array
     cost: Callable[[], int]
     norms: Notes
     stages: list[tuple[int, mx.array]]
 
+    def evaluate(self) -> None:
+        """Wait for the values, and warn where a position stands out of a mean."""
+        mx.eval(self.values, self.norms.arrays)
+        self.norms.warn()
 
-def _started(experiment: Experiment, plan: Plan, unpatched: UnpatchedRun, one: Pass) -> RunningPass:
-    """A pass, set up."""
+
+def _start_pass(experiment: Experiment, plan: Plan, unpatched: UnpatchedRun, pass_: Pass) -> RunningPass:
+    """A pass that is set up, its values unevaluated."""
+    group = pass_.group
     stages: list[tuple[int, mx.array]] = []
+    task = PassTask(
+        layout=experiment.model.layout,
+        tokens=experiment.batches[group].tokens,
+        shape=pass_,
+        cells=[experiment.cells[group][number] for number in pass_.cells],
+        readout=experiment.readouts[group],
+        piece=plan.piece,
+        stages=stages,
+    )
+    executor = executors()[plan.executor]
     with norms_noted() as norms:
-        values, cost = _values(experiment, plan, unpatched, one, stages)
-    return RunningPass(one, values, cost, norms, stages)
+        values, cost = experiment.measurement.run_pass(experiment.model, task, executor, unpatched)
+    return RunningPass(pass_, values, cost, norms, stages)
 
 
-def _values(
-    experiment: Experiment, plan: Plan, unpatched: UnpatchedRun, one: Pass, stages: list[tuple[int, mx.array]]
-) -> tuple[mx.array, Callable[[], int]]:
-    """The values of a pass, unevaluated; and what they cost, once they are. What is on the way goes to `stages`."""
-    layout, batch, readout = experiment.model.layout, experiment.batches[one.group], experiment.readouts[one.group]
-    cells = [experiment.cells[one.group][i] for i in one.cells]
-    if experiment.generates:
-        past = unpatched.past[one.start] if one.start else None
-        found = [match_rates(experiment.model, batch.tokens, readout.metrics, cell.edits, past) for cell in cells]
-        return mx.stack([values for values, _ in found]), lambda: sum(cost for _, cost in found)
-    task = PassTask(layout, batch.tokens, one, cells, readout, plan.piece, stages)
-    return executors()[plan.executor].run(task, unpatched)
+def _overlap(passes: Iterator[RunningPass], within: Within) -> Iterator[RunningPass]:
+    """Evaluate one pass at a time, each while the next is being set up.
 
-
-def _overlapped(started: Iterator[RunningPass], within: Within) -> Iterator[RunningPass]:
-    """Evaluate one at a time, each while the next is being set up. Where that fails, the one before is not lost."""
-    before: RunningPass | None = None
+    Each is handed on before the next is sent to the device, which on a CPU takes most of its time. Where setting up
+    the next fails, the one before is not lost.
+    """
+    previous: RunningPass | None = None
     while True:
         try:
-            after = next(started, None)
+            following = next(passes, None)
         except BaseException:
-            yield from _evaluated(before)
+            if previous is not None:
+                previous.evaluate()
+                yield previous
             raise
-        yield from _evaluated(before)
-        if after is None:
+        if previous is not None:
+            previous.evaluate()
+            yield previous
+        if following is None:
             return
-        _begin(after, within)
-        before = after
+        _send(following, within)
+        previous = following
 
 
-def _evaluated(started: RunningPass | None) -> Iterator[RunningPass]:
-    """A pass, once it is evaluated. It is handed on before the next is begun, which on a CPU takes most of its time."""
-    if started is not None:
-        mx.eval(started.values, started.norms.arrays)
-        started.norms.warn()
-        yield started
-
-
-def _begin(started: RunningPass, within: Within) -> None:
-    """Send a pass to the device: at once, or stage after stage where somebody sees how far it is.
+def _send(running: RunningPass, within: Within) -> None:
+    """Send a pass to the device: at once, or stage after stage where progress is shown.
 
     One stage is always on its way while the one before is waited for, so that the device never waits.
     """
-    before: tuple[int, mx.array] | None = None
-    while started.stages and within.more is not None:
-        stage = started.stages.pop(0)
+    previous: tuple[int, mx.array] | None = None
+    while running.stages and within.more is not None:
+        stage = running.stages.pop(0)
         mx.async_eval(stage[1])
-        _reached(before, started, within)
-        before = stage
-    started.stages.clear()  # they would hold on to their arrays
-    mx.async_eval(started.values, started.norms.arrays)
-    _reached(before, started, within)
+        _wait_for_stage(previous, running, within)
+        previous = stage
+    running.stages.clear()  # they would hold on to their arrays
+    mx.async_eval(running.values, running.norms.arrays)
+    _wait_for_stage(previous, running, within)
 
 
-def _reached(stage: tuple[int, mx.array] | None, started: RunningPass, within: Within) -> None:
-    if stage is not None:
-        mx.eval(stage[1])
-        within.reached(stage[0] / max(1, started.cost()), len(started.one.cells))
+def _wait_for_stage(stage: tuple[int, mx.array] | None, running: RunningPass, within: Within) -> None:
+    if stage is None:
+        return
+    token_layers, values = stage
+    mx.eval(values)
+    share = token_layers / max(1, running.cost())
+    within.reached(share, len(running.shape.cells))

@@ -1,4 +1,4 @@
-"""Files written whole, zips of arrays, and what is read of safetensors files."""
+"""Atomic writes, zips of arrays, and a checked reader of safetensors files."""
 
 from mlx_patch.files._archive import ABOUT as ABOUT
 from mlx_patch.files._archive import array_members as array_members

@@ -1,7 +1,7 @@
-"""Files of results: a zip of `.npy` arrays and `.json` texts, whose bytes depend on what is in them alone.
+"""Files of results: a zip of `.npy` arrays and `.json` texts, whose bytes depend on their contents alone.
 
-Every member has the same date and is stored as it is, so that two runs that gave the same numbers give the same file;
-zip's checksums tell when one was damaged. `numpy.load` reads the arrays too.
+Every member has the same date and is stored uncompressed, so that two runs with the same numbers give the same file.
+Zip's checksums detect damage. `numpy.load` reads the arrays too.
 """
 
 import json
@@ -57,31 +57,33 @@ def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays
 
 
 def write_members(path: str | os.PathLike[str], members: Mapping[str, bytes]) -> None:
-    """Write a zip with such members, whole or not at all.
+    """Write a zip with these members, whole or not at all.
 
     Raises:
         FileError: `path` cannot be written to.
     """
-    with written_whole(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED) as archive:
+    with written_whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
-            archive.writestr(_entry(name), content)
+            archive.writestr(_zip_info(name), content)
 
 
 def array_members(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Arrays of floats, truth values or integers as members of a file: in float32, in bool, in int64."""
-    return {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    """Members of a file for arrays: floats in float32, truth values in bool, integers in int64."""
+    return {f"{name}.npy": _npy_bytes(array) for name, array in arrays.items()}
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.create_system = 3  # else it says on which kind of machine it was written
-    entry.external_attr = 0o644 << 16
-    return entry
+def _zip_info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.create_system = 3  # by default it names the operating system, and the bytes would differ
+    info.external_attr = 0o644 << 16
+    return info
 
 
-def _npy(array: np.ndarray) -> bytes:
-    content, dtype = BytesIO(), _DTYPES[array.dtype.kind]
-    np.lib.format.write_array(content, np.asarray(array, dtype, order="C"), version=(1, 0), allow_pickle=False)
+def _npy_bytes(array: np.ndarray) -> bytes:
+    dtype = _DTYPES[array.dtype.kind]
+    contiguous = np.asarray(array, dtype, order="C")
+    content = BytesIO()
+    np.lib.format.write_array(content, contiguous, version=(1, 0), allow_pickle=False)
     return content.getvalue()
 
 
@@ -92,36 +94,39 @@ def read_archive(
 
     Args:
         path: The file.
-        written_by: Who writes such files: `SweepResult.save`.
+        written_by: The function that writes such files: `SweepResult.save`.
         format_: The format and its version: `mlx_patch.SweepResult/1`.
-        argument: What the caller calls the file.
-        remedy: What to do about a file that is not one.
+        argument: The caller's name for the file.
+        remedy: What to do about a file that does not fit.
     Raises:
         FileError: There is no such file, or it is damaged, of another kind, or of another version.
     """
-    wanted = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
+    refusal = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
     try:
-        contents = _members(path)
-        about = strict_json(contents.pop(ABOUT))
-        arrays = {name.removesuffix(".npy"): _array(content) for name, content in contents.items()}
+        members = _read_members(path)
+        about = strict_json(members.pop(ABOUT))
+        arrays = {name.removesuffix(".npy"): _array(content) for name, content in members.items()}
     except OSError as error:
-        raise FileError(f"{wanted}: {error.strerror}. {remedy}".rstrip()) from error
+        raise FileError(f"{refusal}: {error.strerror}. {remedy}".rstrip()) from error
     except _UNREADABLE as error:
-        raise FileError(f"{wanted}, which is damaged or of another kind: {error}. {remedy}".rstrip()) from error
-    got = about.get("format") if isinstance(about, dict) else None
+        raise FileError(f"{refusal}, which is damaged or of another kind: {error}. {remedy}".rstrip()) from error
+    stored_format = None
+    if isinstance(about, dict):
+        stored_format = about.get("format")
+    if stored_format == format_:
+        return about, arrays
     kind, _, version = format_.partition("/")
-    if isinstance(got, str) and got.startswith(f"{kind}/") and got != format_:
+    if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
+        stored_version = stored_format.partition("/")[2]
         raise FileError(
-            f"`{argument}` must be of version {version} of its format. Got {path}, of version "
-            f"{got.partition('/')[2]}. {remedy or 'Read it with the mlx_patch that wrote it.'}"
+            f"`{argument}` must be of version {version} of its format. Got {path}, of version {stored_version}. "
+            f"{remedy or 'Read it with the mlx_patch that wrote it.'}"
         )
-    if got != format_:
-        raise FileError(f"{wanted}, which is of another kind. {remedy}".rstrip())
-    return about, arrays
+    raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())
 
 
-def _members(path: str | os.PathLike[str]) -> dict[str, bytes]:
-    """What a zip holds, each member's bytes by name.
+def _read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:
+    """The members of a zip, bytes by name.
 
     Raises:
         OSError, zipfile.BadZipFile, ValueError: It cannot be read, is damaged, or has two members of one name.
@@ -135,4 +140,6 @@ def _members(path: str | os.PathLike[str]) -> dict[str, bytes]:
 
 def _array(content: bytes) -> np.ndarray:
     array = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
-    return array if array.dtype.kind in "bi" else array.astype(np.float32)
+    if array.dtype.kind in "bi":
+        return array
+    return array.astype(np.float32)

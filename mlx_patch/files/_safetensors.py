@@ -1,13 +1,13 @@
-"""Safetensors files, read whole and checked: what is read does not depend on the file afterwards.
+"""A checked reader of safetensors files, whose arrays no longer depend on the file.
 
 `mx.load` opens a file and reads each array when it is first used, in the thread that opened it. If the file has been
-cut or overwritten by then, what comes is garbage without an error. So files that hold results are read here.
+cut or overwritten by then, the array is garbage, without an error. So files that hold results are read here.
 """
 
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -41,11 +41,11 @@ _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 Stamp = tuple[int, int, int, int, int]
-"""Device, inode, size and times of a file: another one where the file was changed or replaced."""
+"""Device, inode, size and times of a file, which differ once the file was changed or replaced."""
 
 
 class Malformed(ValueError):
-    """Why a file is not what it should be, as a clause: "is cut off: ..."."""
+    """A defect of a file, as a clause: "is cut off: ..."."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,19 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes it has in the file."""
-        return prod(self.shape) * np.dtype(_DTYPES[self.kind][1]).itemsize
+        """Its number of bytes in the file."""
+        storage_type = _DTYPES[self.kind][1]
+        return prod(self.shape) * np.dtype(storage_type).itemsize
+
+    @property
+    def end(self) -> int:
+        """Where its bytes end in the file."""
+        return self.start + self.nbytes
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says that it holds.
+    """The contents of a file, as its header describes them.
 
     Attributes:
         metadata: Texts by name.
@@ -88,7 +94,7 @@ class Header:
 
 @contextmanager
 def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
-    """A regular file to read. Devices and pipes, which may never end, are not waited for.
+    """Open a regular file to read. Devices and pipes, which may never end, are refused.
 
     Args:
         path: The file.
@@ -98,9 +104,11 @@ def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
         Malformed: It is no regular file, or a link where there must be none.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    if not follow and Path(path).is_symlink():
-        raise Malformed("is a symbolic link, which is not followed")
-    with os.fdopen(os.open(path, flags | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
+    if not follow:
+        flags |= os.O_NOFOLLOW
+        if Path(path).is_symlink():
+            raise Malformed("is a symbolic link, which is not followed")
+    with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Malformed("is no regular file")
         yield file
@@ -108,12 +116,12 @@ def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
 
 def stamp_of(file: BinaryIO) -> Stamp:
     """The stamp of an open file."""
-    said = os.fstat(file.fileno())
-    return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns, said.st_ctime_ns
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_header(file: BinaryIO) -> Header:
-    """The header of a file, in which everything was checked against everything: no byte is named twice or not at all.
+    """The header of a file, checked: its arrays have their shapes' sizes, and cover every byte exactly once.
 
     Raises:
         Malformed: It is no safetensors file, or is cut off or too long.
@@ -125,21 +133,25 @@ def read_header(file: BinaryIO) -> Header:
     about = strict_json(_read(file, _PREFIX, length))
     if not isinstance(about, dict):
         raise Malformed("is no safetensors file: its header is no mapping")
-    metadata = _texts(about.pop(_METADATA, None))
-    entries = [_entry(name, said, _PREFIX + length) for name, said in about.items()]
-    _refuse_gaps([(entry, end) for _, entry, end in entries], _PREFIX + length, size)
-    return Header(metadata, {name: entry for name, entry, _ in entries})
+    metadata = _checked_metadata(about.pop(_METADATA, None))
+    base = _PREFIX + length
+    entries = {name: _checked_entry(name, description, base) for name, description in about.items()}
+    _refuse_gaps(entries.values(), base, size)
+    return Header(metadata, entries)
 
 
 def read_array(file: BinaryIO, entry: Entry) -> mx.array:
-    """One array, in memory of its own and evaluated, so that any thread can use it.
+    """One array in its own memory, evaluated, so that any thread can use it.
 
     Raises:
         Malformed: The file has been cut off.
     """
-    dtype, kind = _DTYPES[entry.kind]
-    numbers = np.frombuffer(_read(file, entry.start, entry.nbytes), kind).reshape(entry.shape)
-    array = mx.array(numbers, dtype=dtype) if dtype != mx.bfloat16 else mx.array(numbers.reshape(-1)).view(dtype)
+    dtype, storage_type = _DTYPES[entry.kind]
+    numbers = np.frombuffer(_read(file, entry.start, entry.nbytes), storage_type)
+    if dtype == mx.bfloat16:
+        array = mx.array(numbers).view(dtype)
+    else:
+        array = mx.array(numbers, dtype=dtype)
     array = array.reshape(entry.shape)
     mx.eval(array)
     return array
@@ -147,89 +159,95 @@ def read_array(file: BinaryIO, entry: Entry) -> mx.array:
 
 def content_digest(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> str:
     """32 hex digits that depend on every text and every number, and on nothing else of a file."""
-    whole = blake2b(digest_size=16)
-    whole.update(json.dumps(sorted(metadata.items())).encode())
+    digest = blake2b(digest_size=16)
+    digest.update(json.dumps(sorted(metadata.items())).encode())
     for name, array in sorted(arrays.items()):
-        whole.update(repr((name, str(array.dtype), array.shape)).encode())
-        whole.update(np.ascontiguousarray(bits_of(array)).data)
-    return whole.hexdigest()
+        digest.update(repr((name, str(array.dtype), array.shape)).encode())
+        digest.update(np.ascontiguousarray(bits_of(array)).data)
+    return digest.hexdigest()
 
 
 def bits_of(array: mx.array) -> np.ndarray:
-    """The numbers of an array in one row, in numpy; of bfloat16, which numpy lacks, the bits. Shape `(size,)`."""
+    """The numbers of an array as a flat numpy array; for bfloat16, which numpy lacks, the bits. Shape `(size,)`."""
     flat = array.reshape(-1)
-    return np.asarray(flat.view(mx.uint16) if flat.dtype == mx.bfloat16 else flat)
+    if flat.dtype == mx.bfloat16:
+        flat = flat.view(mx.uint16)
+    return np.asarray(flat)
 
 
 def strict_json(text: str | bytes) -> Any:
-    """What a JSON text says, in which no name comes twice and every number is one.
+    """The value of a JSON text, without repeated names, NaN or infinity.
 
     Raises:
         Malformed: It is no such text.
     """
     try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
     except Malformed:
         raise
     except (ValueError, RecursionError) as error:
         raise Malformed(f"is damaged: {error}") from error
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) < len(pairs):
-        several = next(name for n, (name, _) in enumerate(pairs) if name in dict(pairs[:n]))
-        raise Malformed(f"is damaged: it names {several!r} twice")
-    return names
+def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise Malformed(f"is damaged: it names {name!r} twice")
+        values[name] = value
+    return values
 
 
 def _refuse_constant(name: str) -> Any:
     raise Malformed(f"is damaged: {name} is no number of JSON")
 
 
-def _texts(given: Any) -> dict[str, str]:
-    if given is None:  # mlx writes so where there are none
+def _checked_metadata(metadata: Any) -> dict[str, str]:
+    if metadata is None:  # mlx writes null if there are none
         return {}
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise Malformed("is damaged: its metadata are not texts by name")
-    return given
+    return metadata
 
 
-def _entry(name: str, given: Any, base: int) -> tuple[str, Entry, int]:
-    """The array that a header describes, with its name and the end of its bytes in the file."""
-    if not isinstance(given, dict) or given.keys() != _FIELDS:
+def _checked_entry(name: str, description: Any, base: int) -> Entry:
+    """The entry of an array that a header describes, with offsets from `base`."""
+    if not isinstance(description, dict) or description.keys() != _FIELDS:
         raise Malformed(f"is damaged: {name!r} must have dtype, shape and data_offsets")
-    kind, shape, offsets = given["dtype"], given["shape"], given["data_offsets"]
+    kind, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise Malformed(f"is damaged: {name!r} has the dtype {kind!r}")
     if not _are_counts(shape) or any(size >= _LARGEST_DIMENSION for size in shape):
         raise Malformed(f"is damaged: {name!r} has the shape {shape!r}")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise Malformed(f"is damaged: {name!r} has the offsets {offsets!r}")
-    entry = Entry(kind, tuple(shape), base + offsets[0])
-    if offsets[1] - offsets[0] != entry.nbytes:
-        raise Malformed(f"is damaged: {name!r} has {offsets[1] - offsets[0]} bytes where its shape has {entry.nbytes}")
-    return name, entry, base + offsets[1]
+    start, end = offsets
+    entry = Entry(kind, tuple(shape), base + start)
+    if end - start != entry.nbytes:
+        raise Malformed(f"is damaged: {name!r} has {end - start} bytes where its shape has {entry.nbytes}")
+    return entry
 
 
-def _are_counts(given: Any) -> bool:
-    return isinstance(given, list) and all(type(number) is int and number >= 0 for number in given)
+def _are_counts(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(number) is int and number >= 0 for number in numbers)
 
 
-def _refuse_gaps(entries: Sequence[tuple[Entry, int]], start: int, size: int) -> None:
+def _refuse_gaps(entries: Iterable[Entry], start: int, size: int) -> None:
     """Refuse arrays that overlap, leave bytes between them, or end elsewhere than the file does."""
-    reached = start
-    for entry, end in sorted(entries, key=lambda pair: (pair[0].start, pair[1])):
-        if entry.start != reached:
-            raise Malformed(f"is damaged: an array begins at byte {entry.start}, and the one before ends at {reached}")
-        reached = end
-    if reached != size:
-        raise Malformed(f"is cut off or too long: it has {size} bytes of {reached}")
+    previous_end = start
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
+        if entry.start != previous_end:
+            raise Malformed(
+                f"is damaged: an array begins at byte {entry.start}, and the one before ends at {previous_end}"
+            )
+        previous_end = entry.end
+    if previous_end != size:
+        raise Malformed(f"is cut off or too long: it has {size} bytes of {previous_end}")
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:
     file.seek(start)
-    read = file.read(length)
-    if len(read) != length:
-        raise Malformed(f"is cut off: it has {start + len(read)} bytes of {start + length} or more")
-    return read
+    content = file.read(length)
+    if len(content) != length:
+        raise Malformed(f"is cut off: it has {start + len(content)} bytes of {start + length} or more")
+    return content

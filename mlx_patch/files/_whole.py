@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from mlx_patch.errors import FileError
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, which takes the name `path` when the block ends well, and is removed when it does not.
+    """A temporary path to write to, renamed to `path` if the block succeeds and removed if it fails.
 
     Raises:
         FileError: The folder is not there or cannot be written to, or `path` is itself a folder.
@@ -22,30 +22,30 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileError(f"`path` must be a file's name. Got {target}: Is a directory. Choose another name.")
     try:
         with NamedTemporaryFile(dir=target.parent, prefix=_prefix(target), suffix=target.suffix, delete=False) as file:
-            beside = Path(file.name)
+            temporary = Path(file.name)
     except OSError as error:
         raise FileError(
             f"`path` must be in a folder that can be written to. Got {target}: {error.strerror}. Choose another folder."
         ) from error
     try:
-        yield beside
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(target)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: str | os.PathLike[str], older_than: float = 60.0) -> None:
-    """Remove what killed processes left of files that were to be named `path`.
+    """Remove the temporary files that killed processes left beside `path`.
 
     Args:
         path: As for `written_whole`.
-        older_than: Seconds; what is younger may belong to a process that is writing it.
+        older_than: Seconds; a younger file may belong to a process that is writing it.
     """
     target = Path(path)
     for file in target.parent.iterdir():
         if file.name.startswith(_prefix(target)) and file.suffix == target.suffix:
-            with suppress(FileNotFoundError):  # another process may be as tidy
+            with suppress(FileNotFoundError):  # another process may have removed it
                 if time() - file.stat().st_mtime > older_than:
                     file.unlink()
 

@@ -1,4 +1,4 @@
-"""Functions and classes, as far as code tells them apart: what kind they are, and what is written in them."""
+"""Functions and classes: their kinds, and the members that their authors wrote."""
 
 import functools
 from enum import Enum
@@ -13,51 +13,53 @@ _ADDED = frozenset(
     "__firstlineno__ __static_attributes__ __annotate__ __annotate_func__ __annotations_cache__ __hash__ _abc_impl "
     "__final__ __protocol_attrs__ __non_callable_proto_members__".split()
 )
-"""What Python adds to classes, and what only describes them."""
+"""Names that Python adds to classes, or that only describe them."""
 
 
-def full_name(named: Any) -> str:
-    """Where something was defined, and what it is called."""
-    name = getattr(named, "__qualname__", None) or named.__name__
-    return f"{getattr(named, '__module__', None) or ''}.{name}"
+def full_name(definition: Any) -> str:
+    """The module and qualified name of a function or class."""
+    name = getattr(definition, "__qualname__", None) or definition.__name__
+    module = getattr(definition, "__module__", None) or ""
+    return f"{module}.{name}"
 
 
 def is_builtin(value: object) -> bool:
-    """Whether it is a function that is not written in Python, so that its name is all there is."""
+    """Whether it is a function that is not written in Python, and has nothing but a name to tell it by."""
     kind = type(value)
     return kind.__name__ in _BUILTIN or (kind.__module__ == "nanobind" and kind.__name__ in _BUILTIN_OF_MLX)
 
 
 def is_memoised(value: object) -> bool:
-    """Whether it is what `functools.cache` makes of a function."""
+    """Whether it is a function wrapped by `functools.cache`."""
     return isinstance(value, functools._lru_cache_wrapper)
 
 
 def unchecked(function: Any) -> Any:
-    """The function without the checks of its annotations that beartype puts around it, whose code names addresses."""
+    """The function without beartype's wrapper, whose code holds addresses."""
     while function.__code__.co_filename.startswith("<@beartype") and hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     return function
 
 
 def members(cls: type) -> dict[str, Any]:
-    """What is written in a class: methods, properties and values, but not what Python adds to every class."""
+    """The members written in a class: methods, properties and values, without those that Python adds."""
     return {name: member for name, member in vars(cls).items() if _is_written(cls, name, member)}
 
 
 def _is_written(cls: type, name: str, member: Any) -> bool:
+    if name in _ADDED:
+        return False
     if isinstance(member, GetSetDescriptorType | MemberDescriptorType) or type(member).__name__ == "_tuplegetter":
         return False
-    if name in _ADDED or (issubclass(cls, Enum) and (isinstance(member, cls) or name.startswith("_"))):
+    if issubclass(cls, Enum) and (isinstance(member, cls) or name.startswith("_")):
         return False
     code = getattr(member, "__code__", None)
-    return not isinstance(code, CodeType) or not code.co_qualname.startswith(
-        "__create_fn__"
-    )  # which dataclass has made
+    is_made_by_dataclass = isinstance(code, CodeType) and code.co_qualname.startswith("__create_fn__")
+    return not is_made_by_dataclass
 
 
 def holds_more_than_it_shows(value: object) -> bool:
-    """Whether an object has a state outside of Python, of which its attributes say nothing: an open file."""
+    """Whether an object has state outside Python that its attributes do not show: an open file."""
     try:
         value.__reduce_ex__(4)
     except (TypeError, NotImplementedError, AttributeError):

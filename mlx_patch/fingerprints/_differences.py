@@ -1,4 +1,4 @@
-"""How two identities differ, in words."""
+"""The differences between two identities, as text."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,11 @@ Identity = Mapping[str, Any]
 
 
 def differences(file: Identity, here: Identity) -> Iterator[str]:
-    """In what two identities differ, as clauses: "another prompt (number 2 of 3)"; none where they are the same.
+    """The differences between two identities, as clauses: "another prompt (number 2 of 3)"; none if they are equal.
+
+    Args:
+        file: The identity in a file.
+        here: The identity that it is compared with.
 
     Example:
         >>> list(differences({"prompt": [["2 tokens", "ab"]]}, {"prompt": [["3 tokens", "cd"]]}))
@@ -22,38 +26,54 @@ def differences(file: Identity, here: Identity) -> Iterator[str]:
         ["another model (bits: '4' in the file, '8' here)"]
     """
     for name in dict.fromkeys((*here, *file)):
-        one, other = file.get(name), here.get(name)
-        if one == other or _without_name(one) == _without_name(other):
+        stored, current = file.get(name), here.get(name)
+        if stored == current or _without_name(stored) == _without_name(current):
             continue
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            yield f"another {name} ({_of_mappings(one, other)})"
-        elif isinstance(one, list) and isinstance(other, list):
-            yield f"another {name} ({_of_lists(one, other)})"
+        if isinstance(stored, Mapping) and isinstance(current, Mapping):
+            yield f"another {name} ({_mapping_difference(stored, current)})"
+        elif isinstance(stored, list) and isinstance(current, list):
+            yield f"another {name} ({_list_difference(stored, current)})"
         else:
             yield f"another {name}"
 
 
 def _without_name(value: Any) -> Any:
-    """A model is the same wherever it was loaded from."""
-    return {**value, "name": ""} if isinstance(value, Mapping) and "weights" in value else value
+    """The identity of a model without the folder it was loaded from; any other value as it is."""
+    if isinstance(value, Mapping) and "weights" in value:
+        return {**value, "name": ""}
+    return value
 
 
-def _of_mappings(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    differing = [name for name in dict.fromkeys((*other, *one)) if one.get(name) != other.get(name)]
-    return ", ".join(_of_values(name, one.get(name), other.get(name)) for name in differing)
+def _mapping_difference(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    clauses = []
+    for name in dict.fromkeys((*current, *stored)):
+        if stored.get(name) != current.get(name):
+            clauses.append(_value_difference(name, stored.get(name), current.get(name)))
+    return ", ".join(clauses)
 
 
-def _of_values(name: str, one: object, other: object) -> str:
-    if all(isinstance(value, str) and _HASH.fullmatch(value) for value in (one, other)):
+def _value_difference(name: str, stored: object, current: object) -> str:
+    """The name alone for two hashes, which would say nothing; otherwise the values too."""
+    if _is_hash(stored) and _is_hash(current):
         return name
-    return f"{name}: {one!r} in the file, {other!r} here"
+    return f"{name}: {stored!r} in the file, {current!r} here"
 
 
-def _of_lists(one: Sequence[Sequence[str]], other: Sequence[Sequence[str]]) -> str:
-    if len(one) != len(other):
-        return f"{len(one)} in the file, {len(other)} here"
-    differing = [n for n, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
-    n = differing[0]
-    said = f"{one[n][0]} in the file, {other[n][0]} here" if one[n][0] != other[n][0] else f"{one[n][0]}, which differs"
-    more = f" and {listed(k + 1 for k in differing[1:4])}" if len(differing) > 1 else ""
-    return f"number {n + 1}{more} of {len(one)}: {said}"
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _list_difference(stored: Sequence[Sequence[str]], current: Sequence[Sequence[str]]) -> str:
+    """The first entry that differs, described by its first text, and the numbers of three more."""
+    if len(stored) != len(current):
+        return f"{len(stored)} in the file, {len(current)} here"
+    differing = [n for n in range(len(stored)) if stored[n] != current[n]]
+    first = differing[0]
+    stored_text, current_text = stored[first][0], current[first][0]
+    difference = f"{stored_text}, which differs"
+    if stored_text != current_text:
+        difference = f"{stored_text} in the file, {current_text} here"
+    numbers = str(first + 1)
+    if len(differing) > 1:
+        numbers = f"{numbers} and {listed(n + 1 for n in differing[1:4])}"
+    return f"number {numbers} of {len(stored)}: {difference}"

@@ -1,8 +1,8 @@
-"""`fingerprint`: what a value is, in a few hex digits that every process finds for an equal one.
+"""`fingerprint`: a few hex digits for a value, which are the same for an equal value in every process.
 
-A checkpoint must know its own sweep again in another process, where objects lie elsewhere and sets come in another
-order. So a fingerprint is made of contents alone: of numbers, of bytes of arrays, of fields, of the code of functions;
-never of `id`, `hash`, or a `repr` that may have an address in it. What has no contents that can be seen is refused.
+A checkpoint must recognise its own sweep in another process, where objects have other addresses and sets another order.
+So a fingerprint is made of contents alone: of numbers, of bytes of arrays, of fields, of the code of functions; never
+of `id`, `hash`, or a `repr` that may hold an address. A value whose contents Python cannot see is refused.
 """
 
 import re
@@ -50,16 +50,16 @@ def fingerprint(value: object, name: str = "value") -> str:
       of Python.
     * A model of mlx counts by its modules, and by sums over its weights; layers of the user's own by code as well.
 
-    What cannot be known another time is refused: files, the environment, the clock, random states without a seed,
-    `eval`, `globals()`, modules that are imported by a name that is worked out. What a method of an argument does is
-    not seen, but for names such as `read_text`.
+    Values that may change from run to run are refused: files, the environment, the clock, random states without a
+    seed, `eval`, `globals()`, modules imported by a computed name. What a method of an argument does is not seen,
+    except for names such as `read_text`.
 
     Args:
-        value: What to tell apart.
-        name: What to call it in a message.
+        value: The value.
+        name: Its name in a message.
     Raises:
-        KindError: There is something in it of which Python cannot see what it holds, an open file or a tokenizer; or a
-            function in it reads what cannot be known.
+        KindError: It holds an object whose contents Python cannot see, an open file or a tokenizer; or a function in
+            it reads a value that may change from run to run.
     Example:
         >>> fingerprint({"a": 1, "b": (2.0, mx.array([3]))}) == fingerprint({"b": (2.0, mx.array([3])), "a": 1})
         True
@@ -70,15 +70,15 @@ def fingerprint(value: object, name: str = "value") -> str:
 
 
 class Fingerprints:
-    """Fingerprints of several values, where what they share is read once.
+    """Fingerprints of several values, whose shared objects are read once.
 
     Args:
-        remedy: What to do where a value cannot be told, for a message.
+        remedy: What to do about a value without a fingerprint, for a message.
     """
 
     def __init__(self, remedy: str = "Leave `checkpoint` out") -> None:
         self._remedy = remedy
-        self._known: dict[int, tuple[object, bytes]] = {}  # with the value, which keeps its id from being used again
+        self._digests: dict[int, tuple[object, bytes]] = {}  # with the value, so that its id is not used again
         self._open: list[int] = []
         self._trail: list[str] = []
         self._reach = sys.maxsize
@@ -92,53 +92,59 @@ class Fingerprints:
             self._trail = [name]
             raise self._refused(value, "leads too deep to follow") from None
 
-    def _of(self, value: object, part: str = "") -> bytes:
+    def _of(self, value: object, label: str = "") -> bytes:
+        """The digest of a value; `label` says in a message what it is of the value that holds it."""
         if type(value) in _PLAIN:
             return _digest(type(value).__name__, repr(value).encode())
-        if id(value) in self._known:
-            return self._known[id(value)][1]
-        if id(value) in self._open:  # a value inside itself: how far up it is says which
-            place = self._open.index(id(value))
-            self._reach = min(self._reach, place)
-            return _digest("within", str(len(self._open) - place).encode())
-        return self._entered(value, part)
+        if id(value) in self._digests:
+            return self._digests[id(value)][1]
+        if id(value) in self._open:  # it holds itself: the number of levels up says which value it is
+            depth = self._open.index(id(value))
+            self._reach = min(self._reach, depth)
+            return _digest("within", str(len(self._open) - depth).encode())
+        return self._enter(value, label)
 
-    def _entered(self, value: object, part: str) -> bytes:
-        depth, outer, self._reach = len(self._open), self._reach, sys.maxsize
+    def _enter(self, value: object, label: str) -> bytes:
+        depth, outer_reach = len(self._open), self._reach
+        self._reach = sys.maxsize
         self._open.append(id(value))
-        self._trail.append(part)
-        found = self._found(value)
+        self._trail.append(label)
+        digest = self._contents(value)
         self._trail.pop()
         self._open.pop()
-        if self._reach > depth:  # else it is inside itself, and looks different from elsewhere in that circle
-            self._known[id(value)] = value, found
-        self._reach = min(outer, self._reach)
-        return found
+        # `_reach` is the lowest depth that the value refers back to. A value in a circle that began above it has
+        # another digest when it is reached from elsewhere, so it is not remembered.
+        if self._reach > depth:
+            self._digests[id(value)] = value, digest
+        self._reach = min(outer_reach, self._reach)
+        return digest
 
-    def _found(self, value: Any) -> bytes:
-        if why := _library.unknowable(value):
-            raise self._refused(value, why)
+    def _contents(self, value: Any) -> bytes:
+        if reason := _library.unknowable(value):
+            raise self._refused(value, reason)
         if isinstance(value, _BY_NAME):
             return _digest(type(value).__name__, str(value).encode())
-        return self._matched(value) or self._callable(value) or self._collection(value) or self._object(value)
+        return self._of_kind(value) or self._callable(value) or self._collection(value) or self._object(value)
 
-    def _matched(self, value: Any) -> bytes | None:
-        """The fingerprint of a value whose kind says all."""
+    def _of_kind(self, value: Any) -> bytes | None:
+        """The digest of a value of a kind that has a rule of its own; None for any other."""
         match value:
             case np.generic() | mx.array():
                 return self._array(value)
             case np.ndarray():
                 return self._with_class(value, np.ndarray, self._array(value))
             case Enum():
-                name, cls = _code.full_name(type(value)).encode(), self._of(type(value), "its class")
-                return _digest("enum", name, value.name.encode(), self._of(value.value), cls)
+                cls = self._of(type(value), "its class")
+                full_name = _code.full_name(type(value)).encode()
+                return _digest("enum", full_name, value.name.encode(), self._of(value.value), cls)
             case HookedModel():
-                return self._found(value.model)
+                return self._contents(value.model)
             case nn.Module():
                 return self._model(value)
             case ActivationCache():
+                arrays = self._of({str(site): array for site, array in value.items()}, "its arrays")
                 about = value.positions, value.n_positions, value.n_layers, value.tokens
-                return _digest("cache", self._of({str(s): a for s, a in value.items()}, "its arrays"), self._of(about))
+                return _digest("cache", arrays, self._of(about))
             case ModuleType():
                 return self._module(value)
             case type():
@@ -153,32 +159,34 @@ class Fingerprints:
                 return self._all("slice", (value.start, value.stop, value.step))
         return None
 
-    def _all(self, tag: str, parts: Iterable[object]) -> bytes:
-        return _digest(tag, *(self._of(part, f"part {n} of a {tag}") for n, part in enumerate(parts)))
+    def _all(self, tag: str, values: Iterable[object]) -> bytes:
+        return _digest(tag, *(self._of(value, f"part {n} of a {tag}") for n, value in enumerate(values)))
 
-    def _refused(self, value: Any, why: str = "") -> KindError:
-        """The error for what no other process could know again."""
+    def _refused(self, value: Any, reason: str = "") -> KindError:
+        """The error for a value that another process could not recognise."""
+        description = f"a {type(value).__module__}.{type(value).__qualname__}"
+        if hasattr(value, "__name__") and (callable(value) or isinstance(value, ModuleType)):
+            description = value.__name__
+        if reason:
+            description = f"{description}, which {reason}"
         trail = ": ".join(filter(None, self._trail))
-        named = hasattr(value, "__name__") and (callable(value) or isinstance(value, ModuleType))
-        kind = value.__name__ if named else f"a {type(value).__module__}.{type(value).__qualname__}"
         return KindError(
-            f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {kind}"
-            f"{why and f', which {why}'}. {self._remedy}, or use what it gives in "
-            "place of it: token ids, say, in place of a tokenizer."
+            f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {description}. "
+            f"{self._remedy}, or use what it gives in place of it: token ids, say, in place of a tokenizer."
         )
 
     def _array(self, value: Any) -> bytes:
-        kind = "mlx.core" if isinstance(value, mx.array) else "numpy"
-        about = f"{kind} {value.dtype} {value.shape}".encode()
+        about = f"{value.dtype} {value.shape}"
         if isinstance(value, mx.array):
-            return _digest("array", about, bits_of(value).tobytes())
+            return _digest("array", f"mlx.core {about}".encode(), bits_of(value).tobytes())
+        header = f"numpy {about}".encode()
         numbers = np.asarray(value)
         if numbers.dtype.hasobject:
-            return _digest("array", about, self._of(numbers.tolist(), "an array of objects"))
-        return _digest("array", about, np.ascontiguousarray(numbers).tobytes())
+            return _digest("array", header, self._of(numbers.tolist(), "an array of objects"))
+        return _digest("array", header, np.ascontiguousarray(numbers).tobytes())
 
     def _with_class(self, value: Any, base: type, contents: bytes) -> bytes:
-        """Contents of a builtin kind, with what a subclass adds: its methods, and attributes of its own."""
+        """The digest of a builtin kind's contents, with the class and attributes that a subclass adds."""
         if type(value) is base:
             return contents
         attributes = {**_slots(value), **getattr(value, "__dict__", {})}
@@ -187,83 +195,111 @@ class Fingerprints:
         return _digest("derived", contents, self._of(type(value), "its class"), *self._named(attributes))
 
     def _named(self, attributes: Mapping[str, object]) -> Iterator[bytes]:
-        return (name.encode() + b"=" + self._of(own, f"attribute {name!r}") for name, own in sorted(attributes.items()))
+        for name, attribute in sorted(attributes.items()):
+            yield name.encode() + b"=" + self._of(attribute, f"attribute {name!r}")
 
     def _collection(self, value: Any) -> bytes | None:
         kind = type(value).__name__
         if isinstance(value, Mapping):
-            pairs = (self._of(key, "a key") + self._of(own, f"entry {key!r}") for key, own in value.items())
+            pairs = [self._of(key, "a key") + self._of(entry, f"entry {key!r}") for key, entry in value.items()]
             return self._with_class(value, dict, _digest(kind, *sorted(pairs)))
         if isinstance(value, Set):
-            members = _digest(kind, *sorted(self._of(own, "a member") for own in value))
-            return self._with_class(value, frozenset if isinstance(value, frozenset) else set, members)
-        if isinstance(value, list | tuple):
-            return self._with_class(value, list if isinstance(value, list) else tuple, self._all(kind, value))
+            digest = _digest(kind, *sorted(self._of(member, "a member") for member in value))
+            if isinstance(value, frozenset):
+                return self._with_class(value, frozenset, digest)
+            return self._with_class(value, set, digest)
+        if isinstance(value, list):
+            return self._with_class(value, list, self._all(kind, value))
+        if isinstance(value, tuple):
+            return self._with_class(value, tuple, self._all(kind, value))
         base: Any = next((base for base in _DERIVED if isinstance(value, base)), None)
-        return base and self._with_class(value, base, _digest(base.__name__, base.__repr__(value).encode()))
+        if base is None:
+            return None
+        return self._with_class(value, base, _digest(base.__name__, base.__repr__(value).encode()))
 
     def _object(self, value: Any) -> bytes:
-        known = _library.is_installed(type(value).__module__)
-        if is_dataclass(value) and known:
-            own = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
+        if is_dataclass(value) and _library.is_installed(type(value).__module__):
+            attributes = {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
         elif hasattr(value, "__dict__") or hasattr(type(value), "__slots__"):
-            own = {**_slots(value), **getattr(value, "__dict__", {})}
+            attributes = {**_slots(value), **getattr(value, "__dict__", {})}
         else:
             raise self._refused(value)
         if _code.holds_more_than_it_shows(value):
             raise self._refused(value, "holds what its attributes do not show")
         if isinstance(value, BaseException):
-            own["args"] = value.args
-        return _digest("object", self._of(type(value), "its class"), *self._named(own))
+            attributes["args"] = value.args
+        return _digest("object", self._of(type(value), "its class"), *self._named(attributes))
 
     def _module(self, module: ModuleType) -> bytes:
         """A module of the user's own counts by all that is in it; one of a library by its name and version."""
         version = _library.module_version(module.__name__)
         if version is not None:
             return _digest("module", module.__name__.encode(), version.encode())
-        held = {n: v for n, v in vars(module).items() if n == "__getattr__" or not (n[:2] == n[-2:] == "__")}
-        return _digest("module", module.__name__.encode(), *self._named(held))
+        attributes = {name: value for name, value in vars(module).items() if not _is_dunder(name)}
+        if "__getattr__" in vars(module):  # it gives the module's other names
+            attributes["__getattr__"] = vars(module)["__getattr__"]
+        return _digest("module", module.__name__.encode(), *self._named(attributes))
 
     def _model(self, model: nn.Module) -> bytes:
         """A model counts by its weights; layers that are not mlx's or mlx_lm's own, by their code and attributes too.
 
         Functions that a layer holds count wherever they are.
         """
-        parts = [checksum(model).encode()]
+        digests = [checksum(model).encode()]
         for path, module in sorted(model.named_modules(), key=lambda pair: pair[0]):
-            cls = plain_class(module)
-            known = _library.library_name(cls) is not None
-            held = {n: _without_modules(v) for n, v in {**module, **vars(module)}.items() if n != "_no_grad"}
-            shown = {n: part for n, part in held.items() if not known or _is_code(part) or _is_option(cls, n, part)}
-            if not known:
-                parts.append(path.encode() + self._of(cls, f"the class of {path!r}"))
-            parts += [path.encode() + part for part in self._named(shown)]
-        return _digest("model", *parts)
+            digests += [path.encode() + digest for digest in self._layer(path, module)]
+        return _digest("model", *digests)
+
+    def _layer(self, path: str, layer: nn.Module) -> Iterator[bytes]:
+        """The digests of a layer's class and attributes, without its weights; of a library's layer, of few of them."""
+        cls = plain_class(layer)
+        is_from_library = _library.library_name(cls) is not None
+        if not is_from_library:
+            yield self._of(cls, f"the class of {path!r}")
+        attributes = {name: _plain_containers(value) for name, value in {**layer, **vars(layer)}.items()}
+        attributes.pop("_no_grad", None)
+        if is_from_library:
+            names = [name for name, value in attributes.items() if _is_code(value) or _is_option(cls, name, value)]
+            attributes = {name: attributes[name] for name in names}
+        yield from self._named(attributes)
 
     def _callable(self, value: Any) -> bytes | None:
         if _code.is_builtin(value):
-            owner = getattr(value, "__self__", None)
-            bound = b"" if owner is None or isinstance(owner, ModuleType) else self._of(owner)
-            version = _library.module_version(getattr(value, "__module__", None) or "") or ""
-            return _digest("builtin", _code.full_name(value).encode(), version.encode(), bound)
+            return self._builtin(value)
         if hasattr(value, "__func__") and hasattr(value, "__self__"):
             return self._all("method", (value.__func__, value.__self__))
         if isinstance(getattr(value, "__code__", None), CodeType):
             return self._function(_code.unchecked(value))
         if _code.is_memoised(value):
             return self._of(value.__wrapped__, "what it wraps")
-        name = _library.library_name(value) if callable(value) else None
-        return None if name is None else _digest("library", name.encode())
+        if callable(value) and (name := _library.library_name(value)):
+            return _digest("library", name.encode())
+        return None
+
+    def _builtin(self, value: Any) -> bytes:
+        """A function that is not written in Python counts by its name, its version and the object it is bound to."""
+        name = _code.full_name(value).encode()
+        version = _library.module_version(getattr(value, "__module__", None) or "") or ""
+        owner = getattr(value, "__self__", None)
+        if owner is None or isinstance(owner, ModuleType):
+            return _digest("builtin", name, version.encode(), b"")
+        return _digest("builtin", name, version.encode(), self._of(owner))
 
     def _function(self, function: Callable[..., Any]) -> bytes:
         name = _library.library_name(function)
-        parts: dict[str, object] = {"code": name or function.__code__}
-        parts |= {"defaults": function.__defaults__, "keywords": function.__kwdefaults__}
+        contents: dict[str, object] = {
+            "code": name or function.__code__,
+            "defaults": function.__defaults__,
+            "keywords": function.__kwdefaults__,
+        }
         try:
-            parts |= _reads.enclosed_by(function) if name else {**_attributes(function), **_reads.reads_of(function)}
+            if name:
+                contents |= _reads.enclosed_by(function)
+            else:
+                contents |= _attributes(function) | _reads.reads_of(function)
         except _reads.Unknowable as error:
             raise self._refused(function, str(error)) from None
-        digests = (label.encode() + b"=" + self._of(held, label) for label, held in sorted(parts.items()))
+        digests = [label.encode() + b"=" + self._of(value, label) for label, value in sorted(contents.items())]
         return _digest("function", function.__name__.encode(), *digests)
 
     def _code(self, code: CodeType) -> bytes:
@@ -272,41 +308,50 @@ class Fingerprints:
         return self._all("code", (code.co_code, code.co_consts, about, names))
 
     def _class(self, cls: type) -> bytes:
-        names = [_library.library_name(base) for base in cls.__mro__]
-        own = [base for base, name in zip(cls.__mro__, names, strict=True) if name is None]
-        parts = (
-            name.encode() + b"=" + self._of(member, f"its {name!r}")
-            for base in own
-            for name, member in sorted(_code.members(base).items())
-            for member in _written(member)
-        )
-        made_by = [self._of(type(cls), "its metaclass")] if _library.library_name(type(cls)) is None else []
-        known = (name or _code.full_name(base) for base, name in zip(cls.__mro__, names, strict=True))
-        return _digest("class", *(name.encode() for name in known), *parts, *made_by)
+        """A class counts by its bases' names, the members of bases that no library wrote, and its metaclass."""
+        names, members = [], []
+        for base in cls.__mro__:
+            name = _library.library_name(base)
+            if name is None:
+                members += self._members(base)
+            names.append((name or _code.full_name(base)).encode())
+        if _library.library_name(type(cls)) is None:
+            members.append(self._of(type(cls), "its metaclass"))
+        return _digest("class", *names, *members)
+
+    def _members(self, cls: type) -> Iterator[bytes]:
+        for name, member in sorted(_code.members(cls).items()):
+            for function in _written(member):
+                yield name.encode() + b"=" + self._of(function, f"its {name!r}")
+
+
+def _is_dunder(name: str) -> bool:
+    return name[:2] == name[-2:] == "__"
 
 
 def _attributes(function: Callable[..., Any]) -> dict[str, object]:
-    """What was written onto a function, by labels; not what it wraps, which it reads if it calls it."""
-    held = vars(function) if isinstance(function, FunctionType) else {}
-    return {f"its attribute {name!r}": value for name, value in held.items() if name != "__wrapped__"}
+    """The attributes of a function, by labels; without the function that it wraps, which it reads if it calls it."""
+    if not isinstance(function, FunctionType):
+        return {}
+    return {f"its attribute {name!r}": value for name, value in vars(function).items() if name != "__wrapped__"}
 
 
-def _without_modules(value: Any) -> Any:
-    """What a layer holds, without its layers and parameters, which the checksum has seen."""
+def _plain_containers(value: Any) -> Any:
+    """An attribute of a layer with plain dicts for the layers in it, which are dicts, and lists for tuples."""
     if isinstance(value, dict):
-        return {name: _without_modules(part) for name, part in value.items()}
+        return {name: _plain_containers(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_modules(part) for part in value]
-    return None if isinstance(value, nn.Module) else value
+        return [_plain_containers(entry) for entry in value]
+    return value
 
 
 def _is_option(cls: type, name: str, value: Any) -> bool:
-    """Whether a layer of mlx's keeps a number under a name that a checksum leaves out: the rate of a dropout."""
+    """Whether it is an option of one of mlx's layers that a checksum leaves out: the rate of a dropout."""
     return cls.__module__.startswith("mlx.nn.") and name.startswith("_") and type(value) in _PLAIN
 
 
 def _is_code(value: Any) -> bool:
-    """Whether there is a function of the user's own in what a layer holds."""
+    """Whether an attribute of a layer is, or holds, a function of the user's own."""
     if isinstance(value, dict):
         return any(map(_is_code, value.values()))
     if isinstance(value, list):
@@ -314,23 +359,30 @@ def _is_code(value: Any) -> bool:
     return isinstance(getattr(value, "__code__", None), CodeType) and _library.library_name(value) is None
 
 
-def _digest(tag: str, *parts: bytes) -> bytes:
-    whole = blake2b(digest_size=16)
-    for part in (tag.encode(), *parts):
-        whole.update(len(part).to_bytes(8, "little"))
-        whole.update(part)
-    return whole.digest()
+def _digest(tag: str, *chunks: bytes) -> bytes:
+    """The digest of chunks with their lengths, so that bytes cannot move from one to the next."""
+    digest = blake2b(digest_size=16)
+    for chunk in (tag.encode(), *chunks):
+        digest.update(len(chunk).to_bytes(8, "little"))
+        digest.update(chunk)
+    return digest.digest()
 
 
 def _slots(value: object) -> dict[str, object]:
-    names = [n for base in type(value).__mro__ for n, m in vars(base).items() if isinstance(m, MemberDescriptorType)]
-    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+    slots = {}
+    for base in type(value).__mro__:
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType) and hasattr(value, name):
+                slots[name] = getattr(value, name)
+    return slots
 
 
 def _written(member: Any) -> tuple[Any, ...]:
-    """What a member of a class was written as."""
+    """The functions of a method or property, without its descriptor; any other member as it is."""
     if isinstance(member, staticmethod | classmethod):
         return (member.__func__,)
     if isinstance(member, property):
         return member.fget, member.fset, member.fdel
-    return (member.func,) if isinstance(member, cached_property) else (member,)
+    if isinstance(member, cached_property):
+        return (member.func,)
+    return (member,)

@@ -1,7 +1,7 @@
-"""What comes with Python or a package, which a name and a version stand for; and what no fingerprint can know.
+"""Code of Python and of packages, for which a name and a version stand; and values that no fingerprint can know.
 
 A function that reads a file, the clock, the environment or a random state gives other numbers another time, and nothing
-in the function says which. Such things are refused by name: what reads them is not guessed at.
+in the function says which. Such functions are refused by name.
 """
 
 import io
@@ -45,7 +45,7 @@ def is_installed(module: str | None) -> bool:
 
 
 def module_version(name: str) -> str | None:
-    """The version of what a module comes with; None for a module of the user's own."""
+    """The version of Python or of the package that a module belongs to; None for a module of the user's own."""
     top = name.partition(".")[0]
     if name == "__main__" or not top:
         return None
@@ -54,17 +54,28 @@ def module_version(name: str) -> str | None:
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None:
         file = getattr(sys.modules.get(top), "__file__", None)
-    if file is None:  # built in, or a part of one that is
-        return _PYTHON if top in sys.stdlib_module_names else _version_of(top) if name in sys.modules else None
+    if file is None:
+        return _version_without_file(name, top)
     path = Path(file)
     if not _INSTALLED.isdisjoint(path.parts):
         return _version_of(top)
-    return _PYTHON if path.is_relative_to(_STDLIB) else None
+    if path.is_relative_to(_STDLIB):
+        return _PYTHON
+    return None
+
+
+def _version_without_file(name: str, top: str) -> str | None:
+    """The version of a module that is built into Python or into a package's binary."""
+    if top in sys.stdlib_module_names:
+        return _PYTHON
+    if name in sys.modules:
+        return _version_of(top)
+    return None
 
 
 @cache
 def _version_of(top: str) -> str | None:
-    """The version of an installed package, by the name that is imported; None where nobody knows it."""
+    """The version of an installed package, by the name of its import; None if it has no metadata."""
     try:
         return version(top)
     except PackageNotFoundError:
@@ -73,35 +84,43 @@ def _version_of(top: str) -> str | None:
 
 
 def library_name(value: Any) -> str | None:
-    """The name and version of a function or class of a library, if that is what it is, and not just what it says.
+    """The name and version of a function or class of a library; None if it is not a library's, whatever its name.
 
-    A function of the user's may carry the name of another, as `functools.wraps` makes it do. So a function is known by
-    the module whose globals it reads, and anything else by being found in its module under its name.
+    A user's function may carry the name of a library's, as `functools.wraps` makes it do. So a function is identified
+    by the module whose globals it reads, and anything else by being found in its module under its name.
     """
-    module = (
-        value.__globals__.get("__name__") if isinstance(value, FunctionType) else getattr(value, "__module__", None)
-    )
-    there = sys.modules.get(module) if isinstance(module, str) else None
-    if there is None or not is_installed(module):
+    module_name = getattr(value, "__module__", None)
+    if isinstance(value, FunctionType):
+        module_name = value.__globals__.get("__name__")
+    if not isinstance(module_name, str):
+        return None
+    module = sys.modules.get(module_name)
+    if module is None or not is_installed(module_name):
         return None
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-    belongs = vars(there) is value.__globals__ if isinstance(value, FunctionType) else _named(there, name) is value
-    return f"{module}.{name} {module_version(str(module))}" if belongs else None
+    if isinstance(value, FunctionType):
+        belongs = vars(module) is value.__globals__
+    else:
+        belongs = _attribute_at(module, name) is value
+    if not belongs:
+        return None
+    return f"{module_name}.{name} {module_version(module_name)}"
 
 
-def _named(module: ModuleType, name: str) -> Any:
+def _attribute_at(module: ModuleType, path: str) -> Any:
+    """The object at a dotted path in a module; None if there is none."""
     value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part, None)
+    for name in path.split("."):
+        value = getattr(value, name, None)
     return value
 
 
 def unknowable(value: Any) -> str:
-    """Why nobody can know what a value gives another time, as a clause; "" where that can be known."""
+    """The reason why a value may give something else another time, as a clause; "" if it cannot."""
     if any(value is function for function in _BUILTINS):
         return "reads or runs what is not in the function"
     if isinstance(value, type(sys.version_info)) or value is type(sys.version_info):
-        return ""  # one of the values of `sys` that are those of a version of Python
+        return ""  # the same for one version of Python, unlike the rest of `sys`
     if value is sys.modules or isinstance(value, io.IOBase):
         return "is of this process alone"
     home = _home(value)
@@ -111,19 +130,25 @@ def unknowable(value: Any) -> str:
         return "draws from MLX's random state. Give it `key=mx.random.key(...)`"
     if type(getattr(value, "__self__", None)).__name__ == "RandomState":
         return "draws from numpy's random state. Use `np.random.default_rng(seed)`"
-    return "reads a file, or something like it" if _reads_files(value, home) else ""
+    if _reads_files(value, home):
+        return "reads a file, or something like it"
+    return ""
 
 
 def _home(value: Any) -> str:
-    """The module of a function, a class, or an object's class; of a module its own name."""
+    """The name of the module of a function, a class, or an object's class; of a module its own name."""
     if isinstance(value, ModuleType):
         return value.__name__
-    bound = getattr(value, "__self__", None)
-    if isinstance(bound, ModuleType):
-        return bound.__name__
-    named = value if isinstance(value, type) or hasattr(value, "__name__") else type(value)
-    module = getattr(named, "__module__", None)
-    return module if isinstance(module, str) else ""
+    owner = getattr(value, "__self__", None)
+    if isinstance(owner, ModuleType):
+        return owner.__name__
+    definition = value
+    if not isinstance(value, type) and not hasattr(value, "__name__"):
+        definition = type(value)
+    module_name = getattr(definition, "__module__", None)
+    if not isinstance(module_name, str):
+        return ""
+    return module_name
 
 
 def _reads_files(value: Any, home: str) -> bool:
@@ -134,10 +159,10 @@ def _reads_files(value: Any, home: str) -> bool:
 
 
 def unknowable_attribute(owner: Any, name: str) -> str:
-    """Why nobody can know what an attribute gives, as a clause; "" where that can be known.
+    """The reason why an attribute may give something else another time, as a clause; "" if it cannot.
 
     Args:
-        owner: A class whose attribute it is; None where nobody knows of what it is one.
+        owner: The class whose attribute it is; None if unknown.
         name: The attribute's.
     """
     if name in _LOOKING_NAMES:
@@ -150,10 +175,10 @@ def unknowable_attribute(owner: Any, name: str) -> str:
 
 
 def is_draw(value: Any) -> bool:
-    """Whether it is a function of mlx that draws random numbers, from the state or from a key."""
+    """Whether it is a function of mlx that draws random numbers, from the global state or from a key."""
     return _home(value) == _DRAWS and callable(value) and getattr(value, "__name__", "") not in _NO_DRAWS
 
 
 def is_generator_maker(value: Any) -> bool:
-    """Whether it makes a random generator of numpy's, which without a seed is another one each time."""
+    """Whether it makes a random generator of numpy's, which is another one each time without a seed."""
     return getattr(value, "__name__", None) in _GENERATORS and _home(value).startswith("numpy.")

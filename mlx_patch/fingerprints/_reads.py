@@ -1,8 +1,8 @@
-"""What a function reads from outside of itself, as far as its bytecode says.
+"""The values that a function reads from outside itself, according to its bytecode.
 
-A name that stands for a module is followed through its attributes, `my_edits.damped`, to what is used: a module of the
-user's own can change where its name does not. A module that is handed on, to `getattr` say, counts as a whole. Names
-that an `import` inside of the function binds are followed in the same way.
+A name of a module is followed through its attributes, `my_edits.damped`, to the value that is used: a user's module can
+change while its name does not. A module that is handed on, to `getattr` say, counts as a whole. Names bound by an
+`import` inside the function are followed in the same way.
 """
 
 import builtins
@@ -24,7 +24,7 @@ _MISSING = object()
 
 
 class Unknowable(Exception):
-    """Why a function cannot be known, as a clause."""
+    """The reason why a function has no fingerprint, as a clause."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class _Load:
 
     Attributes:
         name: The name.
-        is_global: Whether it is one of the module, and not one of the function or of what encloses it.
-        attributes: Those that are read of it at once, in order.
-        calls_without: Whether what is read is then called without arguments.
+        is_global: Whether it is a name of the module, and not of the function or of a function around it.
+        attributes: The attributes that are read of it right after, in order.
+        calls_without: Whether the result is then called without arguments.
     """
 
     name: str
@@ -45,99 +45,109 @@ class _Load:
 
 
 def reads_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """What a function reads, by labels for messages. What its code names and nothing stands for is left to its code.
+    """The values that a function reads, by labels for messages. Names without a value count by the code alone.
 
     Raises:
-        Unknowable: It reads what nobody can know another time.
+        Unknowable: It reads a value that may change from run to run.
     """
     codes = list(_nested(function.__code__))
     loads = [load for code in codes for load in _loads(code)]
-    bound = _imported(codes, function.__globals__)
+    imports = _imported(codes, function.__globals__)
     enclosed = _enclosed(function)
-    found = {label: value for label, value in enclosed_by(function).items() if not _is_module(value)}
-    for label, value in bound:
-        found |= {} if _is_module(value) else {f"{label!r}, which it imports": value}
-    draws = 0
+    values = {label: value for label, value in enclosed_by(function).items() if not _is_module(value)}
+    values |= {f"{name!r}, which it imports": value for name, value in imports if not _is_module(value)}
+    n_draws = 0
     for load in loads:
-        roots = list(_roots(load, enclosed, bound, function.__globals__))
-        if not roots:  # an argument, or what the function has made
+        roots = list(_roots(load, enclosed, imports, function.__globals__))
+        if not roots:  # an argument, or a value that the function has made
             _refuse_attributes(None, load.attributes)
         for root in roots:
-            label, value = _followed(load, root)
-            draws += is_draw(value)
-            if not is_draw(value):
-                found |= _kept(load, label, value)
-    _refuse_draws(draws, codes)
-    return found
+            label, value = _follow_modules(load, root)
+            if is_draw(value):
+                n_draws += 1
+            else:
+                values |= _labelled_value(load, label, value)
+    _refuse_draws(n_draws, codes)
+    return values
 
 
 def enclosed_by(function: Callable[..., Any]) -> dict[str, Any]:
-    """What a function closes over, by labels for messages."""
+    """The values that a function closes over, by labels for messages."""
     return {f"{name!r}, which it closes over": value for name, value in _enclosed(function).items()}
 
 
-def _kept(load: _Load, label: str, value: Any) -> dict[str, Any]:
-    """What a load reads, unless it comes with every Python.
+def _labelled_value(load: _Load, label: str, value: Any) -> dict[str, Any]:
+    """The value of a load by its label; nothing for a builtin of Python, or for a name without a value.
 
     Raises:
-        Unknowable: Nobody can know what it gives another time.
+        Unknowable: The value may change from run to run.
     """
     if load.calls_without and is_generator_maker(value):
         raise Unknowable(f"makes {label} without a seed. Give it one")
     if load.is_global and value is vars(builtins).get(load.name):
-        if why := unknowable(value):
-            raise Unknowable(f"uses {label!r}, which {why}")
+        if reason := unknowable(value):
+            raise Unknowable(f"uses {label!r}, which {reason}")
         return {}
-    return {} if value is _MISSING else {f"the {'global' if load.is_global else 'name'} {label!r}": value}
+    if value is _MISSING:
+        return {}
+    if load.is_global:
+        return {f"the global {label!r}": value}
+    return {f"the name {label!r}": value}
 
 
 def _roots(
-    load: _Load, enclosed: Mapping[str, Any], bound: Sequence[tuple[str, Any]], there: Mapping[str, Any]
+    load: _Load, enclosed: Mapping[str, Any], imports: Sequence[tuple[str, Any]], namespace: Mapping[str, Any]
 ) -> Iterator[Any]:
-    """What a name may stand for."""
-    imported = [value for name, value in bound if name == load.name]
-    yield from imported
+    """The values that a name may stand for."""
+    for name, value in imports:
+        if name == load.name:
+            yield value
     if load.is_global:
-        yield there.get(load.name, vars(builtins).get(load.name, _MISSING))
+        yield namespace.get(load.name, vars(builtins).get(load.name, _MISSING))
     elif load.name in enclosed and _is_module(enclosed[load.name]):
         yield enclosed[load.name]
 
 
-def _followed(load: _Load, root: Any) -> tuple[str, Any]:
-    """What the attributes of a module lead to, with the name of all that was read.
+def _follow_modules(load: _Load, root: Any) -> tuple[str, Any]:
+    """The value that attributes of modules lead to, with its dotted path.
 
     Raises:
-        Unknowable: An attribute behind it gives nobody knows what.
+        Unknowable: An attribute of that value may change from run to run.
     """
-    value, path, left = root, [load.name], list(load.attributes)
-    while left and _is_module(value) and left[0] != "__dict__":
-        path.append(left.pop(0))
+    value, path = root, [load.name]
+    attributes = list(load.attributes)
+    while attributes and _is_module(value) and attributes[0] != "__dict__":
+        path.append(attributes.pop(0))
         value = getattr(value, path[-1], _MISSING)
-    _refuse_attributes(value, left)
+    _refuse_attributes(value, attributes)
     return ".".join(path), value
 
 
 def _refuse_attributes(owner: Any, names: Sequence[str]) -> None:
-    for n, name in enumerate(names):
-        if why := unknowable_attribute(owner if n == 0 else None, name):
-            raise Unknowable(why)
+    """Refuse attributes that may change from run to run; only the first one is of an owner that is known."""
+    for name in names:
+        if reason := unknowable_attribute(owner, name):
+            raise Unknowable(reason)
+        owner = None
 
 
-def _refuse_draws(draws: int, codes: Sequence[CodeType]) -> None:
+def _refuse_draws(n_draws: int, codes: Sequence[CodeType]) -> None:
     """Refuse random numbers that are drawn without a key of their own.
 
     Raises:
         Unknowable: There are more draws than calls with `key=`.
     """
-    keyed = sum("key" in names for code in codes for names in _keywords(code))
-    if draws > keyed:
+    keyword_calls = [names for code in codes for names in _keywords(code) if "key" in names]
+    if n_draws > len(keyword_calls):
         raise Unknowable("draws from MLX's random state. Give each draw `key=mx.random.key(...)`")
 
 
 def _keywords(code: CodeType) -> Iterator[tuple[Any, ...]]:
-    """The names of the keywords of each call."""
+    """The names of the keywords of each call; Python 3.11 and 3.12 keep them in an instruction before the call."""
     for step in dis.get_instructions(code):
-        names = code.co_consts[step.arg or 0] if step.opname == "KW_NAMES" else step.argval
+        names = step.argval
+        if step.opname == "KW_NAMES":
+            names = code.co_consts[step.arg or 0]
         if isinstance(names, tuple):
             yield names
 
@@ -150,88 +160,96 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _loads(code: CodeType) -> Iterator[_Load]:
-    """Where names are read; attributes of anything else are checked by their names alone.
+    """The loads of names. Attributes of other values are checked by their names alone.
 
     Raises:
-        Unknowable: Such an attribute gives nobody knows what.
+        Unknowable: Such an attribute may change from run to run.
     """
     steps = list(dis.get_instructions(code))
-    followed: set[int] = set()
+    end_of_attributes = 0
     for n, step in enumerate(steps):
         if step.opname.startswith((*_OF_MODULE, *_OF_FUNCTION)):
             attributes = list(takewhile(lambda later: later.opname in _ATTRIBUTES, steps[n + 1 :]))
-            followed |= set(range(n + 1, n + 1 + len(attributes)))
-            yield from _of_step(step, attributes, _called_without(steps[n + 1 + len(attributes) :]))
-        elif step.opname in _ATTRIBUTES and n not in followed and (why := unknowable_attribute(None, step.argval)):
-            raise Unknowable(why)
+            end_of_attributes = n + 1 + len(attributes)
+            yield from _loads_of_step(step, attributes, _calls_without_arguments(steps[end_of_attributes:]))
+        elif step.opname in _ATTRIBUTES and n >= end_of_attributes:
+            if reason := unknowable_attribute(None, step.argval):
+                raise Unknowable(reason)
 
 
-def _of_step(step: dis.Instruction, attributes: Sequence[dis.Instruction], calls_without: bool) -> Iterator[_Load]:
-    """One load, or the two that later versions of Python make one of; what follows is the last one's."""
-    names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+def _loads_of_step(
+    step: dis.Instruction, attributes: Sequence[dis.Instruction], calls_without: bool
+) -> Iterator[_Load]:
+    """The load of a step, or both of them: Python 3.13 fuses two, and the attributes are those of the second."""
+    names = step.argval
+    if not isinstance(names, tuple):
+        names = (names,)
     is_global = step.opname.startswith(_OF_MODULE)
     for name in names[:-1]:
         yield _Load(name, is_global, (), False)
-    yield _Load(names[-1], is_global, tuple(later.argval for later in attributes), calls_without)
+    yield _Load(names[-1], is_global, tuple(attribute.argval for attribute in attributes), calls_without)
 
 
-def _called_without(later: Sequence[dis.Instruction]) -> bool:
-    call = next((step for step in later if step.opname not in _CALLS), None)
+def _calls_without_arguments(steps: Sequence[dis.Instruction]) -> bool:
+    call = next((step for step in steps if step.opname not in _CALLS), None)
     return call is not None and call.opname == "CALL" and call.arg == 0
 
 
-def _imported(codes: Sequence[CodeType], there: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The names that imports inside of a function bind, with what they bind them to."""
-    return [pair for code in codes for pair in _imports_of(list(dis.get_instructions(code)), there)]
+def _imported(codes: Sequence[CodeType], namespace: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The names that imports inside a function bind, with their values."""
+    return [pair for code in codes for pair in _imports_of(list(dis.get_instructions(code)), namespace)]
 
 
-def _imports_of(steps: Sequence[dis.Instruction], there: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _imports_of(steps: Sequence[dis.Instruction], namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for n, step in enumerate(steps):
-        if step.opname == "IMPORT_NAME":
-            later = list(takewhile(lambda other: other.opname != "IMPORT_NAME", steps[n + 1 :]))
-            names = steps[n - 1].argval
-            yield from _bound(_module(step.argval, steps[n - 2].argval, there), step.argval, names, later)
+        if step.opname != "IMPORT_NAME":
+            continue
+        # Before the import its level and its names are loaded; after it, up to the next, the names are stored.
+        level, names = steps[n - 2].argval, steps[n - 1].argval
+        stores = list(takewhile(lambda later: later.opname != "IMPORT_NAME", steps[n + 1 :]))
+        module = _import_module(step.argval, level, namespace)
+        if module is None:
+            continue
+        if names is None:
+            yield _bound_module(module, step.argval, stores)
+        else:
+            yield from _bound_names(module, stores)
 
 
-def _bound(
-    module: ModuleType | None, name: str, names: Sequence[str] | None, later: Sequence[dis.Instruction]
-) -> Iterator[tuple[str, Any]]:
-    """What one import binds.
+def _bound_module(module: ModuleType, path: str, steps: Sequence[dis.Instruction]) -> tuple[str, ModuleType]:
+    """The name and the module that `import path` binds: the top package, unless there is an `as`."""
+    store = next(step for step in steps if step.opname.startswith("STORE_"))
+    has_as = steps[0].opname == "IMPORT_FROM"  # how `import a.b as c` reaches b
+    if "." in path and not has_as:
+        module = importlib.import_module(path.partition(".")[0])
+    return _stored_name(store), module
 
-    Args:
-        module: The module that it names; None where there is none.
-        name: The name that it was imported by.
-        names: What is taken from it; None for the module itself.
-        later: What the code does then.
-    """
-    if module is None:
-        return
-    if names is None:
-        whole = later[0].opname == "IMPORT_FROM" or "." not in name  # `import a.b as c`, and not `import a.b`
-        top = module if whole else importlib.import_module(name.partition(".")[0])
-        yield _stored(next(step for step in later if step.opname.startswith("STORE_"))), top
-        return
-    for n, step in enumerate(later):
+
+def _bound_names(module: ModuleType, steps: Sequence[dis.Instruction]) -> Iterator[tuple[str, Any]]:
+    """The names and values that `from module import ...` binds."""
+    for n, step in enumerate(steps):
         if step.opname == "IMPORT_FROM":
-            yield _stored(later[n + 1]), _taken(module, step.argval)
+            yield _stored_name(steps[n + 1]), _imported_value(module, step.argval)
 
 
-def _stored(step: dis.Instruction) -> str:
-    """The name that a step binds; later versions of Python read another in the same step."""
-    return step.argval[0] if isinstance(step.argval, tuple) else step.argval
+def _stored_name(step: dis.Instruction) -> str:
+    """The name that a step binds; Python 3.13 may load another in the same step."""
+    if isinstance(step.argval, tuple):
+        return step.argval[0]
+    return step.argval
 
 
-def _module(name: str, level: int, there: Mapping[str, Any]) -> ModuleType | None:
+def _import_module(name: str, level: int, namespace: Mapping[str, Any]) -> ModuleType | None:
     try:
-        return importlib.import_module("." * level + name, there.get("__package__"))
-    except (ImportError, TypeError):  # as the function will find: there is none, or no package to count from
+        return importlib.import_module("." * level + name, namespace.get("__package__"))
+    except (ImportError, TypeError):  # the function's own import will fail too: no module, or no package for its dots
         return None
 
 
-def _taken(module: ModuleType, name: str) -> Any:
+def _imported_value(module: ModuleType, name: str) -> Any:
     if hasattr(module, name):
         return getattr(module, name)
-    return _module(f"{module.__name__}.{name}", 0, {})
+    return _import_module(f"{module.__name__}.{name}", 0, {})
 
 
 def _enclosed(function: Callable[..., Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from mlx_patch.interventions._span import Span as Span
 from mlx_patch.interventions._steps import Steps as Steps
 from mlx_patch.interventions._where import ActivationChange as ActivationChange
 from mlx_patch.interventions._where import Where as Where
+from mlx_patch.interventions._where import axis_of as axis_of
+from mlx_patch.interventions._where import index_of as index_of
 from mlx_patch.interventions._where import pos_axis as pos_axis
 from mlx_patch.interventions.sources import ActivationSource as ActivationSource
 from mlx_patch.interventions.sources import Aligned as Aligned

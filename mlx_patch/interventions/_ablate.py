@@ -1,4 +1,4 @@
-"""`Ablate`: take an activation out."""
+"""`Ablate`: replace an activation by values that say nothing about the prompt."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,16 +40,16 @@ _DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "b
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
 class Ablate(Intervention):
-    """Take an activation out, and put something in that says nothing about this prompt.
+    """Replace an activation by values that say nothing about this prompt.
 
     Args:
-        kind: `"zero"`: zeros. `"mean"`: the mean activation. `"resample"`: what another row of a batch has, chosen at
-            random; within the run's own batch no row keeps its own. `"noise"`: the activation plus `scale` standard
-            deviations of Gaussian noise.
+        kind: `"zero"`: zeros. `"mean"`: the mean activation. `"resample"`: the activation of another row of a batch,
+            chosen at random; within the run's own batch no row keeps its own. `"noise"`: the activation plus `scale`
+            standard deviations of Gaussian noise.
         source: For a mean or a resample, the `ActivationCache` or the array that it is taken of. None is this
             run's own batch.
-        seed: For a resample or noise. What is drawn depends on it, the site and the row of the batch; for noise also
-            on the absolute position; and on nothing else but, for a resample, the number of rows to choose from.
+        seed: For a resample or noise. The draw depends on it, the site and the row of the batch; for noise also on the
+            absolute position; for a resample also on the number of rows to choose from; and on nothing else.
         scale: For noise, in standard deviations of the whole activation in this run. Meng et al. take 3, at `embed`.
         over: For a mean: `"batch_pos"` is one mean over batch and positions, `"batch"` one for each position.
         skip: For a mean over `"batch_pos"`, how many first positions are left out of it. In most models the first one
@@ -87,21 +87,23 @@ class Ablate(Intervention):
     ) -> None:
         _refuse_unknown("kind", kind, _KINDS)
         _refuse_unknown("over", over, _OVER)
-        given: dict[str, Any] = {
-            "source": None if source is None else as_source("source", source),
+        if source is not None:
+            source = as_source("source", source)
+        arguments: dict[str, Any] = {
+            "source": source,
             "seed": checked_natural("seed", seed),
             "scale": finite("scale", scale),
             "over": over,
             "skip": checked_natural("skip", skip),
         }
-        _refuse_unused(kind, given)
+        _refuse_unused(kind, arguments)
         if over == "batch" and skip:
             raise ValueRefusedError(
                 f"`skip` must be left out of a mean over 'batch', which is one for each position. Got {skip}."
             )
-        if given["scale"] <= 0:
+        if arguments["scale"] <= 0:
             raise ValueRefusedError(f"`scale` must be more than 0. Got {scale}.")
-        for name, value in {"kind": kind, **given}.items():
+        for name, value in {"kind": kind, **arguments}.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -142,18 +144,20 @@ class Ablate(Intervention):
 
     @override
     def __repr__(self) -> str:
-        said_ = [repr(self.kind)] if self.source is None else [repr(self.kind), describe(self.source)]
+        arguments = [repr(self.kind)]
+        if self.source is not None:
+            arguments.append(describe(self.source))
         for name in ("seed", "scale", "over", "skip"):
             if getattr(self, name) != _DEFAULTS[name]:
-                said_.append(f"{name}={getattr(self, name)!r}")
-        return f"Ablate({', '.join(said_)})"
+                arguments.append(f"{name}={getattr(self, name)!r}")
+        return f"Ablate({', '.join(arguments)})"
 
 
-def _zero(_: Ablate, own: mx.array, where: Where) -> mx.array:
-    return mx.zeros_like(own)
+def _zero(_: Ablate, activation: mx.array, where: Where) -> mx.array:
+    return mx.zeros_like(activation)
 
 
-def _mean(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
+def _mean(ablate: Ablate, activation: mx.array, where: Where) -> mx.array:
     if ablate.over == "batch":
         return batch_mean(ablate.source, where)
     mean = overall_mean(ablate.source, where, ablate.skip)
@@ -164,22 +168,24 @@ def _mean(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
 
 
 def _norms_of_source(source: Source, sites: Iterable[Site], skip: int) -> list[tuple[str, Norms]]:
-    """The norms of what a mean is taken of at each site, where its shape says which axis has the positions."""
-    found = []
+    """The norms of a mean's source at each site, where its shape says which axis has the positions."""
+    norms_by_site = []
     for site in sites:
-        array, axis = source if isinstance(source, mx.array) else source[site], pos_axis(site)
+        axis = pos_axis(site)
+        array = source if isinstance(source, mx.array) else source[site]
         if array.ndim > axis + 1:
-            held = positions_of(source, array.shape[axis])
-            kept, held = without_first(array, axis, held, skip)
-            found.append((str(site), norms_of(kept, axis, held)))
-    return found
+            positions = positions_of(source, array.shape[axis])
+            array, positions = without_first(array, axis, positions, skip)
+            norms_by_site.append((str(site), norms_of(array, axis, positions)))
+    return norms_by_site
 
 
-def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
+def _resample(ablate: Ablate, activation: mx.array, where: Where) -> mx.array:
     start = random_stream(ablate.seed, where.site)
     if ablate.source is not None:
         values = source_rows("source", ablate.source, where)
-        return mx.take(values, mx.array(donors(start, where.rows, values.shape[0])), axis=0)
+        rows = mx.array(donors(start, where.rows, values.shape[0]))
+        return mx.take(values, rows, axis=0)
     batch = where.whole.shape[0]
     if batch == 1:
         raise ValueRefusedError(
@@ -187,18 +193,19 @@ def _resample(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
             "Pass the cache of several prompts, or several prompts as one array: those of a list are each alone."
         )
     order = derangement(start, batch)
-    return mx.take(where.every_row().own(), mx.array([order[row] for row in where.rows]), axis=0)
+    rows = mx.array([order[row] for row in where.rows])
+    return mx.take(where.every_row().own(), rows, axis=0)
 
 
-def _noise(ablate: Ablate, own: mx.array, where: Where) -> mx.array:
-    positions = where.positions
-    drawn = normal(keys(random_stream(ablate.seed, where.site), where.rows, positions), where.whole.shape[2:])
-    picked = drawn[index_of((None, None, *where.picks[2:]), drawn.shape)]
-    return wide(own) + ablate.scale * deviation(where.whole) * picked
+def _noise(ablate: Ablate, activation: mx.array, where: Where) -> mx.array:
+    start = random_stream(ablate.seed, where.site)
+    noise = normal(keys(start, where.rows, where.positions), where.whole.shape[2:])
+    picked_noise = noise[index_of((None, None, *where.picks[2:]), noise.shape)]
+    return wide(activation) + ablate.scale * deviation(where.whole) * picked_noise
 
 
 class _Kind(NamedTuple):
-    """What a kind does, the arguments that it uses, and the sites where it would unmask what is masked."""
+    """The function of a kind, the arguments that it uses, and the sites where it would unmask masked entries."""
 
     run: Callable[[Ablate, mx.array, Where], mx.array]
     uses: tuple[str, ...] = ()
@@ -214,17 +221,24 @@ _KINDS = {
 }
 
 
-def _refuse_unknown(name: str, given: str, known: Iterable[str]) -> None:
-    if given not in (known := list(known)):
-        near = did_you_mean(str(given), known)
-        raise UnknownNameError(f"`{name}` must be one that `Ablate` knows. Got {given!r}. {near}")
+def _refuse_unknown(name: str, value: str, choices: Iterable[str]) -> None:
+    choices = list(choices)
+    if value not in choices:
+        near = did_you_mean(str(value), choices)
+        raise UnknownNameError(f"`{name}` must be one that `Ablate` knows. Got {value!r}. {near}")
 
 
-def _refuse_unused(kind: str, given: dict[str, object]) -> None:
+def _refuse_unused(kind: str, arguments: dict[str, object]) -> None:
+    uses = _KINDS[kind].uses
     for name, default in _DEFAULTS.items():
-        left_out = given[name] is None if default is None else given[name] == default
-        if name not in _KINDS[kind].uses and not left_out:
-            uses = f"It uses {listed(_KINDS[kind].uses)}." if _KINDS[kind].uses else "It uses no other argument."
+        if name not in uses and not _is_default(arguments[name], default):
+            remedy = f"It uses {listed(uses)}." if uses else "It uses no other argument."
             raise ValueRefusedError(
-                f"`{name}` must be left out of a {kind!r} ablation. Got {describe(given[name])}. {uses}"
+                f"`{name}` must be left out of a {kind!r} ablation. Got {describe(arguments[name])}. {remedy}"
             )
+
+
+def _is_default(value: object, default: object) -> bool:
+    if default is None:
+        return value is None
+    return value == default

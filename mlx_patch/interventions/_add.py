@@ -1,4 +1,4 @@
-"""`Add`: steer."""
+"""`Add`: steer a model by adding to an activation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,9 +56,11 @@ class Add(Intervention):
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
-        own = wide(own)
-        value = values_of("value", self.value, own, where)
-        return own + (value if is_exactly(self.scale, 1.0) else self.scale * value)
+        activation = wide(own)
+        value = values_of("value", self.value, activation, where)
+        if is_exactly(self.scale, 1.0):
+            return activation + value
+        return activation + self.scale * value
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
@@ -66,4 +68,7 @@ class Add(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Add({describe(self.value)}{'' if is_exactly(self.scale, 1.0) else f', scale={written(self.scale)}'})"
+        arguments = describe(self.value)
+        if not is_exactly(self.scale, 1.0):
+            arguments += f", scale={written(self.scale)}"
+        return f"Add({arguments})"

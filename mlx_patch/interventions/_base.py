@@ -1,4 +1,4 @@
-"""What an intervention is: a frozen value, a pure function of an activation."""
+"""`Intervention`: a frozen value, and a pure function of an activation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ from mlx_patch.sites import Site
 
 
 class Intervention(ABC):
-    """What to do to an activation. A frozen value that knows nothing of models.
+    """A change of an activation: a frozen value that knows nothing of models.
 
-    Subclass it for one of your own: give `__call__`, and `check` where it reads a source.
+    Subclass it for one of your own: write `__call__`, and `check` where it reads a source.
     `a | b` does `a`, then `b`. `.at(...)` says where, and makes an `Edit`.
     """
 
@@ -36,7 +36,7 @@ class Intervention(ABC):
 
     @property
     def by_position(self) -> bool:
-        """Whether what it gives for some positions depends on the activation at these positions alone.
+        """Whether its result for some positions depends on the activation at these positions alone.
 
         A sweep then need not compute the positions before the first one that is edited. False, the default, is safe;
         an intervention that reads more of `where.whole`, a mean over positions say, must leave it so.
@@ -45,16 +45,45 @@ class Intervention(ABC):
 
     @property
     def by_row(self) -> bool:
-        """Whether what it gives for a row of the batch depends on that row alone: not on others, nor on its number.
+        """Whether its result for a row of the batch depends on that row alone: not on others, nor on its number.
 
-        Prompts of a list each see themselves alone. Where this holds, those of one length are edited together all the
-        same. False, the default, is safe.
+        Prompts of a list are independent of each other. Where this holds, those of one length can still be edited
+        together. False, the default, is safe.
         """
         return False
 
     @property
+    def in_pieces(self) -> bool:
+        """Whether an edit without `pos` may be made piece by piece, over a prompt cache, in a long prompt.
+
+        True says more than `by_position`: that every position of a piece is told apart by `where` alone, and that no
+        array has the length of the prompt. False, the default, is safe, and keeps the prompt in one piece.
+        """
+        return False
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether nothing of the activation goes into what it gives.
+
+        A sweep then need not compute what an edit of a whole activation would only throw away: it passes zeros. False,
+        the default, is safe.
+        """
+        return False
+
+    def with_strength(self, alpha: float) -> "Intervention":
+        """The same intervention with another strength: what a sweep over "alpha" varies.
+
+        Raises:
+            KindError: It has none.
+        """
+        raise KindError(
+            f"`intervention` must be an Interpolate where `over` has 'alpha'. Got {self!r}. "
+            "Write mp.Interpolate(source, 1.0)."
+        )
+
+    @property
     def covers(self) -> tuple[int, ...] | None:
-        """The positions that it has values for, if not for all of the prompt: an edit without `pos` is there."""
+        """The positions that it has values for, None for all: an edit without `pos` is at these."""
         return None
 
     def aligned(self, alignment: Alignment) -> "Intervention":
@@ -114,7 +143,7 @@ class Intervention(ABC):
 
 @dataclass(frozen=True, repr=False)
 class Chain(Intervention):
-    """Interventions one after the other; what `a | b` makes. The same as the one edit after the other.
+    """Interventions one after the other, as `a | b` makes them: the same as one edit after the other.
 
     Example:
         >>> from mlx_patch.interventions._clamp import Clamp
@@ -127,11 +156,12 @@ class Chain(Intervention):
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
-        for n, step in enumerate(self.steps):
-            if n:  # what reads the whole activation (a mean, a standard deviation) sees what the steps before made
-                where = replace(where, whole=where.put(own))
-            own = fitted(step(own, where), own, step)
-        return own
+        activation = own
+        for number, step in enumerate(self.steps):
+            if number > 0:  # a step that reads the whole activation (a mean, say) sees the result of the steps before
+                where = replace(where, whole=where.put(activation))
+            activation = fitted(step(activation, where), activation, step)
+        return activation
 
     @property
     @override
@@ -145,17 +175,31 @@ class Chain(Intervention):
 
     @property
     @override
+    def in_pieces(self) -> bool:
+        return all(step.in_pieces for step in self.steps)
+
+    @property
+    @override
+    def overwrites(self) -> bool:
+        return self.steps[0].overwrites  # a step before would be given zeros
+
+    @property
+    @override
     def covers(self) -> tuple[int, ...] | None:
         limits = [set(covers) for step in self.steps if (covers := step.covers) is not None]
-        return tuple(sorted(set.intersection(*limits))) if limits else None
+        if not limits:
+            return None
+        return tuple(sorted(set.intersection(*limits)))
 
     @override
     def aligned(self, alignment: Alignment) -> "Chain":
-        takes = [type(step).aligned is not Intervention.aligned for step in self.steps]
-        if not any(takes):
+        if not any(map(_can_be_aligned, self.steps)):
             super().aligned(alignment)
-        pairs = zip(self.steps, takes, strict=True)
-        return Chain(tuple(step.aligned(alignment) if own else step for step, own in pairs))
+        aligned_steps = list(self.steps)
+        for number, step in enumerate(self.steps):
+            if _can_be_aligned(step):
+                aligned_steps[number] = step.aligned(alignment)
+        return Chain(tuple(aligned_steps))
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
@@ -168,10 +212,18 @@ class Chain(Intervention):
         return " | ".join(map(repr, self.steps))
 
 
+def _can_be_aligned(intervention: Intervention) -> bool:
+    return type(intervention).aligned is not Intervention.aligned
+
+
 def _in_order(intervention: Intervention) -> tuple[Intervention, ...]:
-    return intervention.steps if isinstance(intervention, Chain) else (intervention,)
+    if isinstance(intervention, Chain):
+        return intervention.steps
+    return (intervention,)
 
 
 def steps(intervention: Transformation) -> tuple[Transformation, ...]:
     """The interventions that this one consists of, in order."""
-    return intervention.steps if isinstance(intervention, Chain) else (intervention,)
+    if isinstance(intervention, Chain):
+        return intervention.steps
+    return (intervention,)

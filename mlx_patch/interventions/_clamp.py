@@ -53,6 +53,11 @@ class Clamp(Intervention):
     def by_position(self) -> bool:
         return True
 
+    @property
+    @override
+    def in_pieces(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return mx.clip(wide(own), self.low, self.high)
@@ -64,6 +69,8 @@ class Clamp(Intervention):
 
     @override
     def __repr__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"Clamp(low={self.low})" if self.high is None else f"Clamp(high={self.high})"
+        if self.high is None:
+            return f"Clamp(low={self.low})"
+        if self.low is None:
+            return f"Clamp(high={self.high})"
         return f"Clamp({self.low}, {self.high})"

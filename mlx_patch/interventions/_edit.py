@@ -1,9 +1,9 @@
-"""`Edit`: an intervention at a place. What `Intervention.at` makes and `HookedModel.run` takes."""
+"""`Edit`: an intervention at a place, made by `Intervention.at` and taken by `HookedModel.run`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from operator import index as as_int
-from typing import Any, Protocol, SupportsIndex, cast
+from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
 
 import mlx.core as mx
 from typing_extensions import override
@@ -23,8 +23,9 @@ PositionChoice = int | Sequence[int] | range | slice | Selector | None
 _AXES = ("batch", "pos", "head", "neuron")
 
 
+@runtime_checkable
 class Transformation(Protocol):
-    """What an edit needs of its intervention. `Intervention`, which builds on `Edit`, is the class of it."""
+    """The interface that an edit needs of its intervention; the class `Intervention` itself builds on `Edit`."""
 
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         """The new values of the picked part."""
@@ -32,12 +33,22 @@ class Transformation(Protocol):
 
     @property
     def by_position(self) -> bool:
-        """Whether what it gives for some positions depends on these alone."""
+        """Whether its result for some positions depends on these alone."""
         ...
 
     @property
     def by_row(self) -> bool:
-        """Whether what it gives for a row of the batch depends on that row alone."""
+        """Whether its result for a row of the batch depends on that row alone."""
+        ...
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether an edit without `pos` may be made piece by piece."""
+        ...
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether nothing of the activation goes into what it gives."""
         ...
 
     @property
@@ -62,7 +73,7 @@ class Transformation(Protocol):
         neuron: Choice = None,
         batch: Choice = None,
     ) -> "Edit":
-        """It at another place."""
+        """The same intervention at another place."""
         ...
 
 
@@ -71,7 +82,7 @@ class Edit:
     """An intervention and the part of the model's activations that it acts on. Made by `Intervention.at`.
 
     Attributes:
-        intervention: What to do.
+        intervention: The intervention.
         site: The short name of a site, or a raw module path with a side.
         layer: Blocks; None is every block that has the site. Always None for sites without a layer.
         pos: Absolute positions or a slice of them, or a selector that a run resolves; None is all.
@@ -98,8 +109,8 @@ class Edit:
     def check(self, sites: Iterable[Site]) -> None:
         """Refuse a source that does not serve these sites; see `Intervention.check`."""
         sites = tuple(sites)
-        for part in self.parts:
-            part.intervention.check(sites)
+        for edit in self.parts:
+            edit.intervention.check(sites)
 
     def during(self, steps: Steps) -> "Edit":
         """The same edit, which acts only in some forward passes of a generation. Twice is where both hold.
@@ -116,7 +127,9 @@ class Edit:
         """
         if not isinstance(steps, Steps):
             raise KindError(f"`steps` must be a choice of steps. Got {steps!r}. Write mp.steps.generated, say.")
-        return replace(self, steps=steps if self.steps is None else self.steps & steps)
+        if self.steps is not None:
+            steps = self.steps & steps
+        return replace(self, steps=steps)
 
     def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
         """The edited activation, a new array; None where none of the positions is in this pass.
@@ -134,7 +147,7 @@ class Edit:
         return None if change is None else change.put(activation)
 
     def change(self, activation: mx.array, site: Site, span: Span) -> ActivationChange | None:
-        """What the edit changes of an activation; None where none of its positions is in this pass.
+        """The change that the edit makes to an activation; None where none of its positions is in this pass.
 
         Args, Raises:
             As of `apply`.
@@ -154,42 +167,53 @@ class Edit:
 
     def _picks(self, shape: tuple[int, ...], site: Site, span: Span) -> tuple[Pick, ...]:
         picks: list[Pick] = [None] * len(shape)
-        for what in _AXES:
-            wanted = getattr(self, what)
-            if wanted is None:
+        for name in _AXES:
+            choice = getattr(self, name)
+            if choice is None:
                 continue
-            axis = len(shape) - 1 if what == "neuron" else axis_of(site, what)
-            if what == "pos":
+            if name == "pos":
                 refuse_no_positions(site, shape, span)
-                picks[axis] = span.local(wanted)
+                picks[axis_of(site, name)] = span.local(choice)
                 continue
-            lowest = 1 if what == "neuron" else 0
+            if name == "neuron":  # the last axis, which must not be the batch's
+                axis, lowest = len(shape) - 1, 1
+            else:
+                axis, lowest = axis_of(site, name), 0
             if not lowest <= axis < len(shape) or picks[axis] is not None:
-                raise SelectionError(f"`{what}` must be None at {site}, whose shape is {shape}. Got {wanted}.")
-            picks[axis] = _inside(what, wanted, shape[axis])
+                raise SelectionError(f"`{name}` must be None at {site}, whose shape is {shape}. Got {choice}.")
+            picks[axis] = _resolve_indices(name, choice, shape[axis])
         return tuple(picks)
 
     @override
     def __hash__(self) -> int:  # the one that dataclass makes needs a hashable slice: Python 3.12
-        pos = ("slice", self.pos.start, self.pos.stop, self.pos.step) if isinstance(self.pos, slice) else self.pos
+        pos: object = self.pos
+        if isinstance(pos, slice):
+            pos = ("slice", pos.start, pos.stop, pos.step)
         return hash((self.intervention, self.site, self.layer, pos, self.head, self.neuron, self.batch, self.steps))
 
     @override
     def __repr__(self) -> str:
-        chosen = ((f.name, getattr(self, f.name)) for f in fields(self)[2:-1])
-        said = "".join(f", {name}={_plain(value)}" for name, value in chosen if value is not None)
-        whole = repr(self.intervention)
-        during = "" if self.steps is None else f".during({self.steps!r})"
-        return f"{f'({whole})' if ' | ' in whole else whole}.at({self.site!r}{said}){during}"
+        text = repr(self.intervention)
+        if " | " in text:
+            text = f"({text})"
+        arguments = repr(self.site)
+        for field in fields(self)[2:-1]:
+            choice = getattr(self, field.name)
+            if choice is not None:
+                arguments += f", {field.name}={_format_choice(choice)}"
+        text = f"{text}.at({arguments})"
+        if self.steps is not None:
+            text += f".during({self.steps!r})"
+        return text
 
 
 def refuse_steps(edit: Edit, generation: bool) -> None:
-    """Refuse an edit of some steps where it is not known what is the prompt and what is generated.
+    """Refuse an edit of some steps where prompt and generated tokens cannot be told apart.
 
     Raises:
         KindError: It is one.
     """
-    if any(part.steps is not None for part in edit.parts) and not generation:
+    if any(member.steps is not None for member in edit.parts) and not generation:
         raise KindError(
             f"`edits` must not say `during` where mlx_patch does not generate. Got {edit!r}. Pass it to "
             "`model.generate`, `model.stream` or `model.generate_with_cache`, which know where the prompt ends."
@@ -206,20 +230,23 @@ def make_edit(
     neuron: Choice,
     batch: Choice,
 ) -> Edit:
-    """What `Intervention.at` returns: its arguments checked and put in one form."""
+    """An edit of checked arguments in one form, as `Intervention.at` returns it."""
     name, layers = _site_and_layers(site, layer)
-    template = Site(name, 0) if name in SITES and SITES[name].layered else Site(name)
-    chosen = {
-        "pos": as_positions(intervention.covers if pos is None else pos),
+    if pos is None:
+        pos = intervention.covers
+    choices = {
+        "pos": as_positions(pos),
         "head": _numbers("head", head),
         "neuron": _numbers("neuron", neuron),
         "batch": _numbers("batch", batch),
     }
-    for what, wanted in chosen.items():
-        if wanted is not None and axis_of(template, what) < 0:
-            has = " ".join(template.axes or ("batch", "pos", "..."))
-            raise SelectionError(f"`{what}` must be None at {name!r}, whose axes are: {has}. Got {wanted!r}.")
-    return Edit(intervention, name, layers, **chosen)
+    is_layered = name in SITES and SITES[name].layered
+    template = Site(name, 0) if is_layered else Site(name)
+    for axis_name, choice in choices.items():
+        if choice is not None and axis_of(template, axis_name) < 0:
+            axes = " ".join(template.axes or ("batch", "pos", "..."))
+            raise SelectionError(f"`{axis_name}` must be None at {name!r}, whose axes are: {axes}. Got {choice!r}.")
+    return Edit(intervention, name, layers, **choices)
 
 
 def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, ...] | None]:
@@ -231,7 +258,9 @@ def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, .
     parsed = Site.parse(site)
     if layers is not None:
         raise SelectionError(f"`layer` must be None where the site says it ({site}). Got {layer!r}.")
-    return parsed.name, None if parsed.layer is None else (parsed.layer,)
+    if parsed.layer is None:
+        return parsed.name, None
+    return parsed.name, (parsed.layer,)
 
 
 def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | Selector | None:
@@ -243,35 +272,47 @@ def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | Selector | No
     """
     if isinstance(pos, Selector):
         return pos
-    return _slice(pos) if isinstance(pos, slice) else _numbers("pos", pos)
+    if isinstance(pos, slice):
+        return _slice(pos)
+    return _numbers("pos", pos)
 
 
-def _numbers(what: str, given: Choice | slice) -> tuple[int, ...] | None:
-    """One int, or some, as a tuple."""
-    if given is None:
+def _numbers(name: str, choice: Choice | slice) -> tuple[int, ...] | None:
+    """One int, or several, as a tuple."""
+    if choice is None:
         return None
     try:
-        many = tuple(_int(n) for n in given) if isinstance(given, Iterable) else (_int(given),)
+        numbers = _ints(choice)
     except TypeError:
-        raise SelectionError(f"`{what}` must be an int or a list of ints. Got {given!r}.") from None
-    if not many:
-        raise SelectionError(f"`{what}` must choose something. Got {given!r}. Leave it out to choose all.")
-    if len(set(many)) < len(many):
-        raise SelectionError(f"`{what}` must not name anything twice. Got {given!r}.")
-    return many
+        raise SelectionError(f"`{name}` must be an int or a list of ints. Got {choice!r}.") from None
+    if not numbers:
+        raise SelectionError(f"`{name}` must choose something. Got {choice!r}. Leave it out to choose all.")
+    if len(set(numbers)) < len(numbers):
+        raise SelectionError(f"`{name}` must not name anything twice. Got {choice!r}.")
+    return numbers
 
 
-def _int(given: object) -> int:
+def _ints(choice: object) -> tuple[int, ...]:
+    if isinstance(choice, Iterable):
+        return tuple(map(_int, choice))
+    return (_int(choice),)
+
+
+def _int(value: object) -> int:
     """An int that is not a bool: a mask is not a list of indices."""
-    if isinstance(given, bool):
+    if isinstance(value, bool):
         raise TypeError
-    return as_int(cast("SupportsIndex", given))
+    return as_int(cast("SupportsIndex", value))
+
+
+def _bound(value: object) -> int | None:
+    return None if value is None else _int(value)
 
 
 def _slice(pos: slice) -> slice:
     """A slice of ints that goes forward and can hold something."""
     try:
-        start, stop, step = (None if n is None else _int(n) for n in (pos.start, pos.stop, pos.step))
+        start, stop, step = _bound(pos.start), _bound(pos.stop), _bound(pos.step)
     except TypeError:
         raise SelectionError(f"`pos` must be a slice of ints. Got {pos!r}.") from None
     if step is not None and step < 1:
@@ -284,18 +325,19 @@ def _slice(pos: slice) -> slice:
     return slice(start, stop, step)
 
 
-def _inside(what: str, wanted: tuple[int, ...], size: int) -> tuple[int, ...]:
-    for n in wanted:
-        if not -size <= n < size:
-            raise SelectionError(f"`{what}` must lie in {-size} to {size - 1}. Got {n}.")
-    absolute = tuple(n % size for n in wanted)
-    refuse_repeats(what, wanted, absolute)
+def _resolve_indices(name: str, choice: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Indices from 0 along an axis of this size, where negative ones count from its end."""
+    for index in choice:
+        if not -size <= index < size:
+            raise SelectionError(f"`{name}` must lie in {-size} to {size - 1}. Got {index}.")
+    absolute = tuple(index % size for index in choice)
+    refuse_repeats(name, choice, absolute)
     return absolute
 
 
-def _plain(value: object) -> str:
-    if isinstance(value, tuple):
-        return repr(value[0]) if len(value) == 1 else repr(value)
-    if isinstance(value, slice):
-        return f"slice({value.start}, {value.stop}, {value.step})"
-    return repr(value)
+def _format_choice(choice: object) -> str:
+    if isinstance(choice, tuple) and len(choice) == 1:
+        return repr(choice[0])
+    if isinstance(choice, slice):
+        return f"slice({choice.start}, {choice.stop}, {choice.step})"
+    return repr(choice)

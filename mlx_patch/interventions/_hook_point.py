@@ -1,4 +1,4 @@
-"""`HookPoint`: a site as functions written for TransformerLens know it."""
+"""`HookPoint`: a site in the form that functions written for TransformerLens expect."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,7 +12,7 @@ from mlx_patch.sites import Site
 
 
 class Layer(int):
-    """The number of a block, which may be called for itself: TransformerLens writes `hook.layer()`.
+    """The number of a block, which can also be called: TransformerLens writes `hook.layer()`.
 
     Example:
         >>> Layer(3), Layer(3)(), Layer(3) == 3
@@ -78,22 +78,24 @@ class HookPoint(Site):
 
 
 def call_hook(function: Callable[..., Any], activation: mx.array, site: Site) -> Any:
-    """What a function returns: of an activation and its site, or `fn(activation, hook=point)` where it says `hook`.
+    """Call a function with an activation and its site, or as `fn(activation, hook=point)` if it has a `hook` parameter.
 
-    TransformerLens calls hooks by that name, so that a function with it was written for a `HookPoint`, and a function
+    TransformerLens passes hooks by that name, so a function that has it was written for a `HookPoint`, and a function
     without it for a `Site`.
     """
-    return function(activation, hook=HookPoint(site)) if _by_name(function) else function(activation, site)
+    if _expects_hook(function):
+        return function(activation, hook=HookPoint(site))
+    return function(activation, site)
 
 
-def _by_name(function: Callable[..., Any]) -> bool:
+def _expects_hook(function: Callable[..., Any]) -> bool:
     try:
-        return _says_hook(function)
+        return _has_hook_parameter(function)
     except (TypeError, ValueError):  # it has no signature, or cannot be hashed
         return False
 
 
 @lru_cache(maxsize=64)
-def _says_hook(function: Callable[..., Any]) -> bool:
-    named = signature(function).parameters.get("hook")
-    return named is not None and named.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+def _has_hook_parameter(function: Callable[..., Any]) -> bool:
+    parameter = signature(function).parameters.get("hook")
+    return parameter is not None and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

@@ -48,7 +48,8 @@ class Interpolate(Intervention):
     alpha: Strength
 
     def __init__(self, source: SourceLike, alpha: Strength, positions: Alignment | None = None) -> None:
-        object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
+        checked_source = as_source("source", source)
+        object.__setattr__(self, "source", aligned("source", checked_source, positions))
         object.__setattr__(self, "alpha", strength("alpha", alpha))
 
     @property
@@ -60,6 +61,15 @@ class Interpolate(Intervention):
     @override
     def by_position(self) -> bool:
         return True
+
+    @property
+    @override
+    def in_pieces(self) -> bool:
+        return not isinstance(self.source, mx.array)  # an array may have the length of the prompt
+
+    @override
+    def with_strength(self, alpha: float) -> "Interpolate":
+        return Interpolate(self.source, alpha)
 
     @property
     @override

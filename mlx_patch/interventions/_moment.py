@@ -1,4 +1,4 @@
-"""`Moment`: where a generation is. What conditions on steps are asked about."""
+"""`Moment`: one forward pass of a generation, on which conditions on steps decide."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,10 +26,11 @@ class Moment:
     @property
     def tokens(self) -> tuple[int, ...]:
         """The token ids so far, those of this pass too: the prompt's, then the generated ones."""
-        return tuple(token for part in self._read for token in np.array(part).tolist())
+        arrays = map(np.array, self._read)
+        return tuple(token for array in arrays for token in array.tolist())
 
     def ask(self, fn: "Callable[[Moment], bool]") -> bool:
-        """What a function says of this pass; it is called once, however many edits want to know.
+        """The answer of a function for this pass; it is called once, however many edits use it.
 
         Raises:
             KindError: It does not return True or False.

@@ -1,4 +1,4 @@
-"""Numbers that an intervention is made with, checked when it is made."""
+"""Checks of the numbers that an intervention is made with."""
 
 import math
 from numbers import Integral, Real
@@ -12,82 +12,85 @@ Strength = float | mx.array
 """A number, or an array without axes in float32: one that `mx.grad` differentiates by."""
 
 
-def finite(name: str, given: object) -> float:
-    """The given number as a float.
+def finite(name: str, value: object) -> float:
+    """A finite number as a float.
 
     Raises:
         KindError: It is not a real number.
         ValueRefusedError: It is NaN or infinite.
     """
-    if not isinstance(given, Real) or isinstance(given, bool):
-        raise KindError(f"`{name}` must be a number. Got {type(given).__name__}.")
-    number = float(given)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise KindError(f"`{name}` must be a number. Got {type(value).__name__}.")
+    number = float(value)
     if not math.isfinite(number):
         raise ValueRefusedError(f"`{name}` must be a finite number. Got {number}.")
     return number
 
 
-def strength(name: str, given: object) -> Strength:
-    """The given number as a float; an array without axes as one of float32, by which one can differentiate.
+def strength(name: str, value: object) -> Strength:
+    """A number as a float; an array without axes as one of float32, by which `mx.grad` can differentiate.
 
     Raises:
         KindError: It is neither a real number nor an array of them.
         ShapeError: It is an array with axes.
         ValueRefusedError: It is NaN or infinite.
     """
-    if not isinstance(given, mx.array):
-        return finite(name, given)
-    if given.ndim:
+    if not isinstance(value, mx.array):
+        return finite(name, value)
+    if value.ndim:
         raise ShapeError(
-            f"`{name}` must be a number, or an array without axes. Got shape {given.shape}. Take one entry, "
+            f"`{name}` must be a number, or an array without axes. Got shape {value.shape}. Take one entry, "
             "or make one edit a number."
         )
-    if given.dtype == mx.bool_ or mx.issubdtype(given.dtype, mx.complexfloating):
-        raise KindError(f"`{name}` must be a number. Got an array of {given.dtype}.")
-    array = given.astype(mx.float32)
-    if (number := number_of(array)) is not None:
+    if value.dtype == mx.bool_ or mx.issubdtype(value.dtype, mx.complexfloating):
+        raise KindError(f"`{name}` must be a number. Got an array of {value.dtype}.")
+    array = value.astype(mx.float32)
+    number = number_of(array)
+    if number is not None:
         finite(name, number)
     return array
 
 
-def number_of(given: Strength) -> float | None:
-    """A strength as a number; None where nobody knows it yet, as `mx.compile` and `mx.vmap` trace it."""
-    if not isinstance(given, mx.array):
-        return given
+def number_of(value: Strength) -> float | None:
+    """A strength as a number; None while `mx.compile` or `mx.vmap` traces it."""
+    if not isinstance(value, mx.array):
+        return value
     try:
-        mx.eval(given)
+        mx.eval(value)
     except ValueError:
         return None
-    return float(np.array(given))
+    return float(np.array(value))
 
 
-def is_exactly(given: Strength, number: float) -> bool:
+def is_exactly(value: Strength, number: float) -> bool:
     """Whether a strength is a plain number of this value. An array is not, whatever it holds: its gradient counts."""
-    return isinstance(given, float) and given == number
+    return isinstance(value, float) and value == number
 
 
-def written(given: Strength) -> str:
+def written(value: Strength) -> str:
     """A strength for a `repr`.
 
     Example:
         >>> written(0.5), written(mx.array(0.5))
         ('0.5', 'array(0.5)')
     """
-    if isinstance(given, float):
-        return repr(given)
-    number = number_of(given)
-    return f"array({'traced' if number is None else f'{number:.9g}'})"
+    if isinstance(value, float):
+        return repr(value)
+    number = number_of(value)
+    if number is None:
+        return "array(traced)"
+    return f"array({number:.9g})"
 
 
-def checked_natural(name: str, given: object) -> int:
-    """The given whole number, 0 or more.
+def checked_natural(name: str, value: object) -> int:
+    """A whole number of 0 or more.
 
     Raises:
         KindError: It is not a whole number.
         ValueRefusedError: It is negative.
     """
-    if not isinstance(given, Integral) or isinstance(given, bool):
-        raise KindError(f"`{name}` must be an int. Got {type(given).__name__}.")
-    if given < 0:
-        raise ValueRefusedError(f"`{name}` must be 0 or more. Got {given}.")
-    return int(given)
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise KindError(f"`{name}` must be an int. Got {type(value).__name__}.")
+    if value < 0:
+        raise ValueRefusedError(f"`{name}` must be 0 or more. Got {value}.")
+    return int(value)

@@ -1,4 +1,4 @@
-"""Edits of which each row of a batch has its own: other positions, or another intervention."""
+"""Edits that differ from row to row of a batch: in their positions, or in their interventions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from mlx_patch.sites import Site
 
 @dataclass(frozen=True, repr=False)
 class _Joined(Edit):
-    """Several edits of one site that are one edit, each of rows of its own.
+    """Several edits of one site as one edit; each member edits other rows.
 
     Attributes:
         members: The edits.
-        rows: The rows of each; those of none stay as they are.
-        size: How many rows the batch has.
+        rows: The rows of each member; rows of no member stay as they are.
+        size: The number of rows of the batch.
     """
 
     members: tuple[Edit, ...] = ()
@@ -67,12 +67,12 @@ class RowEdits(_Joined):
     @override
     def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
         self.refuse_other_rows(activation, site)
-        edited = None
+        edited, has_acted = activation, False
         for members in self._steps():
-            before = activation if edited is None else edited
+            before = edited
             for change in self._changes(members, before, site, span):
-                edited = change.put(before if edited is None else edited)
-        return edited
+                edited, has_acted = change.put(edited), True
+        return edited if has_acted else None
 
     def _steps(self) -> list[Sequence[Edit]]:
         """The members, once for each step of the intervention that they share."""
@@ -82,9 +82,11 @@ class RowEdits(_Joined):
         return [[replace(edit, intervention=step) for edit in self.members] for step in steps(first)]
 
     def _changes(self, members: Sequence[Edit], before: mx.array, site: Site, span: Span) -> Iterator[ActivationChange]:
-        for edit, rows in zip(members, self.rows, strict=True):
-            of_rows = replace(edit, batch=rows) if edit.intervention.by_row else edit
-            if change := of_rows.change(before, site, span):
+        for member, rows in zip(members, self.rows, strict=True):
+            edit = member
+            if member.intervention.by_row:  # it need not see the other rows
+                edit = replace(member, batch=rows)
+            if change := edit.change(before, site, span):
                 yield change.of_rows(rows)
 
     @override
@@ -94,23 +96,23 @@ class RowEdits(_Joined):
 
 @dataclass(frozen=True, repr=False)
 class PromptEdits(_Joined):
-    """Edits of prompts that run together, each of which is alone: a member sees one row at a time, `(1, pos, ...)`."""
+    """Edits of independent prompts that run together: a member sees one row at a time, `(1, pos, ...)`."""
 
     @override
     def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
         self.refuse_other_rows(activation, site)
         pieces = [activation[row : row + 1] for row in range(self.size)]
-        acted = False
+        has_acted = False
         for edit, row in self._by_row():
             edited = edit.apply(pieces[row], site, span)
             if edited is not None:
-                pieces[row], acted = edited, True
+                pieces[row], has_acted = edited, True
             elif not span.pieces:
                 raise EditNotUsedError(
                     f"`edits` must each act. The edit at {site} did not: none of its positions was computed. "
                     "Choose positions of this prompt, or leave `pos` out."
                 )
-        return mx.concatenate(pieces, axis=0) if acted else None
+        return mx.concatenate(pieces, axis=0) if has_acted else None
 
     def _by_row(self) -> Iterator[tuple[Edit, int]]:
         for edit, rows in zip(self.members, self.rows, strict=True):
@@ -126,15 +128,16 @@ _Kind = TypeVar("_Kind", bound=_Joined)
 
 
 def row_edits(members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> RowEdits:
-    """One edit over a batch of `size` rows, of members that are each of rows of their own."""
-    return _joined(RowEdits, members, rows, size)
+    """One edit over a batch of `size` rows; each member edits other rows."""
+    return _join(RowEdits, members, rows, size)
 
 
 def prompt_edits(members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> PromptEdits:
-    """Edits of prompts that run together, `size` in all, each in rows of its own, alone."""
-    return _joined(PromptEdits, members, rows, size)
+    """One edit over `size` independent prompts that run together; each member edits other rows."""
+    return _join(PromptEdits, members, rows, size)
 
 
-def _joined(kind: type[_Kind], members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> _Kind:
-    first, of_each = members[0], tuple(map(tuple, rows))
-    return kind(first.intervention, first.site, first.layer, members=tuple(members), rows=of_each, size=size)
+def _join(kind: type[_Kind], members: Sequence[Edit], rows: Sequence[Sequence[int]], size: int) -> _Kind:
+    edit = members[0]
+    rows_by_member = tuple(map(tuple, rows))
+    return kind(edit.intervention, edit.site, edit.layer, members=tuple(members), rows=rows_by_member, size=size)

@@ -1,4 +1,4 @@
-"""`Project`: take directions out of an activation, or keep nothing else."""
+"""`Project`: remove directions from an activation, or keep them alone."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ from mlx_patch.interventions._where import Where
 from mlx_patch.interventions.sources import as_source, describe
 from mlx_patch.sites import Site
 
-_DEPENDENT = 1e-6  # what is left of a unit vector without the ones before it; float32 rounds at 6e-8
+_DEPENDENT = 1e-6
+"""Length of a unit vector's component orthogonal to those before it, below which it depends on them.
+
+float32 rounds at 6e-8.
+"""
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
@@ -49,7 +53,8 @@ class Project(Intervention):
             raise KindError(f"`onto` must be True or False. Got {onto!r}.")
         object.__setattr__(self, "direction", array)
         object.__setattr__(self, "onto", onto)
-        object.__setattr__(self, "basis", mx.array(_orthonormal(array).astype(np.float32)))
+        basis = _orthonormal(array).astype(np.float32)
+        object.__setattr__(self, "basis", mx.array(basis))
 
     @property
     @override
@@ -67,12 +72,13 @@ class Project(Intervention):
             raise ShapeError(
                 f"`direction` must have the size of the last axis, {own.shape[-1]}. Got {self.basis.shape[1]}."
             )
-        rest = wide(own)
-        kept = mx.zeros_like(rest)
+        remainder = wide(own)
+        projection = mx.zeros_like(remainder)
         for unit in self.basis:  # not a matrix product: some devices round those to 10 bits
-            part = mx.sum(rest * unit, axis=-1, keepdims=True) * unit
-            rest, kept = rest - part, kept + part
-        return kept if self.onto else rest
+            component = mx.sum(remainder * unit, axis=-1, keepdims=True) * unit
+            remainder = remainder - component
+            projection = projection + component
+        return projection if self.onto else remainder
 
     @override
     def check(self, sites: Iterable[Site]) -> None:
@@ -80,14 +86,17 @@ class Project(Intervention):
 
     @override
     def __repr__(self) -> str:
-        return f"Project({describe(self.direction)}{', onto=True' if self.onto else ''})"
+        if self.onto:
+            return f"Project({describe(self.direction)}, onto=True)"
+        return f"Project({describe(self.direction)})"
 
 
 def _orthonormal(direction: mx.array) -> np.ndarray:
     """Orthonormal rows that span the directions. Shape `(direction, d_model)`, float64."""
     if direction.ndim not in (1, 2) or 0 in direction.shape:
         raise ShapeError(f"`direction` must have shape (d_model,) or (direction, d_model). Got {direction.shape}.")
-    rows = np.atleast_2d(np.array(direction.astype(mx.float32), dtype=np.float64))
+    rows = np.array(direction.astype(mx.float32), dtype=np.float64)
+    rows = np.atleast_2d(rows)
     if not np.all(np.isfinite(rows)):
         raise ValueRefusedError(
             "`direction` must hold finite numbers. Got NaN or infinity. Look at where it came from."
@@ -97,11 +106,13 @@ def _orthonormal(direction: mx.array) -> np.ndarray:
         raise ValueRefusedError(
             f"`direction` must not be zero. Got row {int(np.argmin(lengths))} all zero. Leave it out."
         )
-    q, r = np.linalg.qr((rows / lengths).T)
-    left = np.abs(np.diagonal(r))
-    if len(rows) > rows.shape[1] or np.any(left < _DEPENDENT):
+    units = rows / lengths
+    basis, triangle = np.linalg.qr(units.T)
+    orthogonal_lengths = np.abs(np.diagonal(triangle))
+    if len(units) > units.shape[1] or np.any(orthogonal_lengths < _DEPENDENT):
+        rank = np.linalg.matrix_rank(units, tol=_DEPENDENT)
         raise ValueRefusedError(
-            f"`direction` must hold linearly independent rows. Got {len(rows)} rows of rank "
-            f"{np.linalg.matrix_rank(rows / lengths, tol=_DEPENDENT)}. Leave out those that follow from the others."
+            f"`direction` must hold linearly independent rows. Got {len(units)} rows of rank {rank}. "
+            "Leave out those that follow from the others."
         )
-    return q.T
+    return basis.T

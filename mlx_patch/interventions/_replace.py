@@ -1,4 +1,4 @@
-"""`Replace`: put other values in."""
+"""`Replace`: put other values in an activation's place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from mlx_patch.sites import Site
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
 class Replace(Intervention):
-    """Put the source's values in: activation patching proper.
+    """Put a source's values in an activation's place: activation patching proper.
 
     Args:
         source: An `ActivationCache` (the same site and positions are taken from it), or an array of the whole
@@ -46,7 +46,8 @@ class Replace(Intervention):
     source: Source
 
     def __init__(self, source: SourceLike, positions: Alignment | None = None) -> None:
-        object.__setattr__(self, "source", aligned("source", as_source("source", source), positions))
+        checked_source = as_source("source", source)
+        object.__setattr__(self, "source", aligned("source", checked_source, positions))
 
     @property
     @override
@@ -65,6 +66,16 @@ class Replace(Intervention):
     @property
     @override
     def by_position(self) -> bool:
+        return True
+
+    @property
+    @override
+    def in_pieces(self) -> bool:
+        return not isinstance(self.source, mx.array)  # an array may have the length of the prompt
+
+    @property
+    @override
+    def overwrites(self) -> bool:
         return True
 
     @override

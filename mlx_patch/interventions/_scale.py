@@ -41,6 +41,11 @@ class Scale(Intervention):
     def by_position(self) -> bool:
         return True
 
+    @property
+    @override
+    def in_pieces(self) -> bool:
+        return True
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return self.factor * wide(own)

@@ -1,5 +1,6 @@
-"""Absolute positions: which ones one forward pass computes, and where in it a given one lies."""
+"""`Span`: the absolute positions that one forward pass computes, and their indices in it."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from mlx_patch.errors import SelectionError
@@ -12,11 +13,11 @@ class Span:
     """The positions that one forward pass computes.
 
     Attributes:
-        offset: The absolute position of the first one: what a prompt cache held before.
-        length: How many there are.
-        prompt: The positions of the whole prompt, from whose end negative ones count. None where nobody knows.
-        pieces: Whether other passes bring other positions (generation), so that one that is not here may come.
-        moment: Which step of a generation it is; None where nobody knows of one.
+        offset: The absolute position of the first one: how many a prompt cache held before.
+        length: The number of positions.
+        prompt: The length of the whole prompt, from whose end negative positions count. None where it is not known.
+        pieces: Whether other passes compute other positions (generation), so that an absent one may still come.
+        moment: The step of a generation; None outside one.
 
     Example:
         >>> Span(offset=100, length=4, prompt=104).local((101, -1))
@@ -49,51 +50,59 @@ class Span:
                 f"pos=mp.pos.{pos!r}.resolve(tokens, tokenizer), or pass the edits to `model.run` or `model.generate`."
             )
         if isinstance(pos, slice):
-            return tuple(p - self.offset for p in self._sliced(pos))
-        return tuple(p - self.offset for p in self._listed(pos) if self.offset <= p < self.end)
+            return tuple(position - self.offset for position in self._sliced(pos))
+        positions = self._listed(pos)
+        return tuple(position - self.offset for position in positions if self.offset <= position < self.end)
 
     def _sliced(self, pos: slice) -> range:
         """The positions of a slice that lie in this pass. It clips, and a missing end runs on with generation."""
-        start, stop = (self._bound(bound) for bound in (pos.start, pos.stop))
+        start, stop = self._absolute_bound(pos.start), self._absolute_bound(pos.stop)
         chosen = range(self.end)[start : stop : pos.step]
-        skipped = max(0, -(-(self.offset - chosen.start) // chosen.step))
-        return chosen[skipped:]
+        return chosen[bisect_left(chosen, self.offset) :]
 
-    def _bound(self, bound: int | None) -> int | None:
-        return bound if bound is None or bound >= 0 else max(0, bound + self._prompt(bound))
+    def _absolute_bound(self, bound: int | None) -> int | None:
+        if bound is None:
+            return None
+        return max(0, self._absolute(bound))
 
     def _listed(self, pos: tuple[int, ...]) -> tuple[int, ...]:
-        absolute = tuple(p if p >= 0 else p + self._prompt(p) for p in pos)
-        for given, p in zip(pos, absolute, strict=True):
-            if p < 0 or not self.pieces:
-                self._refuse_outside(given, p)
-        refuse_repeats("pos", pos, absolute)
-        return absolute
+        positions = tuple(map(self._absolute, pos))
+        for choice, position in zip(pos, positions, strict=True):
+            if position < 0 or not self.pieces:
+                self._refuse_outside(choice, position)
+        refuse_repeats("pos", pos, positions)
+        return positions
 
-    def _prompt(self, p: int) -> int:
+    def _absolute(self, position: int) -> int:
+        """A position counted from the start; still negative if it lies before the prompt."""
+        if position >= 0:
+            return position
         if self.prompt is None:
             raise SelectionError(
-                f"`pos` must be 0 or more where the prompt comes in pieces. Got {p}. Negative positions count from "
-                "the end of the prompt, which is not known here: pass the edits to `model.run` or `model.generate`."
+                f"`pos` must be 0 or more where the prompt comes in pieces. Got {position}. Negative positions count "
+                "from the end of the prompt, which is not known here: pass the edits to `model.run` or "
+                "`model.generate`."
             )
-        return self.prompt
+        return position + self.prompt
 
-    def _refuse_outside(self, given: int, p: int) -> None:
-        end = self.end if self.prompt is None or not self.pieces else self.prompt
-        if not 0 <= p < end:
-            raise SelectionError(f"`pos` must lie in {-end} to {end - 1}, the {end} positions. Got {given}.")
-        if p < self.offset:
+    def _refuse_outside(self, choice: int, position: int) -> None:
+        end = self.end
+        if self.prompt is not None and self.pieces:
+            end = self.prompt
+        if not 0 <= position < end:
+            raise SelectionError(f"`pos` must lie in {-end} to {end - 1}, the {end} positions. Got {choice}.")
+        if position < self.offset:
             raise SelectionError(
                 f"`pos` must be {self.offset} or more: the prompt cache holds the positions before, and what is in it "
-                f"is computed already. Got {given}. Run the prompt without the prompt cache."
+                f"is computed already. Got {choice}. Run the prompt without the prompt cache."
             )
 
 
-def refuse_repeats(what: str, given: tuple[int, ...], absolute: tuple[int, ...]) -> None:
-    """Refuse a choice that names one thing twice, be it as 9 and as -1.
+def refuse_repeats(name: str, choice: tuple[int, ...], absolute: tuple[int, ...]) -> None:
+    """Refuse a choice that names an index twice, as 9 and as -1 for example.
 
     Raises:
         SelectionError: It does.
     """
     if len(set(absolute)) < len(absolute):
-        raise SelectionError(f"`{what}` must not name anything twice. Got {given}, which are {absolute}.")
+        raise SelectionError(f"`{name}` must not name anything twice. Got {choice}, which are {absolute}.")

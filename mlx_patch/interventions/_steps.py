@@ -68,7 +68,7 @@ class EveryNth(Steps):
 
 @dataclass(frozen=True, repr=False)
 class When(Steps):
-    """While a function says so."""
+    """While a function returns True."""
 
     fn: Callable[[Moment], bool]
 
@@ -85,16 +85,16 @@ class When(Steps):
 class Both(Steps):
     """While both hold."""
 
-    one: Steps
-    other: Steps
+    first: Steps
+    second: Steps
 
     @override
     def holds(self, moment: Moment) -> bool:
-        return self.one.holds(moment) and self.other.holds(moment)
+        return self.first.holds(moment) and self.second.holds(moment)
 
     @override
     def __repr__(self) -> str:
-        return f"{self.one!r} & {self.other!r}"
+        return f"{self.first!r} & {self.second!r}"
 
 
 prompt: Steps = PromptSteps()
@@ -121,7 +121,7 @@ def every(n: int) -> Steps:
 
 
 def when(fn: Callable[[Moment], bool]) -> Steps:
-    """While a function says so. It is asked about each forward pass, at most once, in order.
+    """While a function returns True. It is called for each forward pass, at most once, in order.
 
     Args:
         fn: From a `Moment`, with `step`, `position` and `tokens`, to True or False. The prompt may take several forward

@@ -1,4 +1,4 @@
-"""The part of an activation that an intervention is given, and how to pick the same part of another array."""
+"""`Where`: the picked part of an activation, and the same part of other arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ _POSITION_AXES = ("pos", "query_pos")
 
 @dataclass(frozen=True)
 class Where:
-    """The part of one activation that an intervention is given.
+    """The part of one activation that an intervention changes.
 
     Attributes:
         site: The site.
         whole: The whole activation, with the axes of the site.
-        picks: The chosen indices, one entry an axis.
+        picks: The chosen indices, one entry per axis.
         span: The positions of this forward pass.
     """
 
@@ -46,7 +46,10 @@ class Where:
     @property
     def rows(self) -> tuple[int, ...]:
         """The rows of the batch that were picked."""
-        return tuple(range(self.whole.shape[0])) if self.picks[0] is None else self.picks[0]
+        picked_rows = self.picks[0]
+        if picked_rows is None:
+            return tuple(range(self.whole.shape[0]))
+        return picked_rows
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -56,9 +59,10 @@ class Where:
             SelectionError: The position axis does not hold the positions of this pass.
         """
         refuse_no_positions(self.site, self.whole.shape, self.span)
-        pick = self.picks[self.pos_axis]
-        here = range(self.span.length) if pick is None else pick
-        return tuple(self.span.offset + p for p in here)
+        indices = self.picks[self.pos_axis]
+        if indices is None:
+            indices = range(self.span.length)
+        return tuple(self.span.offset + index for index in indices)
 
     def every_row(self) -> "Where":
         """The same part, of the whole batch."""
@@ -109,36 +113,52 @@ class ActivationChange:
 
     def of_rows(self, rows: tuple[int, ...]) -> "ActivationChange":
         """The part of the change that is in some of its rows of the batch."""
-        picked = self.where.rows
-        if picked == rows:
+        picked_rows = self.where.rows
+        if picked_rows == rows:
             return self
-        among = tuple(picked.index(row) for row in rows)
-        value = self.value[index_of((among, *(None for _ in self.value.shape[1:])), self.value.shape)]
-        return ActivationChange(replace(self.where, picks=(rows, *self.where.picks[1:])), value)
+        picks: list[Pick] = [None] * self.value.ndim
+        picks[0] = tuple(picked_rows.index(row) for row in rows)
+        value = self.value[index_of(tuple(picks), self.value.shape)]
+        where = replace(self.where, picks=(rows, *self.where.picks[1:]))
+        return ActivationChange(where, value)
 
     def within(self, larger: mx.array) -> "ActivationChange":
         """The same change of a larger activation, which begins with the present one along each axis."""
-        sizes = zip(self.where.picks, self.where.whole.shape, larger.shape, strict=True)
-        picks = tuple(tuple(range(size)) if pick is None and size < whole else pick for pick, size, whole in sizes)
-        return ActivationChange(replace(self.where, whole=larger, picks=picks), self.value)
+        picks = list(self.where.picks)
+        for axis, size in enumerate(self.where.whole.shape):
+            if picks[axis] is None and size < larger.shape[axis]:
+                picks[axis] = tuple(range(size))
+        where = replace(self.where, whole=larger, picks=tuple(picks))
+        return ActivationChange(where, self.value)
 
 
 def pos_axis(site: Site) -> int:
     """The axis along which the positions of a site run; 1 for a raw one."""
-    return next((i for i, axis in enumerate(site.axes) if axis in _POSITION_AXES), 1)
+    for number, axis in enumerate(site.axes):
+        if axis in _POSITION_AXES:
+            return number
+    return 1
 
 
-def axis_of(site: Site, what: str) -> int:
+def axis_of(site: Site, name: str) -> int:
     """The axis that `batch`, `pos`, `head` or `neuron` chooses from; -1 where the site has none.
 
     `neuron` is the last axis, whatever it counts: neurons, coordinates of the stream, experts.
     """
-    if what == "pos":
+    if name == "pos":
         return pos_axis(site)
+    if name == "neuron":
+        return _last_axis(site)
     axes = site.axes or _RAW_AXES
-    if what == "neuron":
-        return -1 if axes[-1] == "key_pos" else (len(axes) - 1 if site.axes else 2)
-    return axes.index(what) if what in axes else -1
+    return axes.index(name) if name in axes else -1
+
+
+def _last_axis(site: Site) -> int:
+    if not site.axes:
+        return len(_RAW_AXES)
+    if site.axes[-1] == "key_pos":
+        return -1
+    return len(site.axes) - 1
 
 
 def refuse_no_positions(site: Site, shape: tuple[int, ...], span: Span) -> None:
@@ -169,14 +189,17 @@ def index_of(picks: tuple[Pick, ...], shape: tuple[int, ...]) -> tuple:
         _refuse_past(picks[axis], axis, shape)
     if not chosen:
         return (slice(None),)
-    parts = [_as_slice(pick) for pick in picks[: chosen[-1] + 1]]
-    if None not in parts:
-        return tuple(parts)
+    slices = [_as_slice(pick) for pick in picks[: chosen[-1] + 1]]
+    if None not in slices:
+        return tuple(slices)
+    # Arrays of indices pick a cross product only where each lies along an axis of its own, from the first on.
     first, last = chosen[0], chosen[-1]
-    mesh = [
-        _along(tuple(range(shape[axis])) if picks[axis] is None else picks[axis], axis - first, last - first)
-        for axis in range(first, last + 1)
-    ]
+    mesh = []
+    for axis in range(first, last + 1):
+        indices = picks[axis]
+        if indices is None:
+            indices = tuple(range(shape[axis]))
+        mesh.append(_along(indices, axis - first, last - first))
     return (slice(None),) * first + tuple(mesh)
 
 
@@ -185,20 +208,21 @@ def _refuse_past(pick: Pick, axis: int, shape: tuple[int, ...]) -> None:
         raise SelectionError(f"`picks` must lie inside the shape {shape}. Got {pick} along axis {axis}.")
 
 
-def _along(indices: Pick, axis: int, last: int) -> mx.array:
+def _along(indices: tuple[int, ...], axis: int, last: int) -> mx.array:
     shape = [1] * (last + 1)
     shape[axis] = -1
-    return mx.array(list(indices or ()), dtype=mx.int32).reshape(shape)
+    return mx.array(list(indices), dtype=mx.int32).reshape(shape)
 
 
 def _as_slice(pick: Pick) -> slice | None:
     if pick is None:
         return slice(None)
-    if pick == tuple(range(pick[0], pick[0] + len(pick))):
-        return slice(pick[0], pick[0] + len(pick))
+    start, end = pick[0], pick[0] + len(pick)
+    if pick == tuple(range(start, end)):
+        return slice(start, end)
     return None
 
 
-def refuse_shape(name: str, wanted: tuple[object, ...], got: tuple[int, ...], hint: str = "") -> NoReturn:
+def refuse_shape(name: str, expected: tuple[object, ...], shape: tuple[int, ...], hint: str = "") -> NoReturn:
     """Raise a `ShapeError` in the library's words."""
-    raise ShapeError(f"`{name}` must have the activation's shape {wanted}. Got {got}. {hint}".rstrip())
+    raise ShapeError(f"`{name}` must have the activation's shape {expected}. Got {shape}. {hint}".rstrip())

@@ -21,6 +21,7 @@ from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import ErrorScale as ErrorScale
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
+from mlx_patch.laws._report import largest_deviation as largest_deviation
 from mlx_patch.laws._rows import Rows as Rows
 from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds
@@ -43,26 +44,29 @@ def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> R
     Args:
         model: A `HookedModel`.
         prompt: A text, messages or token ids, of 4 tokens or more; None is 8 tokens spread over the vocabulary.
-        laws: Which.
+        laws: The laws to check.
     Returns:
-        Every finding. `report.ok` says whether all laws held. Where a site has not the axes that its name says, or
-        the unembedding does not read `final_norm`, that alone: the laws stand on it.
+        Every finding. `report.ok` says whether all laws held. If a site lacks the axes of its name, or the unembedding
+        does not read `final_norm`, the report holds these findings alone: the laws depend on both.
     Raises:
         ShapeError: The prompt is too short.
     """
     bench = bench_of(model, prompt)
-    with warnings.catch_warnings():  # what means are worth is not what laws are about
+    with warnings.catch_warnings():  # the laws hold whether or not a mean is a sensible ablation
         warnings.simplefilter("ignore", OutlierPositionWarning)
-        if shaken := tuple(finding for finding in grounds(bench) if not finding.held):
-            return Report(repr(model), shaken)
-        return Report(repr(model), tuple(finding for law in laws for finding in law(bench)))
+        findings = tuple(finding for finding in grounds(bench) if not finding.held)
+        if not findings:
+            findings = tuple(finding for law in laws for finding in law(bench))
+    return Report(repr(model), findings)
 
 
 def bench_of(model: Any, prompt: Any = None) -> Bench:
     """A model with a prompt, and with another one of the same length that differs in every token."""
     if prompt is None:
-        prompt = mx.array([[(11 + 37 * i) % model.d_vocab for i in range(_LENGTH)]])
+        ids = [(11 + 37 * position) % model.d_vocab for position in range(_LENGTH)]
+        prompt = mx.array([ids])
     tokens = tokens_of(prompt, model.tokenizer, model.d_vocab)
     if tokens.shape[1] < 4:
         raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
-    return Bench(model, tokens, (tokens + model.d_vocab // 2) % model.d_vocab)
+    other_tokens = (tokens + model.d_vocab // 2) % model.d_vocab
+    return Bench(model, tokens, other_tokens)

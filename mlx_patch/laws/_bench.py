@@ -25,12 +25,12 @@ EXTENDED = ("expert_weights",)
 ZERO = Ablate("zero")
 
 _RAISED = (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
-"""What a model's own code raises where it cannot do what is asked of it."""
+"""Errors that a model's own code raises when it is called in an unsupported way."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A model with two prompts, of one length and unlike in every token.
+    """A model with two prompts, of one length and different in every token.
 
     Attributes:
         model: A `HookedModel`.
@@ -43,7 +43,7 @@ class Bench:
     other: mx.array
 
     def __post_init__(self) -> None:
-        _ = self.classes  # as they are before the first run
+        _ = self.classes  # cached here, before the first run
 
     @cached_property
     def classes(self) -> tuple[type, ...]:
@@ -52,8 +52,9 @@ class Bench:
 
     def n_changed(self) -> int:
         """How many modules have another class than before the first run."""
-        now = (type(module) for module in self.model.model.modules())
-        return sum(a is not b for a, b in zip(self.classes, now, strict=True))
+        classes = (type(module) for module in self.model.model.modules())
+        pairs = zip(self.classes, classes, strict=True)
+        return len([before for before, after in pairs if before is not after])
 
     @cached_property
     def scale(self) -> ErrorScale:
@@ -74,8 +75,9 @@ class Bench:
 
     def raw(self) -> mx.array:
         """What the raw model returns; over a prompt cache if it is itself only with one."""
-        cached = {"cache": self.prompt_cache()} if self.model.layout.family.cached else {}
-        return self.model.model(self.tokens, **cached)
+        if self.model.layout.family.cached:
+            return self.model.model(self.tokens, cache=self.prompt_cache())
+        return self.model.model(self.tokens)
 
     def prompt_cache(self) -> list[Any]:
         """An empty prompt cache, as mlx_lm makes it for the model."""
@@ -84,7 +86,8 @@ class Bench:
     @property
     def parts(self) -> tuple[mx.array, mx.array]:
         """The prompt in two."""
-        return self.tokens[:, : self.middle], self.tokens[:, self.middle :]
+        first, second = mx.split(self.tokens, [self.middle], axis=1)
+        return first, second
 
     @cached_property
     def in_parts(self) -> mx.array:
@@ -96,7 +99,8 @@ class Bench:
     def raw_in_parts(self) -> mx.array:
         """What the raw model returns for the prompt split in two over a prompt cache."""
         prompt_cache = self.prompt_cache()
-        return mx.concatenate([self.model.model(part, cache=prompt_cache) for part in self.parts], axis=1)
+        first, second = (self.model.model(tokens, cache=prompt_cache) for tokens in self.parts)
+        return mx.concatenate([first, second], axis=1)
 
     @cached_property
     def own(self) -> tuple[mx.array, ActivationCache]:
@@ -106,24 +110,24 @@ class Bench:
     @cached_property
     def donor(self) -> tuple[mx.array, ActivationCache]:
         """Logits and all activations of `other`; where blocks read the tokens too, of `tokens` embedded as `other`."""
-        raw = (name for name in self.shared if name not in SITES)
-        sites = (*self.model.sites, *raw)
+        raw_names = [name for name in self.shared if name not in SITES]
+        sites = (*self.model.sites, *raw_names)
         if not self.model.layout.family.rereads:
             return self.model.run_with_cache(self.other, sites=sites)
-        begin = self.model.run_with_cache(self.other, sites="embed")[1]
-        return self.model.run_with_cache(self.tokens, sites=sites, edits=[Replace(begin).at("embed")])
+        embedding = self.model.run_with_cache(self.other, sites="embed")[1]
+        return self.model.run_with_cache(self.tokens, sites=sites, edits=[Replace(embedding).at("embed")])
 
     @property
     def end(self) -> Site:
-        """The last site of a pass: what the unembedding reads, or where that is unknown what leaves the last block."""
+        """The last site of a pass: the input of the unembedding, or where that is unknown the last block's output."""
         return self.model.sites[-1]
 
     @cached_property
     def caches(self) -> bool:
         """Whether the model takes a prompt cache, as mlx_lm's do; some that lack a kind of layer raise over theirs."""
         model = self.model.model
-        made = hasattr(model, "layers") or hasattr(model, "make_cache")
-        if not made or "cache" not in signature(type(model).__call__).parameters:
+        can_make_cache = hasattr(model, "layers") or hasattr(model, "make_cache")
+        if not can_make_cache or "cache" not in signature(type(model).__call__).parameters:
             return False
         try:
             self.raw_in_parts()  # lazily
@@ -150,22 +154,32 @@ class Bench:
     def shared(self) -> tuple[str, ...]:
         """The sites that later blocks read besides the stream."""
         layout = self.model.layout
-        paths = [layout.block_path(layer) for layer in range(self.model.n_layers)]
-        names = dict.fromkeys(name.format(block=path) for name in layout.family.shared for path in paths)
+        block_paths = [layout.block_path(layer) for layer in range(self.model.n_layers)]
         modules = dict(self.model.model.named_modules())
-        return tuple(name for name in names if name in SITES or Site(name).raw[0] in modules)
+        sites: dict[str, None] = {}
+        for pattern in layout.family.shared:
+            for path in block_paths:
+                name = pattern.format(block=path)
+                if name in SITES or Site(name).raw[0] in modules:
+                    sites[name] = None
+        return tuple(sites)
 
     @cached_property
     def more(self) -> list[dict[str, mx.array]]:
-        """For each block, what the part behind its MLP adds, as `Stream.post` wants it."""
+        """For each block, what the part behind its MLP adds, as keywords of `Stream.post`."""
         layout, path = self.model.layout, self.stream.more
-        paths = {layer: f"{layout.family.blocks}.{layer}.{path}:output" for layer in layout.with_module(path)}
-        cache = self.model.run_with_cache(self.tokens, sites=paths.values())[1]
-        return [{"more": cache[paths[layer]]} if layer in paths else {} for layer in range(self.model.n_layers)]
+        names = {layer: f"{layout.family.blocks}.{layer}.{path}:output" for layer in layout.with_module(path)}
+        cache = self.model.run_with_cache(self.tokens, sites=names.values())[1]
+        keywords: list[dict[str, mx.array]] = [{} for _ in range(self.model.n_layers)]
+        for layer, name in names.items():
+            keywords[layer]["more"] = cache[name]
+        return keywords
 
     def layers(self, *names: str) -> tuple[int, ...]:
         """The layers that have all of these sites."""
-        return tuple(sorted(set.intersection(*(set(self.own[1].layers(name)) for name in names))))
+        cache = self.own[1]
+        layers = [set(cache.layers(name)) for name in names]
+        return tuple(sorted(set.intersection(*layers)))
 
     def has(self, *names: str) -> bool:
         """Whether the model has all of these sites."""
@@ -175,32 +189,38 @@ class Bench:
         """The tolerance where only the way of computing attention, or of running experts, may round otherwise."""
         if name in EXTENDED:
             return self.scale.reordered(self.longest_sum, len(self.layers(name)))
-        return self.scale.exact if name in REWRITTEN else 0.0
+        if name in REWRITTEN:
+            return self.scale.exact
+        return 0.0
 
     @property
     def longest_sum(self) -> int:
-        """How many products the longest sum of a matrix product has, as far as the shapes of parameters tell."""
-        matrices = (array for array in parameters(self.model.model) if array.ndim > 1)
-        wide = (array.shape[-1] for array in matrices if mx.issubdtype(array.dtype, mx.floating))
-        return max((self.model.d_model, *wide))
+        """How many products the longest sum of a matrix product has, by the shapes of the parameters."""
+        lengths = [self.model.d_model]
+        for array in parameters(self.model.model):
+            if array.ndim > 1 and mx.issubdtype(array.dtype, mx.floating):
+                lengths.append(array.shape[-1])
+        return max(lengths)
 
     def run(self, *edits: Edit) -> mx.array:
         """The logits of `tokens` with edits."""
         return self.model.run(self.tokens, edits)
 
     def inside(self, sites: str | Site | tuple[str | Site, ...], *edits: Edit, rows: int = 1) -> ActivationCache:
-        """The activations of `tokens` with edits, where nobody wants the logits.
+        """The activations of `tokens` with edits; the logits are not used.
 
-        What the unembedding reads is made 0, where it is known, so that whatever nothing else needs is never computed.
+        The input of the unembedding is made 0, where it is known, so that MLX, which is lazy, computes only what the
+        sites depend on.
 
         Args:
-            sites: Which activations.
+            sites: The sites of the activations.
             edits: The edits.
             rows: How often to repeat the prompt, for edits that go by row.
         """
         tokens = mx.tile(self.tokens, (rows, 1))
-        unread = [ZERO.at("final_norm")] if self.has("final_norm") else []
-        return self.model.run_with_cache(tokens, sites=sites, edits=[*edits, *unread], logits_at=-1)[1]
+        if self.has("final_norm"):
+            edits = (*edits, ZERO.at("final_norm"))
+        return self.model.run_with_cache(tokens, sites=sites, edits=edits, logits_at=-1)[1]
 
 
 Law = Callable[[Bench], Iterator[Finding]]

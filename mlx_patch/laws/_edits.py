@@ -7,7 +7,7 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.cache import ActivationCache
-from mlx_patch.interventions import Apply, Edit, Intervention, Replace, Scale, Where
+from mlx_patch.interventions import Apply, Edit, Intervention, Replace, Scale, Where, pos_axis
 from mlx_patch.laws._attention import mixed_in
 from mlx_patch.laws._bench import ZERO, Bench
 from mlx_patch.laws._report import Finding
@@ -17,9 +17,10 @@ from mlx_patch.sites import SITES, Site
 def own_value(bench: Bench) -> Iterator[Finding]:
     """Law 3. The values come in float32, as a user's own arithmetic may give them, whatever the model computes in."""
     cache = bench.own[1]
-    own = Apply(lambda activation, site: cache[site].astype(mx.float32), name="own value")
+    patch = Apply(lambda activation, site: cache[site].astype(mx.float32), name="own value")
     for name in bench.names:
-        yield bench.scale.finding(3, name, bench.run(own.at(name)), bench.plain, bench.exactly(name))
+        logits = bench.run(patch.at(name))
+        yield bench.scale.finding(3, name, logits, bench.plain, bench.exactly(name))
 
 
 _DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -43,38 +44,59 @@ _DECIDES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("resid_mid", "mlp_out"), "resid_post"),
     (("resid_pre", "mixer_out", "mlp_out"), "resid_post"),
 )
-"""What is decided by what, within a block: with the first replaced by the donor's, the second is the donor's."""
+"""Pairs of sites within a block: with the first replaced by the donor's, the second is the donor's."""
 
 
 def decides(bench: Bench) -> Iterator[Finding]:
-    """Law 4. The edits are at all layers at once, so that each block is seen by itself; some reach the logits."""
-    logits, donor = bench.donor
-    everywhere = [name for name in bench.shared if name in SITES and not SITES[name].layered]
+    """Law 4. The edits are at all layers at once, so that each block is tested by itself; some reach the logits."""
     reads_stream = bench.heads.gated or bench.heads.indexed
-    for sites, decided in _DECIDES:
-        given = ("resid_pre", *sites) if decided == "z" and reads_stream else sites
-        if bench.has(*given, decided):
-            cache = bench.inside(decided, *(Replace(donor).at(name) for name in (*everywhere, *given)))
-            for layer in bench.layers(*given, decided):
-                if given == ("mlp_post",) and ("expert_weights", layer) in donor:
-                    continue  # There are experts beside these neurons.
-                if "pattern" in given and mixed_in(bench, layer):
-                    continue  # There is another attention beside it.
-                yield _decided(bench, " and ".join(given), Site(decided, layer), cache)
-    for given, layers in (("embed", range(1)), ("resid_post", range(1, bench.model.n_layers))):
-        cache = bench.inside("resid_pre", Replace(donor).at(given))
-        yield from (_decided(bench, given, Site("resid_pre", layer), cache) for layer in layers)
-    beside = [Replace(donor).at(name) for name in bench.shared]
-    for site in _far_reaching(bench):
-        got = bench.run(*_undone(bench, site), *beside, *_kept(bench, site), Replace(donor).at(site))
-        yield bench.scale.finding(4, f"{site} decides the logits", got, logits, 0.0)
+    for sites, effect in _DECIDES:
+        causes = sites
+        if effect == "z" and reads_stream:
+            causes = ("resid_pre", *sites)
+        if bench.has(*causes, effect):
+            yield from _decides_in_blocks(bench, causes, effect)
+    yield from _decides_next_block(bench, "embed", range(1))
+    yield from _decides_next_block(bench, "resid_post", range(1, bench.model.n_layers))
+    yield from _decides_logits(bench)
     for name in ("mlp_post", "expert_weights"):
         if bench.has(name):
-            yield from _turned(bench, name)
+            yield from _negated(bench, name)
 
 
-def _decided(bench: Bench, given: str, site: Site, cache: ActivationCache) -> Finding:
-    return bench.scale.finding(4, f"{given} decide {site}", cache[site], bench.donor[1][site], bench.scale.close)
+def _decides_in_blocks(bench: Bench, causes: tuple[str, ...], effect: str) -> Iterator[Finding]:
+    donor = bench.donor[1]
+    replace = Replace(donor)
+    edits = [replace.at(name) for name in bench.shared if name in SITES and not SITES[name].layered]
+    edits += [replace.at(name) for name in causes]
+    cache = bench.inside(effect, *edits)
+    for layer in bench.layers(*causes, effect):
+        if causes == ("mlp_post",) and ("expert_weights", layer) in donor:
+            continue  # There are experts beside these neurons.
+        if "pattern" in causes and mixed_in(bench, layer):
+            continue  # There is another attention beside it.
+        yield _decided(bench, " and ".join(causes), Site(effect, layer), cache)
+
+
+def _decides_next_block(bench: Bench, cause: str, layers: range) -> Iterator[Finding]:
+    cache = bench.inside("resid_pre", Replace(bench.donor[1]).at(cause))
+    for layer in layers:
+        yield _decided(bench, cause, Site("resid_pre", layer), cache)
+
+
+def _decides_logits(bench: Bench) -> Iterator[Finding]:
+    donor_logits, donor = bench.donor
+    shared = [Replace(donor).at(name) for name in bench.shared]
+    for site in _far_reaching(bench):
+        edits = [*_zero_before(bench, site), *shared, *_replace_kept(bench, site)]
+        logits = bench.run(*edits, Replace(donor).at(site))
+        yield bench.scale.finding(4, f"{site} decides the logits", logits, donor_logits, 0.0)
+
+
+def _decided(bench: Bench, causes: str, site: Site, cache: ActivationCache) -> Finding:
+    description = f"{causes} decide {site}"
+    expected = bench.donor[1][site]
+    return bench.scale.finding(4, description, cache[site], expected, bench.scale.close)
 
 
 def _far_reaching(bench: Bench) -> Iterator[Site]:
@@ -82,100 +104,135 @@ def _far_reaching(bench: Bench) -> Iterator[Site]:
     for name in ("resid_pre", "resid_mid", "resid_post"):
         if bench.has(name):
             layers = bench.layers(name)
-            yield from (Site(name, layer) for layer in sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
+            chosen = {layers[0], layers[len(layers) // 2], layers[-1]}
+            yield from (Site(name, layer) for layer in sorted(chosen))
     yield Site("embed")
 
 
-def _undone(bench: Bench, site: Site) -> Iterator[Edit]:
-    """What earlier blocks add to the stream made nothing: so it does not become the donor's without the site."""
+def _zero_before(bench: Bench, site: Site) -> Iterator[Edit]:
+    """Edits that make earlier blocks add nothing, so that only the site makes the stream the donor's."""
     for name in ("mixer_out", "mlp_out"):
-        if bench.has(name) and (layers := tuple(n for n in bench.own[1].layers(name) if n < (site.layer or 0))):
+        if not bench.has(name):
+            continue
+        end = site.layer or 0
+        layers = tuple(layer for layer in bench.own[1].layers(name) if layer < end)
+        if layers:
             yield ZERO.at(name, layer=layers)
 
 
-def _kept(bench: Bench, site: Site) -> Iterator[Edit]:
-    """The streams up to a site that blocks behind it read besides their own."""
-    kept, blocks = bench.stream.kept, bench.model.layout.blocks[: (site.layer or 0) + 1]
-    if kept and (layers := tuple(layer for layer, block in enumerate(blocks) if kept(block))):
+def _replace_kept(bench: Bench, site: Site) -> Iterator[Edit]:
+    """An edit of the streams up to a site that later blocks read besides their own."""
+    is_kept = bench.stream.kept
+    if is_kept is None:
+        return
+    blocks = bench.model.layout.blocks[: (site.layer or 0) + 1]
+    layers = tuple(layer for layer, block in enumerate(blocks) if is_kept(block))
+    if layers:
         yield Replace(bench.donor[1]).at("resid_pre", layer=layers)
 
 
-def _turned(bench: Bench, name: str) -> Iterator[Finding]:
-    """What enters a linear map, turned round, turns what comes out round; what enters its activation does not.
+def _negated(bench: Bench, name: str) -> Iterator[Finding]:
+    """Negating the input of a linear map negates its output; the input of its activation function would not.
 
-    Seen where the map ends, because a norm may come before what is added to the stream.
+    The output is read where the map ends, because a norm may come before `mlp_out`.
     """
-    own = bench.own[1]
-    others = ("resid_pre", "resid_mid", "router_logits") if name == "expert_weights" else ()
-    held = [Replace(own).at(other) for other in others if bench.has(other)]
+    unpatched = bench.own[1]
+    inputs: list[Edit] = []
+    if name == "expert_weights":
+        names = ("resid_pre", "resid_mid", "router_logits")
+        inputs = [Replace(unpatched).at(input_name) for input_name in names if bench.has(input_name)]
     points = bench.model.layout.points
-    linear = (layer for layer in own.layers(name) if points[layer][name].recipe != "inputs")
-    ends = {layer: _end(bench, name, layer) for layer in linear}
-    edits = ([], [ZERO.at(name)], [(Replace(own) | Scale(-1.0)).at(name)])
+    linear = (layer for layer in unpatched.layers(name) if points[layer][name].recipe != "inputs")
+    ends = {layer: _end_of_map(bench, name, layer) for layer in linear}
     if not ends:
         return
-    plain, zero, turned = (bench.inside(tuple(ends.values()), *held, *edit) for edit in edits)
+    sites = tuple(ends.values())
+    negate = (Replace(unpatched) | Scale(-1.0)).at(name)
+    plain = bench.inside(sites, *inputs)
+    zero = bench.inside(sites, *inputs, ZERO.at(name))
+    negated = bench.inside(sites, *inputs, negate)
     for layer, end in ends.items():
-        again = 2 * zero[end] - turned[end]
-        what = f"{Site(name, layer)} turned round turns mlp_out round"
-        yield bench.scale.finding(4, what, again, plain[end], bench.scale.close)
+        # A map with a bias: f(x) = Ax + b, so 2 f(0) - f(-x) = f(x).
+        output = 2 * zero[end] - negated[end]
+        description = f"{Site(name, layer)} turned round turns mlp_out round"
+        yield bench.scale.finding(4, description, output, plain[end], bench.scale.close)
 
 
-def _end(bench: Bench, name: str, layer: int) -> Site:
-    """The output of the module that holds the one of a site; of neurons `mlp_out`, or what a norm before that reads."""
+def _end_of_map(bench: Bench, name: str, layer: int) -> Site:
+    """The output of the module that holds a site's module; of neurons `mlp_out`, or the input of a norm before it."""
     layout = bench.model.layout
     points = layout.points[layer]
-    point = points[name]
+    point, block_path = points[name], layout.block_path(layer)
     if name == "mlp_post" and "expert_weights" not in points:
-        out = points["mlp_out"]
-        behind = out.side == "output" and not f"{point.path}.".startswith(f"{out.path}.")
-        return Site(f"{layout.block_path(layer)}.{out.path}:input") if behind else Site("mlp_out", layer)
-    inner = point.path.rpartition(".")[0] or point.path
-    return Site(".".join(filter(None, (layout.block_path(layer), inner))) + ":output")
+        output = points["mlp_out"]
+        is_inside = f"{point.path}.".startswith(f"{output.path}.")
+        if output.side == "output" and not is_inside:
+            return Site(f"{block_path}.{output.path}:input")
+        return Site("mlp_out", layer)
+    holder = point.path.rpartition(".")[0] or point.path
+    path = ".".join(filter(None, (block_path, holder)))
+    return Site(f"{path}:output")
 
 
 @dataclass(frozen=True, eq=False)
-class _Holding(Intervention):
-    """Keeps hold of the activation that an edit is made in, and changes nothing."""
+class _Reference(Intervention):
+    """Stores a reference to the activation that an edit is made in, and changes nothing."""
 
-    seen: dict[Site, mx.array]
+    activations: dict[Site, mx.array]
 
     @override
-    def __call__(self, own: mx.array, where: Where) -> mx.array:
-        self.seen[where.site] = where.whole
-        return own
+    def __call__(self, activation: mx.array, where: Where) -> mx.array:
+        self.activations[where.site] = where.whole
+        return activation
 
 
 def forward_only(bench: Bench) -> Iterator[Finding]:
-    """Law 5. An edit at one position is there and nowhere else, does not reach back, and shows in its logits.
+    """Law 5. An edit at one position changes no other, does not reach back, and shows in the logits.
 
-    Whoever holds on to the activation as it was before finds it unchanged.
+    A reference to the activation before the edit still has the old value.
     """
-    middle = bench.middle
     for name in bench.names:
-        seen: dict[Site, mx.array] = {}
-        edit = (_Holding(seen) | Replace(bench.donor[1])).at(name, pos=middle)
+        before_edit: dict[Site, mx.array] = {}
+        intervention = _Reference(before_edit) | Replace(bench.donor[1])
+        edit = intervention.at(name, pos=bench.middle)
         logits, cache = bench.model.run_with_cache(bench.tokens, sites=name, edits=[edit])
-        before = bench.plain[:, :middle]
-        yield bench.scale.finding(5, f"{name}, before", logits[:, :middle], before, bench.scale.close)
-        same = mx.array_equal(logits[:, middle], bench.plain[:, middle]).item()
-        yield Finding(5, f"{name}, shows", float(bool(same) and _should_show(bench, name)), 0.0)
-        first = Site(name, bench.own[1].layers(name)[0] if SITES[name].layered else None)
-        yield bench.scale.finding(5, f"{first}, as it was", seen[first], bench.own[1][first], bench.exactly("pattern"))
-        wanted = _spliced(first, bench.own[1][first], bench.donor[1][first], middle)
-        yield bench.scale.finding(5, f"{first}, at its position", cache[first], wanted, bench.scale.close)
+        yield from _forward_in_logits(bench, name, logits)
+        layer = None
+        if SITES[name].layered:
+            layer = bench.own[1].layers(name)[0]
+        site = Site(name, layer)
+        unpatched = bench.own[1][site]
+        donor = bench.donor[1][site]
+        yield bench.scale.finding(5, f"{site}, as it was", before_edit[site], unpatched, bench.exactly("pattern"))
+        expected = _splice(site, unpatched, donor, bench.middle)
+        yield bench.scale.finding(5, f"{site}, at its position", cache[site], expected, bench.scale.close)
+
+
+def _forward_in_logits(bench: Bench, name: str, logits: mx.array) -> Iterator[Finding]:
+    middle = bench.middle
+    before, expected = logits[:, :middle], bench.plain[:, :middle]
+    yield bench.scale.finding(5, f"{name}, before", before, expected, bench.scale.close)
+    is_same = mx.array_equal(logits[:, middle], bench.plain[:, middle]).item()
+    hidden = bool(is_same) and _should_show(bench, name)
+    yield Finding(5, f"{name}, shows", float(hidden), 0.0)
 
 
 def _should_show(bench: Bench, name: str) -> bool:
     """Whether the donor's value changes anything: a router of one expert, say, gives it all of every token."""
-    told = "expert_weights" if name == "router_logits" and bench.has("expert_weights") else name
-    own, donor = bench.own[1], bench.donor[1]
-    sites = [Site(told, layer) for layer in own.layers(told)] if SITES[told].layered else [Site(told)]
-    return not all(mx.array_equal(own[site], donor[site]).item() for site in sites)
+    if name == "router_logits" and bench.has("expert_weights"):
+        name = "expert_weights"
+    unpatched, donor = bench.own[1], bench.donor[1]
+    if SITES[name].layered:
+        sites = [Site(name, layer) for layer in unpatched.layers(name)]
+    else:
+        sites = [Site(name)]
+    return not all(mx.array_equal(unpatched[site], donor[site]).item() for site in sites)
 
 
-def _spliced(site: Site, own: mx.array, donor: mx.array, position: int) -> mx.array:
+def _splice(site: Site, unpatched: mx.array, donor: mx.array, position: int) -> mx.array:
     """An activation with the donor's at one position."""
-    axis = next(i for i, name in enumerate(site.axes) if name in ("pos", "query_pos"))
-    shape = [-1 if i == axis else 1 for i in range(own.ndim)]
-    return mx.where((mx.arange(own.shape[axis]) == position).reshape(shape), donor, own)
+    axis = pos_axis(site)
+    shape = [1] * unpatched.ndim
+    shape[axis] = -1
+    at_position = mx.arange(unpatched.shape[axis]) == position
+    return mx.where(at_position.reshape(shape), donor, unpatched)

@@ -1,4 +1,4 @@
-"""Law 4 for mixtures of experts: weights decide what is added of which experts, chosen by the router or not."""
+"""Law 4 for mixtures of experts: `expert_weights` alone decide their output, whichever experts the router chose."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,15 @@ from mlx_patch.sites import Site
 
 
 def experts(bench: Bench) -> Iterator[Finding]:
-    """Law 4. Experts that are given the weights that they would have if they had been chosen add the same."""
+    """Law 4. Patching the weights of another choice of experts gives that choice's output."""
     if not bench.has("router_logits", "expert_weights", "mlp_out"):
         return
-    own, donor = bench.own[1], bench.donor[1]
-    held = [Replace(own).at(name) for name in ("resid_pre", "resid_mid") if bench.has(name)]
-    chosen = bench.inside(("expert_weights", "mlp_out"), *held, Replace(donor).at("router_logits"))
-    given = bench.inside("mlp_out", *held, Replace(own).at("router_logits"), Replace(chosen).at("expert_weights"))
+    unpatched, donor = bench.own[1], bench.donor[1]
+    inputs = [Replace(unpatched).at(name) for name in ("resid_pre", "resid_mid") if bench.has(name)]
+    other_choice = bench.inside(("expert_weights", "mlp_out"), *inputs, Replace(donor).at("router_logits"))
+    unpatched_router = Replace(unpatched).at("router_logits")
+    patched = bench.inside("mlp_out", *inputs, unpatched_router, Replace(other_choice).at("expert_weights"))
     for layer in bench.layers("router_logits", "expert_weights", "mlp_out"):
-        site, close = Site("mlp_out", layer), bench.scale.close
-        yield bench.scale.finding(4, f"expert_weights alone decide {site}", given[site], chosen[site], close)
+        site = Site("mlp_out", layer)
+        description = f"expert_weights alone decide {site}"
+        yield bench.scale.finding(4, description, patched[site], other_choice[site], bench.scale.close)

@@ -1,4 +1,4 @@
-"""What checking the laws gives: a finding for each law and site, and a report of them all."""
+"""The result of checking laws: a finding for each law and site, and a report of them all."""
 
 from dataclasses import dataclass
 from math import isnan
@@ -9,21 +9,21 @@ from typing_extensions import override
 from mlx_patch.provenance import parameters
 
 ROUNDINGS = 8
-"""How many roundings to nearest of an array's largest entry a deviation may amount to where sums are reordered."""
+"""The tolerance where sums are reordered, in units of the rounding of an array's largest entry."""
 
 INSIDE = 16
-"""How many times as far off as its logits what is inside a model may be: its softmax and its products see more."""
+"""The tolerance of activations inside a model, as a multiple of the deviation of its logits."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one law fared at one site.
+    """The result of checking one law at one site.
 
     Attributes:
         law: The number of the law.
-        what: What was looked at.
-        deviation: The largest difference, as a fraction of the largest entry of what it should be.
-        tolerance: What the deviation may be at most: 0 where the two must be equal bit for bit.
+        what: The check.
+        deviation: The largest difference, as a fraction of the largest entry of the expected array.
+        tolerance: The largest allowed deviation: 0 where the two must be equal bit for bit.
     """
 
     law: int
@@ -39,11 +39,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The laws on one model.
+    """The results of checking the laws on one model.
 
     Attributes:
-        model: What was checked.
-        findings: One a law and site.
+        model: The model that was checked.
+        findings: One for each law and site.
     """
 
     model: str
@@ -62,22 +62,29 @@ class Report:
     @override
     def __str__(self) -> str:
         lines = [self.model, _HEADING]
-        for law, says in LAWS.items():
-            of = [finding for finding in self.findings if finding.law == law]
-            if of:
-                lines.append(_row(law, of, says))
-        lines += [f"     broken: law {f.law}, {f.what}: {f.deviation:.2g} > {f.tolerance:.2g}" for f in self.broken]
+        for law, statement in LAWS.items():
+            findings = [finding for finding in self.findings if finding.law == law]
+            if findings:
+                lines.append(_format_row(law, findings, statement))
+        lines += [_format_broken(finding) for finding in self.broken]
         return "\n".join(lines)
 
 
 _HEADING = f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<19}{'tolerance':<11}what the law says"
 
 
-def _row(law: int, findings: list[Finding], says: str) -> str:
+def _format_row(law: int, findings: list[Finding], statement: str) -> str:
     """A law's row: its worst finding, with the tolerance of that one; of equals the strictest."""
     worst = max(findings, key=lambda finding: (not finding.held, finding.deviation, -finding.tolerance))
-    held = "yes" if all(finding.held for finding in findings) else "NO"
-    return f"{law:>3}  {held:<5}{len(findings):>6}  {worst.deviation:<19.2g}{worst.tolerance:<11.2g}{says}"
+    verdict = "NO"
+    if worst.held:
+        verdict = "yes"
+    counts = f"{law:>3}  {verdict:<5}{len(findings):>6}  "
+    return f"{counts}{worst.deviation:<19.2g}{worst.tolerance:<11.2g}{statement}"
+
+
+def _format_broken(finding: Finding) -> str:
+    return f"     broken: law {finding.law}, {finding.what}: {finding.deviation:.2g} > {finding.tolerance:.2g}"
 
 
 LAWS: dict[int, str] = {
@@ -99,18 +106,22 @@ class ErrorScale:
     """Deviations and tolerances in one model's own precision.
 
     Args:
-        model: The raw model; its coarsest floating dtype is what sums are rounded to.
-        rounds: The dtype that its own code rounds to whatever its weights are, by name; empty for none.
+        model: The raw model; sums are rounded to its coarsest floating dtype.
+        rounds: The name of a dtype that its own code rounds to, whatever its weights are; empty for none.
     """
 
     def __init__(self, model, rounds: str = "") -> None:
-        dtypes = {p.dtype for p in parameters(model) if mx.issubdtype(p.dtype, mx.floating)}
-        dtypes |= {getattr(mx, rounds)} if rounds else set()
+        dtypes = {array.dtype for array in parameters(model) if mx.issubdtype(array.dtype, mx.floating)}
+        if rounds:
+            dtypes.add(getattr(mx, rounds))
         self.rounding = max((float(mx.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-        on_cpu = mx.default_device() == mx.Device(mx.cpu)
-        self.exact = 0.0 if on_cpu else ROUNDINGS * self.rounding
-        self._product = float(mx.finfo(mx.float32).eps) if on_cpu else self.rounding
-        self._one_order = on_cpu and mx.float32 not in dtypes
+        self.exact = ROUNDINGS * self.rounding
+        self._product = self.rounding
+        self._one_order = False
+        if mx.default_device() == mx.Device(mx.cpu):
+            self.exact = 0.0
+            self._product = float(mx.finfo(mx.float32).eps)
+            self._one_order = mx.float32 not in dtypes
 
     @property
     def close(self) -> float:
@@ -119,14 +130,14 @@ class ErrorScale:
 
     @property
     def half_the_digits(self) -> float:
-        """The most that rounding may make of a whole forward pass; models that are further off err."""
+        """The tolerance of a whole forward pass that rounds in another order. Larger deviations are errors."""
         return self.rounding**0.5
 
     def reordered(self, terms: int, blocks: int) -> float:
         """The tolerance of logits where sums of products are taken in another order in some blocks.
 
         A sum of n products is rounded n times, each time by half an `eps` at most and at random, so that two orders are
-        about `sqrt(n) * eps` apart. That may turn one later rounding to a coarser type over. Each block adds as much.
+        about `sqrt(n) * eps` apart. That may flip one later rounding to a coarser type. Each block adds as much.
         On a CPU a BLAS multiplies float32 alone; half types have MLX's own loops and one order: there it is 0.
 
         Args:
@@ -135,32 +146,38 @@ class ErrorScale:
         """
         if self._one_order:
             return 0.0
-        turned_over = self.rounding if self.rounding > self._product else 0.0
-        return blocks * (terms**0.5 * self._product + turned_over)
+        per_block = terms**0.5 * self._product
+        if self.rounding > self._product:
+            per_block += self.rounding
+        return blocks * per_block
 
     def beside(self, own: float) -> float:
-        """The tolerance of what is inside a model whose logits are themselves off by `own`, a fraction of the largest.
+        """The tolerance of activations inside a model whose logits deviate by `own`, a fraction of the largest logit.
 
         A quarter of the largest entry at most: with more, nothing would be checked.
         """
         return min(self.close + INSIDE * own, 0.25)
 
-    def finding(self, law: int, what: str, got: mx.array, wanted: mx.array, tolerance: float) -> Finding:
-        """Compare what was got with what was wanted."""
-        return Finding(law, what, largest_deviation(got, wanted), tolerance)
+    def finding(self, law: int, description: str, actual: mx.array, expected: mx.array, tolerance: float) -> Finding:
+        """The finding of a check that an array is the expected one."""
+        return Finding(law, description, largest_deviation(actual, expected), tolerance)
 
 
-def largest_deviation(got: mx.array, wanted: mx.array) -> float:
+def largest_deviation(actual: mx.array, expected: mx.array) -> float:
     """The largest difference of two arrays, as a fraction of the largest entry of the second.
 
-    Infinite where they differ in shape or dtype, or one has a NaN or an infinity that the other has not.
+    Infinite if they differ in shape or dtype, or in the place of a NaN or an infinity.
     """
-    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+    if (actual.shape, actual.dtype) != (expected.shape, expected.dtype):
         return float("inf")
-    if not wanted.size:  # nothing on either side: a router of no experts
+    if not expected.size:  # nothing on either side: a router of no experts
         return 0.0
-    got, wanted = got.astype(mx.float32), wanted.astype(mx.float32)
-    apart, size = mx.where(got == wanted, 0, mx.abs(got - wanted)), mx.where(mx.isinf(wanted), 0, mx.abs(wanted))
-    value = mx.max(apart) / mx.maximum(mx.max(size), 1e-30)
-    number = float(value)
-    return float("inf") if isnan(number) else number
+    actual = actual.astype(mx.float32)
+    expected = expected.astype(mx.float32)
+    differences = mx.where(actual == expected, 0, mx.abs(actual - expected))  # equal infinities differ by NaN
+    sizes = mx.where(mx.isinf(expected), 0, mx.abs(expected))
+    size = mx.maximum(mx.max(sizes), 1e-30)
+    deviation = float(mx.max(differences) / size)
+    if isnan(deviation):
+        return float("inf")
+    return deviation

@@ -1,13 +1,15 @@
 """Law 10: rows are independent. A row of a batch is what it is alone, whatever edits the other rows have.
 
-What an edit reads of the batch (its mean, its deviation, another row) is the batch that was there before it, in which
-no row has been edited yet. And a list of prompts is each prompt alone.
+An edit that reads the batch (its mean, its deviation, another row) reads it as it was before any row was edited. And a
+list of prompts gives what each prompt gives alone.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
+import numpy as np
 from typing_extensions import override
 
 from mlx_patch.interventions import Ablate, Apply, Edit, Intervention, Scale, pos_axis
@@ -22,40 +24,40 @@ _OF_THE_BATCH: tuple[Intervention, ...] = (
     Ablate("mean", over="batch"),
     Ablate("resample"),
 )
-"""What reads the whole batch, or another row of it."""
+"""Interventions that read the whole batch, or another row of it."""
 
 
 @dataclass(frozen=True, repr=False)
 class Marked(Selector):
-    """Positions that are written down for each prompt.
+    """Positions that are listed for each prompt.
 
     Attributes:
-        of: By the prompt's token ids.
+        by_prompt: The positions, by the prompt's token ids.
     """
 
-    of: Mapping[tuple[int, ...], tuple[int, ...]]
+    by_prompt: Mapping[tuple[int, ...], tuple[int, ...]]
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        return self.of[prompt.ids]
+        return self.by_prompt[prompt.ids]
 
     @override
     def __hash__(self) -> int:
-        return hash(tuple(self.of))
+        return hash(tuple(self.by_prompt))
 
     @override
     def __repr__(self) -> str:
-        return f"marked({[list(positions) for positions in self.of.values()]})"
+        return f"marked({[list(positions) for positions in self.by_prompt.values()]})"
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Three prompts of one length, and positions that are others in each.
+    """Three prompts of one length, and positions that differ between them.
 
     Attributes:
-        bench: Where they are from.
+        bench: The bench with their model.
         tokens: Shape `(3, pos)`.
-        marked: Two positions of each.
+        marked: Two positions of each prompt.
     """
 
     bench: Bench
@@ -64,11 +66,13 @@ class Rows:
 
     @classmethod
     def of(cls, bench: Bench) -> "Rows":
-        """The prompt, the donor's, and the prompt turned round."""
-        tokens = mx.concatenate([bench.tokens[:1], bench.other[:1], bench.tokens[:1, ::-1]], axis=0)
+        """The prompt, the donor's, and the prompt in reverse."""
+        first = bench.tokens[:1]
+        tokens = mx.concatenate([first, bench.other[:1], first[:, ::-1]], axis=0)
         last = tokens.shape[1] - 1
-        rows = [tuple(int(token) for token in row) for row in tokens.tolist()]  # pyright: ignore
-        return cls(bench, tokens, Marked({row: ((n + 1) % last, last) for n, row in enumerate(rows)}))
+        prompts = [tuple(row) for row in cast("list[list[int]]", tokens.tolist())]
+        positions = {prompt: ((number + 1) % last, last) for number, prompt in enumerate(prompts)}
+        return cls(bench, tokens, Marked(positions))
 
     def row(self, number: int) -> mx.array:
         """One of the prompts. Shape `(1, pos)`."""
@@ -80,97 +84,118 @@ class Rows:
 
     def positions(self, number: int) -> tuple[int, ...]:
         """The marked positions of one of the prompts."""
-        return list(self.marked.of.values())[number]
+        return list(self.marked.by_prompt.values())[number]
 
 
 def independent(bench: Bench) -> Iterator[Finding]:
     """Law 10, of runs."""
     rows = Rows.of(bench)
-    together, alone = bench.model.run(rows.tokens), [rows.alone(n) for n in range(3)]
-    for n, logits in enumerate(alone):
-        what = f"logits of row {n}"
-        yield bench.scale.finding(10, what, together[n : n + 1], logits, bench.scale.half_the_digits)
-    apart = max(largest_deviation(together[n : n + 1], logits) for n, logits in enumerate(alone))
-    tolerance = bench.scale.beside(apart)
-    yield from _with_other_edits(rows, alone[2], tolerance)
+    batch_logits = bench.model.run(rows.tokens)
+    row_logits = [rows.alone(number) for number in range(3)]
+    deviations = []
+    for number, logits in enumerate(row_logits):
+        in_batch = batch_logits[number : number + 1]
+        deviations.append(largest_deviation(in_batch, logits))
+        yield bench.scale.finding(10, f"logits of row {number}", in_batch, logits, bench.scale.half_the_digits)
+    tolerance = bench.scale.beside(max(deviations))
+    yield from _with_other_edits(rows, row_logits[2], tolerance)
     yield from _at_marked_positions(rows, tolerance)
-    for name in _watched(bench):
+    for name in _edited_sites(bench):
         yield from _over_the_batch(rows, name)
-    yield from _listed(rows, tolerance)
+    yield from _list_of_prompts(rows, tolerance)
 
 
-def _with_other_edits(rows: Rows, unedited: mx.array, tolerance: float) -> Iterator[Finding]:
+def _with_other_edits(rows: Rows, unpatched: mx.array, tolerance: float) -> Iterator[Finding]:
     """Two sites at a time: one is edited in the first row, another in the second, nothing in the third."""
     bench, names = rows.bench, rows.bench.names
     for first, second in zip(names[::2], (*names[1::2], names[0]), strict=False):
-        edits = (Scale(0.5).at(first, layer=_middle(bench, first)), _summing(bench, second))
-        of_rows = [_of_row(edit, n) for n, edit in enumerate(edits)]
-        got = bench.model.run(rows.tokens, of_rows)
-        what = f"{first} edited in row 0, {second} in row 1"
-        for n, edit in enumerate(edits):
-            yield bench.scale.finding(10, f"{what}: row {n}", got[n : n + 1], rows.alone(n, edit), tolerance)
-        yield bench.scale.finding(10, f"{what}: row 2", got[2:], unedited, tolerance)
+        scale = Scale(0.5).at(first, layer=_middle_layer(bench, first))
+        edits = (scale, _cumulative_sum(bench, second))
+        row_edits = [_in_row(edit, row) for row, edit in enumerate(edits)]
+        logits = bench.model.run(rows.tokens, row_edits)
+        description = f"{first} edited in row 0, {second} in row 1"
+        for row, edit in enumerate(edits):
+            row_logits, expected = logits[row : row + 1], rows.alone(row, edit)
+            yield bench.scale.finding(10, f"{description}: row {row}", row_logits, expected, tolerance)
+        yield bench.scale.finding(10, f"{description}: row 2", logits[2:], unpatched, tolerance)
 
 
 def _at_marked_positions(rows: Rows, tolerance: float) -> Iterator[Finding]:
-    """A selector that finds other positions in each row gives each what these positions give it alone."""
+    """A selector that finds other positions in each row gives what these positions give each row alone."""
     bench = rows.bench
-    for name in _watched(bench):
-        summed, layer = _summing(bench, name).intervention, _middle(bench, name)
-        got = bench.model.run(rows.tokens, [summed.at(name, layer=layer, pos=rows.marked)])
-        for n in range(3):
-            wanted = rows.alone(n, summed.at(name, layer=layer, pos=rows.positions(n)))
-            what = f"{name} at positions of its own, row {n}"
-            yield bench.scale.finding(10, what, got[n : n + 1], wanted, tolerance)
+    for name in _edited_sites(bench):
+        intervention, layer = _cumulative_sum(bench, name).intervention, _middle_layer(bench, name)
+        edit = intervention.at(name, layer=layer, pos=rows.marked)
+        logits = bench.model.run(rows.tokens, [edit])
+        for row in range(3):
+            row_edit = intervention.at(name, layer=layer, pos=rows.positions(row))
+            row_logits, expected = logits[row : row + 1], rows.alone(row, row_edit)
+            description = f"{name} at positions of its own, row {row}"
+            yield bench.scale.finding(10, description, row_logits, expected, tolerance)
 
 
 def _over_the_batch(rows: Rows, name: str) -> Iterator[Finding]:
-    """Made at other positions in each row, they give there what they give them where they are made everywhere."""
-    site = Site(name, _middle(rows.bench, name))
+    """An edit at other positions in each row gives there what the edit at all positions gives."""
+    site = Site(name, _middle_layer(rows.bench, name))
     batch = Bench(rows.bench.model, rows.tokens, rows.tokens)
     plain = batch.inside(site)[site]
-    shape = [-1 if axis == pos_axis(site) - 1 else 1 for axis in range(plain.ndim - 1)]
-    marks = [[p in rows.positions(n) for p in range(rows.tokens.shape[1])] for n in range(3)]
-    marked = mx.stack([mx.array(row).reshape(shape) for row in marks])
-    for what in _OF_THE_BATCH:
-        everywhere = batch.inside(site, what.at(name, layer=site.layer))[site]
-        by_row = batch.inside(site, what.at(name, layer=site.layer, pos=rows.marked))[site]
-        wanted = mx.where(marked, everywhere, plain)
-        yield rows.bench.scale.finding(10, f"{what!r} of {name} by row", by_row, wanted, rows.bench.scale.close)
+    is_marked = _marks(rows, site, plain.ndim)
+    for intervention in _OF_THE_BATCH:
+        everywhere = batch.inside(site, intervention.at(name, layer=site.layer))[site]
+        edit = intervention.at(name, layer=site.layer, pos=rows.marked)
+        by_row = batch.inside(site, edit)[site]
+        expected = mx.where(is_marked, everywhere, plain)
+        description = f"{intervention!r} of {name} by row"
+        yield rows.bench.scale.finding(10, description, by_row, expected, rows.bench.scale.close)
 
 
-def _listed(rows: Rows, tolerance: float) -> Iterator[Finding]:
-    """A list of prompts, one of them shorter, is each prompt alone, whatever reads the batch."""
-    bench, name = rows.bench, _watched(rows.bench)[-1]
+def _marks(rows: Rows, site: Site, ndim: int) -> mx.array:
+    """Whether each position of each row is marked, to broadcast over the other axes of a site."""
+    shape = [1] * ndim
+    shape[0], shape[pos_axis(site)] = rows.tokens.shape
+    marks = np.zeros(rows.tokens.shape, dtype=bool)
+    for row in range(3):
+        marks[row, list(rows.positions(row))] = True
+    return mx.array(marks).reshape(shape)
+
+
+def _list_of_prompts(rows: Rows, tolerance: float) -> Iterator[Finding]:
+    """A list of prompts, one of them shorter, gives what each prompt gives alone, even if an edit reads the batch."""
+    bench, name = rows.bench, _edited_sites(rows.bench)[-1]
     prompts = [rows.row(0), rows.row(1), rows.row(2)[:, :-1]]
-    for what in (Ablate("noise"), Ablate("mean")):
-        edit = what.at(name, layer=_middle(bench, name))
-        got = bench.model.run_each([prompt[0] for prompt in prompts], [edit])
-        for n, prompt in enumerate(prompts):
-            wanted = bench.model.run(prompt, [edit])
-            yield bench.scale.finding(10, f"{what!r} of {name} in a list, prompt {n}", got[n], wanted, tolerance)
+    for intervention in (Ablate("noise"), Ablate("mean")):
+        edit = intervention.at(name, layer=_middle_layer(bench, name))
+        logits = bench.model.run_each([prompt[0] for prompt in prompts], [edit])
+        for number, prompt in enumerate(prompts):
+            expected = bench.model.run(prompt, [edit])
+            description = f"{intervention!r} of {name} in a list, prompt {number}"
+            yield bench.scale.finding(10, description, logits[number], expected, tolerance)
 
 
-def _watched(bench: Bench) -> tuple[str, ...]:
-    """Where edits by row are looked at."""
+def _edited_sites(bench: Bench) -> tuple[str, ...]:
+    """The sites at which edits by row are checked."""
     return tuple(name for name in ("embed", "resid_post") if bench.has(name))
 
 
-def _middle(bench: Bench, name: str) -> int | None:
+def _middle_layer(bench: Bench, name: str) -> int | None:
+    if not SITES[name].layered:
+        return None
     layers = bench.own[1].layers(name)
-    return layers[len(layers) // 2] if SITES[name].layered else None
+    return layers[len(layers) // 2]
 
 
-def _summing(bench: Bench, name: str) -> Edit:
-    """A sum over the positions so far, of what a row is edited with; over the keys so far of a pattern or scores."""
+def _cumulative_sum(bench: Bench, name: str) -> Edit:
+    """Half the sum over positions so far, or over keys so far of a pattern; scores, which may be -inf, are halved."""
 
-    def summed(activation: mx.array, site: Site) -> mx.array:
+    def apply(activation: mx.array, site: Site) -> mx.array:
         if name == "attn_scores":
             return activation * 0.5
-        return 0.5 * mx.cumsum(activation, axis=-1 if name == "pattern" else pos_axis(site))
+        if name == "pattern":
+            return 0.5 * mx.cumsum(activation, axis=-1)
+        return 0.5 * mx.cumsum(activation, axis=pos_axis(site))
 
-    return Apply(summed).at(name, layer=_middle(bench, name))
+    return Apply(apply).at(name, layer=_middle_layer(bench, name))
 
 
-def _of_row(edit: Edit, row: int) -> Edit:
+def _in_row(edit: Edit, row: int) -> Edit:
     return edit.intervention.at(edit.site, layer=edit.layer, batch=row)

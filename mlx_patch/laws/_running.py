@@ -1,10 +1,10 @@
-"""Laws 1 and 6: a run leaves the model as it was, and shows what was there."""
+"""Laws 1 and 6: a run leaves the model as it was, and captures do not change it."""
 
 from collections.abc import Iterator
 
 import mlx.core as mx
 
-from mlx_patch.interventions import Apply, Replace
+from mlx_patch.interventions import Apply, Replace, pos_axis
 from mlx_patch.laws._attention import last_positions
 from mlx_patch.laws._bench import REWRITTEN, Bench
 from mlx_patch.laws._report import Finding
@@ -16,33 +16,48 @@ _STREAMS = ("embed", "resid_pre", "resid_mid", "resid_post")
 
 
 def grounds(bench: Bench) -> Iterator[Finding]:
-    """What the laws stand on: sites have the axes that their names say, and the unembedding reads `final_norm`."""
+    """Conditions of all laws: sites have the axes of their names, and the unembedding reads `final_norm`."""
     yield from _axes(bench)
     logits = bench.run(Replace(bench.donor[1]).at(bench.end))
     yield bench.scale.finding(4, f"{bench.end} decides the logits", logits, bench.donor[0], 0.0)
 
 
 def _axes(bench: Bench) -> Iterator[Finding]:
-    batch, pos = bench.tokens.shape
+    batch, n_positions = bench.tokens.shape
     sizes: dict[object, int] = {"batch": batch, "d_model": bench.model.d_model}
-    sizes |= {"pos": pos, "query_pos": pos}
-    sizes |= {("key_pos", layer): last_positions(bench, layer).size for layer in range(bench.model.n_layers)}
+    sizes |= {"pos": n_positions, "query_pos": n_positions}
     sizes["streams"] = bench.model.d_model * bench.model.layout.n_streams
+    for layer in range(bench.model.n_layers):
+        sizes["key_pos", layer] = last_positions(bench, layer).size
     for site in bench.model.sites:
         shape = bench.own[1][site].shape
-        wrong = len(shape) != len(site.axes) or any(
-            sizes.setdefault(_size(site, axis), size) != size for axis, size in zip(site.axes, shape, strict=True)
-        )
-        yield Finding(1, f"{site}, shape {shape}", float("inf") if wrong else 0.0, 0.0)
+        deviation = float("inf")
+        if len(shape) == len(site.axes) and _fits(site, shape, sizes):
+            deviation = 0.0
+        yield Finding(1, f"{site}, shape {shape}", deviation, 0.0)
 
 
-def _size(site: Site, axis: str) -> object:
-    """What sites share a size with this one along an axis."""
+def _fits(site: Site, shape: tuple[int, ...], sizes: dict[object, int]) -> bool:
+    """Whether a shape has the sizes of the site's axes. A size that is met for the first time is added to `sizes`."""
+    for axis, size in zip(site.axes, shape, strict=True):
+        if sizes.setdefault(_size_key(site, axis), size) != size:
+            return False
+    return True
+
+
+def _size_key(site: Site, axis: str) -> object:
+    """A key that is the same for sites that must agree in size along an axis."""
     if axis == "head":
-        return "query heads" if site.name in _QUERY_HEADS else "KV heads", site.layer
+        if site.name in _QUERY_HEADS:
+            return "query heads", site.layer
+        return "KV heads", site.layer
     if axis == "d_model" and site.name in _STREAMS:
         return "streams"
-    return (site, axis) if axis in _FREE else (axis, site.layer) if axis in ("expert", "key_pos") else axis
+    if axis in _FREE:
+        return site, axis
+    if axis in ("expert", "key_pos"):
+        return axis, site.layer
+    return axis
 
 
 def watching(bench: Bench) -> Iterator[Finding]:
@@ -56,16 +71,17 @@ def watching(bench: Bench) -> Iterator[Finding]:
 
 
 def _at_positions(bench: Bench) -> Iterator[Finding]:
-    """What is kept at some positions, and logits that are asked for at some, are those of the whole."""
-    chosen = [1, bench.tokens.shape[1] - 1]
+    """Captures and logits at some positions are those of a run without a choice of positions."""
+    positions = [1, bench.tokens.shape[1] - 1]
     names = [name for name in ("resid_post", "z", "pattern") if bench.has(name)]
-    logits, cache = bench.model.run_with_cache(bench.tokens, sites=names, pos=chosen, logits_at=chosen)
-    yield bench.scale.finding(1, "logits at positions", logits, bench.plain[:, mx.array(chosen)], bench.scale.close)
+    logits, cache = bench.model.run_with_cache(bench.tokens, sites=names, pos=positions, logits_at=positions)
+    expected = bench.plain[:, mx.array(positions)]
+    yield bench.scale.finding(1, "logits at positions", logits, expected, bench.scale.close)
     for name in names:
         site = Site(name, cache.layers(name)[-1])
-        axis = 2 if name in REWRITTEN else 1
-        whole = mx.take(bench.own[1][site], mx.array(chosen), axis=axis)
-        yield bench.scale.finding(1, f"{site} at positions", cache[site], whole, bench.exactly("pattern"))
+        activation = bench.own[1][site]
+        expected = mx.take(activation, mx.array(positions), axis=pos_axis(site))
+        yield bench.scale.finding(1, f"{site} at positions", cache[site], expected, bench.exactly("pattern"))
 
 
 class _Planned(Exception):
@@ -80,7 +96,10 @@ def restored(bench: Bench) -> Iterator[Finding]:
     """Law 6."""
     for name in bench.names:
         raised = _fails(bench, name, bench.tokens)
-        yield Finding(6, f"{name}, classes", float(bench.n_changed()) + (not raised), 0.0)
+        deviation = float(bench.n_changed())
+        if not raised:
+            deviation += 1.0
+        yield Finding(6, f"{name}, classes", deviation, 0.0)
     yield bench.scale.finding(6, "logits afterwards", bench.raw(), bench.plain, 0.0)
     if not bench.caches:
         return
@@ -88,12 +107,15 @@ def restored(bench: Bench) -> Iterator[Finding]:
     bench.model.run(first, prompt_cache=prompt_cache)
     _fails(bench, bench.end.name, second, prompt_cache)
     logits = bench.model.run(second, prompt_cache=prompt_cache)
-    wanted = bench.in_parts[:, bench.middle :]
-    yield bench.scale.finding(6, "logits afterwards, over a prompt cache", logits, wanted, 0.0)
+    expected = bench.in_parts[:, bench.middle :]
+    yield bench.scale.finding(6, "logits afterwards, over a prompt cache", logits, expected, 0.0)
 
 
 def _fails(bench: Bench, name: str, tokens: mx.array, prompt_cache: list | None = None) -> bool:
-    layer = bench.own[1].layers(name)[-1] if SITES[name].layered else None
+    """Run with an edit that raises. Whether the exception came out of the run."""
+    layer = None
+    if SITES[name].layered:
+        layer = bench.own[1].layers(name)[-1]
     try:
         bench.model.run(tokens, [Apply(_fail).at(name, layer=layer)], prompt_cache=prompt_cache)
     except _Planned:

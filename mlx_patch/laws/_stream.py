@@ -10,31 +10,34 @@ from mlx_patch.sites import Site
 
 
 def sums(bench: Bench) -> Iterator[Finding]:
-    """Law 2; where a table knows nothing that is added, only that the stream goes on from block to block."""
-    cache, close, rule = bench.own[1], bench.scale.close, bench.stream
+    """Law 2. If the table has no site that is added, only that the stream continues from block to block."""
+    cache = bench.own[1]
+    rule, compare = bench.stream, bench.scale.finding
     for layer, block in enumerate(bench.model.layout.blocks):
         stream = cache["resid_pre", layer]
         if ("mixer_out", layer) in cache:
             stream = rule.mid(stream, cache["mixer_out", layer], block)
         if ("resid_mid", layer) in cache:
-            middle = cache["resid_mid", layer]
-            yield bench.scale.finding(2, str(Site("resid_mid", layer)), stream, middle, close)
+            site = Site("resid_mid", layer)
+            yield compare(2, str(site), stream, cache[site], bench.scale.close)
         if ("mlp_out", layer) in cache:
             stream = rule.post(stream, cache["mlp_out", layer], block, **bench.more[layer])
         if bench.has("mixer_out") or bench.has("mlp_out"):
-            yield bench.scale.finding(2, str(Site("resid_post", layer)), stream, cache["resid_post", layer], close)
+            site = Site("resid_post", layer)
+            yield compare(2, str(site), stream, cache[site], bench.scale.close)
         if layer:
-            before = bench.model.layout.between(layer, cache["resid_post", layer - 1])
-            yield bench.scale.finding(2, str(Site("resid_pre", layer)), cache["resid_pre", layer], before, 0.0)
+            site = Site("resid_pre", layer)
+            expected = bench.model.layout.between(layer, cache["resid_post", layer - 1])
+            yield compare(2, str(site), cache[site], expected, 0.0)
     for name in ("attn_out", "mixer_out", "mlp_out"):
         if bench.has(name) and rule == Stream():
             yield from _without(bench, name)
 
 
 def _without(bench: Bench, name: str) -> Iterator[Finding]:
-    """The stream without something that is added to it is less by it; all else is held, in each layer by itself.
+    """Zeroing a term of the stream takes exactly that term away; all else is held, so that each layer is tested alone.
 
-    Every other layer at a time: what leaves one may be held nowhere but where the next one reads it.
+    Every other layer at a time: the output of a layer may be held only where the next layer reads it.
     """
     for start in (0, 1):
         if layers := bench.own[1].layers(name)[start::2]:
@@ -42,12 +45,19 @@ def _without(bench: Bench, name: str) -> Iterator[Finding]:
 
 
 def _without_at(bench: Bench, name: str, layers: tuple[int, ...]) -> Iterator[Finding]:
-    own, seen = bench.own[1], [n for n in ("resid_mid", "resid_post") if bench.has(n)]
-    others = [(other, bench.own[1].layers(other)) for other in ("resid_pre", "mlp_out") if other != name]
-    held = [Replace(own).at(other, layer=at) for other, has in others if (at := sorted({*has} & {*layers}))]
-    held += [Replace(own).at(other) for other in bench.shared if bench.has(other)]
-    cache = bench.inside(tuple(seen), *held, ZERO.at(name, layer=layers))
+    unpatched = bench.own[1]
+    edits = []
+    for input_name in ("resid_pre", "mlp_out"):
+        held_layers = [layer for layer in unpatched.layers(input_name) if layer in layers]
+        if input_name != name and held_layers:
+            edits.append(Replace(unpatched).at(input_name, layer=held_layers))
+    edits += [Replace(unpatched).at(shared) for shared in bench.shared if bench.has(shared)]
+    streams = tuple(stream for stream in ("resid_mid", "resid_post") if bench.has(stream))
+    cache = bench.inside(streams, *edits, ZERO.at(name, layer=layers))
     for layer in layers:
-        site = Site("resid_mid" if name != "mlp_out" and ("resid_mid", layer) in own else "resid_post", layer)
-        again = cache[site] + own[name, layer]
-        yield bench.scale.finding(2, f"{site} without {name}", again, own[site], bench.scale.close)
+        site = Site("resid_post", layer)
+        if name != "mlp_out" and ("resid_mid", layer) in unpatched:
+            site = Site("resid_mid", layer)
+        description = f"{site} without {name}"
+        restored = cache[site] + unpatched[name, layer]
+        yield bench.scale.finding(2, description, restored, unpatched[site], bench.scale.close)

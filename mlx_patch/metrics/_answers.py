@@ -16,9 +16,9 @@ from ._tokens import (
     Answers,
     Tokenizer,
     as_answers,
+    checked_answers,
     for_rows,
     has_text,
-    held,
     ids_per_row,
     listed_answers,
     single_tokens,
@@ -40,7 +40,7 @@ class _Answered(RowMetric):
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
         if not has_text(self.token):
             return self
-        return replace(self, token=single_tokens("token", held(self.token), tokenizer))
+        return replace(self, token=single_tokens("token", checked_answers(self.token), tokenizer))
 
     @override
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
@@ -80,17 +80,19 @@ class LogitDiff(RowMetric):
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
         if not has_text(self.right) and not has_text(self.wrong):
             return self
-        right = single_tokens("right", held(self.right), tokenizer)
-        return replace(self, right=right, wrong=single_tokens("wrong", held(self.wrong), tokenizer))
+        right = single_tokens("right", checked_answers(self.right), tokenizer)
+        wrong = single_tokens("wrong", checked_answers(self.wrong), tokenizer)
+        return replace(self, right=right, wrong=wrong)
 
     @override
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
-        right, wrong = (for_rows(name, getattr(self, name), rows, n) for name in ("right", "wrong"))
+        right = for_rows("right", self.right, rows, n)
+        wrong = for_rows("wrong", self.wrong, rows, n)
         return replace(self, right=right, wrong=wrong)
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        return _of_answers(row, "right", self.right) - _of_answers(row, "wrong", self.wrong)
+        return _logits_of(row, "right", self.right) - _logits_of(row, "wrong", self.wrong)
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,13 +152,14 @@ class Rank(_Answered):
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        own = _of_answers(row, "token", self.token)
-        ahead = mx.sum(row >= own[:, None], axis=-1).astype(mx.float32) - 1
-        return mx.where(mx.any(mx.isnan(row), axis=-1), mx.nan, ahead)  # comparisons hide NaN
+        logits = _logits_of(row, "token", self.token)
+        rank = mx.sum(row >= logits[:, None], axis=-1).astype(mx.float32) - 1
+        has_nan = mx.any(mx.isnan(row), axis=-1)
+        return mx.where(has_nan, mx.nan, rank)  # comparisons hide NaN
 
 
-def _of_answers(row: mx.array, argument: str, answers: Answers) -> mx.array:
-    """The entry of each row that its answer names. `(batch, d_vocab)` to `(batch,)`."""
+def _logits_of(row: mx.array, argument: str, answers: Answers) -> mx.array:
+    """The logit of each row's answer. `(batch, d_vocab)` to `(batch,)`."""
     return mx.take_along_axis(row, _ids(row, argument, answers), axis=-1)[:, 0]
 
 
@@ -166,16 +169,21 @@ def _log_prob(row: mx.array, answers: Answers) -> mx.array:
 
 
 def _ids(row: mx.array, argument: str, answers: Answers) -> mx.array:
-    """The answer of each row, as a token. Shape `(batch, 1)`."""
+    """The token id of each row's answer. Shape `(batch, 1)`."""
     batch, d_vocab = row.shape
-    return ids_per_row(argument, held(answers), (batch, d_vocab))
+    return ids_per_row(argument, checked_answers(answers), (batch, d_vocab))
 
 
 def _refuse_same(right: Answers, wrong: Answers) -> None:
+    """Refuse an example whose answers are the same; one answer for all is that of every example."""
     rights, wrongs = listed_answers(right), listed_answers(wrong)
-    pairs = itertools.product(rights, wrongs) if 1 in (len(rights), len(wrongs)) else zip(rights, wrongs, strict=False)
-    for one, other in pairs:
-        if one == other:
+    if len(rights) == 1 or len(wrongs) == 1:
+        pairs = itertools.product(rights, wrongs)
+    else:
+        pairs = zip(rights, wrongs, strict=False)
+    for right_answer, wrong_answer in pairs:
+        if right_answer == wrong_answer:
             raise ValueRefusedError(
-                f"`wrong` must differ from `right` in every example. Got {one!r} for both, which makes it always 0."
+                f"`wrong` must differ from `right` in every example. Got {right_answer!r} for both, "
+                "which makes it always 0."
             )

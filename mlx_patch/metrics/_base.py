@@ -15,6 +15,9 @@ from mlx_patch.errors import KindError, SelectionError, ShapeError
 from ._logits import as_position, check_logits, read_position
 from ._tokens import Tokenizer
 
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word begins in the name of a class: `LogProb`, `KLDivergence`."""
+
 
 @dataclass(frozen=True, repr=False)
 class Metric(ABC):
@@ -79,7 +82,7 @@ class Metric(ABC):
         return _one_per_example(numbers, logits.shape[0], self.name)
 
     def resolve(self, tokenizer: Tokenizer | None) -> "Metric":
-        """The same metric with its strings as token ids; itself if it holds none.
+        """The same metric with token ids for its strings; itself if it holds none.
 
         Raises:
             TokenError: A string does not give the tokens that the metric needs.
@@ -87,19 +90,25 @@ class Metric(ABC):
         del tokenizer
         return self
 
+    def reads(self, length: int) -> tuple[int, ...] | None:
+        """The absolute positions whose logits it reads in a prompt of `length`; None where it reads them all."""
+        return None if self.pos is None else (self.pos % length,)
+
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
-        """The same metric for some examples out of `n`; itself where it holds nothing that goes by example.
+        """The same metric for some examples out of `n`; itself if it holds nothing per example.
 
         Args:
-            rows: Which examples, in order.
-            n: How many there are in all.
+            rows: The numbers of the examples, in order.
+            n: The number of all examples.
         """
         del rows, n
         return self
 
     def at_last(self) -> Self:
-        """The same metric for logits of which only position `pos` was kept; itself where it reads them all."""
-        return self if self.pos is None else replace(self, pos=-1)
+        """The same metric for logits of position `pos` alone; itself if it reads all positions."""
+        if self.pos is None:
+            return self
+        return replace(self, pos=-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,33 +192,39 @@ class MultiPositionMetric(Metric):
         """
 
     def absolute(self, length: int) -> tuple[int, ...]:
-        """What `positions` says, from 0.
+        """The `positions`, counted from 0.
 
         Raises:
             KindError: They are not ints.
             SelectionError: There are none, one is there twice, or one is not in the prompt.
         """
-        chosen = tuple(map(as_position, self.positions(length)))
-        for pos in chosen:
+        positions = tuple(map(as_position, self.positions(length)))
+        for pos in positions:
             if not -length <= pos < length:
                 raise SelectionError(
                     f"`positions` of {self.name} must lie in {-length} to {length - 1}, the {length} positions of the "
                     f"prompt. Got {pos}."
                 )
-        found = tuple(pos % length for pos in chosen)
-        if not found or len(set(found)) < len(found):
-            raise SelectionError(f"`positions` of {self.name} must be some, and each once. Got {chosen}.")
-        return found
+        from_start = tuple(pos % length for pos in positions)
+        if not from_start or len(set(from_start)) < len(from_start):
+            raise SelectionError(f"`positions` of {self.name} must be some, and each once. Got {positions}.")
+        return from_start
+
+    @override
+    def reads(self, length: int) -> tuple[int, ...]:
+        return self.absolute(length)
 
     @final
     def of_rows(self, rows: mx.array) -> mx.array:
-        """What calling it gives, of the logits at its positions alone. Shape of `rows`: `(batch, pos, d_vocab)`."""
+        """The metric of logits at its positions alone. Shape of `rows`: `(batch, pos, d_vocab)`."""
         check_logits(rows, f"`rows` of {self.name}")
-        return _one_per_example(self.measure_rows(rows.astype(mx.float32)), rows.shape[0], self.name)
+        numbers = self.measure_rows(rows.astype(mx.float32))
+        return _one_per_example(numbers, rows.shape[0], self.name)
 
     @override
     def measure(self, logits: mx.array) -> mx.array:
-        return self.of_rows(logits[:, mx.array(self.absolute(logits.shape[1]))])
+        positions = mx.array(self.absolute(logits.shape[1]))
+        return self.of_rows(logits[:, positions])
 
 
 def _one_per_example(numbers: object, batch: int, name: str) -> mx.array:
@@ -239,26 +254,38 @@ def _as_array(numbers: object, name: str) -> mx.array:
 
 
 def _label(metric: Metric) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
+    """The name of a metric's class in snake case, with its arguments."""
+    words = _WORD_BOUNDARY.sub("_", type(metric).__name__).lower()
     arguments = _arguments(metric)
-    return f"{words}({arguments})" if arguments else words
+    if not arguments:
+        return words
+    return f"{words}({arguments})"
 
 
 def _arguments(metric: Metric) -> str:
-    """What sets a metric apart, as it would be written in a call."""
-    shown = [(f, getattr(metric, f.name)) for f in fields(metric) if f.repr]
-    required = [_brief(value) for f, value in shown if f.default is MISSING]
-    changed = [f"{f.name}={_brief(value)}" for f, value in shown if not _is_default(f.default, value)]
+    """The arguments of a call that makes the metric, without defaults."""
+    required, changed = [], []
+    for field_ in fields(metric):
+        if not field_.repr:
+            continue
+        value = getattr(metric, field_.name)
+        if field_.default is MISSING:
+            required.append(_value_text(value))
+        elif not _is_default(field_.default, value):
+            changed.append(f"{field_.name}={_value_text(value)}")
     return ", ".join(required + changed)
 
 
 def _is_default(default: object, value: object) -> bool:
-    return default is MISSING or default is value or (isinstance(value, str | int) and value == default)
+    """Whether a value is the default; arrays, which have no truth value, are compared by identity."""
+    return default is value or (isinstance(value, str | int) and value == default)
 
 
-def _brief(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, mx.array | np.ndarray):
         return f"<array {tuple(value.shape)}>"
-    if isinstance(value, tuple) and len(value) > 4:
+    if not isinstance(value, tuple):
+        return repr(value)
+    if len(value) > 4:
         return f"<{len(value)} of them>"
-    return repr(list(value) if isinstance(value, tuple) else value)
+    return repr(list(value))

@@ -66,13 +66,17 @@ class KL(RowMetric):
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
         reference = self._row
         if len(reference) not in (1, n):
-            several = f" or of all {n} examples" if n > 1 else ", for one example"
-            raise ShapeError(f"`reference_logits` must have a batch of 1{several}. Got {len(reference)}.")
-        return self if len(reference) == 1 else replace(self, reference_logits=reference[mx.array(list(rows))])
+            alternative = ", for one example"
+            if n > 1:
+                alternative = f" or of all {n} examples"
+            raise ShapeError(f"`reference_logits` must have a batch of 1{alternative}. Got {len(reference)}.")
+        if len(reference) == 1:
+            return self
+        return replace(self, reference_logits=reference[mx.array(list(rows))])
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        _check_same_vocabulary(self._row, row)
+        _check_fit(self._row, row)
         reference = log_softmax(self._row)
         return _expectation(mx.exp(reference), reference - log_softmax(row))
 
@@ -87,14 +91,14 @@ class KL(RowMetric):
 
 
 def _expectation(p: mx.array, values: mx.array) -> mx.array:
-    """The mean of values under p, where what has no probability counts nothing, in the gradient too."""
+    """The mean of values under p; a value without probability counts as 0, in the gradient too."""
     return total(p * mx.where(p == 0, 0.0, values))
 
 
 def _reference_row(reference: object, pos: int) -> mx.array:
     """The reference's logits at its position, in a buffer of their own. Shape `(batch or 1, d_vocab)`."""
-    if isinstance(reference, list | tuple) and any(isinstance(each, mx.array | np.ndarray) for each in reference):
-        return _joined([_reference_row(each, pos) for each in reference])
+    if isinstance(reference, list | tuple) and any(isinstance(entry, mx.array | np.ndarray) for entry in reference):
+        return _concatenated([_reference_row(entry, pos) for entry in reference])
     if not isinstance(reference, mx.array | np.ndarray):
         raise KindError(f"`reference_logits` must be an array of logits. Got {type(reference).__name__}.")
     array = mx.array(reference)
@@ -102,35 +106,37 @@ def _reference_row(reference: object, pos: int) -> mx.array:
         raise ShapeError(
             f"`reference_logits` must have shape (batch, pos, d_vocab) or (batch, d_vocab). Got {array.shape}."
         )
-    three = array if array.ndim == 3 else array[:, None]
-    check_logits(three, "`reference_logits`")
-    row = mx.contiguous(read_position(three, pos if array.ndim == 3 else -1))
-    mx.eval(row)  # an unevaluated slice would keep the whole of the reference alive
+    if array.ndim == 2:
+        array, pos = array[:, None], -1
+    check_logits(array, "`reference_logits`")
+    row = mx.contiguous(read_position(array, pos))
+    mx.eval(row)  # an unevaluated slice would keep the whole reference alive
     return row
 
 
-def _joined(rows: list[mx.array]) -> mx.array:
-    """One row after the other, each of one prompt."""
+def _concatenated(rows: list[mx.array]) -> mx.array:
+    """The rows of several prompts, one after the other."""
     for number, row in enumerate(rows):
         if row.shape != (1, rows[0].shape[1]):
             raise ShapeError(
                 f"`reference_logits` must hold the logits of one prompt an entry, all of one vocabulary, as "
                 f"`model.run_each` returns them. Got {row.shape[0]} of {row.shape[1]} tokens in entry {number}."
             )
-    joined = mx.concatenate(rows, axis=0)
-    mx.eval(joined)
-    return joined
+    row = mx.concatenate(rows, axis=0)
+    mx.eval(row)
+    return row
 
 
-def _or_all(rows: int) -> str:
-    return f" or of the run's {rows}" if rows > 1 else ", for one row"
-
-
-def _check_same_vocabulary(reference: mx.array, row: mx.array) -> None:
+def _check_fit(reference: mx.array, row: mx.array) -> None:
+    """Refuse a reference of another vocabulary, or of another number of rows."""
     if reference.shape[1] != row.shape[1]:
         raise ShapeError(
             f"`reference_logits` must have the run's vocabulary, {row.shape[1]}. Got {reference.shape[1]}. "
             "Compare models of one tokenizer."
         )
-    if reference.shape[0] not in (1, row.shape[0]):
-        raise ShapeError(f"`reference_logits` must have a batch of 1{_or_all(row.shape[0])}. Got {reference.shape[0]}.")
+    batch = row.shape[0]
+    if reference.shape[0] not in (1, batch):
+        alternative = ", for one row"
+        if batch > 1:
+            alternative = f" or of the run's {batch}"
+        raise ShapeError(f"`reference_logits` must have a batch of 1{alternative}. Got {reference.shape[0]}.")

@@ -24,8 +24,8 @@ class FunctionMetric(Metric):
 
     @override
     def __post_init__(self) -> None:
-        called = getattr(self.function, "__name__", type(self.function).__name__)
-        object.__setattr__(self, "name", self.name or called)
+        function_name = getattr(self.function, "__name__", type(self.function).__name__)
+        object.__setattr__(self, "name", self.name or function_name)
         object.__setattr__(self, "__doc__", self.function.__doc__)
         object.__setattr__(self, "__wrapped__", self.function)  # doctest and help() find the function
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Metrics of what a model says when it is let."""
+"""Metrics of generated text."""
 
 import re
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from mlx_patch.errors import KindError, ValueRefusedError
 from ._base import Metric
 
 _LOOKS_AHEAD = ("$", "\\Z", "\\z", "\\b", "\\B", "(?!", "(?=", "(?>", "*+", "++", "?+", "}+")
-"""What makes a match depend on what follows it."""
+"""Syntax that makes a match depend on the text after it."""
 
 _UNFINISHED = "\ufffd"
-"""What a tokenizer decodes the first bytes of a character to, before the others are there."""
+"""The text of a character's first bytes, until the tokenizer has the others."""
 
 
 @dataclass(frozen=True, repr=False)
 class GenerateMatches(Metric):
-    """Whether a regular expression matches what the model writes: 1 or 0, or the rate over several samples.
+    """Whether a regular expression matches the generated text: 1 or 0, or the rate over several samples.
 
-    The prompt runs with the edits, which act in it, and the model goes on from there by itself, as it would after
-    `model.run`. Greedy, unless there are samples.
+    The edits act on the prompt; after it the model generates without them, as it would after `model.run`. Greedy,
+    unless there are samples.
 
     Args:
-        pattern: A regular expression, which is searched for in the text that comes after the prompt.
-        max_tokens: So many tokens at most; the model's end-of-text token ends it before.
-        samples: How many texts are drawn; 0 is the one greedy text.
+        pattern: A regular expression, which is searched for in the generated text.
+        max_tokens: The maximum number of tokens; the model's end-of-text token ends the text earlier.
+        samples: The number of sampled texts; 0 is the one greedy text.
         temperature: Of the samples.
         seed: Of the samples.
     Raises:
@@ -54,12 +54,12 @@ class GenerateMatches(Metric):
             re.compile(self.pattern)
         except re.error as error:
             raise ValueRefusedError(f"`pattern` must be a regular expression. Got {self.pattern!r}: {error}.") from None
-        for name, least in (("max_tokens", 1), ("samples", 0), ("seed", 0)):
+        for name, minimum in (("max_tokens", 1), ("samples", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise KindError(f"`{name}` must be a whole number. Got {value!r}.")
-            if value < least:
-                raise ValueRefusedError(f"`{name}` must be {least} or more. Got {value}.")
+            if value < minimum:
+                raise ValueRefusedError(f"`{name}` must be {minimum} or more. Got {value}.")
         if not self.temperature > 0:
             raise ValueRefusedError(f"`temperature` must be more than 0. Got {self.temperature}. Greedy is samples=0.")
         super().__post_init__()
@@ -71,12 +71,17 @@ class GenerateMatches(Metric):
             "Use mp.measure(model, tokens, metric, edits), or mp.sweep."
         )
 
+    @override
+    def reads(self, length: int) -> tuple[int, ...]:
+        """The last position, which the text goes on from."""
+        return (length - 1,)
+
     def matches(self, text: str) -> bool:
         """Whether the text has a match."""
         return re.search(self.pattern, text) is not None
 
     def decided(self, text: str) -> bool:
-        """Whether whatever follows the text changes nothing."""
-        if text.endswith(_UNFINISHED) or any(part in self.pattern for part in _LOOKS_AHEAD):
+        """Whether the text matches, and keeps matching whatever follows it."""
+        if text.endswith(_UNFINISHED) or any(syntax in self.pattern for syntax in _LOOKS_AHEAD):
             return False
         return self.matches(text)

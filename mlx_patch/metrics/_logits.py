@@ -7,17 +7,25 @@ import mlx.core as mx
 from mlx_patch.errors import KindError, SelectionError, ShapeError
 
 
-def check_logits(logits: object, what: str) -> None:
-    """Refuses what is not a floating array of three axes, each with something on it."""
+def check_logits(logits: object, label: str) -> None:
+    """Refuse logits that are not a floating array of three axes, none of them empty.
+
+    Args:
+        logits: The logits.
+        label: Their name in a message.
+    Raises:
+        KindError: They are no array, or not floating.
+        ShapeError: They have other axes, or an empty one.
+    """
     if not isinstance(logits, mx.array):
-        raise KindError(f"{what} must be an mx.array. Got {type(logits).__name__}. Convert it with `mx.array(...)`.")
+        raise KindError(f"{label} must be an mx.array. Got {type(logits).__name__}. Convert it with `mx.array(...)`.")
     if logits.ndim != 3 or 0 in logits.shape:
         raise ShapeError(
-            f"{what} must have shape (batch, pos, d_vocab), with no axis empty. Got {logits.shape}. "
+            f"{label} must have shape (batch, pos, d_vocab), with no axis empty. Got {logits.shape}. "
             "Keep the axis of what you index: `logits[:, -1:]`."
         )
     if not mx.issubdtype(logits.dtype, mx.floating):
-        raise KindError(f"{what} must be floating. Got {logits.dtype}. Give logits, not token ids.")
+        raise KindError(f"{label} must be floating. Got {logits.dtype}. Give logits, not token ids.")
 
 
 def read_position(logits: mx.array, pos: int) -> mx.array:

@@ -1,4 +1,4 @@
-"""What may stand for a metric, and how it becomes one."""
+"""Conversion of functions, classes and values to metrics."""
 
 import copy
 import inspect
@@ -12,7 +12,7 @@ from ._top import TopK
 
 
 def from_object(obj: object) -> Metric:
-    """A `Metric` as it is; a function of logits as one.
+    """The metric itself, or one that calls a function of logits.
 
     Raises:
         KindError: It is neither.
@@ -29,7 +29,7 @@ def from_object(obj: object) -> Metric:
         )
     if not _accepts(obj, 1):
         raise KindError(
-            f"`metric` must be a function of logits alone. Got {_called(obj)}{inspect.signature(obj)}. "
+            f"`metric` must be a function of logits alone. Got {_function_name(obj)}{inspect.signature(obj)}. "
             "Give its other parameters defaults, or bind them with functools.partial."
         )
     return FunctionMetric(obj)
@@ -45,8 +45,8 @@ def maker(name: str, obj: object) -> Callable[[], Metric]:
         return _class_maker(name, obj)
     if callable(obj) and not _accepts(obj, 1) and _accepts(obj, 0):
         return lambda: _labelled(name, obj())
-    made = _labelled(name, from_object(obj))
-    return lambda: made
+    metric = _labelled(name, from_object(obj))
+    return lambda: metric
 
 
 def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
@@ -58,10 +58,11 @@ def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
     return lambda: _labelled(name, cls())
 
 
-def _labelled(name: str, made: object) -> Metric:
-    if not isinstance(made, Metric):
-        raise KindError(f"A function of no arguments must make a Metric. Got {made!r} from that of {name!r}.")
-    labelled = copy.copy(made)
+def _labelled(name: str, metric: object) -> Metric:
+    """A copy of the metric with another name."""
+    if not isinstance(metric, Metric):
+        raise KindError(f"A function of no arguments must make a Metric. Got {metric!r} from that of {name!r}.")
+    labelled = copy.copy(metric)
     object.__setattr__(labelled, "name", name)
     return labelled
 
@@ -79,5 +80,5 @@ def _accepts(function: Callable[..., object], n: int) -> bool:
     return True
 
 
-def _called(function: Callable[..., object]) -> str:
+def _function_name(function: Callable[..., object]) -> str:
     return getattr(function, "__qualname__", repr(function))

@@ -1,6 +1,6 @@
 """Metrics that installed packages offer, by entry points of the group `mlx_patch.metrics`.
 
-Nothing is imported until a name is asked for, so a package that is broken harms only who asks for its names.
+A package is imported when one of its names is looked up, so a broken package breaks only its own names.
 """
 
 from importlib.metadata import EntryPoint, entry_points
@@ -41,11 +41,11 @@ def offer_of(name: str) -> EntryPoint | None:
             f"`name` must be offered by one package. Got {name!r}, offered by {listed(map(distribution, points))}. "
             "Uninstall one, or import the metric that you mean and pass it itself."
         )
-    return points[0] if points else None
+    return next(iter(points), None)
 
 
 def load_plugins(point: EntryPoint) -> object:
-    """What an entry point names.
+    """The object that an entry point names.
 
     Raises:
         MissingExtraError: Importing it fails; the message names the package.
@@ -61,4 +61,6 @@ def load_plugins(point: EntryPoint) -> object:
 
 def distribution(point: EntryPoint) -> str:
     """The name of the package that an entry point comes from."""
-    return point.dist.name if point.dist else "an unnamed package"
+    if point.dist is None:
+        return "an unnamed package"
+    return point.dist.name

@@ -1,4 +1,4 @@
-"""The probability of one set of tokens minus that of another, for answers of which several are right."""
+"""The probability of one set of tokens minus that of another, for prompts with several right answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from ._tokens import Answer, Answers, Tokenizer, as_answers, listed_answers, sin
 Sets: TypeAlias = Answers | Sequence[Sequence[Answer]]
 """A flat list is one set for all examples; a list of lists is a set for each."""
 
-_NAMES = ("right", "wrong")
+_CheckedSets: TypeAlias = tuple[tuple[Answer, ...], ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,70 +43,83 @@ class ProbDiff(RowMetric):
 
     @override
     def __post_init__(self) -> None:
-        for name in _NAMES:
-            object.__setattr__(self, name, _as_sets(name, getattr(self, name)))
-        _refuse_shared(*self._sets())
+        object.__setattr__(self, "right", _as_sets("right", self.right))
+        object.__setattr__(self, "wrong", _as_sets("wrong", self.wrong))
+        _refuse_shared(_checked_sets(self.right), _checked_sets(self.wrong))
         super().__post_init__()
-
-    def _sets(self) -> tuple[tuple[tuple[Answer, ...], ...], tuple[tuple[Answer, ...], ...]]:
-        """Both, in the form that `_as_sets` has brought them into."""
-        return cast("tuple[tuple[tuple[Answer, ...], ...], tuple[tuple[Answer, ...], ...]]", (self.right, self.wrong))
 
     @override
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
-        right, wrong = (
-            tuple(listed_answers(single_tokens(name, own, tokenizer)) for own in sets)
-            for name, sets in zip(_NAMES, self._sets(), strict=True)
-        )
+        right = _resolved("right", self.right, tokenizer)
+        wrong = _resolved("wrong", self.wrong, tokenizer)
         return replace(self, right=right, wrong=wrong)
 
     @override
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
-        right, wrong = (_of_rows(sets, rows, n) for sets in self._sets())
-        return replace(self, right=right, wrong=wrong)
+        return replace(self, right=_of_rows(self.right, rows, n), wrong=_of_rows(self.wrong, rows, n))
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
         probabilities = softmax(row)
-        right, wrong = (_summed(probabilities, name, sets) for name, sets in zip(_NAMES, self._sets(), strict=True))
-        return right - wrong
+        return _set_probability(probabilities, "right", self.right) - _set_probability(
+            probabilities, "wrong", self.wrong
+        )
 
 
-def _as_sets(argument: str, given: Sets) -> tuple[tuple[Answer, ...], ...]:
-    nested = isinstance(given, list | tuple) and any(isinstance(one, list | tuple) for one in given)
-    sets = cast("Sequence[Answers]", given) if nested else [cast("Answers", given)]
-    return tuple(tuple(dict.fromkeys(listed_answers(as_answers(argument, one)))) for one in sets)
+def _as_sets(argument: str, answers: Sets) -> _CheckedSets:
+    """Sets in the form that the metric holds: a tuple of tuples, without doubles."""
+    is_nested = isinstance(answers, list | tuple) and any(isinstance(entry, list | tuple) for entry in answers)
+    sets = cast("Sequence[Answers]", answers)
+    if not is_nested:
+        sets = [cast("Answers", answers)]
+    return tuple(tuple(dict.fromkeys(listed_answers(as_answers(argument, entry)))) for entry in sets)
 
 
-def _refuse_shared(right: Sequence[tuple[Answer, ...]], wrong: Sequence[tuple[Answer, ...]]) -> None:
+def _checked_sets(sets: Sets) -> _CheckedSets:
+    """Narrows the type of sets that came through `_as_sets`."""
+    return cast("_CheckedSets", sets)
+
+
+def _resolved(argument: str, sets: Sets, tokenizer: Tokenizer | None) -> _CheckedSets:
+    return tuple(listed_answers(single_tokens(argument, answers, tokenizer)) for answers in _checked_sets(sets))
+
+
+def _refuse_shared(right: _CheckedSets, wrong: _CheckedSets) -> None:
     if len(right) != len(wrong):
         raise ShapeError(
             f"`wrong` must hold as many sets as `right`, {len(right)}. Got {len(wrong)}. Write one set per example."
         )
-    for ours, theirs in zip(right, wrong, strict=True):
-        if shared := [one for one in ours if one in theirs]:
+    for right_set, wrong_set in zip(right, wrong, strict=True):
+        if shared := [answer for answer in right_set if answer in wrong_set]:
             raise ValueRefusedError(
                 f"`wrong` must share no answer with `right`. Got {shared[0]!r} in both. Leave it out of one."
             )
 
 
-def _refuse_number(have: int, n: int) -> None:
-    if have not in (1, n):
-        raise ShapeError(f"`right` must hold one set for all or one per example, {n}. Got {have} sets. Pass {n} lists.")
+def _refuse_number(n_sets: int, n: int) -> None:
+    if n_sets not in (1, n):
+        raise ShapeError(
+            f"`right` must hold one set for all or one per example, {n}. Got {n_sets} sets. Pass {n} lists."
+        )
 
 
-def _of_rows(sets: tuple[tuple[Answer, ...], ...], rows: Sequence[int], n: int) -> tuple[tuple[Answer, ...], ...]:
-    _refuse_number(len(sets), n)
-    return sets if len(sets) == 1 else tuple(sets[row] for row in rows)
+def _of_rows(sets: Sets, rows: Sequence[int], n: int) -> _CheckedSets:
+    checked = _checked_sets(sets)
+    _refuse_number(len(checked), n)
+    if len(checked) == 1:
+        return checked
+    return tuple(checked[row] for row in rows)
 
 
-def _summed(probabilities: mx.array, argument: str, sets: tuple[tuple[Answer, ...], ...]) -> mx.array:
+def _set_probability(probabilities: mx.array, argument: str, sets: Sets) -> mx.array:
     """The probability of each row's set. `(batch, d_vocab)` to `(batch,)`."""
+    checked = _checked_sets(sets)
     batch, d_vocab = probabilities.shape
-    _refuse_number(len(sets), batch)
-    ids = [token_ids(argument, own, d_vocab) for own in sets]
+    _refuse_number(len(checked), batch)
+    ids = [token_ids(argument, answers, d_vocab) for answers in checked]
+    # Sets differ in size: the shorter ones are padded with token 0, whose weight is 0.
     longest = max(map(len, ids))
-    padded = mx.array([own + [0] * (longest - len(own)) for own in ids])
-    counts = mx.array([[1.0] * len(own) + [0.0] * (longest - len(own)) for own in ids])
-    chosen = mx.take_along_axis(probabilities, mx.broadcast_to(padded, (batch, longest)), axis=-1)
-    return (chosen * counts).sum(axis=-1)
+    padded = mx.array([row + [0] * (longest - len(row)) for row in ids])
+    weights = mx.array([[1.0] * len(row) + [0.0] * (longest - len(row)) for row in ids])
+    set_probabilities = mx.take_along_axis(probabilities, mx.broadcast_to(padded, (batch, longest)), axis=-1)
+    return (set_probabilities * weights).sum(axis=-1)

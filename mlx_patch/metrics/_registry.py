@@ -24,8 +24,8 @@ class _Entry:
 
     Attributes:
         make: Makes the metric.
-        source: What says that two are the same: a qualified name, or a `Metric` itself.
-        module: Where its function or class was written; empty where that is not known.
+        source: Equal for equal metrics: a module and qualified name, or a `Metric` itself.
+        module: The module of its function or class; empty if unknown.
     """
 
     make: Callable[[], Metric]
@@ -38,7 +38,7 @@ _ENTRIES: dict[str, _Entry] = {}
 
 @dataclass(frozen=True)
 class _Register:
-    """Puts what it is called with into the registry. What `metric("...")` returns."""
+    """The decorator that `metric("...")` returns: it registers a metric."""
 
     name: str
 
@@ -52,7 +52,9 @@ class _Register:
         entry = _entry(self.name, obj)
         _refuse_taken(self.name, entry)
         _ENTRIES[self.name] = entry
-        return obj if isinstance(obj, type) else entry.make()
+        if isinstance(obj, type):
+            return obj
+        return entry.make()
 
     @override
     def __repr__(self) -> str:
@@ -103,7 +105,7 @@ def named(name: str) -> Metric:
 
 
 def registered() -> tuple[str, ...]:
-    """Every name that `named` knows, sorted. Installed packages are asked for names, and not imported.
+    """Every name that `named` knows, sorted. Installed packages are not imported.
 
     Example:
         >>> "entropy" in registered()
@@ -113,7 +115,7 @@ def registered() -> tuple[str, ...]:
 
 
 def as_metric(obj: object) -> Metric:
-    """What stands for a metric, as one: a `Metric`, a function of logits, or a registered name.
+    """The metric of a `Metric`, a function of logits, or a registered name.
 
     Raises:
         KindError: It is none of these.
@@ -122,19 +124,26 @@ def as_metric(obj: object) -> Metric:
         >>> as_metric("entropy"), as_metric(Entropy())
         (Entropy(), Entropy())
     """
-    return named(obj) if isinstance(obj, str) else from_object(obj)
+    if isinstance(obj, str):
+        return named(obj)
+    return from_object(obj)
 
 
 def _entry(name: str, obj: object) -> _Entry:
-    written = inspect.unwrap(obj) if callable(obj) else obj
-    if isinstance(written, Metric):
-        return _Entry(maker(name, obj), written)
-    module = getattr(written, "__module__", "")
-    return _Entry(maker(name, obj), (module, getattr(written, "__qualname__", repr(written))), module)
+    source = obj
+    if callable(obj):
+        source = inspect.unwrap(obj)
+    if isinstance(source, Metric):
+        return _Entry(maker(name, obj), source)
+    module = getattr(source, "__module__", "")
+    qualified_name = getattr(source, "__qualname__", repr(source))
+    return _Entry(maker(name, obj), (module, qualified_name), module)
 
 
 def _entry_of_plugin(name: str) -> _Entry:
-    point = offer_of(name) if isinstance(name, str) else None
+    point = None
+    if isinstance(name, str):
+        point = offer_of(name)
     if point is None:
         near = did_you_mean(str(name), registered())
         raise UnknownNameError(f"`name` must be a registered metric. Got {name!r}. {near}")
@@ -148,10 +157,14 @@ def _entry_of_plugin(name: str) -> _Entry:
 
 
 def _refuse_taken(name: str, entry: _Entry) -> None:
-    held = _ENTRIES.get(name)
-    if held is not None and held.source != entry.source:
-        raise ValueRefusedError(f"`name` must be one that nothing else has. Got {name!r}. Choose another.")
-    point = offer_of(name) if held is None and entry.module else None
+    registered = _ENTRIES.get(name)
+    if registered is not None:
+        if registered.source != entry.source:
+            raise ValueRefusedError(f"`name` must be one that nothing else has. Got {name!r}. Choose another.")
+        return
+    if not entry.module:
+        return
+    point = offer_of(name)
     if point is not None and _package(entry.module) != _package(point.module):
         raise ValueRefusedError(
             f"`name` must be one that nothing else has. Got {name!r}, which the package {distribution(point)} offers. "

@@ -1,7 +1,7 @@
 """Metrics of answers of several tokens, by teacher forcing.
 
-The answer is appended to the prompt, and each of its tokens is measured where the model is about to write it. They
-need runs of their own, which `mp.sweep` and `mp.measure` make.
+The answer is appended to the prompt, and each of its tokens is measured at the position before it. Such metrics need
+runs of their own, which `mp.sweep` and `mp.measure` make.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from typing_extensions import override
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError
 
 from ._base import Metric
-from ._tokens import Tokenizer, encode
+from ._tokens import Tokenizer, encode, toggle_space
 
 Sequences = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 """One answer, a text or its token ids; or a list of answers, one per example."""
@@ -27,7 +27,7 @@ Slot = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, repr=False)
 class SequenceMetric(Metric):
-    """A metric of what the model would write, by teacher forcing."""
+    """A metric of answers after the prompt, by teacher forcing."""
 
     @override
     def measure(self, logits: mx.array) -> NoReturn:
@@ -39,10 +39,10 @@ class SequenceMetric(Metric):
     @property
     @abstractmethod
     def slots(self) -> tuple[Slot, ...]:
-        """The answers that are appended, each in its turn.
+        """The answers to append, one slot after the other.
 
         Raises:
-            TokenError: There are texts left, which `resolve` makes tokens of.
+            TokenError: A text is left, which `resolve` turns into tokens.
         """
 
     @abstractmethod
@@ -120,7 +120,8 @@ class SequenceLogitDiff(SequenceMetric):
 
     @override
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
-        right, wrong = (answer_tokens(name, getattr(self, name), tokenizer) for name in ("right", "wrong"))
+        right = answer_tokens("right", self.right, tokenizer)
+        wrong = answer_tokens("wrong", self.wrong, tokenizer)
         return replace(self, right=right, wrong=wrong)
 
     @property
@@ -135,7 +136,7 @@ class SequenceLogitDiff(SequenceMetric):
 
 @dataclass(frozen=True, repr=False)
 class StartsWith(SequenceMetric):
-    """Probability, from 0 to 1, that what the model writes starts with a text, cut into tokens as the tokenizer does.
+    """Probability, from 0 to 1, that the model's text starts with a given text, tokenized as the tokenizer does.
 
     Several texts count together. One that begins with another's tokens adds nothing to it and is left out, so that
     nothing is counted twice.
@@ -156,104 +157,128 @@ class StartsWith(SequenceMetric):
 
     @override
     def __post_init__(self) -> None:
-        given = (self.texts,) if isinstance(self.texts, str) else tuple(self.texts)
-        if given and isinstance(given[0], int):
-            given = (given,)
-        checked = as_sequences("texts", given)
-        object.__setattr__(self, "texts", checked[0] if len(given) == 1 and isinstance(given[0], str) else checked)
+        texts = _as_tuple(self.texts)
+        if texts and isinstance(texts[0], int):  # the token ids of one text
+            texts = (texts,)
+        checked = as_sequences("texts", texts)
+        if len(checked) == 1 and isinstance(checked[0], str):
+            checked = checked[0]
+        object.__setattr__(self, "texts", checked)
         super().__post_init__()
 
     @override
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
-        texts = (self.texts,) if isinstance(self.texts, str) else self.texts
+        texts = _as_tuple(self.texts)
         if self.variants:
-            both = ((text, _other(text)) if isinstance(text, str) else (text,) for text in texts)
-            texts = tuple(dict.fromkeys(variant for pair in both for variant in pair))
+            texts = tuple(dict.fromkeys(variant for text in texts for variant in _variants(text)))
         ids = answer_tokens("texts", texts, tokenizer)
         return replace(self, texts=ids, variants=False)
 
     @property
     @override
     def slots(self) -> tuple[Slot, ...]:
-        several = tuple(dict.fromkeys(slot("texts", self.texts)))
-        longer = {one for one in several for other in several if one != other and one[: len(other)] == other}
-        return tuple((one,) for one in several if one not in longer)
+        sequences = tuple(dict.fromkeys(slot("texts", self.texts)))
+        return tuple((sequence,) for sequence in sequences if not _extends_another(sequence, sequences))
 
     @override
     def combine(self, log_probs: np.ndarray) -> np.ndarray:
         return np.exp(log_probs).sum(axis=0)
 
 
-def as_sequences(name: str, given: Any) -> Any:
-    """Answers in the one form that metrics hold: texts or tuples of token ids, in a tuple where there are several.
+def as_sequences(name: str, answers: Any) -> Any:
+    """Answers in the form that metrics hold: a text, or a tuple of texts and tuples of token ids.
 
     Raises:
         KindError: Something is neither.
         SelectionError: A token id is negative.
         ValueRefusedError: An answer is empty, or there is none.
     """
-    if isinstance(given, mx.array | np.ndarray):
-        given = given.tolist()
-    if isinstance(given, str):
-        return _one(name, given)
-    if not isinstance(given, list | tuple) or not given:
-        raise KindError(f"`{name}` must be a text, token ids, or a list of answers. Got {given!r}.")
-    if all(isinstance(one, int) and not isinstance(one, bool) for one in given):
-        return (_one(name, tuple(given)),)
-    return tuple(_one(name, one) for one in given)
+    if isinstance(answers, mx.array | np.ndarray):
+        answers = answers.tolist()
+    if isinstance(answers, str):
+        return _as_sequence(name, answers)
+    if not isinstance(answers, list | tuple) or not answers:
+        raise KindError(f"`{name}` must be a text, token ids, or a list of answers. Got {answers!r}.")
+    if all(map(_is_integer, answers)):
+        return (_as_sequence(name, tuple(answers)),)
+    return tuple(_as_sequence(name, answer) for answer in answers)
 
 
-def _one(name: str, given: Any) -> str | tuple[int, ...]:
-    if isinstance(given, str):
-        if not given:
+def _as_sequence(name: str, answer: Any) -> str | tuple[int, ...]:
+    if isinstance(answer, str):
+        if not answer:
             raise ValueRefusedError(f"`{name}` must hold a token. Got ''. Write the answer with its leading space.")
-        return given
-    if not isinstance(given, list | tuple) or not all(isinstance(t, int) and not isinstance(t, bool) for t in given):
-        raise KindError(f"`{name}` must be texts or token ids. Got {given!r}.")
-    if not given:
+        return answer
+    if not isinstance(answer, list | tuple) or not all(map(_is_integer, answer)):
+        raise KindError(f"`{name}` must be texts or token ids. Got {answer!r}.")
+    if not answer:
         raise ValueRefusedError(f"`{name}` must hold a token. Got an empty list.")
-    if min(given) < 0:
-        raise SelectionError(f"`{name}` must be token ids from 0. Got {min(given)}.")
-    return tuple(given)
+    if min(answer) < 0:
+        raise SelectionError(f"`{name}` must be token ids from 0. Got {min(answer)}.")
+    return tuple(answer)
 
 
-def answer_tokens(name: str, given: Any, tokenizer: Tokenizer | None) -> Any:
-    """Answers with each text as its token ids, without special tokens.
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def answer_tokens(name: str, answers: Any, tokenizer: Tokenizer | None) -> Any:
+    """Answers with token ids in place of texts, without special tokens.
 
     Raises:
         TokenError: There is no tokenizer, or a text gives no token that it knows.
     """
-    if isinstance(given, str):
-        return (tuple(encode(name, given, tokenizer)),)
-    return tuple(tuple(encode(name, one, tokenizer)) if isinstance(one, str) else one for one in given)
+    sequences = []
+    for answer in _as_tuple(answers):
+        if isinstance(answer, str):
+            sequences.append(tuple(encode(name, answer, tokenizer)))
+        else:
+            sequences.append(answer)
+    return tuple(sequences)
 
 
-def slot(name: str, given: Any) -> Slot:
-    """Answers as token ids, once resolved.
+def slot(name: str, answers: Any) -> Slot:
+    """Resolved answers as a slot.
 
     Raises:
         TokenError: A text is left.
     """
-    if isinstance(given, str) or any(isinstance(one, str) for one in given):
+    if any(isinstance(answer, str) for answer in _as_tuple(answers)):
         raise TokenError(
-            f"`{name}` must be token ids when it is measured. Got {given!r}. Use `metric.resolve(model.tokenizer)`."
+            f"`{name}` must be token ids when it is measured. Got {answers!r}. Use `metric.resolve(model.tokenizer)`."
         )
-    return tuple(given)
+    return tuple(answers)
 
 
-def for_examples(metric: SequenceMetric, given: Slot, n: int) -> Slot:
+def for_examples(metric: SequenceMetric, answers: Slot, n: int) -> Slot:
     """The tokens of an answer for each of `n` examples.
 
     Raises:
         ShapeError: There are several answers, and not one per example.
     """
-    if len(given) not in (1, n):
+    if len(answers) not in (1, n):
         raise ShapeError(
-            f"`metric` must hold one answer for all examples, or one per example, {n}. Got {len(given)}: {metric.name}."
+            f"`metric` must hold one answer for all examples, or one per example, {n}. "
+            f"Got {len(answers)}: {metric.name}."
         )
-    return given * n if len(given) == 1 else given
+    if len(answers) == 1:
+        return answers * n
+    return answers
 
 
-def _other(text: str) -> str:
-    """A text with its leading space taken away, or with one."""
-    return text[1:] if text.startswith(" ") else f" {text}"
+def _as_tuple(answers: Any) -> tuple[Any, ...]:
+    if isinstance(answers, str):
+        return (answers,)
+    return tuple(answers)
+
+
+def _variants(text: Any) -> tuple[Any, ...]:
+    """A text with and without a leading space; token ids alone."""
+    if not isinstance(text, str):
+        return (text,)
+    return text, toggle_space(text)
+
+
+def _extends_another(sequence: tuple[int, ...], sequences: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a sequence begins with another one, which counts it already."""
+    return any(sequence != prefix and sequence[: len(prefix)] == prefix for prefix in sequences)

@@ -1,4 +1,4 @@
-"""Several metrics side by side: their names, and their answers as tokens."""
+"""Several metrics together: their names, and their answers as tokens."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,28 @@ from mlx_patch.metrics._base import Metric, Tokenizer
 from mlx_patch.metrics._registry import as_metric
 
 
-def metrics_of(given: object, tokenizer: Tokenizer | None) -> tuple[Metric, ...]:
-    """The metrics that a caller names, with their strings as token ids.
+def metrics_of(metric: object, tokenizer: Tokenizer | None) -> tuple[Metric, ...]:
+    """The metrics of a `metric` argument, with token ids for their strings.
 
+    Args:
+        metric: What `as_metric` takes, or a list of such.
+        tokenizer: For strings.
     Raises:
         KindError: There is none, or something that is none.
         ValueRefusedError: Two have the same name.
         TokenError: A string is not one token.
     """
-    if given is None or (isinstance(given, list | tuple) and not given):
-        came = "None" if given is None else "an empty list"
+    objects = metric
+    if not isinstance(objects, list | tuple):
+        objects = (metric,)
+    if metric is None or not objects:
+        argument = "an empty list"
+        if metric is None:
+            argument = "None"
         raise KindError(
-            f"`metric` must be a metric, or several. Got {came}. Write mp.metrics.LogitDiff(' Mary', ' John'), say."
+            f"`metric` must be a metric, or several. Got {argument}. Write mp.metrics.LogitDiff(' Mary', ' John'), say."
         )
-    many = given if isinstance(given, list | tuple) else (given,)
-    metrics = tuple(as_metric(one).resolve(tokenizer) for one in many)
+    metrics = tuple(as_metric(obj).resolve(tokenizer) for obj in objects)
     refuse_same_names(metrics)
     return metrics
 
@@ -32,7 +39,7 @@ def refuse_same_names(metrics: Sequence[Metric]) -> None:
     Raises:
         ValueRefusedError: Two have the same name.
     """
-    names = [one.name for one in metrics]
+    names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueRefusedError(
             f"`metric` must hold metrics of different names. Got {listed(names)}. Name them yourself: `name=`."

@@ -1,4 +1,4 @@
-"""Answers as people write them, strings or token ids, and how they become token ids."""
+"""Answers, strings or token ids, and their conversion to token ids."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol, SupportsIndex, TypeAlias, cast
@@ -11,7 +11,7 @@ from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, 
 
 
 class Tokenizer(Protocol):
-    """What a metric asks of a tokenizer. Those of mlx_lm and of transformers have it."""
+    """The methods that a metric needs of a tokenizer. Those of mlx_lm and of transformers have them."""
 
     def encode(self, text: str, /, *, add_special_tokens: bool) -> Iterable[int]:
         """The text's token ids; none is added when `add_special_tokens` is false."""
@@ -29,54 +29,54 @@ Answers: TypeAlias = Answer | Sequence[Answer] | mx.array | np.ndarray
 """One answer, or several; an array holds token ids."""
 
 
-def as_answers(argument: str, given: object) -> Answer | tuple[Answer, ...]:
-    """Answers in the one form that metrics hold: a string, an id, or a tuple of them.
+def as_answers(argument: str, answers: object) -> Answer | tuple[Answer, ...]:
+    """Answers in the form that metrics hold: a string, an id, or a tuple of them.
 
     Raises:
         KindError: Something is neither a string nor a token id.
         SelectionError: A token id is negative.
         ValueRefusedError: There is no answer at all.
     """
-    if isinstance(given, mx.array | np.ndarray):
-        given = given.tolist()
-    if not isinstance(given, list | tuple):
-        return _as_answer(argument, given)
-    several = tuple(_as_answer(argument, one) for one in cast("Sequence[object]", given))
-    if not several:
-        raise ValueRefusedError(f"`{argument}` must hold an answer. Got an empty {type(given).__name__}.")
-    return several
+    if isinstance(answers, mx.array | np.ndarray):
+        answers = answers.tolist()
+    if not isinstance(answers, list | tuple):
+        return _as_answer(argument, answers)
+    checked = tuple(_as_answer(argument, answer) for answer in cast("Sequence[object]", answers))
+    if not checked:
+        raise ValueRefusedError(f"`{argument}` must hold an answer. Got an empty {type(answers).__name__}.")
+    return checked
 
 
-def _as_answer(argument: str, given: object) -> Answer:
-    if isinstance(given, str):
-        return given
-    if isinstance(given, bool) or not isinstance(given, SupportsIndex):
+def _as_answer(argument: str, answer: object) -> Answer:
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, bool) or not isinstance(answer, SupportsIndex):
         raise KindError(
-            f"`{argument}` must be strings or token ids, one or a flat list. Got {type(given).__name__}: {given!r}."
+            f"`{argument}` must be strings or token ids, one or a flat list. Got {type(answer).__name__}: {answer!r}."
         )
-    token = given.__index__()
+    token = answer.__index__()
     if token < 0:
         raise SelectionError(f"`{argument}` must be token ids from 0. Got {token}.")
     return token
 
 
 def token_ids(argument: str, answers: Answer | tuple[Answer, ...], d_vocab: int) -> list[int]:
-    """The token ids that answers are, once resolved and found to lie within the vocabulary.
+    """The token ids of resolved answers, checked to lie within the vocabulary.
 
     Raises:
         TokenError: A string is left.
         SelectionError: A token id is past the vocabulary's end; MLX would read garbage there.
     """
     ids: list[int] = []
-    for one in listed_answers(answers):
-        if isinstance(one, str):
+    for answer in listed_answers(answers):
+        if isinstance(answer, str):
             raise TokenError(
-                f"`{argument}` must be token ids when logits are read. Got {one!r}. "
+                f"`{argument}` must be token ids when logits are read. Got {answer!r}. "
                 "Use `metric.resolve(model.tokenizer)`, or give token ids."
             )
-        if one >= d_vocab:
-            raise SelectionError(f"`{argument}` must lie within the {d_vocab} tokens of the logits. Got {one}.")
-        ids.append(one)
+        if answer >= d_vocab:
+            raise SelectionError(f"`{argument}` must lie within the {d_vocab} tokens of the logits. Got {answer}.")
+        ids.append(answer)
     return ids
 
 
@@ -102,42 +102,46 @@ def for_rows(argument: str, answers: Answers, rows: Sequence[int], n: int) -> An
     Raises:
         ShapeError: There are several answers, and not one per example.
     """
-    several = listed_answers(answers)
-    if len(several) not in (1, n):
+    entries = listed_answers(answers)
+    if len(entries) not in (1, n):
         raise ShapeError(
-            f"`{argument}` must hold one answer for all or one per example, {n}. Got {len(several)} answers. "
+            f"`{argument}` must hold one answer for all or one per example, {n}. Got {len(entries)} answers. "
             "To measure a set of tokens, use TokenSetProb."
         )
-    return answers if len(several) == 1 else tuple(several[row] for row in rows)
+    if len(entries) == 1:
+        return answers
+    return tuple(entries[row] for row in rows)
 
 
-def held(answers: Answers) -> Answer | tuple[Answer, ...]:
-    """Narrows answers that `as_answers` has brought into its form."""
+def checked_answers(answers: Answers) -> Answer | tuple[Answer, ...]:
+    """Narrows the type of answers that came through `as_answers`."""
     assert isinstance(answers, str | int | tuple)
     return answers
 
 
 def listed_answers(answers: Answers) -> tuple[Answer, ...]:
-    """Answers that `as_answers` has brought into its form, as a tuple."""
-    answers = held(answers)
-    return answers if isinstance(answers, tuple) else (answers,)
+    """Answers that came through `as_answers`, as a tuple."""
+    answers = checked_answers(answers)
+    if isinstance(answers, tuple):
+        return answers
+    return (answers,)
 
 
 def has_text(answers: Answers) -> bool:
     """Whether a string is among them, which a tokenizer has to resolve."""
-    return any(isinstance(one, str) for one in listed_answers(answers))
+    return any(isinstance(answer, str) for answer in listed_answers(answers))
 
 
 def single_tokens(
     argument: str, answers: Answer | tuple[Answer, ...], tokenizer: Tokenizer | None
 ) -> Answer | tuple[Answer, ...]:
-    """Answers with each string as its token id, in the form in which they came.
+    """Answers with token ids in place of strings: one answer, or a tuple.
 
     Raises:
         TokenError: A string is not one token; the message has its pieces, and what to do.
     """
     if isinstance(answers, tuple):
-        return tuple(_single_token(argument, one, tokenizer) for one in answers)
+        return tuple(_single_token(argument, answer, tokenizer) for answer in answers)
     return _single_token(argument, answers, tokenizer)
 
 
@@ -156,16 +160,16 @@ def _single_token(argument: str, answer: Answer, tokenizer: Tokenizer | None) ->
 
 
 def _whole_answer(argument: str, answer: str) -> str:
-    """The metrics of all of an answer's tokens."""
-    shown = brief(answer)
+    """A sentence on the metrics of all of an answer's tokens."""
+    text = brief(answer)
     if argument in ("right", "wrong"):
         return (
             "Compare whole answers with `SequenceLogitDiff(right, wrong)`, or take the probability that what is "
-            f"written starts with one: `StartsWith({shown})`."
+            f"written starts with one: `StartsWith({text})`."
         )
     return (
-        f"Measure the whole of it with `SequenceLogProb({shown})`, or the probability that what is written starts with "
-        f"it: `StartsWith({shown})`."
+        f"Measure the whole of it with `SequenceLogProb({text})`, or the probability that what is written starts with "
+        f"it: `StartsWith({text})`."
     )
 
 
@@ -198,13 +202,28 @@ def _has_unknown(text: str, ids: list[int], tokenizer: Tokenizer) -> bool:
 
 
 def _pieces(ids: list[int], tokenizer: Tokenizer) -> str:
-    shown = listed(f"{tokenizer.decode([token])!r} ({token})" for token in ids[:8])
-    return shown if len(ids) <= 8 else f"{shown} and {len(ids) - 8} more"
+    pieces = listed(f"{tokenizer.decode([token])!r} ({token})" for token in ids[:8])
+    if len(ids) <= 8:
+        return pieces
+    return f"{pieces} and {len(ids) - 8} more"
 
 
 def _other_spacing(text: str, tokenizer: Tokenizer) -> str:
     """A sentence on the text with its leading space added or removed, if that is one token."""
-    variant = text[1:] if text.startswith(" ") else f" {text}"
+    variant = toggle_space(text)
     ids = encoded(tokenizer, variant, add_special_tokens=False, what="An answer")
-    found = len(ids) == 1 and not _has_unknown(variant, ids, tokenizer)
-    return f"{variant!r} is one token ({ids[0]}). " if found else ""
+    if len(ids) != 1 or _has_unknown(variant, ids, tokenizer):
+        return ""
+    return f"{variant!r} is one token ({ids[0]}). "
+
+
+def toggle_space(text: str) -> str:
+    """The text without its leading space, or with one if it has none.
+
+    Example:
+        >>> toggle_space(" yes"), toggle_space("yes")
+        ('yes', ' yes')
+    """
+    if text.startswith(" "):
+        return text[1:]
+    return f" {text}"

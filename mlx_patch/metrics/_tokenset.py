@@ -10,7 +10,17 @@ from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
 from ._softmax import log_softmax_at
-from ._tokens import Answer, Answers, Tokenizer, as_answers, encode, has_text, held, listed_answers, token_ids
+from ._tokens import (
+    Answer,
+    Answers,
+    Tokenizer,
+    as_answers,
+    checked_answers,
+    encode,
+    has_text,
+    listed_answers,
+    token_ids,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,16 +60,21 @@ class TokenSetProb(RowMetric):
     def resolve(self, tokenizer: Tokenizer | None) -> Self:
         if not has_text(self.strings):
             return self
-        ids = (token for one in listed_answers(self.strings) for token in _tokens_of(one, tokenizer))
+        ids = (token for answer in listed_answers(self.strings) for token in _tokens_of(answer, tokenizer))
         return replace(self, strings=tuple(dict.fromkeys(ids)))
 
     @override
     def measure_row(self, row: mx.array) -> mx.array:
-        ids = dict.fromkeys(token_ids("strings", held(self.strings), row.shape[-1]))
-        many = mx.broadcast_to(mx.array(list(ids)), (row.shape[0], len(ids)))
-        chosen = mx.exp(log_softmax_at(row, many))
-        return chosen.max(axis=-1) if self.reduce == "max" else chosen.sum(axis=-1)
+        batch, d_vocab = row.shape
+        ids = list(dict.fromkeys(token_ids("strings", checked_answers(self.strings), d_vocab)))
+        ids_of_rows = mx.broadcast_to(mx.array(ids), (batch, len(ids)))
+        probabilities = mx.exp(log_softmax_at(row, ids_of_rows))
+        if self.reduce == "max":
+            return probabilities.max(axis=-1)
+        return probabilities.sum(axis=-1)
 
 
 def _tokens_of(answer: Answer, tokenizer: Tokenizer | None) -> list[int]:
-    return encode("strings", answer, tokenizer) if isinstance(answer, str) else [answer]
+    if isinstance(answer, str):
+        return encode("strings", answer, tokenizer)
+    return [answer]

@@ -68,15 +68,21 @@ class TopK:
         if self.k > logits.shape[-1]:
             raise SelectionError(f"`k` must be at most d_vocab, {logits.shape[-1]}. Got {self.k}.")
         row = read_position(logits, self.pos)
-        return [_top(one, self.k, tokenizer) for one in np.array(mx.stack([row, softmax(row)], 1))]
+        examples = zip(np.array(row), np.array(softmax(row)), strict=True)
+        return [_top(scores, probabilities, self.k, tokenizer) for scores, probabilities in examples]
 
 
-def _top(scores: np.ndarray, k: int, tokenizer: Tokenizer | None) -> list[TopToken]:
-    """The top of one example: `(2, d_vocab)`, logits over probabilities."""
-    logits, probabilities = scores
-    if np.isnan(scores).any():
+def _top(logits: np.ndarray, probabilities: np.ndarray, k: int, tokenizer: Tokenizer | None) -> list[TopToken]:
+    """The top tokens of one example, whose arrays have the shape `(d_vocab,)`."""
+    if np.isnan(logits).any() or np.isnan(probabilities).any():
         raise ValueRefusedError(
             "`logits` must give probabilities. Got NaN. Look for where it begins with `model.run_with_cache`."
         )
     order = np.argsort(-logits, kind="stable")[:k].tolist()
-    return [TopToken(i, tokenizer.decode([i]) if tokenizer else None, float(probabilities[i])) for i in order]
+    tokens = []
+    for token_id in order:
+        text = None
+        if tokenizer:
+            text = tokenizer.decode([token_id])
+        tokens.append(TopToken(token_id, text, float(probabilities[token_id])))
+    return tokens

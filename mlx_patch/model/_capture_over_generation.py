@@ -1,4 +1,4 @@
-"""What a generation keeps: activations of one forward pass after the other, put together at the end."""
+"""Activations of a generation: captured in each forward pass, joined at the end."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -8,8 +8,9 @@ import mlx.core as mx
 from mlx_patch.architectures import Layout, refuse_parts
 from mlx_patch.engine import Action, ForwardPass, Hook, Phase
 from mlx_patch.errors import SelectionError
-from mlx_patch.interventions import PositionChoice, Where, as_positions, pos_axis
+from mlx_patch.interventions import PositionChoice, as_positions, pos_axis
 from mlx_patch.model._clock import Clock
+from mlx_patch.model._hooks import at_positions
 from mlx_patch.model._running import RunResult
 from mlx_patch.sites import Site
 
@@ -21,82 +22,89 @@ class CaptureOverGeneration:
 
     Args:
         layout: The model.
-        sites: Which.
-        pos: Which positions: absolute, or from the prompt's end; None is all.
-        clock: What knows the passes.
+        sites: The sites to capture.
+        pos: The positions to capture: absolute, or from the prompt's end; None is all.
+        clock: It knows the passes of the generation.
 
     Raises:
-        SelectionError: A site's keys become more with each token.
-        MissingSiteError: Of a sharded model, this rank has only a part of a site.
+        SelectionError: A site has an axis of keys, which grows with each token.
+        MissingSiteError: The model is sharded, and this rank has only a part of a site.
     """
 
     def __init__(self, layout: Layout, sites: Iterable[Site], pos: PositionChoice, clock: Clock):
-        self.pos, self.clock = as_positions(pos), clock
-        self.kept: dict[Site, list[mx.array]] = {site: [] for site in sites}
-        self._places = {site: layout.place(site) for site in self.kept}
+        self._pos, self._clock = as_positions(pos), clock
+        self._chunks: dict[Site, list[mx.array]] = {site: [] for site in sites}
+        self._places = {site: layout.place(site) for site in self._chunks}
         for site in self._places:
             _refuse_keys(site)
         refuse_parts(layout, self._places.values())
 
     def hooks(self) -> list[Hook]:
-        """What keeps them. They hold on to this object, so it does not hold them: no captures wait in a circle."""
-        return [Hook(place, self._keep(site), Phase.CAPTURE) for site, place in self._places.items()]
+        """The hooks that capture. They refer to this object, which does not store them: a cycle keeps arrays alive."""
+        return [Hook(place, self._capture(site), Phase.CAPTURE) for site, place in self._places.items()]
 
-    def _keep(self, site: Site) -> Action:
-        def keep(value: mx.array, now: ForwardPass) -> None:
-            if local := self._local(now):
-                picks = tuple(local if axis == pos_axis(site) else None for axis in range(value.ndim))
-                self.kept[site].append(mx.contiguous(Where(site, value, picks, self.clock.span(now)).own()))
+    def _capture(self, site: Site) -> Action:
+        def capture(value: mx.array, forward_pass: ForwardPass) -> None:
+            indices = self._indices(forward_pass)
+            if indices:
+                activation = at_positions(value, site, self._clock.span(forward_pass), indices)
+                self._chunks[site].append(mx.contiguous(activation))
 
-        return keep
+        return capture
 
-    def _local(self, now: ForwardPass) -> tuple[int, ...]:
-        return tuple(range(now.length)) if self.pos is None else self.clock.span(now).local(self.pos)
+    def _indices(self, forward_pass: ForwardPass) -> tuple[int, ...]:
+        """The positions to capture, as indices within a forward pass."""
+        if self._pos is None:
+            return tuple(range(forward_pass.length))
+        return self._clock.span(forward_pass).local(self._pos)
 
     def compute(self) -> None:
-        """Evaluate what was kept last, so that nothing holds on to the passes that it came from."""
-        mx.eval(*(parts[-1] for parts in self.kept.values() if parts))
+        """Evaluate the latest captures, so that they do not keep the graph of their pass alive."""
+        mx.eval(*(chunks[-1] for chunks in self._chunks.values() if chunks))
 
-    @property
-    def ran(self) -> RunResult:
-        """What was kept, whole.
+    def result(self) -> RunResult:
+        """All captures, joined along the positions; without logits.
 
         Raises:
             SelectionError: A position that was asked for was never computed.
         """
-        positions = tuple(now.offset + p for now in self.clock.passes for p in self._local(now))
-        self._refuse_missing(positions)
-        whole = {site: mx.concatenate(parts, axis=pos_axis(site)) for site, parts in self.kept.items()}
-        tokens = self.clock.tokens
-        mx.eval(tokens, *whole.values())
-        return RunResult(mx.zeros((1, 0, 0)), whole, tokens, positions, self.clock.end)
+        positions: list[int] = []
+        for forward_pass in self._clock.passes:
+            positions += [forward_pass.offset + index for index in self._indices(forward_pass)]
+        self._refuse_missing(len(positions))
+        activations = {site: mx.concatenate(chunks, axis=pos_axis(site)) for site, chunks in self._chunks.items()}
+        tokens = self._clock.tokens
+        mx.eval(tokens, *activations.values())
+        return RunResult(mx.zeros((1, 0, 0)), activations, tokens, tuple(positions), self._clock.end)
 
-    def _refuse_missing(self, positions: tuple[int, ...]) -> None:
-        wanted = len(self.pos) if isinstance(self.pos, tuple) else 1
-        if len(positions) < wanted:
-            first, end = self.clock.passes[0].offset, self.clock.end
+    def _refuse_missing(self, n_captured: int) -> None:
+        n_needed = 1
+        if isinstance(self._pos, tuple):
+            n_needed = len(self._pos)
+        if n_captured < n_needed:
+            first, end = self._clock.passes[0].offset, self._clock.end
             raise SelectionError(
-                f"`pos` must be positions that the model has read, {first} to {end - 1}. Got {self.pos}. "
+                f"`pos` must be positions that the model has read, {first} to {end - 1}. Got {self._pos}. "
                 "Raise `max_tokens`, or leave `pos` out."
             )
 
 
 def positions_of_text(pos: PositionsOfText, offset: int, prompt: int) -> PositionChoice:
-    """What `pos="prompt"` and `pos="generated"` mean.
+    """The positions that `pos="prompt"` and `pos="generated"` stand for; other choices are returned as they are.
 
     Args:
         pos: As a caller gives it.
-        offset: What a prompt cache holds.
+        offset: The number of positions in the prompt cache.
         prompt: The absolute position after the prompt's last token.
     Raises:
         SelectionError: Another word.
     """
-    words = {"prompt": slice(offset, prompt), "generated": slice(prompt, None)}
+    ranges = {"prompt": slice(offset, prompt), "generated": slice(prompt, None)}
     if not isinstance(pos, str):
         return pos
-    if pos not in words:
+    if pos not in ranges:
         raise SelectionError(f'`pos` must be "prompt", "generated" or positions. Got {pos!r}. Leave it out for all.')
-    return words[pos]
+    return ranges[pos]
 
 
 def _refuse_keys(site: Site) -> None:

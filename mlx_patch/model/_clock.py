@@ -7,7 +7,7 @@ from mlx_patch.interventions import Moment, Span
 
 
 class Clock:
-    """What follows a generation, pass by pass.
+    """Record of the forward passes of a generation.
 
     Args:
         prompt: The absolute position after the prompt's last token.
@@ -19,17 +19,18 @@ class Clock:
         self._read: list[array] = []
         self._moment: Moment | None = None
 
-    def begin(self, now: ForwardPass) -> None:
-        """Note that a forward pass begins."""
-        assert now.tokens is not None
-        self.passes.append(now)
-        self._read.append(now.tokens[0])
-        last = now.offset + now.length - 1
-        self._moment = Moment(max(0, last - self.prompt + 1), last, tuple(self._read))
+    def begin(self, forward_pass: ForwardPass) -> None:
+        """Record a forward pass that begins."""
+        assert forward_pass.tokens is not None
+        self.passes.append(forward_pass)
+        self._read.append(forward_pass.tokens[0])
+        last = forward_pass.offset + forward_pass.length - 1
+        step = max(0, last - self.prompt + 1)
+        self._moment = Moment(step, last, tuple(self._read))
 
-    def span(self, now: ForwardPass) -> Span:
+    def span(self, forward_pass: ForwardPass) -> Span:
         """The positions of a forward pass, and its step."""
-        return Span(now.offset, now.length, self.prompt, pieces=True, moment=self._moment)
+        return Span(forward_pass.offset, forward_pass.length, self.prompt, pieces=True, moment=self._moment)
 
     @property
     def tokens(self) -> array:
@@ -38,5 +39,6 @@ class Clock:
 
     @property
     def end(self) -> int:
-        """The absolute position after the last one that was read."""
-        return self.passes[-1].offset + self.passes[-1].length
+        """The absolute position after the last token that was read."""
+        latest = self.passes[-1]
+        return latest.offset + latest.length

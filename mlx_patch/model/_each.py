@@ -1,7 +1,7 @@
-"""Prompts of any lengths, each as if it ran by itself: equal lengths share a forward pass, and nothing is padded.
+"""Runs of many prompts, each as if it ran alone: prompts of equal length share a forward pass, and nothing is padded.
 
-What an edit sees is one row, `(1, pos, ...)`, as in a run of that prompt alone. So whatever an intervention does with
-the whole of what it is given, or with the number of its row, it does the same here.
+An edit sees one row, `(1, pos, ...)`, as in a run of that prompt alone. So an intervention that depends on its whole
+input, or on the number of its row, gives the same result here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,23 +34,30 @@ def prompts_of(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator
     """
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
         raise KindError(f"`prompts` must be a list of prompts. Got {type(prompts).__name__}. Put it into a list.")
-    return _one_by_one(prompts, tokenizer, d_vocab)
+    return _tokenize_all(prompts, tokenizer, d_vocab)
 
 
-def _one_by_one(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator[mx.array]:
-    for number, one in enumerate(prompts):
-        if isinstance(one, Mapping | int | np.integer) or (isinstance(one, mx.array | np.ndarray) and one.ndim == 0):
+def _tokenize_all(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator[mx.array]:
+    for number, prompt in enumerate(prompts):
+        if _is_part_of_prompt(prompt):
             raise KindError(
                 "`prompts` must hold texts, chats or token ids, one an entry. "
-                f"Got {type(one).__name__} in entry {number}. Put the prompt into a list."
+                f"Got {type(prompt).__name__} in entry {number}. Put the prompt into a list."
             )
-        yield _one_of_several(one, number, tokenizer, d_vocab)
+        yield _tokenize_entry(prompt, number, tokenizer, d_vocab)
 
 
-def _one_of_several(one: Any, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
-    """The tokens of a prompt; what is refused of it says which one it is, for there may be very many."""
+def _is_part_of_prompt(value: object) -> bool:
+    """Whether a value is a message or a token id, which is what a single prompt consists of."""
+    if isinstance(value, mx.array | np.ndarray):
+        return value.ndim == 0
+    return isinstance(value, Mapping | int | np.integer)
+
+
+def _tokenize_entry(prompt: Any, number: int, tokenizer: Any, d_vocab: int) -> mx.array:
+    """The tokens of a prompt. Errors name the entry, for there may be very many."""
     try:
-        return one_prompt(one, number, tokenizer, d_vocab)
+        return one_prompt(prompt, number, tokenizer, d_vocab)
     except PatchError as error:
         raise type(error)(f"{error} This is entry {number} of `prompts`.") from error
 
@@ -67,87 +74,114 @@ def run_rows(
     unembed: bool = True,
     tokenizer: Any = None,
 ) -> list[RunResult]:
-    """What each prompt's own run gives, in the order given.
+    """The result of each prompt's own run, in the order of the prompts.
 
     Args:
-        layout: Of the model.
+        layout: The layout of the model.
         rows: Token ids, each of shape `(1, pos)`.
-        edits: Of every prompt, or a list for each.
-        sites: As in `run`, like the rest.
-        pos: Positions to keep.
+        edits: Edits of every prompt, or a list of edits for each.
+        sites: Sites to capture.
+        pos: Positions to capture.
         logits_at: Positions to unembed.
         batch_size: The most prompts in one forward pass.
         unembed: Whether logits are wanted.
         tokenizer: For selectors that go by text.
     Raises:
-        ValueRefusedError: As many lists of edits as prompts are wanted, or `batch_size` is none.
+        ValueRefusedError: There are not as many lists of edits as prompts, or `batch_size` is not 1 or more.
         PatchError: As `run` says.
     """
-    own, size = _edits_of_each(edits, len(rows)), checked_count("batch_size", batch_size, "prompts")
-    raw = any(site.is_raw for site in sites) or any(edit.site not in SITES for each in own for edit in each)
-    own = [SelectorResolver(row, tokenizer).edits(each) for row, each in zip(rows, own, strict=True)]
-    alone = raw or isinstance(pos, Selector) or isinstance(logits_at, Selector)  # rows may differ in what they choose
-    found: dict[int, RunResult] = {}
-    for batch in by_length(rows, 1 if alone else size):  # only named sites are known to have the batch first
-        joined = _joined([own[n] for n in batch.examples])
-        more = {"logits_at": logits_at, "unembed": unembed, "tokenizer": tokenizer}
-        ran = run(layout, batch.tokens, joined, sites=sites, pos=pos, **more)
-        found.update(zip(batch.examples, _apart(ran), strict=True))
-    return [found[n] for n in range(len(rows))]
+    row_edits = _edits_by_row(edits, len(rows))
+    checked_count("batch_size", batch_size, "prompts")
+    # Only named sites are known to have the batch as their first axis, and selectors may choose otherwise in each row.
+    if _any_raw(sites, row_edits) or isinstance(pos, Selector) or isinstance(logits_at, Selector):
+        batch_size = 1
+    row_edits = [SelectorResolver(row, tokenizer).edits(edits) for row, edits in zip(rows, row_edits, strict=True)]
+    results: dict[int, RunResult] = {}
+    for batch in by_length(rows, batch_size):
+        batch_result = run(
+            layout,
+            batch.tokens,
+            _join_edits([row_edits[number] for number in batch.examples]),
+            sites=sites,
+            pos=pos,
+            logits_at=logits_at,
+            unembed=unembed,
+            tokenizer=tokenizer,
+        )
+        results.update(zip(batch.examples, _split_batch(batch_result), strict=True))
+    return [results[number] for number in range(len(rows))]
 
 
-def _joined(own: Sequence[tuple[Edit, ...]]) -> list[Edit]:
-    """The edits of a batch, of which each row has its own; those that all rows share are made once."""
-    if len(own) == 1:
-        return list(own[0])
-    if all(edits is own[0] for edits in own):
-        every_row = tuple(range(len(own)))
-        return [edit if edit.intervention.by_row else prompt_edits([edit], [every_row], len(own)) for edit in own[0]]
-    return [prompt_edits([edit], [(row,)], len(own)) for row, edits in enumerate(own) for edit in edits]
+def _any_raw(sites: Iterable[Site], row_edits: Iterable[tuple[Edit, ...]]) -> bool:
+    """Whether a capture or an edit is at a raw module path."""
+    if any(site.is_raw for site in sites):
+        return True
+    return any(edit.site not in SITES for edits in row_edits for edit in edits)
 
 
-def _apart(ran: RunResult) -> list[RunResult]:
-    """The runs of the rows of a batch. Their arrays are their own, and do not hold on to those of the batch."""
-    n = ran.tokens.shape[0]
-    if n == 1:
-        return [ran]
-    found = [
+def _join_edits(row_edits: Sequence[tuple[Edit, ...]]) -> list[Edit]:
+    """The edits of a batch, from those of each row. Edits that all rows share are joined into one."""
+    size, shared = len(row_edits), row_edits[0]
+    if size == 1:
+        return list(shared)
+    if all(edits is shared for edits in row_edits):
+        return [_in_every_row(edit, size) for edit in shared]
+    return [prompt_edits([edit], [(row,)], size) for row, edits in enumerate(row_edits) for edit in edits]
+
+
+def _in_every_row(edit: Edit, size: int) -> Edit:
+    """An edit of a batch that sees each row alone."""
+    if edit.intervention.by_row:
+        return edit
+    return prompt_edits([edit], [tuple(range(size))], size)
+
+
+def _split_batch(batch_result: RunResult) -> list[RunResult]:
+    """The results of the rows of a batch. Their arrays are copies, which do not keep those of the batch alive."""
+    size = batch_result.tokens.shape[0]
+    if size == 1:
+        return [batch_result]
+    results = [
         RunResult(
-            mx.contiguous(ran.logits[row : row + 1]),
-            {site: mx.contiguous(array[row : row + 1]) for site, array in ran.activations.items()},
-            ran.tokens[row : row + 1],
-            ran.positions,
-            ran.n_positions,
+            mx.contiguous(batch_result.logits[row : row + 1]),
+            {site: mx.contiguous(array[row : row + 1]) for site, array in batch_result.activations.items()},
+            batch_result.tokens[row : row + 1],
+            batch_result.positions,
+            batch_result.n_positions,
         )
-        for row in range(n)
+        for row in range(size)
     ]
-    mx.eval([(one.logits, one.tokens, list(one.activations.values())) for one in found])
-    return found
+    mx.eval([(result.logits, result.tokens, list(result.activations.values())) for result in results])
+    return results
 
 
-def _edits_of_each(edits: EditsOfEach, n: int) -> list[tuple[Edit, ...]]:
+def _edits_by_row(edits: EditsOfEach, n_rows: int) -> list[tuple[Edit, ...]]:
     """The edits of each prompt."""
-    many = (edits,) if isinstance(edits, Edit) else tuple(edits)
-    if not _are_lists(many):
-        return [as_edits(cast("tuple[Edit, ...]", many))] * n
-    if len(many) != n:
+    if isinstance(edits, Edit):
+        return [(edits,)] * n_rows
+    entries = tuple(edits)
+    if not _are_lists(entries):
+        return [as_edits(cast("tuple[Edit, ...]", entries))] * n_rows
+    if len(entries) != n_rows:
         raise ValueRefusedError(
-            f"`edits` must be edits for all prompts, or a list of edits for each of the {n}. Got {len(many)} lists. "
-            "Give a prompt that stays as it is an empty list."
+            f"`edits` must be edits for all prompts, or a list of edits for each of the {n_rows}. "
+            f"Got {len(entries)} lists. Give a prompt that stays as it is an empty list."
         )
-    return [as_edits(own) for own in many]
+    return [as_edits(entry) for entry in entries]
 
 
-def _are_lists(many: tuple[object, ...]) -> TypeIs[tuple[Iterable[Edit], ...]]:
-    return any(isinstance(one, list | tuple) for one in many) and not any(isinstance(one, Edit) for one in many)
+def _are_lists(entries: tuple[object, ...]) -> TypeIs[tuple[Iterable[Edit], ...]]:
+    if any(isinstance(entry, Edit) for entry in entries):
+        return False
+    return any(isinstance(entry, list | tuple) for entry in entries)
 
 
-def checked_count(name: str, given: object, what: str) -> int:
-    """A number of things, 1 or more.
+def checked_count(name: str, count: object, things: str) -> int:
+    """A number of things, which must be 1 or more.
 
     Raises:
-        ValueRefusedError: It is none.
+        ValueRefusedError: It is not.
     """
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise ValueRefusedError(f"`{name}` must be 1 or more {what}. Got {given!r}.")
-    return given
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueRefusedError(f"`{name}` must be 1 or more {things}. Got {count!r}.")
+    return count

@@ -14,28 +14,28 @@ from mlx_patch.provenance import parameters
 
 
 def evaluate(model: nn.Module) -> None:
-    """Compute every array that the model holds, its parameters among them."""
+    """Compute every array that the model holds, including its parameters."""
     mx.eval(list(_arrays(model, set())))
 
 
 def evaluate_buffers(model: nn.Module) -> None:
-    """Compute the arrays beside the parameters, which themselves may be on the disk and larger than memory."""
-    known = {id(array) for array in parameters(model)}
-    mx.eval([array for array in _arrays(model, set()) if id(array) not in known])
+    """Compute the arrays that are not parameters. Parameters may be on the disk and larger than memory."""
+    parameter_ids = {id(array) for array in parameters(model)}
+    mx.eval([array for array in _arrays(model, set()) if id(array) not in parameter_ids])
 
 
-def _arrays(value: Any, seen: set[int]) -> Iterator[mx.array]:
+def _arrays(value: Any, visited: set[int]) -> Iterator[mx.array]:
     """Every array that a value leads to, through containers, modules and the attributes of plain objects."""
-    if id(value) in seen or isinstance(value, type):
+    if id(value) in visited or isinstance(value, type):
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, mx.array):
         yield value
-    for part in _parts(value):
-        yield from _arrays(part, seen)
+    for child in _children(value):
+        yield from _arrays(child, visited)
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def _children(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from value.values()
     elif isinstance(value, list | tuple | set):

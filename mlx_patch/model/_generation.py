@@ -24,48 +24,48 @@ from mlx_patch.tokens import is_text_or_chat, tokens_of
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """A text, and what was kept while it was generated."""
+    """A generated text, and the activations captured while it was generated."""
 
     text: str
-    ran: RunResult
+    captures: RunResult
 
 
 @dataclass(frozen=True)
 class _Generation:
-    """All that is checked before a generation begins.
+    """A generation that is checked and ready to begin.
 
     Attributes:
         layout: The model.
         tokenizer: Its tokenizer.
         prompt: Token ids.
-        placing: What resolves selectors.
-        clock: What follows the passes.
+        resolver: It resolves selectors.
+        clock: It records the passes.
         hooks: The edits.
-        options: What mlx_lm's function is given besides.
+        options: Further keywords of mlx_lm's function.
     """
 
     layout: Layout
     tokenizer: Any
     prompt: list[int]
-    placing: SelectorResolver
+    resolver: SelectorResolver
     clock: Clock
     hooks: list[Hook]
     options: dict[str, Any] = field(default_factory=dict)
 
     def call(self, function: Callable[..., Any]) -> Any:
-        """What a function of mlx_lm's returns."""
+        """Call one of mlx_lm's generating functions."""
         return function(self.layout.model, self.tokenizer, self.prompt, **self.options)
 
-    def frame(self, more: Sequence[Hook] = ()) -> Frame:
-        """The edits, and more hooks, in force."""
-        return Frame(self.layout.model, [*self.hooks, *more], self.clock.begin)
+    def frame(self, captures: Sequence[Hook] = ()) -> Frame:
+        """The frame of the edits and of some captures."""
+        return Frame(self.layout.model, [*self.hooks, *captures], self.clock.begin)
 
 
 def generate(layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any) -> str:
     """The generated text. See `HookedModel.generate`."""
-    made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
-    text = made.frame().around(made.call, mlx_lm.generate)
-    refuse_unused(made.hooks)
+    generation = _prepare(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
+    text = generation.frame().around(generation.call, mlx_lm.generate)
+    refuse_unused(generation.hooks)
     return text
 
 
@@ -73,7 +73,8 @@ def stream(
     layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], max_tokens: int, **kwargs: Any
 ) -> Generator[GenerationResponse, None, None]:
     """The responses, one by one. See `HookedModel.stream`."""
-    return _responses(_prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs}))
+    generation = _prepare(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
+    return _responses(generation)
 
 
 def generate_with_cache(
@@ -88,29 +89,30 @@ def generate_with_cache(
     **kwargs: Any,
 ) -> GeneratedText:
     """The generated text and the activations. See `HookedModel.generate_with_cache`."""
-    made = _prepared(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
-    chosen = made.placing.choice("pos", positions_of_text(pos, made.placing.offset, made.clock.prompt))
-    keeping = CaptureOverGeneration(layout, sites, chosen, made.clock)
+    generation = _prepare(layout, tokenizer, prompt, edits, {"max_tokens": max_tokens, **kwargs})
+    resolver, clock = generation.resolver, generation.clock
+    positions = resolver.choice("pos", positions_of_text(pos, resolver.offset, clock.prompt))
+    capture = CaptureOverGeneration(layout, sites, positions, clock)
     text = ""
-    for response in _responses(made, keeping.hooks()):
+    for response in _responses(generation, capture.hooks()):
         text += response.text
-        keeping.compute()
-    return GeneratedText(text, keeping.ran)
+        capture.compute()
+    return GeneratedText(text, capture.result())
 
 
-def _responses(made: _Generation, more: Sequence[Hook] = ()) -> Generator[GenerationResponse, None, None]:
+def _responses(generation: _Generation, captures: Sequence[Hook] = ()) -> Generator[GenerationResponse, None, None]:
     """mlx_lm's responses. The frame is in force while mlx_lm computes one, and not while the caller looks at it."""
-    frame = made.frame(more)
-    with closing(made.call(mlx_lm.stream_generate)) as responses:
+    frame = generation.frame(captures)
+    with closing(generation.call(mlx_lm.stream_generate)) as responses:
         while True:
             response = frame.around(next, responses, None)
             if response is None:
                 break
             yield response
-    refuse_unused([*made.hooks, *more])
+    refuse_unused([*generation.hooks, *captures])
 
 
-def _prepared(
+def _prepare(
     layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], options: dict[str, Any]
 ) -> _Generation:
     if tokenizer is None and not is_text_or_chat(prompt):
@@ -119,17 +121,20 @@ def _prepared(
     ids = tokens_of(prompt, tokenizer, layout.d_vocab)
     if ids.shape[0] != 1:
         raise KindError(f"`prompt` must be one prompt. Got a batch of {ids.shape[0]}. Generate from one at a time.")
-    if (prompt_cache := options.get("prompt_cache")) is not None:
+    prompt_cache = options.get("prompt_cache")
+    if prompt_cache is not None:
         refuse_misfit(layout.model, prompt_cache, 1)
-    placing = SelectorResolver(ids, tokenizer, offset_of(prompt_cache))
-    _refuse_unlearned(layout, placing.offset + ids.shape[1], options["max_tokens"])
-    clock = Clock(placing.offset + ids.shape[1])
-    hooks = edit_hooks(layout, placing.edits(edits), clock.span, generation=True)
-    return _Generation(layout, tokenizer, cast("list[int]", ids[0].tolist()), placing, clock, hooks, options)
+    resolver = SelectorResolver(ids, tokenizer, offset_of(prompt_cache))
+    end = resolver.offset + ids.shape[1]
+    _refuse_unlearned(layout, end, options["max_tokens"])
+    clock = Clock(end)
+    hooks = edit_hooks(layout, resolver.edits(edits), clock.span, generation=True)
+    token_ids = cast("list[int]", ids[0].tolist())
+    return _Generation(layout, tokenizer, token_ids, resolver, clock, hooks, options)
 
 
 def _refuse_unlearned(layout: Layout, prompt: int, max_tokens: int) -> None:
-    """Refuse a prompt, or one with all that may be generated, that is longer than what the model has learned."""
+    """Refuse more tokens, of the prompt and generated, than the positions that the model has learned."""
     learned = layout.n_positions
     refuse_unlearned(layout, prompt + 1, "prompt", "Shorten it, to leave room for a token.")
     if learned and not 0 < max_tokens <= learned - prompt:
@@ -150,6 +155,9 @@ def _refuse_options(options: dict[str, Any]) -> None:
             "`input_embeddings` must be None with edits: positions are counted in tokens. "
             "Leave it out, and edit `embed` with Replace."
         )
-    at_most = options["max_tokens"]
-    if isinstance(at_most, bool) or not isinstance(at_most, int) or not (at_most == -1 or at_most > 0):
-        raise ValueRefusedError(f"`max_tokens` must be 1 or more, or -1 for no limit. Got {at_most!r}.")
+    _refuse_limit(options["max_tokens"])
+
+
+def _refuse_limit(max_tokens: object) -> None:
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not (max_tokens == -1 or max_tokens > 0):
+        raise ValueRefusedError(f"`max_tokens` must be 1 or more, or -1 for no limit. Got {max_tokens!r}.")

@@ -92,7 +92,7 @@ class HookedModel:
             ValueRefusedError: This model has an adapter already.
         """
         model, tuned = adapted(self.model, adapter_path, self._tuned)
-        return _made_again(model, self.tokenizer, self.name, self.layout.family, tuned)
+        return _rebuild(model, self.tokenizer, self.name, self.layout.family, tuned)
 
     @property
     def n_layers(self) -> int:
@@ -148,9 +148,10 @@ class HookedModel:
             UncachedWarning: The model is itself only over a prompt cache, and is given none: these are not the logits
                 of `run(tokens)`.
         """
-        ids = self.tokenize(tokens) if is_text_or_chat(tokens) else tokens
-        check_call(self.layout, ids, args, kwargs)
-        return self.model(ids, *args, **kwargs)
+        if is_text_or_chat(tokens):
+            tokens = self.tokenize(tokens)
+        check_call(self.layout, tokens, args, kwargs)
+        return self.model(tokens, *args, **kwargs)
 
     def run(
         self,
@@ -173,8 +174,10 @@ class HookedModel:
             PatchError: As the tokens, the edits and their sources say, before anything is computed.
             EditNotUsedError: An edit never acted.
         """
-        more = {"logits_at": logits_at, "prompt_cache": prompt_cache, "tokenizer": self.tokenizer}
-        return run(self.layout, tokens, edits, **more).logits
+        result = run(
+            self.layout, tokens, edits, logits_at=logits_at, prompt_cache=prompt_cache, tokenizer=self.tokenizer
+        )
+        return result.logits
 
     def run_with_cache(
         self,
@@ -201,9 +204,17 @@ class HookedModel:
             PatchError: As in `run`.
         """
         chosen = chosen_sites(self.layout, sites)
-        more = {"logits_at": logits_at, "prompt_cache": prompt_cache, "tokenizer": self.tokenizer}
-        ran = run(self.layout, tokens, edits, sites=chosen, pos=pos, **more)
-        return ran.logits, cache_of(ran, self.identity, self.n_layers)
+        result = run(
+            self.layout,
+            tokens,
+            edits,
+            sites=chosen,
+            pos=pos,
+            logits_at=logits_at,
+            prompt_cache=prompt_cache,
+            tokenizer=self.tokenizer,
+        )
+        return result.logits, cache_of(result, self.identity, self.n_layers)
 
     def run_each(
         self,
@@ -226,9 +237,10 @@ class HookedModel:
             PatchError: As in `tokenize` and `run`.
         """
         rows = list(prompts_of(prompts, self.tokenizer, self.d_vocab))
-        more = {"logits_at": logits_at, "batch_size": batch_size, "tokenizer": self.tokenizer}
-        ran = run_rows(self.layout, rows, edits, **more)
-        return [one.logits for one in ran]
+        results = run_rows(
+            self.layout, rows, edits, logits_at=logits_at, batch_size=batch_size, tokenizer=self.tokenizer
+        )
+        return [result.logits for result in results]
 
     def run_each_with_cache(
         self,
@@ -253,11 +265,21 @@ class HookedModel:
         Raises:
             PatchError: As in `tokenize` and `run`.
         """
-        chosen, rows = chosen_sites(self.layout, sites), list(prompts_of(prompts, self.tokenizer, self.d_vocab))
-        more = {"logits_at": logits_at, "batch_size": batch_size, "tokenizer": self.tokenizer}
-        ran = run_rows(self.layout, rows, edits, sites=chosen, pos=pos, **more)
-        about = self.identity
-        return [one.logits for one in ran], [cache_of(one, about, self.n_layers) for one in ran]
+        chosen = chosen_sites(self.layout, sites)
+        rows = list(prompts_of(prompts, self.tokenizer, self.d_vocab))
+        results = run_rows(
+            self.layout,
+            rows,
+            edits,
+            sites=chosen,
+            pos=pos,
+            logits_at=logits_at,
+            batch_size=batch_size,
+            tokenizer=self.tokenizer,
+        )
+        identity = self.identity
+        caches = [cache_of(result, identity, self.n_layers) for result in results]
+        return [result.logits for result in results], caches
 
     def run_with_hooks(
         self,
@@ -287,10 +309,10 @@ class HookedModel:
         """A block in which whatever runs `model.model` is edited: mlx_lm's own functions, another run.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
-        nobody knows where the prompt ends, and they are refused.
+        the end of the prompt is not known, and they are refused.
 
         The edits are in force for the function that opens the block and for what it calls. A coroutine or a generator
-        that opens one keeps its edits to itself: while it is suspended, nobody else is edited. Work that the block
+        that opens one keeps its edits to itself: while it is suspended, no other run is edited. Work that the block
         hands to another thread or task, with `asyncio.create_task`, `gather` or `to_thread`, is not edited: open the
         block there. Blocks may close in any order, and each opens once.
 
@@ -361,10 +383,10 @@ class HookedModel:
             SelectionError: A position was never computed, or a site has no position axis that grows.
         """
         chosen = chosen_sites(self.layout, sites)
-        made = generate_with_cache(
+        generated = generate_with_cache(
             self.layout, self.tokenizer, prompt, edits, max_tokens, sites=chosen, pos=pos, **kwargs
         )
-        return made.text, cache_of(made.ran, self.identity, self.n_layers)
+        return generated.text, cache_of(generated.captures, self.identity, self.n_layers)
 
     def verify(self, prompt: Prompt | mx.array | None = None) -> Report:
         """Check the laws of `mlx_patch.laws` on this very model, with a short prompt.
@@ -377,17 +399,18 @@ class HookedModel:
         return check_laws(self, prompt)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What a copy or a pickle is made from; a table that the model's class leads to is looked up again."""
-        table = self.layout.family
-        by_hand = table.name != UNKNOWN and registered_family(self.model) is not table
-        return _made_again, (self.model, self.tokenizer, self.name, table if by_hand else None, self._tuned)
+        """Copies and pickles hold no table that can be looked up again from the model's class."""
+        family: Family | None = self.layout.family
+        if family.name == UNKNOWN or registered_family(self.model) is family:
+            family = None
+        return _rebuild, (self.model, self.tokenizer, self.name, family, self._tuned)
 
     def __repr__(self) -> str:
-        about = f"{self.layout.family.name}, {self.n_layers} layers, d_model {self.d_model}"
-        return f"HookedModel({self.name}: {about})" if self.name else f"HookedModel({about})"
+        name = f"{self.name}: " if self.name else ""
+        return f"HookedModel({name}{self.layout.family.name}, {self.n_layers} layers, d_model {self.d_model})"
 
 
-def _made_again(model: nn.Module, tokenizer: Any, name: str | None, family: Family | None, tuned: str) -> HookedModel:
+def _rebuild(model: nn.Module, tokenizer: Any, name: str | None, family: Family | None, tuned: str) -> HookedModel:
     hooked = HookedModel(model, tokenizer, name=name, family=family)
     hooked._tuned = tuned
     return hooked

@@ -1,9 +1,10 @@
-"""From what a caller asks for, edits and sites, to the hooks that the engine knows."""
+"""Hooks of the engine, from the edits and sites of a caller."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
 from mlx_patch.engine import Action, Box, ForwardPass, Hook, Phase
@@ -29,41 +30,48 @@ HookFunction = Callable[..., mx.array | None]
 SiteChoice = str | Site | Iterable[str | Site] | Callable[[Site], bool]
 
 
-def whole_prompt(now: ForwardPass) -> Span:
-    """The span of a pass that is all that will come: what `run` has."""
-    return Span(now.offset, now.length, now.offset + now.length)
+def whole_prompt(forward_pass: ForwardPass) -> Span:
+    """The span of a pass that ends the prompt, with no pass after it: that of `run`."""
+    return Span(forward_pass.offset, forward_pass.length, forward_pass.offset + forward_pass.length)
 
 
-def unknown_pieces(now: ForwardPass) -> Span:
-    """The span of a pass that somebody else makes: its prompt ends where the pass does, unless there is a cache."""
-    return Span(now.offset, now.length, None if now.cached else now.length, pieces=True)
+def unknown_pieces(forward_pass: ForwardPass) -> Span:
+    """The span of a pass of other code than `run`. Its prompt ends where the pass does, unless there is a cache."""
+    prompt = forward_pass.length
+    if forward_pass.cached:
+        prompt = None
+    return Span(forward_pass.offset, forward_pass.length, prompt, pieces=True)
 
 
 def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
-    """The sites that a caller names, each once.
+    """The sites that a caller names, without duplicates.
 
     Raises:
         UnknownNameError, MissingSiteError, SelectionError: A name that is none, or that this model does not have.
     """
     if callable(sites):
         return tuple(site for site in layout.sites if sites(site))
-    found: dict[Site, None] = {}
-    for one in (sites,) if isinstance(sites, str | Site) else sites:
-        found.update(dict.fromkeys(_chosen(layout, one)))
-    return tuple(found)
+    if isinstance(sites, str | Site):
+        return tuple(dict.fromkeys(_select_sites(layout, sites)))
+    chosen: dict[Site, None] = {}
+    for name in sites:
+        chosen.update(dict.fromkeys(_select_sites(layout, name)))
+    return tuple(chosen)
 
 
-def _chosen(layout: Layout, one: str | Site) -> tuple[Site, ...]:
-    if not isinstance(one, str | Site):
-        raise UnknownNameError(f"`sites` must hold names or Sites. Got {one!r}.")
-    if isinstance(one, str) and one in SITES:
-        return layout.select(one, None)
-    site = Site.parse(one)
-    return layout.select(site.name, None if site.layer is None else (site.layer,))
+def _select_sites(layout: Layout, name: str | Site) -> tuple[Site, ...]:
+    if not isinstance(name, str | Site):
+        raise UnknownNameError(f"`sites` must hold names or Sites. Got {name!r}.")
+    if isinstance(name, str) and name in SITES:
+        return layout.select(name, None)
+    site = Site.parse(name)
+    if site.layer is None:
+        return layout.select(site.name, None)
+    return layout.select(site.name, (site.layer,))
 
 
 def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf, generation: bool = False) -> list[Hook]:
-    """The hooks that do some edits, in their order. Sources are checked here, before anything runs.
+    """The hooks of some edits, in order. Sources are checked here, before anything runs.
 
     Raises:
         KindError: Something is not an edit, or acts during some steps where there is no generation.
@@ -75,30 +83,34 @@ def edit_hooks(layout: Layout, edits: Iterable[Edit], span_of: SpanOf, generatio
         sites = layout.select(edit.site, edit.layer)
         places = [layout.place(site) for site in sites]
         edit.check(sites)
-        actions += [(place, _applied(edit, place.site, span_of)) for place in places]
+        actions += [(place, _action_of(edit, place.site, span_of)) for place in places]
     return action_hooks(layout, actions)
 
 
 def action_hooks(layout: Layout, actions: Iterable[tuple[Place, Action]]) -> list[Hook]:
-    """The hooks that edit some places, with all that carries each edit to whoever reads the same value elsewhere.
+    """The hooks that edit some places, and those that carry each edit to other readers of the same value.
 
     Raises:
-        MissingSiteError: Of a sharded model, this rank has only a part of a place.
+        MissingSiteError: The model is sharded, and this rank has only a part of a place.
     """
     edits = [Hook(place, action, Phase.EDIT) for place, action in actions]
     refuse_parts(layout, (edit.place for edit in edits))
     _put_arguments_last(edits)
     hooks = [hook for edit in edits for hook in _with_rejoin(layout, edit)]
-    return [*hooks, *_boxing(layout, hooks)]
+    return [*hooks, *_box_hooks(layout, hooks)]
 
 
 def _put_arguments_last(edits: Sequence[Hook]) -> None:
-    """Let raw paths be edited behind the streams that are carried on past them, whichever cell each edit is of.
+    """Make edits at raw paths act after edits of the stream at the same place.
 
-    An edit of the stream between mixer and MLP goes on along the skip connection; one of what the MLP's norm is given
-    does not, though both are the same array.
+    An edit of the stream between mixer and MLP continues along the skip connection; an edit of the input of the MLP's
+    norm does not, though both are the same array.
     """
-    streams = {_event(edit) for edit in edits if edit.place.point.carried or edit.place.point.boxed}
+    streams: set[tuple[int, str]] = set()
+    for edit in edits:
+        point = edit.place.point
+        if point.carried or point.boxed:
+            streams.add(_event(edit))
     for edit in edits:
         if edit.place.site.is_raw and _event(edit) in streams:
             edit.phase = Phase.EDIT_ARGUMENT
@@ -108,46 +120,59 @@ def _event(hook: Hook) -> tuple[int, str]:
     return id(hook.place.module), hook.event
 
 
-def _boxing(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
-    """What puts the stream in a box, and lets those who read it look in, where there are edits between two modules."""
-    rule, edited = layout.family.boxing, {id(hook.place.block): hook.place for hook in hooks if hook.place.point.boxed}
+def _box_hooks(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
+    """The hooks that put the stream in a box and unpack it for its readers, where edits are between two modules."""
+    rule = layout.family.boxing
+    edited = {id(hook.place.block): hook.place for hook in hooks if hook.place.point.boxed}
     if rule is None or not edited:
         return
-    blocks = {id(block): block for block in layout.blocks if rule.whole or id(block) in edited}
     site = next(iter(edited.values())).site
-    for holder in (layout.model,) if rule.whole else blocks.values():
-        yield Hook(Place(site, attribute(holder, rule.start.path), rule.start, holder), _boxed, Phase.BOX)
-    for block, path, call in product(blocks.values(), rule.readers, range(layout.times)):
-        point = Point(path, "input", call=call)
-        yield Hook(Place(site, attribute(block, path), point, block), _nothing, Phase.READ)
+    blocks = _unique(block for block in layout.blocks if rule.whole or id(block) in edited)
+    holders = blocks
     if rule.whole:
-        norm = layout.final_norm
-        yield Hook(Place(site, attribute(layout.model, norm), Point(norm, "input"), layout.model), _nothing, Phase.READ)
+        holders = [layout.model]
+    for holder in holders:
+        yield Hook(Place(site, attribute(holder, rule.start.path), rule.start, holder), _put_in_box, Phase.BOX)
+    for block, path, call in product(blocks, rule.readers, range(layout.times)):
+        yield _read_hook(site, block, Point(path, "input", call=call))
+    if rule.whole:
+        yield _read_hook(site, layout.model, Point(layout.final_norm, "input"))
 
 
-def _boxed(value: mx.array, now: ForwardPass) -> Box:
+def _unique(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """The blocks without duplicates: a model that loops has each block several times."""
+    return list({id(block): block for block in blocks}.values())
+
+
+def _read_hook(site: Site, holder: nn.Module, point: Point) -> Hook:
+    return Hook(Place(site, attribute(holder, point.path), point, holder), _read_nothing, Phase.READ)
+
+
+def _put_in_box(value: mx.array, forward_pass: ForwardPass) -> Box:
     return Box(value)
 
 
-def _nothing(value: mx.array, now: ForwardPass) -> None:
-    """Reads nothing; what reads a box needs a hook to be given what is in it."""
+def _read_nothing(value: mx.array, forward_pass: ForwardPass) -> None:
+    """Do nothing. A module that reads a box needs some hook, so that the engine unpacks the box for it."""
 
 
 def function_edits(functions: Iterable[tuple[str | Site, HookFunction]]) -> list[Edit]:
-    """The edits that plain functions make; where one returns None the activation stays."""
-    return [Apply(_kept_on_none(function), name=_name(function)).at(site) for site, function in functions]
+    """The edits that plain functions make. A function that returns None leaves the activation as it is."""
+    edits = []
+    for site, function in functions:
+        name = getattr(function, "__name__", repr(function))
+        edits.append(Apply(_keep_on_none(function), name=name).at(site))
+    return edits
 
 
-def _kept_on_none(function: HookFunction) -> Callable[[mx.array, Site], mx.array]:
+def _keep_on_none(function: HookFunction) -> Callable[[mx.array, Site], mx.array]:
     def apply(activation: mx.array, site: Site) -> mx.array:
-        new = call_hook(function, activation, site)
-        return activation if new is None else new  # with what it wrote into it, as in TransformerLens
+        edited = call_hook(function, activation, site)
+        if edited is None:
+            return activation  # with what the function wrote into it, as in TransformerLens
+        return edited
 
     return apply
-
-
-def _name(function: HookFunction) -> str:
-    return getattr(function, "__name__", repr(function))
 
 
 def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -156,97 +181,109 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     Raises:
         KindError: Something is not an edit.
     """
-    many = (edits,) if isinstance(edits, Edit) else tuple(edits)
-    for edit in many:
+    if isinstance(edits, Edit):
+        return (edits,)
+    listed = tuple(edits)
+    for edit in listed:
         if not isinstance(edit, Edit):
             raise KindError(
                 f"`edits` must hold edits, which `.at(...)` makes. Got {edit!r}. "
                 "Write mp.Ablate('zero').at('z', layer=3), say."
             )
-    return many
+    return listed
 
 
-def _applied(edit: Edit, site: Site, span_of: SpanOf) -> Action:
-    return lambda value, now: edit.apply(value, site, span_of(now))
+def _action_of(edit: Edit, site: Site, span_of: SpanOf) -> Action:
+    return lambda value, forward_pass: edit.apply(value, site, span_of(forward_pass))
 
 
 def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
-    """An edit, and what carries it past the module that it was made before.
+    """An edit, and the hooks that carry it past the module whose input it edits.
 
-    The stream between mixer and MLP is read at the MLP's norm, and goes on along the skip connection, which no module
-    computes. So the block's output is made again: the edited stream plus what the MLP adds, the sum that the block's
-    own code ends with.
+    The stream between mixer and MLP is read at the MLP's norm, and continues along the skip connection, which no module
+    computes. So the block's output is computed again: the edited stream plus the MLP's output, the sum at the end of
+    the block's own code.
     """
     carried, site = edit.place.point.carried, edit.place.site
     if carried is None:
         return [edit]
-    kept: dict[str, mx.array] = {}
-    rule, end = layout.family.stream, layout.place(Site("resid_post", site.layer))
+    terms: dict[str, mx.array] = {}  # filled during the run, with the names of the arguments of `Stream.post`
+    rule = layout.family.stream
+    end = layout.place(Site("resid_post", site.layer))
     added = layout.place(Site(carried, site.layer))
 
-    def keep(name: str) -> Action:
-        return lambda value, now: kept.update({name: value})
+    def note(name: str) -> Action:
+        return lambda value, forward_pass: terms.update({name: value})
 
-    def rejoined(value: mx.array, now: ForwardPass) -> mx.array:
-        if not {"stream", "added"} <= kept.keys():
+    def rejoin(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+        if not {"stream", "added"} <= terms.keys():
             raise ArchitectureError(
                 f"`family` must have {site} and {added.site} before {end.site}. Got a table by which they come after."
             )
-        return rule.post(**kept, block=end.block)
+        return rule.post(**terms, block=end.block)
 
     hooks = [
         edit,
-        Hook(edit.place, keep("stream"), Phase.CARRY),
-        Hook(added, keep("added"), Phase.READ),
-        Hook(end, rejoined, Phase.REJOIN),
+        Hook(edit.place, note("stream"), Phase.CARRY),
+        Hook(added, note("added"), Phase.READ),
+        Hook(end, rejoin, Phase.REJOIN),
     ]
     for path in rule.readers:
         if place := layout.inner(site, path, "input"):
-            hooks.append(Hook(place, lambda value, now: kept["stream"], Phase.REJOIN))
+            hooks.append(Hook(place, lambda value, forward_pass: terms["stream"], Phase.REJOIN))
     if place := layout.inner(site, rule.last, "input"):
-        hooks.append(Hook(place, lambda value, now: kept["stream"] + kept["added"], Phase.REJOIN))
+        hooks.append(Hook(place, lambda value, forward_pass: terms["stream"] + terms["added"], Phase.REJOIN))
     if place := layout.inner(site, rule.more, "output"):
-        hooks.append(Hook(place, keep("more"), Phase.READ))
+        hooks.append(Hook(place, note("more"), Phase.READ))
     return hooks
 
 
 def capture_hooks(layout: Layout, sites: Iterable[Site], pos: PositionChoice, into: dict[Site, mx.array]) -> list[Hook]:
-    """The hooks that keep what stands at some sites, at all positions or at some.
+    """The hooks that write the activations at some sites, at some positions or at all, into a dictionary.
 
-    What is kept is contiguous, and so does not hold on to the larger array that it may be a part of.
+    Captures are contiguous, so that they do not keep the larger array alive of which they may be a part.
 
     Raises:
-        MissingSiteError: Of a sharded model, this rank has only a part of a site.
+        MissingSiteError: The model is sharded, and this rank has only a part of a site.
     """
-    chosen = as_positions(pos)
+    positions = as_positions(pos)
 
-    def kept(site: Site) -> Action:
-        def keep(value: mx.array, now: ForwardPass) -> None:
-            into[site] = mx.contiguous(_at(chosen, value, site, now))
+    def capture_into(site: Site) -> Action:
+        def capture(value: mx.array, forward_pass: ForwardPass) -> None:
+            into[site] = mx.contiguous(_slice_pass(value, site, positions, forward_pass))
 
-        return keep
+        return capture
 
     places = {site: layout.place(site) for site in sites}
     refuse_parts(layout, places.values())
-    return [Hook(place, kept(site), Phase.CAPTURE) for site, place in places.items()]
+    return [Hook(place, capture_into(site), Phase.CAPTURE) for site, place in places.items()]
 
 
 def slice_hook(layout: Layout, logits_at: PositionChoice) -> Hook:
     """The hook that lets only some positions through to the unembedding; where that is unknown, out of the model."""
-    chosen, site = as_positions(logits_at), Site("final_norm")
-    known = layout.family.final_norm is not None
-    place = layout.place(site) if known else Place(site, layout.model, Point("", "output"), layout.model)
-    return Hook(place, lambda value, now: _at(chosen, value, site, now), Phase.SLICE)
+    positions, site = as_positions(logits_at), Site("final_norm")
+    if layout.family.final_norm is not None:
+        place = layout.place(site)
+    else:
+        place = Place(site, layout.model, Point("", "output"), layout.model)
+    return Hook(place, lambda value, forward_pass: _slice_pass(value, site, positions, forward_pass), Phase.SLICE)
 
 
-def _at(pos: tuple[int, ...] | slice | Selector | None, value: mx.array, site: Site, now: ForwardPass) -> mx.array:
-    """The rows of a site's array at some positions."""
+def _slice_pass(
+    value: mx.array, site: Site, pos: tuple[int, ...] | slice | Selector | None, forward_pass: ForwardPass
+) -> mx.array:
+    """The part of a site's array at some positions of a pass over a whole prompt."""
     if pos is None:
         return value
-    span = whole_prompt(now)
-    local, along = span.local(pos), pos_axis(site)
-    picks = tuple(local if axis == along else None for axis in range(value.ndim))
-    return Where(site, value, picks, span).own()
+    span = whole_prompt(forward_pass)
+    return at_positions(value, site, span, span.local(pos))
+
+
+def at_positions(value: mx.array, site: Site, span: Span, indices: tuple[int, ...]) -> mx.array:
+    """The part of a site's array at some indices along its position axis."""
+    picks: list[tuple[int, ...] | None] = [None] * value.ndim
+    picks[pos_axis(site)] = indices
+    return Where(site, value, tuple(picks), span).own()
 
 
 def refuse_unused(hooks: Sequence[Hook]) -> None:
@@ -259,7 +296,7 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
         if hook.met == 0:
             raise EditNotUsedError(
                 f"`{hook.place.site}` must come to pass in a run to be read or edited. It did not: "
-                f"{_named(hook.place)} was not called. Choose a module that runs."
+                f"{_module_at(hook.place)} was not called. Choose a module that runs."
             )
         if hook.phase in (Phase.EDIT, Phase.EDIT_ARGUMENT) and hook.acted == 0:
             raise EditNotUsedError(
@@ -268,5 +305,7 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
             )
 
 
-def _named(place: Place) -> str:
-    return f"the module at {place.point.path!r}" if place.point.path else "the block"
+def _module_at(place: Place) -> str:
+    if not place.point.path:
+        return "the block"
+    return f"the module at {place.point.path!r}"

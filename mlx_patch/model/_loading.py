@@ -20,7 +20,7 @@ from mlx_patch.provenance import digest_of, has_adapter
 
 
 def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
-    """Model and tokenizer, as `mlx_lm.load` gives them, every array evaluated, and what `adapted` says of the adapter.
+    """Model and tokenizer from `mlx_lm.load`, every array evaluated; and the adapter, as `adapted` describes it.
 
     Raises:
         FileError: The folder is not there or holds no model, or the hub does not give it; or `adapter_path` holds no
@@ -32,10 +32,11 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
             "a model that is loaded already: mp.HookedModel(model, tokenizer)."
         )
     _refuse_keywords(kwargs)
-    name, adapter = os.fspath(path_or_hub_id), kwargs.pop("adapter_path", None)
+    name = os.fspath(path_or_hub_id)
+    adapter = kwargs.pop("adapter_path", None)
     refuse_unreachable(name)
     if adapter is not None:
-        _refuse_no_adapter(_folder(adapter))
+        _refuse_no_adapter(_checked_folder(adapter))
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
         evaluate(model)
@@ -45,7 +46,7 @@ def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Modu
         ) from error
     if adapter is None:
         return model, tokenizer, ""
-    model, tuned = _adapted(model, adapter)
+    model, tuned = _apply_adapter(model, adapter)
     return model, tokenizer, tuned
 
 
@@ -55,30 +56,34 @@ def _refuse_keywords(keywords: Mapping[str, Any]) -> None:
     Raises:
         KindError: The nearest keywords are named.
     """
-    known = tuple(signature(mlx_lm.load).parameters)[1:]
+    allowed = tuple(signature(mlx_lm.load).parameters)[1:]
     for keyword in keywords:
-        if keyword not in known:
+        if keyword not in allowed:
             raise KindError(
-                f"`load` must be given keywords of mlx_lm.load. Got {keyword!r}. {did_you_mean(keyword, known)}"
+                f"`load` must be given keywords of mlx_lm.load. Got {keyword!r}. {did_you_mean(keyword, allowed)}"
             )
 
 
-_OTHER_NAMES = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters")
+_MISMATCH = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters")
 
 
 def _reason(error: BaseException) -> str:
-    """Why mlx_lm does not load a model, and what helps; where weights have other names than the model, which."""
-    other = _OTHER_NAMES.match(str(error))
-    if other is None:
+    """Why mlx_lm does not load a model, and what helps; with the names of weights that do not fit the model."""
+    mismatch = _MISMATCH.match(str(error))
+    if mismatch is None:
         remedy = "Check the name and the network, or give a folder with config.json and safetensors."
         return f"{_first_line(error)} {remedy}"
     names = [line.strip().rstrip(",.") for line in str(error).splitlines()[1:] if line.strip()]
-    shown = listed(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    if other["kind"] == "Missing":
-        what = f"its weights lack {other['count']} of the model's arrays: {shown}"
+    examples = listed(names[:3])
+    if len(names) > 3:
+        examples += f" and {len(names) - 3} more"
+    if mismatch["kind"] == "Missing":
+        problem = f"its weights lack {mismatch['count']} of the model's arrays: {examples}"
     else:
-        what = f"its weights have {other['count']} arrays that the model has no place for: {shown}"
-    return f"{what}. Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
+        problem = f"its weights have {mismatch['count']} arrays that the model has no place for: {examples}"
+    return (
+        f"{problem}. Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
+    )
 
 
 def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) -> tuple[nn.Module, str]:
@@ -87,26 +92,26 @@ def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) 
     Args:
         model: The base model.
         adapter_path: The adapter's folder, as `mlx_lm.lora` writes it.
-        tuned: What the model's own adapter is, where that cannot be seen in its modules.
+        tuned: The model's own adapter, if its modules do not show it.
     Returns:
-        The model; and its adapter, where that cannot be seen in its modules.
+        The model; and its adapter, if its modules do not show it.
     Raises:
         ValueRefusedError: The model has an adapter already.
         FileError: `adapter_path` holds no adapter, or one of another model.
     """
-    _refuse_no_adapter(_folder(adapter_path))
+    _refuse_no_adapter(_checked_folder(adapter_path))
     if tuned or has_adapter(model):
         raise ValueRefusedError(
             "`model` must be a base model to be given an adapter. Got one that has an adapter, whose weights the other "
             "would take the place of. Load the base without `adapter_path`."
         )
-    return _adapted(twin(model), adapter_path)
+    return _apply_adapter(twin(model), adapter_path)
 
 
-def _folder(given: object) -> Path:
-    if not isinstance(given, str | os.PathLike):
-        raise KindError(f"`adapter_path` must be the path of a folder. Got {type(given).__name__}.")
-    return Path(given)
+def _checked_folder(adapter_path: object) -> Path:
+    if not isinstance(adapter_path, str | os.PathLike):
+        raise KindError(f"`adapter_path` must be the path of a folder. Got {type(adapter_path).__name__}.")
+    return Path(adapter_path)
 
 
 def _refuse_no_adapter(folder: Path) -> None:
@@ -118,47 +123,53 @@ def _refuse_no_adapter(folder: Path) -> None:
         )
 
 
-def _adapted(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[nn.Module, str]:
-    """The model with the adapter that mlx_lm reads from a folder; and what that is, where no module shows it."""
-    from mlx_lm.tuner.utils import load_adapters  # which imports much that nobody else needs
+def _apply_adapter(model: nn.Module, folder: str | os.PathLike[str]) -> tuple[nn.Module, str]:
+    """The model with the adapter that mlx_lm reads from a folder; and its digest, if no module shows the adapter."""
+    from mlx_lm.tuner.utils import load_adapters  # a heavy import, needed for adapters alone
 
     try:
-        held = mx.load(str(Path(folder) / "adapters.safetensors"))
+        arrays = mx.load(str(Path(folder) / "adapters.safetensors"))
         model = load_adapters(model, os.fspath(folder))
         config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise FileError(
-            f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}: {_told(error)} "
+            f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}: {_first_lines(error)} "
             "Give the adapter's own base model, or train one for this."
         ) from error
-    assert isinstance(held, dict)
-    if why := _incomplete(model, held):
+    assert isinstance(arrays, dict)
+    if defect := _adapter_defect(model, arrays):
         raise FileError(
             f"`adapter_path` must hold an adapter of this model. Got {os.fspath(folder)!r}, whose adapters.safetensors "
-            f"holds {why}. Train it again."
+            f"holds {defect}. Train it again."
         )
     model.eval()
     evaluate(model)
-    return model, f"full {digest_of(held)}" if config.get("fine_tune_type") == "full" else ""
+    if config.get("fine_tune_type") == "full":
+        return model, f"full {digest_of(arrays)}"
+    return model, ""
 
 
-def _incomplete(model: nn.Module, held: Mapping[str, mx.array]) -> str:
-    """What is wrong with the arrays of an adapter; "" where nothing is.
+def _adapter_defect(model: nn.Module, arrays: Mapping[str, mx.array]) -> str:
+    """The defect of an adapter's arrays, as a noun phrase; "" if there is none.
 
-    A layer of which there is nothing stays what it was. One that has `lora_b` without `lora_a` would multiply random
-    numbers.
+    A layer without arrays keeps the base model's weights. A layer with `lora_b` but without `lora_a` would multiply
+    random numbers.
     """
-    if not held:
+    if not arrays:
         return "no array"
-    names = {name for name, _ in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))}
-    halves = [f"{name[:-1]}a" for name in held if name.endswith(".lora_b")]
-    lacking = sorted(name for name in halves if name in names and name not in held)
-    return f"no {lacking[0]!r} beside the 'lora_b' of that layer" if lacking else ""
+    parameters = cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
+    names = {name for name, _ in parameters}
+    counterparts = [f"{name[:-1]}a" for name in arrays if name.endswith(".lora_b")]
+    lacking = sorted(name for name in counterparts if name in names and name not in arrays)
+    if not lacking:
+        return ""
+    return f"no {lacking[0]!r} beside the 'lora_b' of that layer"
 
 
-def _told(error: BaseException) -> str:
-    """What an error says, of a list the first."""
-    return " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".: ") + "."
+def _first_lines(error: BaseException) -> str:
+    """The first two lines of an error's message, as a sentence: a heading, and the first entry of its list."""
+    lines = [line.strip() for line in str(error).splitlines()[:2]]
+    return " ".join(lines).rstrip(".: ") + "."
 
 
 def refuse_unreachable(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Calls of the model itself, which mlx_patch does not set up: what is refused in them, and what is warned of."""
+"""Checks of calls that mlx_patch does not set up: those of the model itself, and those inside `editing`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,9 @@ def check_call(layout: Layout, tokens: Any, args: tuple[Any, ...], kwargs: dict[
     Warns:
         UncachedWarning: The model is itself only over a prompt cache, and is given none.
     """
-    cache = kwargs.get("cache", args[0] if args else None)
+    cache = kwargs.get("cache")
+    if args and "cache" not in kwargs:
+        cache = args[0]
     if layout.n_positions:
         refuse_unlearned(layout, offset_of(cache) + tokens.shape[-1])
     if cache is None:
@@ -26,16 +28,17 @@ def check_call(layout: Layout, tokens: Any, args: tuple[Any, ...], kwargs: dict[
 
 
 def check_pass(layout: Layout) -> Callable[[ForwardPass], None]:
-    """What checks each forward pass of a model, as `check_call` does, once it begins; and each new prompt cache."""
-    last: Any = None
+    """A function that checks each forward pass as it begins, as `check_call` does, and each new prompt cache."""
+    last_cache: Any = None
 
-    def check(now: ForwardPass) -> None:
-        nonlocal last
-        if now.prompt_cache is not None and now.prompt_cache is not last:
-            refuse_misfit(layout.model, now.prompt_cache, None)
-        last = now.prompt_cache
-        refuse_unlearned(layout, now.offset + now.length)
-        if not now.cached:
+    def check(forward_pass: ForwardPass) -> None:
+        nonlocal last_cache
+        prompt_cache = forward_pass.prompt_cache
+        if prompt_cache is not None and prompt_cache is not last_cache:
+            refuse_misfit(layout.model, prompt_cache, None)
+        last_cache = prompt_cache
+        refuse_unlearned(layout, forward_pass.offset + forward_pass.length)
+        if not forward_pass.cached:
             _warn_uncached(layout, stacklevel=6)
 
     return check

@@ -16,20 +16,20 @@ from mlx_patch.errors import ValueRefusedError
 _SCORE = 4  # bytes: scores are float32
 
 
-def refuse_unlearned(layout: Layout, end: int, what: str = "tokens", remedy: str = "Shorten the prompt.") -> None:
+def refuse_unlearned(layout: Layout, end: int, argument: str = "tokens", remedy: str = "Shorten the prompt.") -> None:
     """Refuse positions behind the last one that a model has learned.
 
     Args:
         layout: The model's layout.
         end: How many positions there will be, with what a prompt cache holds and with what is generated.
-        what: The argument that says so.
+        argument: The name of the argument at fault.
         remedy: What to do about it, a sentence.
     Raises:
         ValueRefusedError: There would be more than the model has.
     """
     if layout.n_positions and end > layout.n_positions:
         raise ValueRefusedError(
-            f"`{what}` must stay within the {layout.n_positions} positions that the model has learned. "
+            f"`{argument}` must stay within the {layout.n_positions} positions that the model has learned. "
             f"Got {end} in all. {remedy}"
         )
 
@@ -42,30 +42,34 @@ def refuse_no_room(layout: Layout, tokens: mx.array, offset: int) -> None:
     """
     if mx.default_device() != mx.Device(mx.cpu):
         return
+    has_attention = any("z" in points for points in layout.points)
     batch, length = tokens.shape
-    needed, there = batch * _heads(layout.model) * length * (offset + length) * _SCORE, _memory()
-    if there and needed > there and any("z" in has for has in layout.points):
+    n_scores = batch * _n_heads(layout.model) * length * (offset + length)
+    needed, memory = n_scores * _SCORE, _memory()
+    if memory and needed > memory and has_attention:
         raise ValueRefusedError(
             f"`tokens` must leave room for attention. Got {length} positions, whose scores take "
-            f"{needed / 2**30:.0f} GiB a layer on a CPU, of {there / 2**30:.0f} GiB of memory. "
+            f"{needed / 2**30:.0f} GiB a layer on a CPU, of {memory / 2**30:.0f} GiB of memory. "
             "Run them in pieces, `model.run(piece, prompt_cache=...)`, or choose fewer."
         )
 
 
-def _heads(model: Any) -> int:
-    """Attention heads, as the model's own arguments say; 1 where they do not."""
+def _n_heads(model: Any) -> int:
+    """The number of attention heads by the model's arguments; 1 if they do not hold it."""
     args = getattr(model, "args", None)
-    for holder in (args, getattr(args, "text_config", None)):
-        heads = (
-            holder.get("num_attention_heads") if isinstance(holder, dict) else getattr(holder, "num_attention_heads", 1)
-        )
-        if isinstance(heads, int) and heads > 1:
-            return heads
+    for config in (args, getattr(args, "text_config", None)):
+        if isinstance(config, dict):
+            n_heads = config.get("num_attention_heads")
+        else:
+            n_heads = getattr(config, "num_attention_heads", 1)
+        if isinstance(n_heads, int) and n_heads > 1:
+            return n_heads
     return 1
 
 
 def _memory() -> int:
-    """Bytes of the machine's memory; 0 where nobody knows."""
+    """Bytes of the machine's memory; 0 if the system does not report it."""
     names = getattr(os, "sysconf_names", {})
-    known = "SC_PAGE_SIZE" in names and "SC_PHYS_PAGES" in names
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else 0
+    if "SC_PAGE_SIZE" not in names or "SC_PHYS_PAGES" not in names:
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

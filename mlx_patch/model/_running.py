@@ -1,4 +1,4 @@
-"""One forward pass with edits and captures: set up, run, evaluate once, check that everything came to pass."""
+"""One forward pass with edits and captures: set up, run, evaluate once, check that every hook acted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from mlx_patch.tokens import tokens_of
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         logits: Shape `(batch, pos, d_vocab)`.
-        activations: What was kept, by site.
+        activations: The captured activations, by site.
         tokens: The tokens of the run. Shape `(batch, pos)`.
-        positions: The absolute positions that were kept.
-        n_positions: How many positions the prompt has, with what the prompt cache held.
+        positions: The absolute positions that were captured.
+        n_positions: How many positions the prompt has, including those in the prompt cache.
     """
 
     logits: mx.array
@@ -52,56 +52,70 @@ def run(
 ) -> RunResult:
     """Run the model once. See `HookedModel.run_with_cache` for arguments and errors.
 
-    Without `unembed` there are no logits, and nothing is computed that none of `sites` comes from: the layers above the
-    last site cost nothing.
+    Without `unembed` there are no logits, and only what `sites` depend on is computed: the layers above the last site
+    cost nothing.
     """
     ids = tokens_of(tokens, tokenizer, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
         prompt_cache = make_prompt_cache(layout.model)
     elif prompt_cache is not None:
         refuse_misfit(layout.model, prompt_cache, ids.shape[0])
-    offset, end = offset_of(prompt_cache), offset_of(prompt_cache) + ids.shape[1]
+    offset = offset_of(prompt_cache)
+    end = offset + ids.shape[1]
     refuse_unlearned(layout, end)
     refuse_no_room(layout, ids, offset)
-    placing = SelectorResolver(ids, tokenizer, offset)
-    edits, pos = placing.edits(edits), placing.choice("pos", pos)
-    logits_at = placing.choice("logits_at", logits_at)
-    positions = tuple(range(offset, end)[p] for p in _local(pos, offset, end))
-    _local(logits_at, offset, end)
+    resolver = SelectorResolver(ids, tokenizer, offset)
+    edits, pos = resolver.edits(edits), resolver.choice("pos", pos)
+    logits_at = resolver.choice("logits_at", logits_at)
+    positions = _absolute_positions(pos, offset, end)
+    _absolute_positions(logits_at, offset, end)  # refused here, before anything is computed
     hooks = edit_hooks(layout, edits, whole_prompt)
-    kept: dict[Site, mx.array] = {}
-    hooks += capture_hooks(layout, sites, pos, kept)
+    captures: dict[Site, mx.array] = {}
+    hooks += capture_hooks(layout, sites, pos, captures)
     if logits_at is not None:
         hooks.append(slice_hook(layout, logits_at))
     with Restored(prompt_cache), norms_noted() as norms:
         logits = _forward(layout, ids, hooks, prompt_cache)
         refuse_unused(hooks)
         note_offset(prompt_cache, end)
-        mx.eval(*((logits, *cached_arrays(prompt_cache)) if unembed else ()), *kept.values(), *norms.arrays)
+        if unembed:
+            mx.eval(logits, *cached_arrays(prompt_cache), *captures.values(), *norms.arrays)
+        else:
+            logits = mx.zeros((ids.shape[0], 0, 0))
+            mx.eval(*captures.values(), *norms.arrays)
     norms.warn()
-    given = logits if unembed else mx.zeros((ids.shape[0], 0, 0))
-    return RunResult(given, {site: kept[site] for site in sites}, ids, positions, end)
+    return RunResult(logits, {site: captures[site] for site in sites}, ids, positions, end)
 
 
-def cache_of(ran: RunResult, model: Mapping[str, str], n_layers: int) -> ActivationCache:
-    """What a run kept, as a cache.
+def cache_of(result: RunResult, identity: Mapping[str, str], n_layers: int) -> ActivationCache:
+    """The captures of a run, as a cache.
 
     Args:
-        ran: The run.
-        model: The model's identity.
+        result: The run's result.
+        identity: The model's identity.
         n_layers: How many blocks it has.
     """
-    return ActivationCache(ran.activations, ran.tokens, ran.positions, ran.n_positions, model, n_layers)
+    return ActivationCache(result.activations, result.tokens, result.positions, result.n_positions, identity, n_layers)
 
 
-def _local(pos: PositionChoice, offset: int, end: int) -> Sequence[int]:
+def _absolute_positions(pos: PositionChoice, offset: int, end: int) -> tuple[int, ...]:
+    """The positions that a choice picks from those of a run.
+
+    Raises:
+        SelectionError: It picks a position that the run does not compute.
+    """
     chosen = as_positions(pos)
-    return range(end - offset) if chosen is None else Span(offset, end - offset, end).local(chosen)
+    if chosen is None:
+        return tuple(range(offset, end))
+    indices = Span(offset, end - offset, end).local(chosen)
+    return tuple(offset + index for index in indices)
 
 
 def _forward(layout: Layout, tokens: mx.array, hooks: list[Hook], prompt_cache: Sequence[Any] | None) -> mx.array:
-    cached = {} if prompt_cache is None else {"cache": prompt_cache}
+    keywords: dict[str, Any] = {}
+    if prompt_cache is not None:
+        keywords["cache"] = prompt_cache
     if not hooks:
         refuse_random(layout.model)
-        return layout.model(tokens, **cached)
-    return Frame(layout.model, hooks).around(layout.model, tokens, **cached)
+        return layout.model(tokens, **keywords)
+    return Frame(layout.model, hooks).around(layout.model, tokens, **keywords)

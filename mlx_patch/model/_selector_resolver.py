@@ -1,8 +1,8 @@
-"""From edits and choices as callers write them to positions and rows, once the tokens of a run are known."""
+"""`SelectorResolver`: turns selectors in edits and choices into positions, once the tokens of a run are known."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -13,13 +13,13 @@ from mlx_patch.positions import Pieces, Selector
 
 
 class SelectorResolver:
-    """What resolves selectors against the prompts of a run, row by row, and joins the edits of its rows.
+    """Resolves selectors against the prompts of a run, row by row, and joins the edits of its rows.
 
     Args:
         tokens: Token ids. Shape `(batch, pos)`.
         tokenizer: The model's tokenizer, if there is one.
-        offset: The absolute position of the first of the tokens: what a prompt cache holds. Nobody knows what is in it,
-            so that selectors find what is in the new tokens.
+        offset: The absolute position of the first token, after those in a prompt cache. A prompt cache does not tell
+            its tokens, so selectors search in the new tokens alone.
         alone: Whether rows are prompts of a list, each of which is edited as if it ran by itself; otherwise the rows
             are a batch, which an edit sees as a whole.
     """
@@ -31,30 +31,38 @@ class SelectorResolver:
 
     def _prompt(self, row: int) -> Pieces:
         if row not in self._prompts:
-            self._prompts[row] = Pieces(tuple(int(token) for token in self.tokens[row].tolist()), self.tokenizer)  # pyright: ignore
+            ids = cast("list[int]", self.tokens[row].tolist())
+            self._prompts[row] = Pieces(tuple(ids), self.tokenizer)
         return self._prompts[row]
 
     def edits(self, edits: Iterable[Edit]) -> tuple[Edit, ...]:
-        """The edits at positions in place of selectors, one for each; where rows differ it has parts.
+        """The edits with positions in place of selectors, one for each. Where rows differ, it is a `RowEdits`.
 
         Raises:
             SelectionError: A selector finds nothing, or more than it may.
             TokenError: It goes by text, and there is no tokenizer.
         """
-        size, written = self.tokens.shape[0], as_edits(edits)
-        placed = tuple(self.join([edit] * size) for edit in written)
-        return written if all(edit is before for edit, before in zip(placed, written, strict=True)) else placed
+        n_rows = self.tokens.shape[0]
+        written = as_edits(edits)
+        resolved = tuple(self.join([edit] * n_rows) for edit in written)
+        if all(edit is original for edit, original in zip(resolved, written, strict=True)):
+            return written  # the same tuple: `run_rows` compares by identity
+        return resolved
 
     def join(self, edits: Sequence[Edit]) -> Edit:
-        """One edit, of an edit for each row; all of one site.
+        """One edit, from an edit for each row; all of one site.
 
         Raises:
             SelectionError, TokenError: As `edits` says.
         """
-        same = all(edit is edits[0] for edit in edits)
-        if same and not isinstance(edits[0].pos, Selector) and (not self.alone or edits[0].intervention.by_row):
-            return edits[0]
-        return self._of_prompts(edits) if self.alone else self._of_batch(edits, same)
+        first = edits[0]
+        same = all(edit is first for edit in edits)
+        serves_all_rows = not self.alone or first.intervention.by_row
+        if same and serves_all_rows and not isinstance(first.pos, Selector):
+            return first
+        if self.alone:
+            return self._of_prompts(edits)
+        return self._of_batch(edits, same)
 
     def choice(self, name: str, pos: PositionChoice) -> PositionChoice:
         """A choice of positions that is the same in all rows.
@@ -64,48 +72,56 @@ class SelectorResolver:
         """
         if not isinstance(pos, Selector):
             return pos
-        found = {self._find(pos, row): row for row in range(self.tokens.shape[0])}
-        if len(found) > 1:
-            (one, first), (other, second) = list(found.items())[:2]
+        rows = {self._find(pos, row): row for row in range(self.tokens.shape[0])}
+        choices = list(rows)
+        if len(choices) > 1:
+            first, second = choices[:2]
             raise SelectionError(
-                f"`{name}` must be the same positions in every row. Got {pos!r}: {list(one)} in row {first}, "
-                f"{list(other)} in row {second}. Run the prompts one by one."
+                f"`{name}` must be the same positions in every row. Got {pos!r}: {list(first)} in row {rows[first]}, "
+                f"{list(second)} in row {rows[second]}. Run the prompts one by one."
             )
-        return next(iter(found))
+        return choices[0]
 
     def _of_prompts(self, edits: Sequence[Edit]) -> Edit:
-        """An edit of each prompt, which it alone sees."""
-        members, rows = self._grouped(edits, range(len(edits)))
+        """An edit of each prompt, which sees that prompt alone."""
+        members, rows = self._group(edits, range(len(edits)))
         if len(members) == 1 and members[0].intervention.by_row:
             return members[0]
         return prompt_edits(members, rows, len(edits))
 
     def _of_batch(self, edits: Sequence[Edit], same: bool) -> Edit:
-        """One edit over the batch, whose rows may choose other positions, or have interventions of their own."""
+        """One edit over the batch, whose rows may differ in positions and interventions."""
         acting = [row for row, edit in enumerate(edits) if self._acts_in(edit, row)]
-        members, rows = self._grouped(edits, acting)
+        members, rows = self._group(edits, acting)
         if same and len(members) == 1:
             return members[0]
         return row_edits(members, rows, len(edits))
 
-    def _grouped(self, edits: Sequence[Edit], rows: Iterable[int]) -> tuple[list[Edit], list[list[int]]]:
-        """The edits at positions, each once, and the rows of each."""
-        members: dict[tuple[int, object], tuple[Edit, list[int]]] = {}
+    def _group(self, edits: Sequence[Edit], rows: Iterable[int]) -> tuple[list[Edit], list[list[int]]]:
+        """The distinct edits, with positions in place of selectors; and the rows of each."""
+        members: dict[tuple[int, object], Edit] = {}
+        member_rows: dict[tuple[int, object], list[int]] = {}
         for row in rows:
-            edit = edits[row]
-            pos = self._find(edit.pos, row) if isinstance(edit.pos, Selector) else None
-            placed = edit if pos is None else replace(edit, pos=pos)
-            members.setdefault((id(edit), pos), (placed, []))[1].append(row)
-        return [edit for edit, _ in members.values()], [of_edit for _, of_edit in members.values()]
+            edit, positions = edits[row], None
+            member = edit
+            if isinstance(edit.pos, Selector):
+                positions = self._find(edit.pos, row)
+                member = replace(edit, pos=positions)
+            key = (id(edit), positions)
+            members.setdefault(key, member)
+            member_rows.setdefault(key, []).append(row)
+        return list(members.values()), list(member_rows.values())
 
     def _acts_in(self, edit: Edit, row: int) -> bool:
-        return edit.batch is None or row in map(self._row, edit.batch)
+        return edit.batch is None or row in map(self._row_index, edit.batch)
 
-    def _row(self, row: int) -> int:
-        size = self.tokens.shape[0]
-        if not -size <= row < size:
-            raise SelectionError(f"`batch` must lie in {-size} to {size - 1}. Got {row}.")
-        return row % size
+    def _row_index(self, row: int) -> int:
+        """A row that may count from the end, as an index from 0."""
+        n_rows = self.tokens.shape[0]
+        if not -n_rows <= row < n_rows:
+            raise SelectionError(f"`batch` must lie in {-n_rows} to {n_rows - 1}. Got {row}.")
+        return row % n_rows
 
     def _find(self, selector: Selector, row: int) -> tuple[int, ...]:
-        return tuple(self.offset + position for position in selector.find(self._prompt(row)))
+        indices = selector.find(self._prompt(row))
+        return tuple(self.offset + index for index in indices)

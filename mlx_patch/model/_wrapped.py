@@ -9,23 +9,26 @@ from mlx_patch.model._hooked import HookedModel
 
 
 def require_hooked(argument: str, model: Any, also: str = "") -> HookedModel:
-    """The model that a caller gave.
+    """The model, if it is wrapped.
 
     Args:
-        argument: Its name, for the message.
-        model: What came.
-        also: What else the argument takes.
+        argument: The argument's name, for the message.
+        model: The value that a caller gave.
+        also: Other kinds of values that the argument takes.
     Raises:
         KindError: It is not wrapped.
     """
     if isinstance(model, HookedModel):
         return model
-    raise KindError(f"`{argument}` must be a HookedModel{also}. Got {_kind(model)}. {_remedy(argument, model)}")
+    kind, remedy = _kind(model), _remedy(argument, model)
+    raise KindError(f"`{argument}` must be a HookedModel{also}. Got {kind}. {remedy}")
 
 
 def _kind(model: Any) -> str:
     kind = type(model)
-    return f"{kind.__name__} of {kind.__module__}" if isinstance(model, nn.Module) else kind.__name__
+    if isinstance(model, nn.Module):
+        return f"{kind.__name__} of {kind.__module__}"
+    return kind.__name__
 
 
 def _remedy(argument: str, model: Any) -> str:

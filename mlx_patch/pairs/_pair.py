@@ -1,4 +1,4 @@
-"""`PromptPair`: a clean and a corrupted prompt, what the first asks for, and what the second does."""
+"""`PromptPair`: a clean and a corrupted prompt, the answer to the first, and the answer to the second."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mlx_patch.positions import prompt_ids
 from mlx_patch.tokens import is_text_or_chat, one_prompt
 
 Wanted = Any
-"""An answer: a string of one token or a token id; or several of them, of which each is right."""
+"""An answer: a string of one token or a token id; or several of them, any of which is right."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class PromptPair:
     Args:
         clean: A text, chat messages, or token ids `(pos,)` or `(1, pos)`.
         corrupted: The same; of equal length, so that positions mean the same in both.
-        answer: A string of one token, with its space, or a token id. A list is a set of which each is right.
-        foil: What the answer is compared with, in the same form.
+        answer: A string of one token, with its space, or a token id. A list is a set, any of which is right.
+        foil: The answer to the corrupted prompt, with which `answer` is compared, in the same form.
     Raises:
         KindError: A prompt is none of these, or an answer is neither string nor id.
         ValueRefusedError: Answer and foil share something, or an answer is empty.
@@ -42,10 +42,10 @@ class PromptPair:
 
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted"):
-            object.__setattr__(self, name, _prompt(name, getattr(self, name)))
+            object.__setattr__(self, name, _frozen_prompt(name, getattr(self, name)))
         for name in ("answer", "foil"):
-            object.__setattr__(self, name, _wanted(name, getattr(self, name)))
-        if shared := [one for one in self.answers if one in self.foils]:
+            object.__setattr__(self, name, _checked_answer(name, getattr(self, name)))
+        if shared := [answer for answer in self.answers if answer in self.foils]:
             raise ValueRefusedError(
                 f"`foil` must differ from `answer`. Got {brief(shared[0])} for both. Write what the corrupted prompt "
                 "asks for."
@@ -54,12 +54,12 @@ class PromptPair:
     @property
     def answers(self) -> tuple[str | int, ...]:
         """The answer, or the set of them."""
-        return self.answer if isinstance(self.answer, tuple) else (self.answer,)
+        return _as_tuple(self.answer)
 
     @property
     def foils(self) -> tuple[str | int, ...]:
         """The foil, or the set of them."""
-        return self.foil if isinstance(self.foil, tuple) else (self.foil,)
+        return _as_tuple(self.foil)
 
     @property
     def has_sets(self) -> bool:
@@ -68,7 +68,7 @@ class PromptPair:
 
     @property
     def swapped(self) -> "PromptPair":
-        """The pair the other way round: what was corrupted is clean, and the foil is the answer."""
+        """The pair with clean and corrupted, and answer and foil, exchanged."""
         return PromptPair(self.corrupted, self.clean, self.foil, self.answer)
 
     def tokens(self, model: HookedModel) -> tuple[mx.array, mx.array]:
@@ -77,14 +77,12 @@ class PromptPair:
         Raises:
             TokenError, SelectionError: A prompt that is none for this model.
         """
-        clean, corrupted = (
-            one_prompt(prompt, number, model.tokenizer, model.d_vocab)
-            for number, prompt in enumerate((self.clean, self.corrupted))
-        )
+        clean = one_prompt(self.clean, 0, model.tokenizer, model.d_vocab)
+        corrupted = one_prompt(self.corrupted, 1, model.tokenizer, model.d_vocab)
         return clean, corrupted
 
     def resolved(self, model: HookedModel) -> "PromptPair":
-        """The pair as token ids, found to fit the model. Nothing is run.
+        """The pair as token ids, checked to fit the model. Nothing is run.
 
         Raises:
             TokenError: A prompt gives no tokens or begins twice; an answer is not one token.
@@ -92,12 +90,11 @@ class PromptPair:
             ValueRefusedError: Answer and foil are the same token.
         """
         clean, corrupted = self.tokens(model)
-        return PromptPair(
-            _once_begun("clean", clean, model.tokenizer),
-            _once_begun("corrupted", corrupted, model.tokenizer),
-            _ids("answer", self.answer, model, self),
-            _ids("foil", self.foil, model, self),
-        )
+        _refuse_double_bos("clean", clean, model.tokenizer)
+        _refuse_double_bos("corrupted", corrupted, model.tokenizer)
+        answer = _answer_ids("answer", self.answer, model, self)
+        foil = _answer_ids("foil", self.foil, model, self)
+        return PromptPair(clean, corrupted, answer, foil)
 
 
 def metric_of(pairs: Sequence[PromptPair]) -> LogitDiff | ProbDiff:
@@ -107,43 +104,55 @@ def metric_of(pairs: Sequence[PromptPair]) -> LogitDiff | ProbDiff:
     return LogitDiff([pair.answer for pair in pairs], [pair.foil for pair in pairs])
 
 
-def _once_begun(name: str, tokens: mx.array, tokenizer: Any) -> mx.array:
+def _as_tuple(answer: Wanted) -> tuple[str | int, ...]:
+    if isinstance(answer, tuple):
+        return answer
+    return (answer,)
+
+
+def _refuse_double_bos(name: str, tokens: mx.array, tokenizer: Any) -> None:
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and tokens[0, :2].tolist() == [bos, bos]:
         raise TokenError(
             f"`{name}` must begin once. Got two beginning-of-sequence tokens ({bos}). "
             "Take one away: the tokenizer adds its own to a text that has none."
         )
-    return tokens
 
 
-def _ids(name: str, wanted: Wanted, model: HookedModel, pair: PromptPair) -> Wanted:
-    """An answer as token ids of the model; the refusal of several tokens names what measures them."""
+def _answer_ids(name: str, answer: Wanted, model: HookedModel, pair: PromptPair) -> Wanted:
+    """An answer as token ids of the model; the error for several tokens names the metric for them."""
     try:
-        ids = single_tokens(name, wanted, model.tokenizer)
+        ids = single_tokens(name, answer, model.tokenizer)
     except TokenError as error:
         sequence = f"mp.metrics.SequenceLogitDiff({brief(pair.answer)}, {brief(pair.foil)})"
         raise TokenError(f"{error} For answers of several tokens there is {sequence}.") from error
-    for one in ids if isinstance(ids, tuple) else (ids,):
-        if isinstance(one, int) and one >= model.d_vocab:
-            raise SelectionError(f"`{name}` must be a token of the model, 0 to {model.d_vocab - 1}. Got {one}.")
+    for token in _as_tuple(ids):
+        if isinstance(token, int) and token >= model.d_vocab:
+            raise SelectionError(f"`{name}` must be a token of the model, 0 to {model.d_vocab - 1}. Got {token}.")
     return ids
 
 
-def _prompt(name: str, given: object) -> Any:
-    """A prompt in a form that nobody writes into: a text, a tuple of messages or a tuple of ids."""
-    if isinstance(given, str):
-        return given
-    if is_text_or_chat(given):
-        return tuple(dict(message) if isinstance(message, Mapping) else message for message in given)
-    if isinstance(given, list | tuple | mx.array | np.ndarray):
-        return prompt_ids(name, given)
-    raise KindError(f"`{name}` must be a text, chat messages or token ids. Got {type(given).__name__}.")
+def _frozen_prompt(name: str, prompt: object) -> Any:
+    """A prompt that cannot be changed: a text, a tuple of messages or a tuple of ids."""
+    if isinstance(prompt, str):
+        return prompt
+    if is_text_or_chat(prompt):
+        return tuple(map(_copied_message, prompt))
+    if isinstance(prompt, list | tuple | mx.array | np.ndarray):
+        return prompt_ids(name, prompt)
+    raise KindError(f"`{name}` must be a text, chat messages or token ids. Got {type(prompt).__name__}.")
 
 
-def _wanted(name: str, given: Any) -> Any:
-    wanted = as_answers(name, given)
-    for one in wanted if isinstance(wanted, tuple) else (wanted,):
-        if one == "":
-            raise ValueRefusedError(f"`{name}` must not be empty. Got ''. Write the next token, with its space.")
-    return tuple(dict.fromkeys(wanted)) if isinstance(wanted, tuple) else wanted
+def _copied_message(message: Any) -> Any:
+    if isinstance(message, Mapping):
+        return dict(message)
+    return message
+
+
+def _checked_answer(name: str, answer: Any) -> Any:
+    checked = as_answers(name, answer)
+    if "" in _as_tuple(checked):
+        raise ValueRefusedError(f"`{name}` must not be empty. Got ''. Write the next token, with its space.")
+    if isinstance(checked, tuple):
+        return tuple(dict.fromkeys(checked))
+    return checked

@@ -1,4 +1,4 @@
-"""`PromptPairs`: many pairs, in the form in which sweeps take them."""
+"""`PromptPairs`: several pairs, in the form that sweeps take."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class PromptPairs(Sequence[PromptPair]):
         KindError: Something is no `PromptPair`.
         ValueRefusedError: There are none.
     Example:
-        >>> one = PromptPair("The capital of France is", "The capital of Italy is", " Paris", " Rome")
-        >>> pairs = PromptPairs([one, one.swapped])
+        >>> pair = PromptPair("The capital of France is", "The capital of Italy is", " Paris", " Rome")
+        >>> pairs = PromptPairs([pair, pair.swapped])
         >>> pairs.metric
         LogitDiff([' Paris', ' Rome'], [' Rome', ' Paris'])
     """
@@ -66,18 +66,19 @@ class PromptPairs(Sequence[PromptPair]):
         return [pair.tokens(model) for pair in self.pairs]
 
     def by_length(self, model: HookedModel) -> "tuple[PromptPairs, ...]":
-        """The pairs in groups whose prompts have one length, which `sweep_pair` takes each; in order within a group.
+        """The pairs in groups whose prompts have one length, for one `sweep_pair` each; in order within a group.
 
         Raises:
             TokenError, SelectionError: A prompt that is none for this model.
         """
         groups: dict[tuple[int, int], list[PromptPair]] = {}
         for pair, (clean, corrupted) in zip(self.pairs, self.tokens(model), strict=True):
-            groups.setdefault((clean.shape[1], corrupted.shape[1]), []).append(pair)
+            lengths = clean.shape[1], corrupted.shape[1]
+            groups.setdefault(lengths, []).append(pair)
         return tuple(PromptPairs(group, self.name) for group in groups.values())
 
     def check(self, model: HookedModel, *, strict: bool = False, unequal: bool = False) -> PairReport:
-        """Whether each pair asks this model what it is meant to ask.
+        """Check that this model tokenizes each pair as intended, and answers it as intended.
 
         Before anything runs: both prompts have tokens, one beginning of the sequence and equal lengths; answers and
         foils are one token each, and differ. Then every prompt runs once: the clean one must prefer the answer to the
@@ -85,8 +86,8 @@ class PromptPairs(Sequence[PromptPair]):
 
         Args:
             model: The model.
-            strict: Refuse pairs that fail, in place of reporting them.
-            unequal: Prompts of unequal length are meant, because an alignment is given to the sweep.
+            strict: Refuse pairs that fail, instead of reporting them.
+            unequal: Allow prompts of unequal length, for a sweep with an alignment.
         Returns:
             A report; print it.
         Raises:
@@ -107,7 +108,8 @@ class PromptPairs(Sequence[PromptPair]):
             raise ValueRefusedError(
                 f"`report` must have a pair that passed. Got {len(self)} that failed. Print it to see why."
             )
-        return PromptPairs([pair for n, pair in enumerate(self.pairs) if n not in report.failing], self.name)
+        passing = [pair for number, pair in enumerate(self.pairs) if number not in report.failing]
+        return PromptPairs(passing, self.name)
 
     @override
     def __len__(self) -> int:
@@ -123,19 +125,22 @@ class PromptPairs(Sequence[PromptPair]):
     def __getitem__(self, index: slice) -> "PromptPairs": ...
     @override
     def __getitem__(self, index: int | slice) -> "PromptPair | PromptPairs":
-        return PromptPairs(self.pairs[index], self.name) if isinstance(index, slice) else self.pairs[index]
+        if isinstance(index, slice):
+            return PromptPairs(self.pairs[index], self.name)
+        return self.pairs[index]
 
     @override
     def __repr__(self) -> str:
-        about = f"{self.name}: " if self.name else ""
-        return f"PromptPairs({about}{len(self)} pairs)"
+        if self.name:
+            return f"PromptPairs({self.name}: {len(self)} pairs)"
+        return f"PromptPairs({len(self)} pairs)"
 
 
-def _as_pairs(given: Iterable[PromptPair]) -> tuple[PromptPair, ...]:
-    pairs = tuple(given)
-    for one in pairs:
-        if not isinstance(one, PromptPair):
-            raise KindError(f"`pairs` must hold PromptPairs. Got {type(one).__name__}. Write mp.PromptPair(...).")
+def _as_pairs(pairs: Iterable[PromptPair]) -> tuple[PromptPair, ...]:
+    pairs = tuple(pairs)
+    for pair in pairs:
+        if not isinstance(pair, PromptPair):
+            raise KindError(f"`pairs` must hold PromptPairs. Got {type(pair).__name__}. Write mp.PromptPair(...).")
     if not pairs:
         raise ValueRefusedError("`pairs` must hold at least one pair. Got none.")
     return pairs

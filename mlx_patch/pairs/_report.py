@@ -1,4 +1,4 @@
-"""`PairReport`: which pairs ask a model what they are meant to ask, and which do not."""
+"""`PairReport`: the pairs that passed a check on a model, and those that failed."""
 
 from dataclasses import dataclass
 from math import isfinite, nan
@@ -13,14 +13,14 @@ _LONGEST = 48
 
 @dataclass(frozen=True)
 class PairCheckRow:
-    """What the check found of one pair.
+    """The check of one pair.
 
     Attributes:
         label: The end of the clean prompt, answer and foil, for the table.
-        length: Tokens of the clean and of the corrupted prompt; (0, 0) where they do not resolve.
+        length: Tokens of the clean and of the corrupted prompt; (0, 0) if they do not resolve.
         clean: The metric of the clean prompt; NaN if it was not run.
         corrupted: The metric of the corrupted prompt; NaN if it was not run.
-        problem: Why the pair fails; empty where it passes.
+        problem: Why the pair fails; empty if it passes.
     """
 
     label: str
@@ -37,13 +37,13 @@ class PairCheckRow:
 
 @dataclass(frozen=True)
 class PairReport:
-    """What a check found: a table when it is printed.
+    """The check of several pairs, which prints as a table.
 
     Attributes:
-        pairs: What was checked.
-        rows: What was found, one a pair.
+        pairs: The pairs.
+        rows: The check of each.
         unit: Of the metric: nats, or probability.
-        name: What the pairs are.
+        name: The name of the pairs.
     """
 
     pairs: tuple[PromptPair, ...]
@@ -85,24 +85,37 @@ class PairReport:
     def __str__(self) -> str:
         passed = len(self.rows) - len(self.failing)
         head = f"{self.name or 'pairs'}: {passed} of {len(self.rows)} pass. Answer minus foil, in {self.unit}."
-        titles = ("pair", "clean prompt -> answer / foil", "clean", "corrupted", "gap", "")
-        table = [titles, *(_cells(n, row) for n, row in enumerate(self.rows))]
-        widths = [max(len(cells[i]) for cells in table) for i in range(5)]
-        return "\n".join([head, *(_line(cells, widths) for cells in table)])
+        table = [("pair", "clean prompt -> answer / foil", "clean", "corrupted", "gap", "")]
+        table += [_cells(number, row) for number, row in enumerate(self.rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [_line(cells, widths) for cells in table]
+        return "\n".join([head, *lines])
 
 
-def _cells(number: int, row: PairCheckRow) -> tuple[str, ...]:
-    numbers = (f"{value:.2f}" if isfinite(value) else "-" for value in (row.clean, row.corrupted, row.gap))
-    return str(number), row.label, *numbers, f"FAILS: {row.problem}" if row.problem else "passes"
+def _cells(number: int, row: PairCheckRow) -> tuple[str, str, str, str, str, str]:
+    verdict = "passes"
+    if row.problem:
+        verdict = f"FAILS: {row.problem}"
+    return str(number), row.label, _number_text(row.clean), _number_text(row.corrupted), _number_text(row.gap), verdict
+
+
+def _number_text(value: float) -> str:
+    if not isfinite(value):
+        return "-"
+    return f"{value:.2f}"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    number, label, *values, verdict = cells
-    sized = (value.rjust(width) for value, width in zip(values, widths[2:], strict=True))
-    return "  ".join([number.rjust(widths[0]), label.ljust(widths[1]), *sized, verdict]).rstrip()
+    """The cells in columns: the label to the left, numbers to the right, and the verdict, which ends the line."""
+    aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    aligned[1] = cells[1].ljust(widths[1])
+    aligned[-1] = cells[-1]
+    return "  ".join(aligned).rstrip()
 
 
 def shortened(text: str) -> str:
     """The end of a text on one line, for a cell of the table."""
     line = text.encode("unicode_escape").decode()
-    return line if len(line) <= _LONGEST else f"...{line[-_LONGEST:]}"
+    if len(line) <= _LONGEST:
+        return line
+    return f"...{line[-_LONGEST:]}"

@@ -1,4 +1,4 @@
-"""Curves over one axis, with a band for the interval and a line for what was before."""
+"""Curves over one axis, with a band for the interval and a line for the baseline."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -12,6 +12,9 @@ from mlx_patch.plot._text import label_ticks, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
+
+_GREY = "0.4"
+"""The colour of a baseline that all lines share."""
 
 
 def layer_curve(
@@ -37,7 +40,7 @@ def layer_curve(
         layers: Numbers, which are to scale, or texts, one beside the other.
         low: The lower end of an interval about each value. The shape of `values`.
         high: The upper end. The same.
-        baseline: What each line is compared with, drawn dashed: one number, or one a line.
+        baseline: The number of the unpatched run, drawn dashed: one, or one per line.
         labels: Names of the lines, for the legend.
         axis_label: What the layers are.
         value_label: What the values are, with their unit.
@@ -53,79 +56,135 @@ def layer_curve(
         ShapeError: Values, layers, ends, baselines or labels differ in number.
     """
     lines = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    bands = [None if end is None else np.atleast_2d(np.asarray(end, dtype=np.float64)) for end in (low, high)]
-    _check(lines, layers, bands, labels, tokens)
-    bases = _one_a_line(baseline, len(lines))
-    axes = axes_of(ax, min(max(5.5, 2 + 0.16 * len(layers)), 40.0), 4.0 + (0.8 if tokens else 0))
-    scaled = all(isinstance(layer, Real) for layer in layers)
-    places = np.array(layers, dtype=np.float64) if scaled else np.arange(len(layers), dtype=np.float64)
+    lows, highs = _interval_ends(low), _interval_ends(high)
+    _check_values(lines, layers)
+    _check_band(lines, lows, highs)
+    _check_count("labels", labels, len(lines))
+    _check_count("tokens", tokens, len(layers))
+    baselines = _baseline_per_line(baseline, len(lines))
+    axes = axes_of(ax, *_figure_size(len(layers), bool(tokens)))
+    is_scaled = all(isinstance(layer, Real) for layer in layers)
+    places = np.arange(len(layers), dtype=np.float64)
+    if is_scaled:
+        places = np.array(layers, dtype=np.float64)
     names = labels or [None] * len(lines)
-    for number, (line, name, base) in enumerate(zip(lines, names, bases, strict=True)):
-        colour, style = f"C{number % 10}", "-" if connected else "none"
-        axes.plot(places, line, marker="o", markersize=3.5, linewidth=1.4, label=name, color=colour, linestyle=style)
-        _band(axes, places, [None if end is None else end[number] for end in bands], connected, colour)
-        if base is not None:
-            own = colour if len(set(bases)) > 1 else "0.4"
-            axes.axhline(base, color=own, linestyle="--", linewidth=1, zorder=1)
-    _dress(axes, axis_label, value_label, title)
-    axes.margins(x=0.02 if connected else 0.15)
-    if not scaled or tokens is not None:
+    for number, (line, name) in enumerate(zip(lines, names, strict=True)):
+        colour = f"C{number % 10}"
+        _draw_line(axes, places, line, name, colour, connected)
+        if lows is not None and highs is not None:
+            _draw_band(axes, places, lows[number], highs[number], colour, connected)
+        if baselines:
+            _draw_baseline(axes, baselines, number, colour)
+    _write_labels(axes, axis_label, value_label, title)
+    _set_margins(axes, connected)
+    if not is_scaled or tokens is not None:
         label_ticks(axes, "x", layers, tokens, list(places))
     elif all(float(place).is_integer() for place in places):
         axes.locator_params(axis="x", integer=True)
-    extra = ["unpatched"] * (baseline is not None) + [band_label] * (low is not None)
-    if labels or extra:
-        _legend(axes, extra)
+    if labels or baselines or lows is not None:
+        _draw_legend(axes, bool(baselines), lows is not None, band_label)
     return axes
 
 
-def _check(lines, layers, bands, labels, tokens) -> None:
+def _interval_ends(ends: np.ndarray | None) -> np.ndarray | None:
+    """The ends of intervals with the shape `(line, layer)`; None for None."""
+    if ends is None:
+        return None
+    return np.atleast_2d(np.asarray(ends, dtype=np.float64))
+
+
+def _check_values(lines, layers) -> None:
     if lines.ndim != 2 or lines.shape[1] != len(layers) or lines.size == 0:
         raise ShapeError(
             f"`values` must have one number a layer, shape ({len(layers)},) or (line, {len(layers)}). "
             f"Got {lines.shape}. Give as many layers."
         )
-    if [band.shape for band in bands if band is not None] not in ([], [lines.shape] * 2):
+
+
+def _check_count(name: str, texts, count: int) -> None:
+    if texts is not None and len(texts) != count:
+        raise ShapeError(f"`{name}` must be {count} in number. Got {len(texts)}. Give all or none.")
+
+
+def _check_band(lines, lows, highs) -> None:
+    shapes = [_shape_of(lows), _shape_of(highs)]
+    if shapes not in ([None, None], [lines.shape, lines.shape]):
         raise ShapeError(
-            f"`low` and `high` must both have the shape of `values`, {lines.shape}. "
-            f"Got {[None if band is None else band.shape for band in bands]}. Give both or neither."
+            f"`low` and `high` must both have the shape of `values`, {lines.shape}. Got {shapes}. Give both or neither."
         )
-    for name, given, wanted in (("labels", labels, len(lines)), ("tokens", tokens, len(layers))):
-        if given is not None and len(given) != wanted:
-            raise ShapeError(f"`{name}` must be {wanted} in number. Got {len(given)}. Give all or none.")
 
 
-def _one_a_line(baseline, n: int) -> list[float | None]:
+def _shape_of(array) -> tuple[int, ...] | None:
+    if array is None:
+        return None
+    return array.shape
+
+
+def _figure_size(n_places: int, has_tokens: bool) -> tuple[float, float]:
+    """Width and height in inches, with room for tokens beneath the axis."""
+    width = min(max(5.5, 2 + 0.16 * n_places), 40.0)
+    if has_tokens:
+        return width, 4.8
+    return width, 4.0
+
+
+def _baseline_per_line(baseline, n: int) -> list[float]:
+    """The baseline of each line; none if there is no baseline."""
     if baseline is None:
-        return [None] * n
-    bases = np.asarray(baseline, dtype=np.float64)
-    if bases.shape not in ((), (n,)):
-        raise ShapeError(f"`baseline` must be one number, or one a line, ({n},). Got {bases.shape}.")
-    return np.broadcast_to(bases, n).tolist()
+        return []
+    baselines = np.asarray(baseline, dtype=np.float64)
+    if baselines.shape not in ((), (n,)):
+        raise ShapeError(f"`baseline` must be one number, or one a line, ({n},). Got {baselines.shape}.")
+    return np.broadcast_to(baselines, n).tolist()
 
 
-def _band(axes, places, ends, connected: bool, colour: str) -> None:
-    low, high = ends
-    if low is not None and connected:
+def _draw_line(axes, places, line, name: str | None, colour: str, connected: bool) -> None:
+    style = "none"
+    if connected:
+        style = "-"
+    axes.plot(places, line, marker="o", markersize=3.5, linewidth=1.4, label=name, color=colour, linestyle=style)
+
+
+def _draw_band(axes, places, low, high, colour: str, connected: bool) -> None:
+    if connected:
         axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
-    elif low is not None:
+    else:
         axes.vlines(places, low, high, color=colour, linewidth=1.2)
 
 
-def _dress(axes, axis_label: str, value_label: str, title: str) -> None:
+def _draw_baseline(axes, baselines: list[float], number: int, colour: str) -> None:
+    """A dashed line in the colour of its curve, or in grey if all baselines are the same."""
+    if len(set(baselines)) == 1:
+        colour = _GREY
+    axes.axhline(baselines[number], color=colour, linestyle="--", linewidth=1, zorder=1)
+
+
+def _write_labels(axes, axis_label: str, value_label: str, title: str) -> None:
     axes.set_xlabel(axis_label, parse_math=False)
     write_value_label(axes, value_label, axes.bbox.height / axes.figure.dpi)
     axes.set_title(title, fontsize="medium", parse_math=False)
     axes.grid(alpha=0.25)
 
 
-def _legend(axes, extra: list[str]) -> None:
+def _set_margins(axes, connected: bool) -> None:
+    """Narrow margins for curves; wide ones for separate points, of which there may be one or two."""
+    if connected:
+        axes.margins(x=0.02)
+    else:
+        axes.margins(x=0.15)
+
+
+def _draw_legend(axes, has_baseline: bool, has_band: bool, band_label: str) -> None:
+    """A legend of the lines that have names, the baseline and the band."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     handles, names = axes.get_legend_handles_labels()
-    for name in extra:
-        dashes = Line2D([], [], color="0.4", linestyle="--", linewidth=1)
-        handles.append(dashes if name == "unpatched" else Patch(color="0.5", alpha=0.25, linewidth=0))
-    for text in axes.legend(handles, names + extra, fontsize="small", framealpha=0.85).get_texts():
+    if has_baseline:
+        handles.append(Line2D([], [], color=_GREY, linestyle="--", linewidth=1))
+        names.append("unpatched")
+    if has_band:
+        handles.append(Patch(color="0.5", alpha=0.25, linewidth=0))
+        names.append(band_label)
+    for text in axes.legend(handles, names, fontsize="small", framealpha=0.85).get_texts():
         text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""Where plots are drawn: the caller's axes, or those of a new figure."""
+"""The axes to draw on: the caller's, or those of a new figure."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ def new_axes(width: float, height: float, rows: int = 1, columns: int = 1) -> "l
     Args:
         width: Of the figure, in inches.
         height: The same.
-        rows: How many panels one above the other.
-        columns: How many beside each other.
+        rows: The number of rows of panels.
+        columns: The number of columns.
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
@@ -48,14 +48,14 @@ def axes_of(ax: object, width: float, height: float) -> "matplotlib.axes.Axes":
 
 
 def check_installed() -> None:
-    """Nothing, where matplotlib can be imported.
+    """Refuse to draw without matplotlib.
 
     Raises:
-        MissingExtraError: It cannot.
+        MissingExtraError: It is not installed.
     """
     try:
         importlib.import_module("matplotlib")
     except ImportError as error:
         raise MissingExtraError(
-            f'`plot` must have matplotlib to draw with. Got: {error}. Install the extra: pip install "mlx-patch[plot]".'
+            f'`plot` needs matplotlib. Got: {error}. Install the extra: pip install "mlx-patch[plot]".'
         ) from error

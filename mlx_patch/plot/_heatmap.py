@@ -1,4 +1,4 @@
-"""Heatmaps with a scale that is centred where nothing changes."""
+"""Heatmaps with a colour scale centred on no change."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -63,13 +63,17 @@ def heatmap(
     if tokens is not None and len(tokens) != len(columns):
         raise ShapeError(f"`tokens` must be one a column, {len(columns)}. Got {len(tokens)}. Give all or none.")
     axes = axes_of(ax, *size_of_heatmap(len(rows), len(columns), tokens is not None))
-    image = _image(axes, values, center, limit_of(values, center) if limit is None else _checked(limit), upwards)
+    if limit is None:
+        limit = limit_of(values, center)
+    elif not 0 < limit < np.inf:
+        raise ValueRefusedError(f"`limit` must be above 0 and finite. Got {limit}. Leave it out to see all.")
+    image = _draw_image(axes, values, center, limit, upwards)
     label_ticks(axes, "y", rows)
     label_ticks(axes, "x", columns, tokens)
     axes.set_xlabel(column_label, parse_math=False)
     axes.set_ylabel(row_label, parse_math=False)
     axes.set_title(title, fontsize="medium", parse_math=False)
-    _colorbar(axes, image, value_label)
+    _draw_colorbar(axes, image, value_label)
     if np.isnan(values).any():
         _explain_grey(axes)
     return axes
@@ -83,39 +87,43 @@ def size_of_heatmap(rows: int, columns: int, tokens: bool = False) -> tuple[floa
         [12.4, 7.0]
     """
     width = 1.6 + 0.18 * columns
-    height = 0.8 + 0.17 * rows + (1.1 if tokens else 0.3)
+    height = 0.8 + 0.17 * rows
+    if tokens:
+        height += 1.1
+    else:
+        height += 0.3
     return min(max(width, 6.0), 40.0), min(max(height, 3.0), 40.0)
 
 
 def limit_of(values: np.ndarray, center: float) -> float:
-    """How far the furthest finite value is from the centre; 1 where none is elsewhere."""
-    far = np.abs(np.asarray(values, dtype=np.float64) - center)
-    return float(np.max(far, initial=0.0, where=np.isfinite(far))) or 1.0
+    """The distance of the furthest finite value from the centre; 1 if it would be 0, which is no scale."""
+    distances = np.abs(np.asarray(values, dtype=np.float64) - center)
+    furthest = float(np.max(distances, initial=0.0, where=np.isfinite(distances)))
+    return furthest or 1.0
 
 
-def _checked(limit: float) -> float:
-    if not 0 < limit < np.inf:
-        raise ValueRefusedError(f"`limit` must be above 0 and finite. Got {limit}. Leave it out to see all.")
-    return limit
-
-
-def _image(axes, values, center: float, limit: float, upwards: bool) -> "matplotlib.image.AxesImage":
+def _draw_image(axes, values, center: float, limit: float, upwards: bool) -> "matplotlib.image.AxesImage":
     from matplotlib import colormaps
 
+    origin = "upper"
+    if upwards:
+        origin = "lower"
     return axes.imshow(
         values,
         cmap=colormaps[_COLOURS].with_extremes(bad=_NOTHING),
         vmin=center - limit,
         vmax=center + limit,
-        origin="lower" if upwards else "upper",
+        origin=origin,
         aspect="auto",
         interpolation="nearest",
     )
 
 
-def _colorbar(axes, image, value_label: str) -> None:
+def _draw_colorbar(axes, image, value_label: str) -> None:
+    """A colour bar 0.16 inches wide, whatever the size of the axes, to which matplotlib's arguments are relative."""
     width, height = axes.bbox.size / axes.figure.dpi
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.1 / width, fraction=min(0.2, 0.25 / width), aspect=height / 0.16)
+    share = min(0.2, 0.25 / width)
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.1 / width, fraction=share, aspect=height / 0.16)
     write_value_label(bar.ax, value_label, height)
     bar.ax.tick_params(labelsize=SIZE)
 

@@ -1,4 +1,4 @@
-"""`align`: the alignment of two prompts, by what they have in common."""
+"""`align`: the alignment of two prompts by the words that they share."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -46,71 +46,90 @@ def align(
     if changed not in _CHANGED:
         near = did_you_mean(str(changed), _CHANGED)
         raise UnknownNameError(f"`changed` must be one of {', '.join(_CHANGED)}. Got {changed!r}. {near}")
-    other = tokenizer if corrupted_tokenizer is None else corrupted_tokenizer
+    if corrupted_tokenizer is None:
+        corrupted_tokenizer = tokenizer
     source = Pieces(prompt_ids("clean", clean, tokenizer), tokenizer)
-    target = Pieces(prompt_ids("corrupted", corrupted, other), other)
-    pairs = _by_words(source, target, changed) if other is tokenizer else _by_characters(source, target)
-    return Alignment(source.ids, target.ids, tuple(pairs), tokenizer, other)
+    target = Pieces(prompt_ids("corrupted", corrupted, corrupted_tokenizer), corrupted_tokenizer)
+    if corrupted_tokenizer is tokenizer:
+        pairs = tuple(_by_words(source, target, changed))
+    else:
+        pairs = tuple(_by_characters(source, target))
+    return Alignment(source.ids, target.ids, pairs, tokenizer, corrupted_tokenizer)
 
 
-Stretch = tuple[range, range]
-"""A stretch of one sequence, and the stretch of another that stands in its place."""
-
-
-def _stretches(one: Sequence[Any], other: Sequence[Any]) -> Iterator[tuple[bool, Stretch]]:
-    """What two sequences have in common, and what stands in place of what; whether they are equal there."""
-    for kind, a, a_end, b, b_end in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+def _stretches(first: Sequence[Any], second: Sequence[Any]) -> Iterator[tuple[bool, range, range]]:
+    """The stretches of two sequences that correspond: whether they are equal, and the indices in each."""
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    for kind, first_start, first_end, second_start, second_end in matcher.get_opcodes():
         if kind in ("equal", "replace"):
-            yield kind == "equal", (range(a, a_end), range(b, b_end))
+            yield kind == "equal", range(first_start, first_end), range(second_start, second_end)
 
 
 def _by_words(source: Pieces, target: Pieces, changed: str) -> Iterator[tuple[int, int]]:
-    words = [_words(pieces) for pieces in (source, target)]
-    keys = [[pieces.ids[w.start : w.stop] for w in some] for pieces, some in zip((source, target), words, strict=True)]
-    for equal, (ours, theirs) in _stretches(*keys):
-        one_by_one = equal or len(ours) == len(theirs)
-        for pair in zip(ours, theirs, strict=True) if one_by_one else [(ours, theirs)]:
-            a, b = (_positions(some, at) for some, at in zip(words, pair, strict=True))
-            if len(a) == len(b):
-                yield from zip(a, b, strict=True)
-            elif changed == "ends":
-                yield a[-1], b[-1]
+    """Tokens of words that correspond."""
+    for source_span, target_span in _word_spans(source, target):
+        if len(source_span) == len(target_span):
+            yield from zip(source_span, target_span, strict=True)
+        elif changed == "ends":
+            yield source_span[-1], target_span[-1]
 
 
-def _positions(words: Sequence[range], at: int | range) -> range:
-    """The positions of a word, or of a stretch of them."""
-    return words[at] if isinstance(at, int) else range(words[at[0]].start, words[at[-1]].stop)
+def _word_spans(source: Pieces, target: Pieces) -> Iterator[tuple[range, range]]:
+    """The positions of words that correspond; of whole stretches, where these have different numbers of words."""
+    source_words, target_words = _words(source), _words(target)
+    source_ids = [source.ids[word.start : word.stop] for word in source_words]
+    target_ids = [target.ids[word.start : word.stop] for word in target_words]
+    for _, source_stretch, target_stretch in _stretches(source_ids, target_ids):
+        if len(source_stretch) == len(target_stretch):
+            for source_word, target_word in zip(source_stretch, target_stretch, strict=True):
+                yield source_words[source_word], target_words[target_word]
+        else:
+            yield _span(source_words, source_stretch), _span(target_words, target_stretch)
+
+
+def _span(words: Sequence[range], stretch: range) -> range:
+    """The positions of a stretch of words."""
+    return range(words[stretch[0]].start, words[stretch[-1]].stop)
 
 
 def _words(pieces: Pieces) -> list[range]:
     """The positions of each word: letters and digits that stand together, with the space before them."""
     if pieces.tokenizer is None:
-        return [range(i, i + 1) for i in range(len(pieces))]
-    begins = [i for i in range(len(pieces)) if i == 0 or not _goes_on(pieces.texts[i - 1], pieces.texts[i])]
-    return [range(a, b) for a, b in pairwise((*begins, len(pieces)))]
+        return [range(position, position + 1) for position in range(len(pieces))]
+    continues = [_continues(before, text) for before, text in pairwise(pieces.texts)]
+    starts = [0, *(position for position, goes_on in enumerate(continues, start=1) if not goes_on)]
+    return [range(start, end) for start, end in pairwise((*starts, len(pieces)))]
 
 
-def _goes_on(before: str, text: str) -> bool:
-    """Whether a token goes on with the word that the one before has begun."""
+def _continues(before: str, text: str) -> bool:
+    """Whether a token continues the word that the token before it has begun."""
     return not before or not text or (before[-1].isalnum() and text[0].isalnum())
 
 
 def _by_characters(source: Pieces, target: Pieces) -> Iterator[tuple[int, int]]:
     """Tokens that end at the same character of two texts; of stretches that differ, at the last one."""
-    ends, same = _ends(source), dict(_same_characters(target.text, source.text))
-    for end, position in _ends(target).items():
-        at = same.get(end - 1)
-        if at is not None and at + 1 in ends:
-            yield ends[at + 1], position
+    source_ends = _ends(source)
+    source_characters = dict(_same_characters(target.text, source.text))  # by those of the target
+    for target_end, target_position in _ends(target).items():
+        character = source_characters.get(target_end - 1)
+        if character is not None and character + 1 in source_ends:
+            yield source_ends[character + 1], target_position
 
 
-def _same_characters(one: str, other: str) -> Iterator[tuple[int, int]]:
-    """The characters of two texts that belong together, by a diff of their words: of characters it would take long."""
-    words = [re.findall(r"\w+|\W", text) for text in (one, other)]
-    starts = [list(accumulate(map(len, some), initial=0)) for some in words]
-    for equal, (ours, theirs) in _stretches(*words):
-        a, b = ((at[some[0]], at[some[-1] + 1]) for at, some in zip(starts, (ours, theirs), strict=True))
-        yield from zip(range(*a), range(*b), strict=True) if equal else [(a[1] - 1, b[1] - 1)]
+def _same_characters(first: str, second: str) -> Iterator[tuple[int, int]]:
+    """The characters of two texts that correspond, by a diff of their words: one of characters would take long."""
+    first_words, second_words = re.findall(r"\w+|\W", first), re.findall(r"\w+|\W", second)
+    first_starts = list(accumulate(map(len, first_words), initial=0))
+    second_starts = list(accumulate(map(len, second_words), initial=0))
+    for is_equal, first_stretch, second_stretch in _stretches(first_words, second_words):
+        first_end = first_starts[first_stretch.stop]
+        second_end = second_starts[second_stretch.stop]
+        if is_equal:
+            first_span = range(first_starts[first_stretch.start], first_end)
+            second_span = range(second_starts[second_stretch.start], second_end)
+            yield from zip(first_span, second_span, strict=True)
+        else:
+            yield first_end - 1, second_end - 1
 
 
 def _ends(pieces: Pieces) -> dict[int, int]:

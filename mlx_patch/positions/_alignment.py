@@ -1,4 +1,4 @@
-"""`Alignment`: which position of one prompt stands for which of another."""
+"""`Alignment`: the pairs of positions of two prompts that correspond."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +85,9 @@ class Alignment:
         Raises:
             SelectionError: Nothing stands for it.
         """
-        absolute = target + len(self.target_tokens) if target < 0 else target
+        absolute = target
+        if target < 0:
+            absolute += len(self.target_tokens)
         if absolute not in self._source_of:
             raise SelectionError(
                 f"`pos` must be a position that the alignment has a source for. Got {target}. It has "
@@ -102,27 +104,27 @@ class Alignment:
     @property
     def columns(self) -> tuple[tuple[int | None, int | None], ...]:
         """Every position of both in the order of reading: pairs together, the others with a gap beside them."""
-        found: list[tuple[int | None, int | None]] = []
-        source, target = 0, 0
-        for a, b in (*self.pairs, (len(self.source_tokens), len(self.target_tokens))):
-            found += [(i, None) for i in range(source, a)]
-            found += [(None, i) for i in range(target, b)]
-            found.append((a, b))
-            source, target = a + 1, b + 1
-        return tuple(found[:-1])
+        columns: list[tuple[int | None, int | None]] = []
+        source_start, target_start = 0, 0
+        ends = (len(self.source_tokens), len(self.target_tokens))
+        for source, target in (*self.pairs, ends):
+            columns += [(position, None) for position in range(source_start, source)]
+            columns += [(None, position) for position in range(target_start, target)]
+            columns.append((source, target))
+            source_start, target_start = source + 1, target + 1
+        return tuple(columns[:-1])
 
     @override
     def __str__(self) -> str:
-        sides = [_words(self.source_tokens, self.source_tokenizer), _words(self.target_tokens, self.target_tokenizer)]
-        columns = [
-            [_GAP if at is None else words[at] for words, at in zip(sides, column, strict=True)]
-            for column in self.columns
-        ]
-        padded = [[_padded(word, max(map(_width, column))) for word in column] for column in columns]
-        return "\n".join(
-            " | ".join([name, *(column[row] for column in padded)]).rstrip()
-            for row, name in enumerate(("source", "target"))
-        )
+        source_words = _words(self.source_tokens, self.source_tokenizer)
+        target_words = _words(self.target_tokens, self.target_tokenizer)
+        source_line, target_line = ["source"], ["target"]
+        for source, target in self.columns:
+            source_word, target_word = _word_at(source, source_words), _word_at(target, target_words)
+            width = max(_width(source_word), _width(target_word))
+            source_line.append(_padded(source_word, width))
+            target_line.append(_padded(target_word, width))
+        return "\n".join(" | ".join(line).rstrip() for line in (source_line, target_line))
 
 
 def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) -> None:
@@ -148,7 +150,18 @@ def _words(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
     """Tokens as they are written in a column."""
     if tokenizer is None:
         return list(map(str, ids))
-    return [repr(text)[1:-1] if text else "\u00b7" for text in Pieces(ids, tokenizer).texts]
+    return [_escaped(text) for text in Pieces(ids, tokenizer).texts]
+
+
+def _escaped(text: str) -> str:
+    """A token's text without line breaks and the like; a dot where it adds none."""
+    if not text:
+        return "\u00b7"
+    return repr(text)[1:-1]
+
+
+def _word_at(position: int | None, words: list[str]) -> str:
+    return _GAP if position is None else words[position]
 
 
 def _width(text: str) -> int:

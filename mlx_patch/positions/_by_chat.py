@@ -1,4 +1,4 @@
-"""Selectors that go by the messages of a chat."""
+"""Selectors of positions by the messages of a chat."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,10 @@ class OfTurn(Selector):
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
         turns = prompt.turns
-        if not -len(turns) <= self.number < len(turns):
+        count = len(turns)
+        if not -count <= self.number < count:
             raise SelectionError(
-                f"`turn` must lie in {-len(turns)} to {len(turns) - 1}, the messages of this chat. Got {self.number}."
+                f"`turn` must lie in {-count} to {count - 1}, the messages of this chat. Got {self.number}."
             )
         return turns[self.number].positions
 
@@ -38,11 +39,11 @@ class OfRole(Selector):
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
         turns = prompt.turns
-        own = [turn for turn in turns if turn.role == self.role]
-        if not own:
-            has = listed(dict.fromkeys(turn.role for turn in turns))
-            raise SelectionError(f"`role` must be one of this chat. Got {self.role!r}. It has: {has}.")
-        return tuple(sorted({position for turn in own for position in turn.positions}))
+        turns_of_role = [turn for turn in turns if turn.role == self.role]
+        if not turns_of_role:
+            roles = listed(dict.fromkeys(turn.role for turn in turns))
+            raise SelectionError(f"`role` must be one of this chat. Got {self.role!r}. It has: {roles}.")
+        return tuple(sorted({position for turn in turns_of_role for position in turn.positions}))
 
     @override
     def __repr__(self) -> str:

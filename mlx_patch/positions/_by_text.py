@@ -1,6 +1,6 @@
-"""Selectors that go by tokens and by text."""
+"""Selectors of positions by tokens and by text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,9 +37,10 @@ class Token(Selector):
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        wanted = self._id(prompt.tokenizer)
-        found = [(i,) for i, token in enumerate(prompt.ids) if token == wanted]
-        return _together(found, _picked(self, found, self.nth, prompt))
+        token_id = self._id(prompt.tokenizer)
+        matches = [(position,) for position, token in enumerate(prompt.ids) if token == token_id]
+        picks = _pick(self, matches, self.nth, prompt)
+        return _positions(matches, picks)
 
     def _id(self, tokenizer: Any) -> int:
         if isinstance(self.token, int):
@@ -59,7 +60,7 @@ class Token(Selector):
 
     @override
     def __repr__(self) -> str:
-        return f"token({self.token!r}{_said(self.nth)})"
+        return f"token({self.token!r}{_format_nth(self.nth)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,23 +72,28 @@ class Text(Selector):
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        whole, starts = prompt.text, []
-        at = whole.find(self.text)
-        while at >= 0:
-            starts.append(at)
-            at = whole.find(self.text, at + len(self.text))
+        starts = list(self._starts(prompt.text))
         matches = [prompt.within(start, start + len(self.text)) for start in starts]
-        picked = _picked(self, matches, self.nth, prompt)
-        for number in picked:  # the other matches may be parts of longer words
+        picks = _pick(self, matches, self.nth, prompt)
+        for number in picks:  # the other matches may be parts of longer words
             self._refuse_parts(prompt, starts[number], matches[number])
-        return _together(matches, picked)
+        return _positions(matches, picks)
+
+    def _starts(self, text: str) -> Iterator[int]:
+        """Each character at which the text stands in a prompt's."""
+        start = text.find(self.text)
+        while start >= 0:
+            yield start
+            start = text.find(self.text, start + len(self.text))
 
     def _refuse_parts(self, prompt: Pieces, start: int, match: tuple[int, ...]) -> None:
+        """Refuse a match that begins or ends inside a token."""
         end = start + len(self.text)
         for position in (match[0], match[-1]):
             low, high = prompt.spans[position]
-            outside = prompt.text[low : max(low, start)] + prompt.text[min(high, end) : high]
-            if outside.strip():
+            before = prompt.text[low : max(low, start)]
+            behind = prompt.text[min(high, end) : high]
+            if (before + behind).strip():
                 raise SelectionError(
                     f"`text` must be made of whole tokens. Got {self.text!r}, of which position {position} has a part: "
                     f"{prompt.texts[position]!r}. Write the whole of it, or say which match is meant: nth=-1, say."
@@ -95,23 +101,25 @@ class Text(Selector):
 
     @override
     def __repr__(self) -> str:
-        return f"text({self.text!r}{_said(self.nth)})"
+        return f"text({self.text!r}{_format_nth(self.nth)})"
 
 
 @dataclass(frozen=True, repr=False)
 class Matching(Selector):
-    """The positions of which a function says yes."""
+    """The positions for which a function returns True."""
 
     function: Callable[[int, int, str], bool]
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        texts = prompt.texts if prompt.tokenizer is not None else ("",) * len(prompt)
-        rows = zip(range(len(prompt)), prompt.ids, texts, strict=True)
-        found = tuple(row[0] for row in rows if self.function(*row))
-        if not found:
+        texts = ("",) * len(prompt)
+        if prompt.tokenizer is not None:
+            texts = prompt.texts
+        tokens = enumerate(zip(prompt.ids, texts, strict=True))
+        positions = tuple(position for position, (token, text) in tokens if self.function(position, token, text))
+        if not positions:
             raise SelectionError(f"`pos` must choose something. Got no position from {self!r}. Look at its function.")
-        return found
+        return positions
 
     @override
     def __repr__(self) -> str:
@@ -147,46 +155,57 @@ def checked_text(text: object) -> str:
     return text
 
 
-def _together(matches: list[tuple[int, ...]], picked: Sequence[int]) -> tuple[int, ...]:
-    """The positions of some matches, each once, rising."""
-    return tuple(sorted({position for number in picked for position in matches[number]}))
+def _positions(matches: list[tuple[int, ...]], picks: Sequence[int]) -> tuple[int, ...]:
+    """The positions of the picked matches, each once, rising."""
+    return tuple(sorted({position for number in picks for position in matches[number]}))
 
 
-def _picked(selector: Selector, found: list[tuple[int, ...]], nth: Nth, prompt: Pieces) -> Sequence[int]:
-    """Which of several matches: the number of one, or of all.
+def _pick(selector: Selector, matches: list[tuple[int, ...]], nth: Nth, prompt: Pieces) -> Sequence[int]:
+    """The numbers of the chosen matches: one, or all.
 
     Raises:
-        SelectionError: There is none, or there are several and nobody said which.
+        SelectionError: There is none, or there are several and `nth` is None.
     """
-    if not found:
+    count = len(matches)
+    if count == 0:
         raise SelectionError(
-            f"`pos` must choose something. Got none for {selector!r} in {_prompt(prompt)}. "
+            f"`pos` must choose something. Got none for {selector!r} in {_format_prompt(prompt)}. "
             "A leading space is part of most tokens: look at mp.pos.show(mp.pos.last, tokens, tokenizer)."
         )
-    if nth is None and len(found) > 1:
+    if nth is None and count > 1:
         raise SelectionError(
-            f"`pos` must choose one of {len(found)}. Got {selector!r}, which is at {_places(found)}. "
+            f"`pos` must choose one of {count}. Got {selector!r}, which is at {_format_matches(matches)}. "
             "Say which, nth=0 or nth=-1, or nth='all'."
         )
+    if nth is None:
+        return (0,)
     if nth == "all":
-        return range(len(found))
-    if nth is not None and not -len(found) <= nth < len(found):
+        return range(count)
+    if not -count <= nth < count:
         raise SelectionError(
-            f"`nth` must lie in {-len(found)} to {len(found) - 1}. Got {nth}: {selector!r} is at {_places(found)}."
+            f"`nth` must lie in {-count} to {count - 1}. Got {nth}: {selector!r} is at {_format_matches(matches)}."
         )
-    return ((nth or 0) % len(found),)
+    return (nth % count,)
 
 
-def _places(found: list[tuple[int, ...]]) -> str:
-    return ", ".join(str(one[0]) if len(one) == 1 else f"{one[0]} to {one[-1]}" for one in found)
+def _format_matches(matches: list[tuple[int, ...]]) -> str:
+    return ", ".join(map(_format_match, matches))
 
 
-def _prompt(prompt: Pieces) -> str:
+def _format_match(match: tuple[int, ...]) -> str:
+    if len(match) == 1:
+        return str(match[0])
+    return f"{match[0]} to {match[-1]}"
+
+
+def _format_prompt(prompt: Pieces) -> str:
     if prompt.tokenizer is None:
         return f"the {len(prompt)} tokens {list(prompt.ids[:12])}"
     text = prompt.text
-    return repr(text if len(text) <= 120 else f"{text[:60]} ... {text[-60:]}")
+    if len(text) > 120:
+        text = f"{text[:60]} ... {text[-60:]}"
+    return repr(text)
 
 
-def _said(nth: Nth) -> str:
+def _format_nth(nth: Nth) -> str:
     return "" if nth is None else f", nth={nth!r}"

@@ -1,4 +1,4 @@
-"""What a chat template writes before, between and after messages, learnt from chats of known words, and read by it."""
+"""The texts that a chat template writes around messages, learnt from chats of known words, and chats read by them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ _ENDS = (False, True)
 
 
 @dataclass(frozen=True)
-class Part:
+class Content:
     """The content of one message in a text.
 
     Attributes:
-        role: Whose.
+        role: The role of the message.
         start: Its first letter.
         end: The letter after its last.
     """
@@ -48,11 +48,11 @@ class Part:
 
 @dataclass(frozen=True, order=True)
 class Gap:
-    """What a template writes where a message begins, or at the end of a chat.
+    """The text that a template writes where a message begins, or at the end of a chat.
 
     Attributes:
         following: The role that comes next, or "end".
-        text: The words.
+        text: The text.
     """
 
     following: str
@@ -60,30 +60,30 @@ class Gap:
 
 
 Gaps = Mapping[str, tuple[Gap, ...]]
-"""For each role, and for "start", what may come after it."""
+"""For each role, and for "start", the gaps that may come after it."""
 
 
-def readings(spelling: Spelling, tokenizer: Any) -> list[tuple[Part, ...]]:
+def readings(spelling: Spelling, tokenizer: Any) -> list[tuple[Content, ...]]:
     """The ways to read a text as a chat of the tokenizer's template: none, one, or the first two of several.
 
     Raises:
         TokenError: There is no chat template.
     """
     special = spelling.special(tokenizer)
-    found: list[tuple[Part, ...]] = []
-    for parts in _read(spelling.text, 0, _START, gaps_of(tokenizer), special):
-        if parts and parts not in found:
-            found.append(parts)
-        if len(found) > 1:
+    results: list[tuple[Content, ...]] = []
+    for contents in _read(spelling.text, 0, _START, gaps_of(tokenizer), special):
+        if contents and contents not in results:
+            results.append(contents)
+        if len(results) > 1:
             break
-    return found
+    return results
 
 
 _learnt: WeakKeyDictionary[Any, tuple[object, Gaps]] = WeakKeyDictionary()
 
 
 def gaps_of(tokenizer: Any) -> Gaps:
-    """What a tokenizer's template writes between messages.
+    """The texts that a tokenizer's template writes between messages.
 
     Raises:
         TokenError: There is no chat template.
@@ -93,23 +93,24 @@ def gaps_of(tokenizer: Any) -> Gaps:
             "`tokenizer` must have a chat template where positions go by role or turn. Got one without. "
             "Go by text: mp.pos.text(...)."
         )
-    made_of = (str(getattr(tokenizer, "chat_template", None)), date.today())  # which some templates write
-    known = _learnt.get(tokenizer)
-    if known is None or known[0] != made_of:
-        known = _learnt[tokenizer] = (made_of, _learn(tokenizer))
-    return known[1]
+    version = (str(getattr(tokenizer, "chat_template", None)), date.today())  # some templates write the date
+    learnt_version, gaps = _learnt.get(tokenizer, (None, {}))
+    if learnt_version != version:
+        gaps = _learn(tokenizer)
+        _learnt[tokenizer] = (version, gaps)
+    return gaps
 
 
 def _learn(tokenizer: Any) -> Gaps:
-    found: dict[str, set[Gap]] = {}
+    gaps: dict[str, set[Gap]] = {}
     for chat, variables, prompted in product(_CHATS, _VARIABLES, _ENDS):
-        for last, gap in _gaps(chat, {**variables, "add_generation_prompt": prompted}, tokenizer):
-            found.setdefault(last, set()).add(gap)
-    return {last: tuple(sorted(after)) for last, after in found.items()}
+        for role, gap in _gaps(chat, {**variables, "add_generation_prompt": prompted}, tokenizer):
+            gaps.setdefault(role, set()).add(gap)
+    return {role: tuple(sorted(gaps_of_role)) for role, gaps_of_role in gaps.items()}
 
 
 def _gaps(chat: Sequence[str], template: Mapping[str, Any], tokenizer: Any) -> Iterator[tuple[str, Gap]]:
-    """What stands before, between and after the messages of one chat, in the order of the text.
+    """The texts before, between and after the messages of one chat, in order, with the role before each.
 
     Some templates write the system message into the last message of the user, and some refuse a role.
     """
@@ -121,57 +122,61 @@ def _gaps(chat: Sequence[str], template: Mapping[str, Any], tokenizer: Any) -> I
         return
     if not all(text.count(word) == 1 for word in words):
         return
-    last, at = _START, 0
-    for begin, role, word in sorted((text.index(word), role, word) for role, word in zip(chat, words, strict=True)):
-        yield last, Gap(role, text[at:begin])
-        last, at = role, begin + len(word)
-    yield last, Gap(_END, text[at:])
+    last_role, last_end = _START, 0
+    starts = [text.index(word) for word in words]
+    for start, role, word in sorted(zip(starts, chat, words, strict=True)):
+        yield last_role, Gap(role, text[last_end:start])
+        last_role, last_end = role, start + len(word)
+    yield last_role, Gap(_END, text[last_end:])
 
 
-def _read(text: str, at: int, role: str, gaps: Gaps, special: Sequence[tuple[int, int]]) -> Iterator[tuple[Part, ...]]:
+def _read(
+    text: str, start: int, role: str, gaps: Gaps, special: Sequence[tuple[int, int]]
+) -> Iterator[tuple[Content, ...]]:
     """The ways to read a text from a place on; the last message may be unfinished."""
-    begin, chosen = _next(text, at, role, gaps.get(role, ()))
+    gap_start, chosen = _next_gaps(text, start, role, gaps.get(role, ()))
+    contents: tuple[Content, ...] = ()
     if role != _START:
-        part = Part(role, at, len(text) if begin is None else begin)
-        if any(low < part.end and high > part.start for low, high in special):
-            return  # it holds what ends a message: it is not read by the template that wrote it
-        own: tuple[Part, ...] = (part,)
-    elif begin is None:
-        return
-    else:
-        own = ()
-    if begin is None:
-        yield own
+        content = Content(role, start, len(text) if gap_start is None else gap_start)
+        if any(low < content.end and high > content.start for low, high in special):
+            return  # it holds a token that ends messages: it is not read by the template that wrote it
+        contents = (content,)
+    if gap_start is None:
+        if contents:
+            yield contents
         return
     for gap in chosen:
         if gap.following == _END:
-            yield own
+            yield contents
             continue
-        for rest in _read(text, begin + len(gap.text), gap.following, gaps, special):
-            yield own + rest
+        for further_contents in _read(text, gap_start + len(gap.text), gap.following, gaps, special):
+            yield contents + further_contents
 
 
-def _next(text: str, at: int, role: str, gaps: Sequence[Gap]) -> tuple[int | None, list[Gap]]:
-    """Where the next message or the end is announced, and by what.
+def _next_gaps(text: str, start: int, role: str, gaps: Sequence[Gap]) -> tuple[int | None, list[Gap]]:
+    """The place of the next gap from a place on, and the gaps that it may be; None where there is none.
 
-    The first announcement counts; of several in one place the longest, and of two alike the end.
+    The first one counts; of several in one place the longest, and of two alike the end.
     """
-    places = {gap: _place(text, at, gap, role == _START) for gap in gaps}
-    there = {gap: place for gap, place in places.items() if place >= 0}
-    if not there:
+    places = {gap: _find_gap(text, start, gap, role == _START) for gap in gaps}
+    places = {gap: place for gap, place in places.items() if place >= 0}
+    if not places:
         return None, []
-    begin = min(there.values())
-    first = [gap for gap, place in there.items() if place == begin]
-    longest = max(len(gap.text) for gap in first)
-    chosen = [gap for gap in first if len(gap.text) == longest]
-    ends = [gap for gap in chosen if gap.following == _END]
-    return begin, ends or chosen
+    gap_start = min(places.values())
+    candidates = [gap for gap, place in places.items() if place == gap_start]
+    longest = max(len(gap.text) for gap in candidates)
+    candidates = [gap for gap in candidates if len(gap.text) == longest]
+    ends = [gap for gap in candidates if gap.following == _END]
+    return gap_start, ends or candidates
 
 
-def _place(text: str, at: int, gap: Gap, first: bool) -> int:
-    if first:
-        return at if text.startswith(gap.text, at) else -1
+def _find_gap(text: str, start: int, gap: Gap, at_start: bool) -> int:
+    """The place of a gap in a text, -1 for none; at the start of a chat only the very first place counts."""
+    if at_start:
+        return start if text.startswith(gap.text, start) else -1
     if gap.following == _END:
-        begin = len(text) - len(gap.text)
-        return begin if text.endswith(gap.text) and begin >= at else -1
-    return text.find(gap.text, at) if gap.text else -1
+        place = len(text) - len(gap.text)
+        return place if text.endswith(gap.text) and place >= start else -1
+    if not gap.text:
+        return -1
+    return text.find(gap.text, start)

@@ -1,4 +1,4 @@
-"""`Pieces`: the tokens of a prompt as text, and where in the text each of them lies."""
+"""`Pieces`: the tokens of a prompt as text, and the place of each in the text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mlx_patch.positions._chat import Turn, turns_of
 from mlx_patch.tokens import is_text_or_chat, tokenize
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a tokenizer says for bytes that are not a whole character yet."""
+"""The character that tokenizers decode bytes of an incomplete character to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Pieces:
 
     Attributes:
         ids: The token ids.
-        tokenizer: What they are tokens of; None where nothing is asked about text.
+        tokenizer: Their tokenizer; None where no text is needed.
     """
 
     ids: tuple[int, ...]
@@ -74,28 +74,30 @@ class Pieces:
 
     def within(self, start: int, end: int) -> tuple[int, ...]:
         """The positions whose tokens have a character in a part of the text."""
-        return tuple(i for i, (low, high) in enumerate(self.spans) if low < end and high > start)
+        return tuple(position for position, (low, high) in enumerate(self.spans) if low < end and high > start)
 
     def shown(self, positions: Sequence[int]) -> str:
         """Some positions with their tokens: `3 ' Mary', 9 ' Mary'`; without a tokenizer their ids."""
-        names = map(repr, self.texts) if self.tokenizer is not None else map(str, self.ids)
-        by_position = dict(enumerate(names))
-        return ", ".join(f"{p} {by_position[p]}" for p in positions)
+        if self.tokenizer is None:
+            names = list(map(str, self.ids))
+        else:
+            names = list(map(repr, self.texts))
+        return ", ".join(f"{position} {names[position]}" for position in positions)
 
 
 def _texts(ids: tuple[int, ...], tokenizer: Any) -> Iterator[str]:
-    """What each token adds to the text, decoded beside the one before: alone it may lose a space or half a letter."""
-    begin, done = 0, 0
-    before = ""
-    for i in range(len(ids)):
-        now = tokenizer.decode(list(ids[begin : i + 1]))
-        last = i + 1 == len(ids)
-        if len(now) <= len(before) or (now.endswith(_INCOMPLETE) and not last):
+    """The text that each token adds, decoded after those of the last character: alone it may lose a space."""
+    # `start` to `complete` are the tokens of the last complete character, whose text is `before`.
+    start, complete, before = 0, 0, ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(list(ids[start:end]))
+        is_incomplete = text.endswith(_INCOMPLETE) and end < len(ids)
+        if len(text) <= len(before) or is_incomplete:
             yield ""
             continue
-        yield now[len(before) :]
-        begin, done = done, i + 1
-        before = tokenizer.decode(list(ids[begin:done]))
+        yield text[len(before) :]
+        start, complete = complete, end
+        before = tokenizer.decode(list(ids[start:complete]))
 
 
 def prompt_ids(name: str, given: object, tokenizer: Any = None) -> tuple[int, ...]:
@@ -110,11 +112,12 @@ def prompt_ids(name: str, given: object, tokenizer: Any = None) -> tuple[int, ..
         KindError: Not integers.
         ShapeError: Several prompts, or none.
     """
-    if is_text_or_chat(given):
-        given = tokenize(tokenizer, given)
-    array = np.array(given) if isinstance(given, mx.array) else np.asarray(given)
+    prompt: object = given
+    if is_text_or_chat(prompt):
+        prompt = tokenize(tokenizer, prompt)
+    array = np.array(prompt) if isinstance(prompt, mx.array) else np.asarray(prompt)
     if array.dtype.kind not in "iu":
-        raise KindError(f"`{name}` must be token ids, a text or chat messages. Got {given!r}.")
+        raise KindError(f"`{name}` must be token ids, a text or chat messages. Got {prompt!r}.")
     if array.ndim == 2 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 1 or array.size == 0:

@@ -1,4 +1,4 @@
-"""Positions that say what they mean: `mp.pos.token(" Mary")`, `mp.pos.text("went to").final`, `mp.pos.last + -1`.
+"""Selectors of positions: `mp.pos.token(" Mary")`, `mp.pos.text("went to").final`, `mp.pos.last + -1`.
 
 Each function makes a `Selector`, which goes wherever a position goes: `.at(pos=)`, `logits_at=`, `positions=`.
 """
@@ -22,7 +22,7 @@ last: Selector = Last()
 
 
 def token(token: str | int, nth: int | Literal["all"] | None = None) -> Selector:
-    """Where a token stands.
+    """The position of a token.
 
     Args:
         token: A text that is one token, mostly with its leading space, or a token id.
@@ -33,7 +33,9 @@ def token(token: str | int, nth: int | Literal["all"] | None = None) -> Selector
     """
     if isinstance(token, bool) or not isinstance(token, str | int):
         raise KindError(f"`token` must be a text or a token id. Got {token!r}.")
-    return Token(token if isinstance(token, int) else checked_text(token), checked_nth(nth))
+    if isinstance(token, str):
+        token = checked_text(token)
+    return Token(token, checked_nth(nth))
 
 
 def text(text: str, nth: int | Literal["all"] | None = None) -> Selector:
@@ -65,7 +67,7 @@ def turn(number: int) -> Selector:
 
 
 def where(function: Callable[[int, int, str], bool]) -> Selector:
-    """The positions of which a function of (position, token id, text of the token) says yes.
+    """The positions for which a function of (position, token id, text of the token) returns True.
 
     Example:
         >>> where(lambda position, token, text: token > 6).resolve([5, 7, 9])
@@ -110,11 +112,16 @@ def show(chosen: Selector | int | Sequence[int], tokens: Any, tokenizer: Any = N
     prompt = Pieces(prompt_ids("tokens", tokens, tokenizer), tokenizer)
     if isinstance(chosen, Selector):
         positions = chosen.find(prompt)
+    elif isinstance(chosen, int):
+        positions = (_absolute(chosen, len(prompt)),)
     else:
-        positions = tuple(_absolute(p, len(prompt)) for p in ([chosen] if isinstance(chosen, int) else chosen))
+        positions = tuple(_absolute(position, len(prompt)) for position in chosen)
     lines = [f"{chosen!r}: {len(positions)} of {len(prompt)} positions", prompt.shown(positions)]
     if tokenizer is not None:
-        lines.append("".join(f"[{t}]" if i in positions else t for i, t in enumerate(prompt.texts)))
+        texts = list(prompt.texts)
+        for position in set(positions):
+            texts[position] = f"[{texts[position]}]"
+        lines.append("".join(texts))
     return Shown(positions, "\n".join(lines))
 
 

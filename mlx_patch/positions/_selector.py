@@ -1,4 +1,4 @@
-"""`Selector`: positions by what stands there, and how selectors are put together."""
+"""`Selector`: positions by what stands there, and combinations of selectors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -67,16 +67,17 @@ class Selector(ABC):
 class Union(Selector):
     """The positions of both."""
 
-    one: Selector
-    other: Selector
+    left: Selector
+    right: Selector
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        return tuple(sorted({*self.one.find(prompt), *self.other.find(prompt)}))
+        positions = {*self.left.find(prompt), *self.right.find(prompt)}
+        return tuple(sorted(positions))
 
     @override
     def __repr__(self) -> str:
-        return f"{self.one!r} | {self.other!r}"
+        return f"{self.left!r} | {self.right!r}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -88,7 +89,7 @@ class Shifted(Selector):
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        moved = tuple(p + self.offset for p in self.selector.find(prompt))
+        moved = tuple(position + self.offset for position in self.selector.find(prompt))
         for position in moved:
             if not 0 <= position < len(prompt):
                 raise SelectionError(
@@ -98,7 +99,8 @@ class Shifted(Selector):
 
     @override
     def __repr__(self) -> str:
-        return f"{_joined(self.selector)} {'+' if self.offset >= 0 else '-'} {abs(self.offset)}"
+        sign = "+" if self.offset >= 0 else "-"
+        return f"{_bracketed(self.selector)} {sign} {abs(self.offset)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,17 +108,21 @@ class End(Selector):
     """The first or the last of some positions."""
 
     selector: Selector
-    which: Literal["first", "final"]
+    side: Literal["first", "final"]
 
     @override
     def find(self, prompt: Pieces) -> tuple[int, ...]:
-        found = self.selector.find(prompt)
-        return found[:1] if self.which == "first" else found[-1:]
+        positions = self.selector.find(prompt)
+        if self.side == "first":
+            return positions[:1]
+        return positions[-1:]
 
     @override
     def __repr__(self) -> str:
-        return f"{_joined(self.selector)}.{self.which}"
+        return f"{_bracketed(self.selector)}.{self.side}"
 
 
-def _joined(selector: Selector) -> str:
-    return f"({selector!r})" if isinstance(selector, Union | Shifted) else repr(selector)
+def _bracketed(selector: Selector) -> str:
+    if isinstance(selector, Union | Shifted):
+        return f"({selector!r})"
+    return repr(selector)

@@ -1,4 +1,4 @@
-"""`Spelling`: tokens as the vocabulary spells them, which loses nothing: no space, no half of a character."""
+"""`Spelling`: tokens as the vocabulary spells them, which loses no space and no half of a character."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from mlx_patch.chats import special_tokens
 class Spelling:
     """Tokens as the vocabulary spells them, `▁hello` or `Ġhello` say, one after the other.
 
-    What `decode` gives is no text of its own in which a template's words could be looked for: it may drop the first
-    space, or put one between any two tokens.
+    A template's words cannot be looked for in the result of `decode`, which may drop the first space or put one between
+    any two tokens.
 
     Attributes:
         tokens: The spelling of each token.
@@ -40,15 +40,17 @@ class Spelling:
 
     def within(self, start: int, end: int) -> tuple[int, ...]:
         """The positions whose tokens have a letter in a part of the text."""
-        return tuple(i for i, (low, high) in enumerate(self._spans) if low < end and high > start)
+        return tuple(position for position, (low, high) in enumerate(self._spans) if low < end and high > start)
 
     def special(self, tokenizer: Any) -> tuple[tuple[int, int], ...]:
-        """Where special tokens stand in the text, but for that of what is unknown."""
-        known = special_tokens(tokenizer) - {getattr(tokenizer, "unk_token", None)}
-        return tuple(span for token, span in zip(self.tokens, self._spans, strict=True) if token in known)
+        """The spans of special tokens in the text, without the token for unknown words."""
+        special = special_tokens(tokenizer) - {getattr(tokenizer, "unk_token", None)}
+        return tuple(span for token, span in zip(self.tokens, self._spans, strict=True) if token in special)
 
 
 def _spelt(token: Any) -> str:
+    if token is None:
+        return ""
     if isinstance(token, bytes):
         return token.decode("latin-1")
-    return "" if token is None else str(token)
+    return str(token)

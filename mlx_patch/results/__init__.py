@@ -1,9 +1,15 @@
 """Numbers with labels: what a sweep measured, with statistics over examples, files and plots."""
 
+from mlx_patch.results._axes import AXES as AXES
+from mlx_patch.results._axes import CHOSEN_AXES as CHOSEN_AXES
+from mlx_patch.results._axes import Axis as Axis
 from mlx_patch.results._coordinates import Coordinate as Coordinate
 from mlx_patch.results._files import StoredPlan as StoredPlan
+from mlx_patch.results._normalised import fraction_of_gap as fraction_of_gap
 from mlx_patch.results._pair import PairResult as PairResult
 from mlx_patch.results._peaks import Peak as Peak
 from mlx_patch.results._result import SweepResult as SweepResult
+from mlx_patch.results._statistics import bootstrap_interval as bootstrap_interval
+from mlx_patch.results._statistics import mean_over_examples as mean_over_examples
 from mlx_patch.results._verdicts import PairRow as PairRow
 from mlx_patch.results._verdicts import PairSummary as PairSummary

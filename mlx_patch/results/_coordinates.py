@@ -1,4 +1,4 @@
-"""Axes and coordinates of a result: which there are, how they are written, and where a label stands."""
+"""Axes and coordinates of a result: their names, their text form, and the place of a label."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -27,12 +27,13 @@ def cell_at(place: Sequence[Any], axes: Sequence[str], coords: Mapping[str, tupl
     where: dict[str, Any] = {}
     for axis, index in zip(axes, place, strict=True):
         where[axis] = coords[axis][index]
-        where |= {"token": coords["token"][index]} if axis == "pos" and "token" in coords else {}
+        if axis == "pos" and "token" in coords:
+            where["token"] = coords["token"][index]
     return where
 
 
 Coordinate = str | int | float | tuple[int, ...]
-"""What stands at one place of an axis: the name of a site, or a number or group."""
+"""The label of one place of an axis: the name of a site, a number, or a group."""
 
 
 AXES = ("site", "layer", "pos", "head", "neuron", "alpha", "cell")
@@ -44,18 +45,20 @@ COUNTED = ("layer", "pos", "head", "neuron")
 
 
 def checked_axes(axes: Iterable[str]) -> tuple[str, ...]:
-    """The axes as a tuple, in which each is known and there once, `example` last and `metric` before it.
+    """The axes as a tuple: known ones, each once, with `metric` and `example` last.
 
     Raises:
         UnknownNameError: There is no such axis.
         ValueRefusedError: An axis is there twice, or `example` or `metric` is not where it belongs.
     """
     axes = tuple(axes)
+    allowed = (*AXES, "metric", "example")
     for axis in axes:
-        if axis not in (*AXES, "metric", "example"):
-            known = did_you_mean(axis, [*AXES, "metric", "example"])
-            raise UnknownNameError(f"`axes` must be axes of a sweep. Got {axis!r}. {known}")
-    if len(set(axes)) != len(axes) or axes[-1:] != ("example",) or "metric" in axes[:-2]:
+        if axis not in allowed:
+            suggestion = did_you_mean(axis, allowed)
+            raise UnknownNameError(f"`axes` must be axes of a sweep. Got {axis!r}. {suggestion}")
+    has_doubles = len(set(axes)) != len(axes)
+    if has_doubles or axes[-1:] != ("example",) or "metric" in axes[:-2]:
         raise ValueRefusedError(
             f"`axes` must be different, with 'example' last and 'metric', if there, before it. Got {axes}. Sort them."
         )
@@ -65,7 +68,7 @@ def checked_axes(axes: Iterable[str]) -> tuple[str, ...]:
 def checked_coords(
     coords: Mapping[str, Iterable[Any]], axes: tuple[str, ...], shape: tuple[int, ...]
 ) -> dict[str, tuple[Any, ...]]:
-    """The coordinates as tuples of plain Python values: one tuple an axis, and `token` beside `pos` where given.
+    """The coordinates as tuples of plain Python values: one tuple per axis, and `token` along `pos` if given.
 
     Raises:
         UnknownNameError: Coordinates belong to no axis.
@@ -74,35 +77,46 @@ def checked_coords(
     """
     if len(shape) != len(axes):
         raise ShapeError(f"`values` must have the axes {listed(axes)}. Got shape {shape}. Name one axis each.")
-    if extra := set(coords) - set(axes) - ({"token"} if "pos" in axes else set()):
+    allowed = set(axes)
+    if "pos" in axes:
+        allowed.add("token")
+    if extra := set(coords) - allowed:
         raise UnknownNameError(
             f"`coords` must belong to the axes {listed(axes)}, or be 'token' beside 'pos'. "
             f"Got {listed(sorted(extra))}. Leave them out."
         )
-    plain = {name: tuple(_plain(label) for label in coords[name]) for name in coords}
+    checked = {name: tuple(map(_python_value, coords[name])) for name in coords}
     sizes = dict(zip(axes, shape, strict=True))
-    sizes |= {"token": sizes["pos"]} if "token" in plain else {}
+    if "token" in checked:
+        sizes["token"] = sizes["pos"]
     for name, size in sizes.items():
-        if len(plain.get(name, ())) != size:
-            raise ShapeError(
-                f"`coords` must have one entry a place of `values` along {name!r}, {size}. "
-                f"Got {len(plain.get(name, ()))}. Give as many."
-            )
-        if size == 0:
-            raise ValueRefusedError(f"`values` must not be empty. Got no place along {name!r}. Sweep at least one.")
-        if name != "token" and len(set(plain[name])) != size:
-            raise ValueRefusedError(f"`coords` must be different along {name!r}. Got {plain[name]}. Leave doubles out.")
-    return plain
+        _check_labels(name, checked.get(name, ()), size)
+    return checked
 
 
-def _plain(label: Any) -> Any:
+def _check_labels(name: str, labels: tuple[Any, ...], size: int) -> None:
+    """Refuse labels that are not one per place, or not different; tokens may repeat."""
+    if len(labels) != size:
+        raise ShapeError(
+            f"`coords` must have one entry a place of `values` along {name!r}, {size}. Got {len(labels)}. Give as many."
+        )
+    if size == 0:
+        raise ValueRefusedError(f"`values` must not be empty. Got no place along {name!r}. Sweep at least one.")
+    if name != "token" and len(set(labels)) != size:
+        raise ValueRefusedError(f"`coords` must be different along {name!r}. Got {labels}. Leave doubles out.")
+
+
+def _python_value(label: Any) -> Any:
+    """A label without numpy's scalar types, and with tuples for sequences."""
     if isinstance(label, np.generic):
         return label.item()
-    return tuple(_plain(one) for one in label) if isinstance(label, tuple | list | range) else label
+    if isinstance(label, tuple | list | range):
+        return tuple(map(_python_value, label))
+    return label
 
 
 def label_text(label: Any) -> str:
-    """A coordinate as it is written beside an axis.
+    """The text of a coordinate beside an axis.
 
     Example:
         >>> label_text(12), label_text((4, 5, 6)), label_text((4, 7)), label_text(0.5), label_text("resid_post")
@@ -112,52 +126,60 @@ def label_text(label: Any) -> str:
         return f"{label:g}"
     if not isinstance(label, tuple):
         return str(label)
-    texts = [str(one) for one in label]
-    run = len(label) > 1 and all(isinstance(one, int) for one in label) and all(b == a + 1 for a, b in pairwise(label))
-    return f"{texts[0]}-{texts[-1]}" if run else ",".join(texts)
+    if _is_consecutive(label):
+        return f"{label[0]}-{label[-1]}"
+    return ",".join(map(str, label))
+
+
+def _is_consecutive(group: tuple[Any, ...]) -> bool:
+    if len(group) < 2 or not all(isinstance(number, int) for number in group):
+        return False
+    return all(after == before + 1 for before, after in pairwise(group))
 
 
 def where_text(where: Mapping[str, Any]) -> str:
-    """A cell in words.
+    """The text of a cell's coordinates.
 
     Example:
         >>> where_text({"layer": 12, "pos": 7, "token": " Mary"})
         "layer 12, pos 7 (' Mary')"
     """
-    token = f" ({where['token']!r})" if "token" in where else ""
-    parts = [f"{axis} {label_text(label)}{token if axis == 'pos' else ''}" for axis, label in where.items()]
-    return ", ".join(part for part, axis in zip(parts, where, strict=True) if axis != "token")
+    texts = {axis: f"{axis} {label_text(label)}" for axis, label in where.items() if axis != "token"}
+    if "token" in where and "pos" in texts:
+        texts["pos"] += f" ({where['token']!r})"
+    return ", ".join(texts.values())
 
 
 def range_text(axis: str, labels: Sequence[Any]) -> str:
-    """An axis in words: how many places, and from where to where.
+    """The text of an axis: its size, and its labels or their range.
 
     Example:
         >>> range_text("layer", range(30)), range_text("site", ["z", "mlp_out"])
         ('layer 30 (0 to 29)', 'site 2 (z, mlp_out)')
     """
     texts = [label_text(label) for label in labels]
-    if len(texts) > 2 and (len(texts) > 6 or axis in COUNTED or axis == "example"):
+    is_numbered = axis in COUNTED or axis == "example"
+    if len(texts) > 6 or (len(texts) > 2 and is_numbered):
         return f"{axis} {len(texts)} ({texts[0]} to {texts[-1]})"
     return f"{axis} {len(texts)} ({', '.join(texts)})"
 
 
-def place_of(axis: str, labels: tuple[Any, ...], wanted: Any) -> int:
-    """The place of a label along an axis; along layers, positions, heads and neurons -1 is the last that is there.
+def place_of(axis: str, labels: tuple[Any, ...], label: Any) -> int:
+    """The index of a label along an axis; along layers, positions, heads and neurons, -1 is the last one swept.
 
     Raises:
         KindError: The label is a slice, an array or another thing that no axis has.
         SelectionError: No such label is there.
     """
-    wanted = _plain(wanted)
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float | str | tuple):
+    label = _python_value(label)
+    if isinstance(label, bool) or not isinstance(label, int | float | str | tuple):
         raise KindError(
-            f"`{axis}` must be a coordinate or a list of them. Got {type(wanted).__name__}. "
+            f"`{axis}` must be a coordinate or a list of them. Got {type(label).__name__}. "
             f"Give one of `coords[{axis!r}]`."
         )
-    if wanted in labels:
-        return labels.index(wanted)
-    if axis in COUNTED and isinstance(wanted, int) and -len(labels) <= wanted < 0:
-        return len(labels) + wanted
-    known = did_you_mean(str(wanted), [label_text(label) for label in labels])
-    raise SelectionError(f"`{axis}` must be among the coordinates of the result. Got {wanted!r}. {known}")
+    if label in labels:
+        return labels.index(label)
+    if axis in COUNTED and isinstance(label, int) and -len(labels) <= label < 0:
+        return len(labels) + label
+    suggestion = did_you_mean(str(label), map(label_text, labels))
+    raise SelectionError(f"`{axis}` must be among the coordinates of the result. Got {label!r}. {suggestion}")

@@ -1,5 +1,6 @@
-"""Which plot a result is: a curve for one axis, a heatmap for two."""
+"""The plot of a result: a curve for one axis, a heatmap for two."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,49 +23,54 @@ _LABELS = {"pos": "position", "alpha": "alpha (share of the source)"}
 
 def draw(result: Labelled, ax: Any = None, title: str = "", limit: float | None = None) -> "matplotlib.axes.Axes":
     """What `SweepResult.plot` returns, for a result of one metric."""
-    title = ", ".join(text for text in (title, _fixed(result)) if text)
+    title = ", ".join(filter(None, (title, _selection_text(result))))
     if len(result.over) == 1:
-        return _curve(result, ax, title)
+        return _draw_curve(result, ax, title)
     if len(result.over) == 2:
-        return _heatmap(result, ax, title, limit)
+        return _draw_heatmap(result, ax, title, limit)
+    if not result.over:
+        raise ValueRefusedError(
+            "`plot` must have one or two axes to draw. Got 0. Read `values`, or choose less with `sel`."
+        )
+    axis = result.over[-1]
+    remedy = f"Choose with `sel`, as in `result.sel({axis}={result.coords[axis][0]!r}).plot()`."
     raise ValueRefusedError(
-        f"`plot` must have one or two axes to draw. Got {len(result.over)}{': ' if result.over else ''}"
-        f"{listed(result.over)}. {_remedy(result)}"
+        f"`plot` must have one or two axes to draw. Got {len(result.over)}: {listed(result.over)}. {remedy}"
     )
 
 
-def _remedy(result: Labelled) -> str:
-    if not result.over:
-        return "Read `values`, or choose less with `sel`."
-    axis = result.over[-1]
-    return f"Choose with `sel`, as in `result.sel({axis}={result.coords[axis][0]!r}).plot()`."
+def _selection_text(result: Labelled) -> str:
+    """The text of the cell coordinates that `sel` fixed."""
+    selected = result.provenance.get("selected", {})
+    return where_text({axis: label for axis, label in selected.items() if axis != "metric"})
 
 
-def _fixed(result: Labelled) -> str:
-    chosen = result.provenance.get("selected", {})
-    return where_text({axis: label for axis, label in chosen.items() if axis != "metric"})
-
-
-def _name(result: Labelled) -> str:
-    return result.metrics[0] if result.metrics else "metric"
+def _metric_name(result: Labelled) -> str:
+    return next(iter(result.metrics), "metric")
 
 
 def value_label(result: Labelled) -> str:
-    """What the values of a plot are: the metric, its change, or a fraction."""
+    """The label of a plot's values: the metric, its change, or a fraction."""
+    name = _metric_name(result)
     if result.is_normalised:
-        return f"{_name(result)}\nfraction (0 corrupted, 1 clean)"
-    return _name(result) if len(result.over) == 1 else f"change of {_name(result)}"
+        return f"{name}\nfraction (0 corrupted, 1 clean)"
+    if len(result.over) == 1:
+        return name
+    return f"change of {name}"
 
 
-def _curve(result: Labelled, ax: Any, title: str) -> "matplotlib.axes.Axes":
+def _draw_curve(result: Labelled, ax: Any, title: str) -> "matplotlib.axes.Axes":
     [axis] = result.over
-    labels = result.coords[axis]
-    numbers = axis not in _NAMED and not any(isinstance(label, tuple) for label in labels)
-    several = np.count_nonzero(~result.left_out) >= 2
-    low, high = result.interval() if several else (None, None)
+    labels: Sequence[object] = result.coords[axis]
+    is_grouped = any(isinstance(label, tuple) for label in labels)
+    if axis in _NAMED or is_grouped:
+        labels = list(map(label_text, labels))
+    low, high = None, None
+    if np.count_nonzero(~result.left_out) >= 2:  # an interval over examples needs two
+        low, high = result.interval()
     return layer_curve(
         result.mean(),
-        labels if numbers else [label_text(label) for label in labels],
+        labels,
         low=low,
         high=high,
         baseline=float(result.baseline_mean()),
@@ -78,19 +84,24 @@ def _curve(result: Labelled, ax: Any, title: str) -> "matplotlib.axes.Axes":
     )
 
 
-def _heatmap(result: Labelled, ax: Any, title: str, limit: float | None) -> "matplotlib.axes.Axes":
+def _draw_heatmap(result: Labelled, ax: Any, title: str, limit: float | None) -> "matplotlib.axes.Axes":
     rows, columns = rows_and_columns(result)
     means = plotted_values(result)
+    if result.over != (rows, columns):
+        means = means.T
+    tokens = None
+    if columns == "pos":
+        tokens = result.coords.get("token")
     return heatmap(
-        means if result.over == (rows, columns) else means.T,
-        [label_text(label) for label in result.coords[rows]],
-        [label_text(label) for label in result.coords[columns]],
+        means,
+        list(map(label_text, result.coords[rows])),
+        list(map(label_text, result.coords[columns])),
         row_label=_LABELS.get(rows, rows),
         column_label=_LABELS.get(columns, columns),
         value_label=value_label(result),
         center=middle(result),
         limit=limit,
-        tokens=result.coords["token"] if columns == "pos" and "token" in result.coords else None,
+        tokens=tokens,
         upwards=rows not in _NAMED,
         title=title,
         ax=ax,
@@ -98,40 +109,60 @@ def _heatmap(result: Labelled, ax: Any, title: str, limit: float | None) -> "mat
 
 
 def rows_and_columns(result: Labelled) -> tuple[str, str]:
-    """Which of two axes is drawn on rows and which on columns: layers on rows, else positions on columns."""
+    """The axes of a heatmap's rows and columns: layers on rows, else positions on columns."""
     first, second = result.over
-    return (second, first) if second == "layer" or (first == "pos" and second != "layer") else (first, second)
+    if second == "layer" or first == "pos":
+        return second, first
+    return first, second
 
 
 def plotted_values(result: Labelled) -> np.ndarray:
-    """What a heatmap shows: how far means are from the baseline's, or the means themselves where normalised."""
+    """The values of a heatmap: means minus the baseline's mean, or the means themselves if normalised."""
+    if result.is_normalised:
+        return result.mean()
     with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
-        return result.mean() if result.is_normalised else result.mean() - result.baseline_mean()
+        return result.mean() - result.baseline_mean()
 
 
 def middle(result: Labelled) -> float:
-    """The value that a heatmap shows in white: that of the unpatched run."""
-    centre = float(result.baseline_mean()) if result.is_normalised else 0.0
-    return centre if np.isfinite(centre) else 0.0
+    """The value that a heatmap shows in white: the baseline."""
+    if not result.is_normalised:
+        return 0.0
+    baseline = float(result.baseline_mean())
+    if not np.isfinite(baseline):
+        return 0.0
+    return baseline
 
 
 def draw_pair(denoising: Labelled, noising: Labelled) -> "list[matplotlib.axes.Axes]":
     """Both results on a new figure with one scale: side by side, or one above the other where they are wide."""
-    results = {"denoising: clean put into corrupted": denoising, "noising: corrupted put into clean": noising}
-    if len(denoising.over) != 2:
+    titles = ("denoising: clean put into corrupted", "noising: corrupted put into clean")
+    results = (denoising, noising)
+    if len(denoising.over) == 2:
+        limit = max(limit_of(plotted_values(result), middle(result)) for result in results)
+        panels = _heatmap_panels(denoising)
+    else:
+        limit = None
         panels = new_axes(10.5, 4.4, 1, 2)
-        drawn_axes = [draw(result, ax, title) for ax, (title, result) in zip(panels, results.items(), strict=True)]
-        _share_heights(drawn_axes)
-        return drawn_axes
-    limit = max(limit_of(plotted_values(result), middle(result)) for result in results.values())
-    rows, columns = (len(denoising.coords[axis]) for axis in rows_and_columns(denoising))
-    width, height = size_of_heatmap(rows, columns, "token" in denoising.coords)
-    wide = columns > 25
-    panels = new_axes(width, 2 * height, 2, 1) if wide else new_axes(2 * width, height, 1, 2)
-    return [draw(result, ax, title, limit) for ax, (title, result) in zip(panels, results.items(), strict=True)]
+    for panel, result, title in zip(panels, results, titles, strict=True):
+        draw(result, panel, title, limit)
+    if limit is None:
+        _share_heights(panels)
+    return panels
+
+
+def _heatmap_panels(result: Labelled) -> "list[matplotlib.axes.Axes]":
+    """Two panels of a new figure, each with room for a heatmap of such a result."""
+    rows, columns = (len(result.coords[axis]) for axis in rows_and_columns(result))
+    width, height = size_of_heatmap(rows, columns, "token" in result.coords)
+    if columns > 25:
+        return new_axes(width, 2 * height, 2, 1)
+    return new_axes(2 * width, height, 1, 2)
 
 
 def _share_heights(panels: "list[matplotlib.axes.Axes]") -> None:
-    ends = [panel.get_ylim() for panel in panels]
+    ranges = [panel.get_ylim() for panel in panels]
+    lowest = min(low for low, _ in ranges)
+    highest = max(high for _, high in ranges)
     for panel in panels:
-        panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+        panel.set_ylim(lowest, highest)

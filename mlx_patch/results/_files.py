@@ -16,7 +16,7 @@ from mlx_patch.results._labelled import Labelled, Result
 
 
 def json_text(fields: Mapping[str, Any]) -> str:
-    """JSON with one line a field and one line a row of an array. NaN is `null`, infinities are strings.
+    """JSON with one line per field and one line per row of an array. NaN is `null`, infinities are strings.
 
     Example:
         >>> print(json_text({"axes": ["layer"], "values": np.array([[0.1, np.nan], [-np.inf, 2]], dtype=np.float32)}))
@@ -28,37 +28,38 @@ def json_text(fields: Mapping[str, Any]) -> str:
         ]
         }
     """
-    lines = [f"{json.dumps(name)}: {_json(value)}" for name, value in fields.items()]
+    lines = [f"{json.dumps(name)}: {_field_text(value)}" for name, value in fields.items()]
     return "{\n" + ",\n".join(lines) + "\n}"
 
 
-def _json(value: Any) -> str:
+def _field_text(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.ndim > 1:
-        return "[\n" + ",\n".join(f" {json.dumps(_strict(row))}" for row in value) + "\n]"
-    return json.dumps(_strict(value), ensure_ascii=False, allow_nan=False)
+        rows = ",\n".join(f" {json.dumps(_jsonable(row))}" for row in value)
+        return f"[\n{rows}\n]"
+    return json.dumps(_jsonable(value), ensure_ascii=False, allow_nan=False)
 
 
-def _strict(value: Any) -> Any:
-    """The value in what JSON has; a number of float32 with as few digits as tell it from its neighbours."""
+def _jsonable(value: Any) -> Any:
+    """The value in JSON's types; a float32 with only the digits that tell it from its neighbours."""
     match value:
-        case np.ndarray():
-            return [_strict(row) for row in value]
+        case np.ndarray() | list() | tuple():
+            return [_jsonable(entry) for entry in value]
         case np.floating():
-            return _strict(float(str(value)))
+            return _jsonable(float(str(value)))
         case float() if isnan(value):
             return None
         case float() if isinf(value):
-            return "Infinity" if value > 0 else "-Infinity"
+            return "-Infinity" if value < 0 else "Infinity"
         case dict():
-            return {name: _strict(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_strict(one) for one in value]
+            return {name: _jsonable(entry) for name, entry in value.items()}
     return value
 
 
 def tupled(value: Any) -> Any:
-    """Lists that JSON gave back as the tuples that they were."""
-    return tuple(tupled(one) for one in value) if isinstance(value, list) else value
+    """The value with a tuple for each list, as it was before JSON."""
+    if isinstance(value, list):
+        return tuple(map(tupled, value))
+    return value
 
 
 _FORMAT = "mlx_patch.SweepResult/1"
@@ -69,10 +70,10 @@ _JSON_FORMAT = "mlx_patch.SweepResult.json/1"
 
 @dataclass(frozen=True)
 class StoredPlan:
-    """A plan that was read from a file: what it said, and its values.
+    """A plan that was read from a file: its values and its text.
 
     Attributes:
-        values: What the plan's `as_dict()` gave.
+        values: What the plan's `as_dict()` returned.
         said: What its `str` was.
     """
 
@@ -80,7 +81,7 @@ class StoredPlan:
     said: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan's values, as it gave them."""
+        """The plan's values by name."""
         return dict(self.values)
 
     @override
@@ -100,22 +101,20 @@ def load_result(kind: type[Result], path: str | os.PathLike[str]) -> Result:
 
 
 def about_result(result: Labelled) -> dict[str, Any]:
-    """Everything of a result but its arrays and its time, as JSON values."""
-    plan = None if result.plan is None else {"values": result.plan.as_dict(), "said": str(result.plan)}
+    """A result as JSON values, without its arrays and its time."""
+    plan = None
+    if result.plan is not None:
+        plan = {"values": result.plan.as_dict(), "said": str(result.plan)}
     return {"axes": result.axes, "coords": result.coords, "provenance": result.provenance, "plan": plan}
 
 
 def result_arrays(result: Labelled, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of a result by name; what was run only where NaN does not tell it."""
+    """The arrays of a result by name; the mask of runs only if NaN does not imply it."""
     arrays = {f"{prefix}values": result.values, f"{prefix}baseline": result.baseline}
-    if not _nan_is_what_was_not_run(result):
+    default_mask = replace(result, run_mask=None).run_mask
+    if not np.array_equal(default_mask, result.run_mask):
         arrays[f"{prefix}run_mask"] = result.run_mask
     return arrays
-
-
-def _nan_is_what_was_not_run(result: Labelled) -> bool:
-    """Whether a result without a mask would be taken for the same."""
-    return np.array_equal(replace(result, run_mask=None).run_mask, result.run_mask)
 
 
 def read_result(
@@ -124,35 +123,59 @@ def read_result(
     about: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     written_by: str,
-    part: str = "",
+    direction: str = "",
 ) -> Result:
-    """The result that `about_result` and `result_arrays` described, or that of a part, `"denoising"`.
+    """The result that `about_result` and `result_arrays` described.
 
+    Args:
+        kind: The class of the result.
+        path: The file, for messages.
+        about: What `about_result` returned, or that by direction.
+        arrays: What `result_arrays` returned.
+        written_by: Who writes such files, for messages.
+        direction: `"denoising"` or `"noising"`, of a file that holds both.
     Raises:
         FileError: Something is not there, or does not fit.
     """
     try:
-        own, prefix = (about[part], f"{part}/") if part else (about, "")
-        coords = {name: tupled(labels) for name, labels in own["coords"].items()}
-        plan = None if own["plan"] is None else StoredPlan(**own["plan"])
-        values, baseline = arrays[f"{prefix}values"], arrays[f"{prefix}baseline"]
-        mask = arrays.get(f"{prefix}run_mask")
-        return kind(values, tupled(own["axes"]), coords, baseline, own["provenance"], plan, run_mask=mask)
+        if not direction:
+            return _built_result(kind, about, arrays, "")
+        return _built_result(kind, about[direction], arrays, f"{direction}/")
     except (PatchError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"`path` must be a file that {written_by} wrote. Got {path}, where not all fits: {error}."
         ) from error
 
 
+def _built_result(
+    kind: type[Result], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str
+) -> Result:
+    coords = {name: tupled(labels) for name, labels in about["coords"].items()}
+    plan = None
+    if about["plan"] is not None:
+        plan = StoredPlan(**about["plan"])
+    return kind(
+        values=arrays[f"{prefix}values"],
+        axes=tupled(about["axes"]),
+        coords=coords,
+        baseline=arrays[f"{prefix}baseline"],
+        provenance=about["provenance"],
+        plan=plan,
+        run_mask=arrays.get(f"{prefix}run_mask"),
+    )
+
+
 def result_as_json(result: Labelled, path: str | os.PathLike[str] | None) -> str:
     """What `SweepResult.to_json` returns."""
-    about = about_result(result)
-    about["plan"] = about["plan"] and about["plan"]["values"]
-    whole = {"format": _JSON_FORMAT, "complete": result.complete, "seconds": result.seconds, **about}
+    fields: dict[str, Any] = {"format": _JSON_FORMAT, "complete": result.complete, "seconds": result.seconds}
+    fields |= about_result(result)
+    if result.plan is not None:
+        fields["plan"] = fields["plan"]["values"]
     if not result.complete:
-        whole["run_mask"] = result.run_mask.tolist()
-    text = json_text({**whole, "baseline": result.baseline, "values": result.values})
+        fields["run_mask"] = result.run_mask.tolist()
+    fields |= {"baseline": result.baseline, "values": result.values}
+    text = json_text(fields)
     if path is not None:
-        with written_whole(path) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8")
+        with written_whole(path) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
     return text

@@ -16,13 +16,14 @@ from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.results._coordinates import checked_axes, checked_coords
 from mlx_patch.results._statistics import bootstrap_interval, mean_over_examples
 
-Result = TypeVar("Result", bound="Labelled")
-"""A kind of result, which its parts are of too."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Labelled(ABC):
-    """One number a cell and example, with coordinates, the unpatched run, and where it all came from.
+    """One number per cell and example, with coordinates, the baseline and provenance.
+
+    What was not run is NaN. `run_mask` tells it from a NaN that was computed, by a model that overflows in float16,
+    say. In a normalised result an example whose baseline is NaN has no gap between clean and corrupted, and means leave
+    it out.
 
     Attributes:
         values: In the metric's unit, float32, read-only. Shape `(*over, metric if several, example)`.
@@ -33,8 +34,7 @@ class Labelled(ABC):
         provenance: JSON values: versions, model, tokens, edits, executor, `metrics` by name.
         plan: How the sweep was run: a value with `as_dict()` and a `str`.
         seconds: How long it took. Files that `save` writes leave it out, so that equal numbers give equal files.
-        run_mask: Which values were run, bool, read-only. The shape of `values`. Made without one, a result takes for
-            run what is not NaN.
+        run_mask: Which values were run, bool, read-only. The shape of `values`. By default: those that are not NaN.
     Raises:
         KindError: The arrays are not float32, the mask is not bool, or the provenance is not JSON.
         ShapeError: Values, coordinates, baseline and mask do not fit together.
@@ -53,13 +53,20 @@ class Labelled(ABC):
 
     def __post_init__(self) -> None:
         axes = checked_axes(self.axes)
-        values, baseline = locked("values", self.values), locked("baseline", self.baseline)
+        values = locked("values", self.values)
+        baseline = locked("baseline", self.baseline)
         coords = checked_coords(self.coords, axes, values.shape)
         check_baseline(baseline, axes, values.shape)
-        checked = {"values": values, "axes": axes, "coords": coords, "baseline": baseline}
-        for name, value in (checked | {"provenance": json_value("provenance", self.provenance)}).items():
+        checked = {
+            "values": values,
+            "axes": axes,
+            "coords": coords,
+            "baseline": baseline,
+            "provenance": json_value("provenance", self.provenance),
+            "run_mask": mask_of_runs(self.run_mask, values, baseline),
+        }
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "run_mask", mask_of_runs(self.run_mask, values, baseline))
 
     @property
     def is_normalised(self) -> bool:
@@ -73,20 +80,23 @@ class Labelled(ABC):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of the metrics, from the coordinates or, where there is one, from the provenance if it says."""
-        chosen = self.provenance.get("selected", {}).get("metric")
-        named = [chosen] if chosen else self.provenance.get("metrics", [])
-        return self.coords.get("metric") or tuple(named)
+        """The names of the metrics: from the coordinates if there are several, else from the provenance."""
+        if "metric" in self.coords:
+            return self.coords["metric"]
+        if selected := self.provenance.get("selected", {}).get("metric"):
+            return (selected,)
+        return tuple(self.provenance.get("metrics", []))
 
     @property
     def left_out(self) -> np.ndarray:
-        """Which examples have no gap between clean and corrupted; none if not normalised. The shape of `baseline`."""
+        """Where an example has no gap between clean and corrupted; False if not normalised. The shape of `baseline`."""
         return np.isnan(self.baseline) & self.is_normalised
 
     @property
     def complete_cells(self) -> np.ndarray:
         """Which cells were run for every metric and example. Shape: the axes of `over`."""
-        return np.asarray((self.run_mask | self.left_out).all(axis=tuple(range(len(self.over), len(self.axes)))))
+        inner_axes = tuple(range(len(self.over), len(self.axes)))
+        return np.asarray((self.run_mask | self.left_out).all(axis=inner_axes))
 
     @property
     def missing(self) -> int:
@@ -109,8 +119,8 @@ class Labelled(ABC):
     def interval(self, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Low and high end of the mean's percentile bootstrap interval over examples.
 
-        It says how far the mean would move with other examples of the same kind, one cell at a time; it knows nothing
-        of how many cells were looked at. With few examples it is too short.
+        It says how far the mean of one cell would move with other examples of the same kind. It does not correct for
+        the number of cells. With few examples it is too short.
 
         Args:
             level: The share of resampled means inside.
@@ -130,69 +140,81 @@ class Labelled(ABC):
         """The result in a few lines."""
 
 
-def locked(name: str, given: object) -> np.ndarray:
+def locked(name: str, array: object) -> np.ndarray:
     """A read-only copy of an array in float32.
 
     Raises:
         KindError: It is no numpy array, or of another dtype.
     """
-    if not isinstance(given, np.ndarray) or given.dtype != np.float32:
-        got = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
-        raise KindError(f"`{name}` must be a numpy array of float32. Got {got}. Use `.astype(np.float32)`.")
-    copy = given.copy()
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        raise KindError(
+            f"`{name}` must be a numpy array of float32. Got {_kind_text(array)}. Use `.astype(np.float32)`."
+        )
+    copy = array.copy()
     copy.flags.writeable = False
     return copy
 
 
+def _kind_text(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}"
+    return type(value).__name__
+
+
 def check_baseline(baseline: np.ndarray, axes: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    """Refuse a baseline that has not the last axes of the values.
+    """Refuse a baseline that does not have the last axes of the values.
 
     Raises:
-        ShapeError: It has not.
+        ShapeError: Its shape is another.
     """
-    wanted = shape[-2:] if "metric" in axes else shape[-1:]
-    if baseline.shape != wanted:
+    expected = shape[-1:]
+    if "metric" in axes:
+        expected = shape[-2:]
+    if baseline.shape != expected:
         raise ShapeError(
-            f"`baseline` must have the last axes of `values`, shape {wanted}. Got {baseline.shape}. "
+            f"`baseline` must have the last axes of `values`, shape {expected}. Got {baseline.shape}. "
             "Give one number an example, and a metric if there are several."
         )
 
 
-def mask_of_runs(given: object, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Which values were run, read-only. A number was, whatever the mask says.
+def mask_of_runs(mask: object, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Where values were run, read-only. A number was run, whatever the mask says.
 
     Args:
-        given: The mask; None takes for run what is not NaN, in its baseline too.
+        mask: The mask; by default, where neither the value nor its baseline is NaN.
         values: The values.
         baseline: Of the unpatched run.
     Raises:
         KindError: It is no numpy array of truth values.
-        ShapeError: It has not the shape of the values.
+        ShapeError: It does not have the shape of the values.
     """
-    there = ~np.isnan(values)
-    if given is None:
-        mask = there & ~np.isnan(baseline)
-    elif not isinstance(given, np.ndarray) or given.dtype != np.bool_:
-        got = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__
-        raise KindError(f"`run_mask` must be a numpy array of bool. Got {got}. Use `.astype(bool)`.")
-    elif given.shape != values.shape:
+    is_number = ~np.isnan(values)
+    if mask is None:
+        run_mask = is_number & ~np.isnan(baseline)
+    elif not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        raise KindError(f"`run_mask` must be a numpy array of bool. Got {_kind_text(mask)}. Use `.astype(bool)`.")
+    elif mask.shape != values.shape:
         raise ShapeError(
-            f"`run_mask` must have the shape of `values`, {values.shape}. Got {given.shape}. "
+            f"`run_mask` must have the shape of `values`, {values.shape}. Got {mask.shape}. "
             "Give one truth value a number."
         )
     else:
-        mask = given | there
-    mask.flags.writeable = False
-    return mask
+        run_mask = mask | is_number
+    run_mask.flags.writeable = False
+    return run_mask
 
 
-def json_value(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a mapping as JSON gives it back: tuples as lists, keys as texts.
+def json_value(name: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a mapping after a round trip through JSON: tuples as lists, keys as texts.
 
     Raises:
-        KindError: JSON does not have what is in it.
+        KindError: JSON cannot hold a value.
     """
     try:
-        return json.loads(json.dumps(dict(given)))
+        return json.loads(json.dumps(dict(mapping)))
     except (TypeError, ValueError) as error:
         raise KindError(f"`{name}` must be a mapping of JSON values. Got: {error}. Write it as text.") from error
+
+
+Result = TypeVar("Result", bound=Labelled)
+"""The class of a result, which a selection of it keeps."""

@@ -10,33 +10,34 @@ from mlx_patch.errors import DegenerateGapWarning, KindError, ShapeError, ValueR
 from mlx_patch.results._labelled import Labelled, Result
 
 ABSOLUTE_GAP = 1e-6
-"""A gap between clean and corrupted of this size or less is none, whatever the metric's unit."""
+"""A gap between clean and corrupted of this size or less counts as no gap, whatever the metric's unit."""
 
 
 RELATIVE_GAP = 1e-5
-"""Nor is one of this fraction, or less, of the larger of the two."""
+"""So does a gap of this fraction, or less, of the larger of the two."""
 
 
-def reference(name: str, given: object, shape: tuple[int, ...]) -> np.ndarray:
-    """What a clean or corrupted run scored, as an array that spreads over `shape`.
+def reference(name: str, scores: object, shape: tuple[int, ...]) -> np.ndarray:
+    """The scores of a clean or corrupted run, as an array that broadcasts to `shape`.
 
     Args:
         name: The argument's name.
-        given: One number, one an example, or one a metric and example.
+        scores: One number, one per example, or one per metric and example.
         shape: `(example,)` or `(metric, example)`.
     Raises:
         KindError: It is no number, and no array of numbers.
         ShapeError: It has another shape.
     """
     try:
-        array = np.asarray(given, dtype=np.float64)
+        array = np.asarray(scores, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise KindError(
-            f"`{name}` must be a number, an array of numbers or a SweepResult. Got {type(given).__name__}. "
+            f"`{name}` must be a number, an array of numbers or a SweepResult. Got {type(scores).__name__}. "
             "Give the metric of that run."
         ) from error
-    if array.shape not in ((), shape[-1:], shape):
-        forms = listed_shapes(((), shape[-1:], shape))
+    allowed = ((), shape[-1:], shape)
+    if array.shape not in allowed:
+        forms = listed_shapes(allowed)
         raise ShapeError(f"`{name}` must have a shape of {forms}. Got {array.shape}. Give one number an example.")
     return array
 
@@ -47,7 +48,7 @@ def listed_shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
 
 
 def degenerate(clean: np.ndarray, corrupted: np.ndarray) -> np.ndarray:
-    """Where clean and corrupted are too near to each other to divide by, or not finite. Shape: of the two together.
+    """Where clean and corrupted are not finite, or too close to divide by their gap. Shape: of the two, broadcast.
 
     Example:
         >>> degenerate(np.array([1.0, 2.0, np.inf]), np.array([1.0, 0.0, 0.0])).tolist()
@@ -55,17 +56,18 @@ def degenerate(clean: np.ndarray, corrupted: np.ndarray) -> np.ndarray:
     """
     with np.errstate(invalid="ignore"):
         gap = np.abs(clean - corrupted)
-        least = np.maximum(ABSOLUTE_GAP, RELATIVE_GAP * np.maximum(np.abs(clean), np.abs(corrupted)))
-    return np.asarray(~np.isfinite(gap) | (gap <= least))
+        magnitude = np.maximum(np.abs(clean), np.abs(corrupted))
+        threshold = np.maximum(ABSOLUTE_GAP, RELATIVE_GAP * magnitude)
+    return np.asarray(~np.isfinite(gap) | (gap <= threshold))
 
 
 def fraction_of_gap(values: np.ndarray, clean: np.ndarray, corrupted: np.ndarray) -> np.ndarray:
-    """How far each value lies from corrupted (0) to clean (1); NaN where the gap is degenerate.
+    """Each value on the scale from corrupted (0) to clean (1); NaN where the gap is degenerate.
 
     Args:
         values: Shape `(..., example)`.
-        clean: What the clean run scored. A shape that spreads over that of `values`.
-        corrupted: What the corrupted run scored. The same.
+        clean: The clean run's scores. A shape that broadcasts to that of `values`.
+        corrupted: The corrupted run's scores. The same.
     Returns:
         A fraction of the clean-corrupted gap, in float32. The shape of `values`.
     Source:
@@ -82,44 +84,60 @@ def fraction_of_gap(values: np.ndarray, clean: np.ndarray, corrupted: np.ndarray
 
 def normalise(result: Result, clean: Any, corrupted: Any) -> Result:
     """What `SweepResult.normalised` returns."""
-    cells = tuple(range(len(result.over)))
-    not_run = np.isnan(result.baseline) & ~result.run_mask.any(axis=cells)
-    if result.is_normalised or not_run.any():
-        got = (
-            "one that is normalised already"
-            if result.is_normalised
-            else "one whose baseline has NaN, as it was not run"
-        )
-        raise ValueRefusedError(
-            f"`normalised` must start from a metric's own values. Got {got}. Take the sweep's own result, complete."
-        )
-    ends = {name: _numbers(name, given, result) for name, given in (("clean", clean), ("corrupted", corrupted))}
-    without = degenerate(**ends) | np.isnan(result.baseline)
-    if without.any():
-        warn(_message(without), DegenerateGapWarning, stacklevel=3)
-    fractions = (fraction_of_gap(part, **ends) for part in (result.values, result.baseline))
-    values, baseline = (np.where(without, np.float32(np.nan), part) for part in fractions)
-    note = {name: end.tolist() for name, end in ends.items()} | {"left_out": int(without.sum())}
-    return replace(result, values=values, baseline=baseline, provenance={**result.provenance, "normalised": note})
+    _refuse_other_start(result)
+    scores = {"clean": _scores("clean", clean, result), "corrupted": _scores("corrupted", corrupted, result)}
+    excluded = degenerate(**scores) | np.isnan(result.baseline)
+    if excluded.any():
+        warn(_warning(excluded), DegenerateGapWarning, stacklevel=3)
+    values = fraction_of_gap(result.values, **scores)
+    baseline = fraction_of_gap(result.baseline, **scores)
+    note: dict[str, Any] = {name: array.tolist() for name, array in scores.items()}
+    note["left_out"] = int(excluded.sum())
+    return replace(
+        result,
+        values=np.where(excluded, np.float32(np.nan), values),
+        baseline=np.where(excluded, np.float32(np.nan), baseline),
+        provenance={**result.provenance, "normalised": note},
+    )
 
 
-def _numbers(name: str, given: Any, result: Labelled) -> np.ndarray:
-    if not isinstance(given, Labelled):
-        return reference(name, given, result.baseline.shape)
-    if given.is_normalised or given.metrics != result.metrics:
-        got = "one that is normalised" if given.is_normalised else f"one of {listed(given.metrics) or 'no name'}"
-        raise ValueRefusedError(
-            f"`{name}` must be a result of the same metrics, in their own units. Got {got}. Give that run's numbers."
-        )
-    return reference(name, given.baseline, result.baseline.shape)
+def _refuse_other_start(result: Labelled) -> None:
+    """Refuse a result that is normalised already, or whose baseline was not run."""
+    cell_axes = tuple(range(len(result.over)))
+    not_run = np.isnan(result.baseline) & ~result.run_mask.any(axis=cell_axes)
+    if result.is_normalised:
+        problem = "one that is normalised already"
+    elif not_run.any():
+        problem = "one whose baseline has NaN, as it was not run"
+    else:
+        return
+    raise ValueRefusedError(
+        f"`normalised` must start from a metric's own values. Got {problem}. Take the sweep's own result, complete."
+    )
 
 
-def _message(without: np.ndarray) -> str:
-    of = f"{int(without.sum())} of {without.size} examples"
-    if without.ndim == 2:
-        of = f"{int(without.any(0).sum())} of {without.shape[1]} examples, for one metric or more,"
+def _scores(name: str, source: Any, result: Labelled) -> np.ndarray:
+    """The scores of a reference run, from numbers or from a result whose unpatched run it was."""
+    shape = result.baseline.shape
+    if not isinstance(source, Labelled):
+        return reference(name, source, shape)
+    if source.is_normalised:
+        problem = "one that is normalised"
+    elif source.metrics != result.metrics:
+        problem = f"one of {listed(source.metrics) or 'no name'}"
+    else:
+        return reference(name, source.baseline, shape)
+    raise ValueRefusedError(
+        f"`{name}` must be a result of the same metrics, in their own units. Got {problem}. Give that run's numbers."
+    )
+
+
+def _warning(excluded: np.ndarray) -> str:
+    subject = f"{int(excluded.sum())} of {excluded.size} examples"
+    if excluded.ndim == 2:
+        subject = f"{int(excluded.any(0).sum())} of {excluded.shape[1]} examples, for one metric or more,"
     return (
-        f"{of} have no gap between clean and corrupted to be a fraction of, or NaN in the unpatched run: "
+        f"{subject} have no gap between clean and corrupted to be a fraction of, or NaN in the unpatched run: "
         "they are NaN and left out of means. "
         "Check these prompts, or the metric."
     )

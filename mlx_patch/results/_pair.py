@@ -1,4 +1,4 @@
-"""`PairResult`: one sweep in both directions, which together tell necessary from sufficient."""
+"""`PairResult`: one sweep in both directions, which tells necessary cells from sufficient ones."""
 
 import os
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class PairResult:
     """A sweep in both directions, in fractions of the same clean-corrupted gap.
 
     A cell is sufficient if its clean activation alone restores the behaviour in the corrupted run, and necessary if its
-    corrupted activation alone destroys it in the clean run. The two are different questions with different answers:
-    of two copies each is sufficient and neither necessary.
+    corrupted activation alone destroys it in the clean run. The two questions have different answers: of two copies,
+    each is sufficient and neither is necessary.
 
     Attributes:
         denoising: Clean activations put into the corrupted run: 1 restores the clean behaviour, 0 does nothing.
@@ -49,17 +49,12 @@ class PairResult:
                     f"`{name}` must be normalised. Got one in its metric's unit. "
                     "Use `result.normalised(clean=..., corrupted=...)`."
                 )
-        if differ := _differing(self.denoising, self.noising):
+        if differences := _axis_differences(self.denoising, self.noising):
             raise ShapeError(
-                f"`noising` must have the axes and coordinates of `denoising`. Got others: {differ}. Sweep the same."
+                "`noising` must have the axes and coordinates of `denoising`. "
+                f"Got others: {differences}. Sweep the same."
             )
-        starts = self.denoising.baseline_mean(), self.noising.baseline_mean()
-        if (starts[0] > 0.5).any() or (starts[1] < 0.5).any():
-            raise ValueRefusedError(
-                "`denoising` must start from the corrupted run, at 0, and `noising` from the clean run, at 1. "
-                f"Got starts at {starts[0].round(3).tolist()} and {starts[1].round(3).tolist()}. Exchange the two, or "
-                "`clean` and `corrupted`."
-            )
+        _refuse_exchanged(self.denoising.baseline_mean(), self.noising.baseline_mean())
 
     def sufficient(self, threshold: float = 0.5) -> np.ndarray:
         """Where denoising restores `threshold` of the gap or more. Shape: the axes without `example`.
@@ -99,10 +94,16 @@ class PairResult:
             ValueRefusedError: It is not above 0, or there are several metrics and none is named.
             SelectionError: There is no such metric.
         """
-        one = self.of_metric(metric)
-        means = one.denoising.mean(), one.noising.mean()
-        cells_run = one.denoising.complete_cells & one.noising.complete_cells
-        return summary_of(*means, cells_run, one.denoising.over, one.denoising.coords, checked_threshold(threshold))
+        pair = self.of_metric(metric)
+        denoising, noising = pair.denoising, pair.noising
+        return summary_of(
+            denoising.mean(),
+            noising.mean(),
+            denoising.complete_cells & noising.complete_cells,
+            denoising.over,
+            denoising.coords,
+            checked_threshold(threshold),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write both into one `.npz` file, whole or not at all, as `SweepResult.save` does.
@@ -122,8 +123,9 @@ class PairResult:
             FileError: There is no such file, or it is damaged, of another kind, or of another version.
         """
         about, arrays = read_archive(path, "PairResult.save", _FORMAT)
-        both = (read_result(SweepResult, path, about, arrays, "PairResult.save", of) for of in ("denoising", "noising"))
-        return cls(*both)
+        denoising = read_result(SweepResult, path, about, arrays, "PairResult.save", "denoising")
+        noising = read_result(SweepResult, path, about, arrays, "PairResult.save", "noising")
+        return cls(denoising, noising)
 
     def plot(self, metric: str | None = None) -> "list[matplotlib.axes.Axes]":
         """Two panels of a new figure, denoising and noising, with one scale.
@@ -132,17 +134,31 @@ class PairResult:
             MissingExtraError: matplotlib is not installed.
             ValueRefusedError: There are more than two axes, or none; or several metrics and none is named.
         """
-        one = self.of_metric(metric)
-        return draw_pair(one.denoising, one.noising)
+        pair = self.of_metric(metric)
+        return draw_pair(pair.denoising, pair.noising)
 
     @override
     def __repr__(self) -> str:
         return f"PairResult\ndenoising: {self.denoising}\nnoising: {self.noising}"
 
 
-def _differing(one: SweepResult, other: SweepResult) -> str:
-    if one.axes != other.axes:
-        return f"{one.axes} and {other.axes}"
-    if one.metrics != other.metrics:
-        return f"metrics {one.metrics} and {other.metrics}"
-    return ", ".join(axis for axis in one.axes if one.coords[axis] != other.coords[axis])
+def _axis_differences(denoising: SweepResult, noising: SweepResult) -> str:
+    if denoising.axes != noising.axes:
+        return f"{denoising.axes} and {noising.axes}"
+    if denoising.metrics != noising.metrics:
+        return f"metrics {denoising.metrics} and {noising.metrics}"
+    return ", ".join(axis for axis in denoising.axes if denoising.coords[axis] != noising.coords[axis])
+
+
+def _refuse_exchanged(denoising_start: np.ndarray, noising_start: np.ndarray) -> None:
+    """Refuse baselines that show that the two sweeps, or clean and corrupted, were exchanged."""
+    if (denoising_start > 0.5).any() or (noising_start < 0.5).any():
+        raise ValueRefusedError(
+            "`denoising` must start from the corrupted run, at 0, and `noising` from the clean run, at 1. "
+            f"Got starts at {_rounded(denoising_start)} and {_rounded(noising_start)}. Exchange the two, or "
+            "`clean` and `corrupted`."
+        )
+
+
+def _rounded(array: np.ndarray) -> object:
+    return array.round(3).tolist()

@@ -14,10 +14,10 @@ from mlx_patch.results._labelled import Labelled
 
 @dataclass(frozen=True, repr=False)
 class Peak:
-    """A cell, and what the metric was there.
+    """A cell and its metric.
 
     Attributes:
-        where: Coordinates by axis; with the `token` where positions have one.
+        where: Coordinates by axis; with the `token` if positions have one.
         value: The mean over examples, in the metric's unit (normalised: a fraction of the clean-corrupted gap).
         effect: The value minus the baseline's mean.
 
@@ -37,7 +37,8 @@ class Peak:
 
     @override
     def __repr__(self) -> str:
-        return f"{where_text(self.where) or 'the only cell'}: {self.value:.3g} (baseline {self.baseline:.3g})"
+        cell = where_text(self.where) or "the only cell"
+        return f"{cell}: {self.value:.3g} (baseline {self.baseline:.3g})"
 
 
 def peaks_of(
@@ -55,13 +56,13 @@ def peaks_of(
     with np.errstate(invalid="ignore"):
         effects = (means - baseline).ravel()
     order = np.argsort(-np.abs(effects), kind="stable")  # NaN comes last
-    found = order[: np.count_nonzero(~np.isnan(effects))][:n]
-    return [_peak(means, baseline, np.unravel_index(flat, means.shape), axes, coords) for flat in found]
-
-
-def _peak(means, baseline, place, axes, coords) -> Peak:
-    value = float(means[place])
-    return Peak(cell_at(place, axes, coords), value, value - baseline)
+    n_numbers = np.count_nonzero(~np.isnan(effects))
+    peaks = []
+    for index in order[: min(n, n_numbers)]:
+        place = np.unravel_index(index, means.shape)
+        value = float(means[place])
+        peaks.append(Peak(cell_at(place, axes, coords), value, value - baseline))
+    return peaks
 
 
 def largest_effects(result: Labelled, n: int) -> list[Peak]:
@@ -70,8 +71,9 @@ def largest_effects(result: Labelled, n: int) -> list[Peak]:
         raise KindError(f"`n` must be an int. Got {type(n).__name__}. Give the number of peaks.")
     if n < 1:
         raise ValueRefusedError(f"`n` must be 1 or more. Got {n}. Give the number of peaks.")
-    if found := peaks_of(result.mean(), float(result.baseline_mean()), result.over, result.coords, n):
-        return found
+    peaks = peaks_of(result.mean(), float(result.baseline_mean()), result.over, result.coords, n)
+    if peaks:
+        return peaks
     remedy = "Run the sweep to its end, on examples whose clean and corrupted runs differ."
     if result.complete and not result.left_out.any():
         remedy = "They were run, and overflow: load the model in bfloat16 or float32."

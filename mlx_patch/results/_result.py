@@ -27,28 +27,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class SweepResult(Labelled):
-    """One number a cell and example, with the coordinates of the cells, the unpatched run, and where it all came from.
+    """The result of a sweep: one number per cell and example, with coordinates, the baseline and provenance.
 
-    What was not run is NaN. `run_mask` tells it from a NaN that was computed, by a model that overflows in float16,
-    say. In a normalised result an example whose baseline is NaN has no gap between clean and corrupted, and means leave
-    it out.
-
-    Attributes:
-        values: In the metric's unit, float32, read-only. Shape `(*over, metric if several, example)`.
-        axes: The names of its axes: those of `over` in its order, `metric` where there are several, `example`.
-        coords: Coordinates by axis: layers, absolute positions, heads, ...; groups that are patched together are
-            tuples. `token` holds the token strings along `pos`.
-        baseline: The metric of the unpatched run, float32, read-only. Shape `(metric if several, example)`.
-        provenance: JSON values: versions, model, tokens, edits, executor, `metrics` by name.
-        plan: How the sweep was run: a value with `as_dict()` and a `str`.
-        seconds: How long it took. Files that `save` writes leave it out, so that equal numbers give equal files.
-        run_mask: Which values were run, bool, read-only. The shape of `values`. Made without one, a result takes for
-            run what is not NaN.
-    Raises:
-        KindError: The arrays are not float32, the mask is not bool, or the provenance is not JSON.
-        ShapeError: Values, coordinates, baseline and mask do not fit together.
-        UnknownNameError: An axis is unknown, or coordinates belong to none.
-        ValueRefusedError: Axes are out of order, or empty, or coordinates there twice.
+    `values` has the shape `(*over, metric if several, example)`, and `baseline` that of its last axes. What was not run
+    is NaN. `Labelled` describes every attribute, and what it refuses.
 
     Example:
         >>> import numpy as np
@@ -63,13 +45,13 @@ class SweepResult(Labelled):
     """
 
     def normalised(self, *, clean: Any, corrupted: Any) -> "SweepResult":
-        """The result in fractions of the gap: 0 is the corrupted run, 1 the clean run; example by example.
+        """The result in fractions of each example's gap: 0 is the corrupted run, 1 the clean run.
 
-        An example of which clean and corrupted are within 1e-6, or within 1e-5 of the larger, or not finite, becomes
-        NaN, its baseline too, and is left out of means; and so is one whose baseline was computed to be NaN.
+        An example whose clean and corrupted numbers are within 1e-6, or within 1e-5 of the larger, or not finite,
+        becomes NaN, its baseline too, and is left out of means; and so is one whose baseline was computed to be NaN.
 
         Args:
-            clean: The metric of the clean run: a number, one an example, one a metric and example, or a SweepResult
+            clean: The metric of the clean run: a number, one per example, one per metric and example, or a SweepResult
                 whose unpatched run it was.
             corrupted: The metric of the corrupted run. The same.
         Raises:
@@ -83,7 +65,7 @@ class SweepResult(Labelled):
         return normalise(self, clean, corrupted)
 
     def sel(self, **labels: Any) -> "SweepResult":
-        """The part of the result with these coordinates, as xarray's `sel` gives it.
+        """The result at these coordinates, as xarray's `sel` selects them.
 
         One label drops its axis, and the provenance notes it as `select`; a list or a range keeps it. A tuple is one
         label, of places that were patched together. Along layers, positions, heads and neurons a negative number counts
@@ -141,7 +123,7 @@ class SweepResult(Labelled):
         return largest_effects(self.of_metric(metric), n)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a file, whole or not at all, whose bytes depend on numbers, coordinates, plan and provenance alone.
+        """Write a file atomically; its bytes depend on numbers, coordinates, plan and provenance alone.
 
         It is an `.npz` file: `numpy.load` reads `values` and `baseline`, and everything else is JSON in `about.json`.
 
@@ -171,7 +153,7 @@ class SweepResult(Labelled):
         return result_as_json(self, path)
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A long table, one row a cell, metric and example: a column an axis, `token`, `value` and `baseline`.
+        """A long table, one row per cell, metric and example: a column per axis, `token`, `value` and `baseline`.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -189,8 +171,8 @@ class SweepResult(Labelled):
     def plot(self, ax: Any = None, metric: str | None = None) -> "matplotlib.axes.Axes":
         """Means over examples: a curve for one axis, with a 95% interval; a heatmap for two, layers upwards.
 
-        A curve shows values beside the unpatched run's. A heatmap shows by how much values differ from it, or, where
-        normalised, the fractions, with the unpatched run in the middle of the scale.
+        A curve shows values beside the baseline. A heatmap shows values minus the baseline, or, if normalised, the
+        fractions, with the baseline in the middle of the scale.
 
         Args:
             ax: Where to draw; by default on a new figure.

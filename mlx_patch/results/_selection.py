@@ -1,4 +1,4 @@
-"""Parts of a result: by coordinates, by metric, by effect."""
+"""Selections of a result: by coordinates, by metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,43 +15,62 @@ def select(result: Result, labels: Mapping[str, Any]) -> Result:
     """What `SweepResult.sel` returns."""
     for axis in labels:
         if axis not in result.axes:
-            known = did_you_mean(axis, result.axes)
-            raise UnknownNameError(f"`sel` must be given axes of the result. Got {axis!r}. {known}")
-    places = {axis: _places(axis, of, labels) for axis, of in result.coords.items() if axis in result.axes}
-    dropped = [axis for axis in (*result.over, "metric") if axis in labels and _is_one(labels[axis])]
-    coords = {
-        name: tuple(of[place] for place in places["pos" if name == "token" else name])
-        for name, of in result.coords.items()
-    }
-    gone = {*dropped, "token"} if "pos" in dropped else set(dropped)
-    fixed = {**result.provenance.get("selected", {}), **cell_at([0] * len(dropped), dropped, coords)}
+            suggestion = did_you_mean(axis, result.axes)
+            raise UnknownNameError(f"`sel` must be given axes of the result. Got {axis!r}. {suggestion}")
+    places = {axis: _places(axis, result.coords[axis], labels) for axis in result.axes}
+    if "token" in result.coords:
+        places["token"] = places["pos"]
+    dropped = [axis for axis in (*result.over, "metric") if axis in labels and _is_scalar(labels[axis])]
+    coords = {name: tuple(entries[place] for place in places[name]) for name, entries in result.coords.items()}
     return replace(
         result,
-        values=_taken(result.values, result.axes, places, dropped),
+        values=_subarray(result.values, result.axes, places, dropped),
         axes=tuple(axis for axis in result.axes if axis not in dropped),
-        coords={name: of for name, of in coords.items() if name not in gone},
-        run_mask=_taken(result.run_mask, result.axes, places, dropped),
-        baseline=_taken(result.baseline, result.axes[-result.baseline.ndim :], places, dropped),
-        provenance={**result.provenance, **({"selected": fixed} if fixed else {})},
+        coords=_without_axes(coords, dropped),
+        run_mask=_subarray(result.run_mask, result.axes, places, dropped),
+        baseline=_subarray(result.baseline, result.axes[-result.baseline.ndim :], places, dropped),
+        provenance=_selection_noted(result.provenance, dropped, coords),
     )
 
 
-def _is_one(label: Any) -> bool:
+def _is_scalar(label: Any) -> bool:
+    """Whether a label drops its axis; a tuple is one label, of places that were patched together."""
     return not isinstance(label, list | range)
 
 
-def _places(axis: str, known: tuple[Any, ...], labels: Mapping[str, Any]) -> list[int]:
+def _places(axis: str, entries: tuple[Any, ...], labels: Mapping[str, Any]) -> list[int]:
+    """The places along an axis that labels select; all of them if none is named."""
     if axis not in labels:
-        return list(range(len(known)))
-    wanted = [labels[axis]] if _is_one(labels[axis]) else labels[axis]
-    return [place_of(axis, known, label) for label in wanted]
+        return list(range(len(entries)))
+    selection = labels[axis]
+    if _is_scalar(selection):
+        selection = [selection]
+    return [place_of(axis, entries, label) for label in selection]
 
 
-def _taken(
+def _without_axes(coords: Mapping[str, tuple[Any, ...]], dropped: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    removed = set(dropped)
+    if "pos" in removed:
+        removed.add("token")
+    return {name: entries for name, entries in coords.items() if name not in removed}
+
+
+def _selection_noted(
+    provenance: Mapping[str, Any], dropped: Sequence[str], coords: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    """The provenance with the labels of the dropped axes, beside those of earlier selections."""
+    selected = dict(provenance.get("selected", {}))
+    selected |= cell_at([0] * len(dropped), dropped, coords)
+    if not selected:
+        return dict(provenance)
+    return {**provenance, "selected": selected}
+
+
+def _subarray(
     array: np.ndarray, axes: Sequence[str], places: Mapping[str, list[int]], dropped: Sequence[str]
 ) -> np.ndarray:
-    part = array[np.ix_(*(places[axis] for axis in axes))]
-    return part.squeeze(axis=tuple(i for i, axis in enumerate(axes) if axis in dropped))
+    selection = array[np.ix_(*(places[axis] for axis in axes))]
+    return selection.squeeze(axis=tuple(i for i, axis in enumerate(axes) if axis in dropped))
 
 
 def one_metric(result: Result, metric: str | None) -> Result:
@@ -63,6 +82,6 @@ def one_metric(result: Result, metric: str | None) -> Result:
             )
         return select(result, {"metric": metric})
     if metric is not None and metric not in result.metrics:
-        own = listed(result.metrics) or "which has no name"
-        raise ValueRefusedError(f"`metric` must be the result's own, {own}. Got {metric!r}. Leave it out.")
+        names = listed(result.metrics) or "which has no name"
+        raise ValueRefusedError(f"`metric` must be the result's own, {names}. Got {metric!r}. Leave it out.")
     return result

@@ -10,7 +10,7 @@ _AT_ONCE = 2**22  # resampled means that are held at a time: 32 MiB
 
 
 def mean_over_examples(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """The mean over the last axis, without what is left out. NaN where something else is NaN, or nothing is left.
+    """The mean over the last axis, without the examples left out. NaN if another is NaN, or if none is left.
 
     Args:
         values: Shape `(..., example)`.
@@ -22,10 +22,10 @@ def mean_over_examples(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
         >>> mean_over_examples(np.array([[1.0, 3.0, np.nan]]), np.array([False, False, True])).tolist()
         [2.0]
     """
-    kept = np.broadcast_to(~left_out, values.shape)
-    count = kept.sum(-1)
+    included = np.broadcast_to(~left_out, values.shape)
+    count = included.sum(-1)
     with np.errstate(invalid="ignore"):  # infinities of both signs give NaN
-        total = np.where(kept, values, 0).sum(-1, dtype=np.float64)
+        total = np.where(included, values, 0).sum(-1, dtype=np.float64)
     return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
 
 
@@ -53,25 +53,31 @@ def bootstrap_interval(
     """
     _check(level, resamples, seed)
     if left_out.ndim == 2:
-        each = [bootstrap_interval(values[..., m, :], out, level, resamples, seed) for m, out in enumerate(left_out)]
-        return np.stack([low for low, _ in each], axis=-1), np.stack([high for _, high in each], axis=-1)
-    kept = values[..., ~left_out].astype(np.float64)
-    n = kept.shape[-1]
+        lows, highs = [], []
+        for metric, excluded in enumerate(left_out):
+            low, high = bootstrap_interval(values[..., metric, :], excluded, level, resamples, seed)
+            lows.append(low)
+            highs.append(high)
+        return np.stack(lows, axis=-1), np.stack(highs, axis=-1)
+    included = values[..., ~left_out].astype(np.float64)
+    n = included.shape[-1]
     if n < 2:
         raise ValueRefusedError(
             f"`interval` must have two examples or more to resample. Got {n}. Sweep a batch of prompts."
         )
-    shares = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
-    cells = kept.reshape(-1, n)
+    # How often each example is drawn is multinomial, so one matrix product gives the means of all resamples.
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    shares = draws / n
+    quantiles = [(1 - level) / 2, (1 + level) / 2]
+    cells = included.reshape(-1, n)
     step = max(1, _AT_ONCE // resamples)
+    ends = []
     with np.errstate(invalid="ignore"):
-        ends = [_ends(cells[start : start + step] @ shares.T, level) for start in range(0, len(cells), step)]
-    low, high = np.concatenate(ends, axis=1).reshape(2, *kept.shape[:-1])
+        for start in range(0, len(cells), step):
+            means = cells[start : start + step] @ shares.T
+            ends.append(np.quantile(means, quantiles, axis=1))
+    low, high = np.concatenate(ends, axis=1).reshape(2, *included.shape[:-1])
     return low, high
-
-
-def _ends(means: np.ndarray, level: float) -> np.ndarray:
-    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1)
 
 
 def _check(level: object, resamples: object, seed: object) -> None:
@@ -79,8 +85,8 @@ def _check(level: object, resamples: object, seed: object) -> None:
         raise KindError(f"`level` must be a number. Got {type(level).__name__}. Give 0.95.")
     if not 0 < level < 1:
         raise ValueRefusedError(f"`level` must be between 0 and 1. Got {level}. Give 0.95.")
-    for name, given, least in (("resamples", resamples, 1), ("seed", seed, 0)):
-        if not isinstance(given, Integral) or isinstance(given, bool):
-            raise KindError(f"`{name}` must be an int. Got {type(given).__name__}. Leave it out for the default.")
-        if given < least:
-            raise ValueRefusedError(f"`{name}` must be {least} or more. Got {given}. Leave it out for the default.")
+    for name, number, minimum in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise KindError(f"`{name}` must be an int. Got {type(number).__name__}. Leave it out for the default.")
+        if number < minimum:
+            raise ValueRefusedError(f"`{name}` must be {minimum} or more. Got {number}. Leave it out for the default.")

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 def long_frame(
     values: np.ndarray, axes: tuple[str, ...], coords: Mapping[str, tuple[Any, ...]], baseline: np.ndarray
 ) -> "pandas.DataFrame":
-    """One row a cell, metric and example, in the order of the values: the axes, `token`, `value`, `baseline`."""
-    pandas = _optional("pandas", "to_pandas")
+    """One row per cell, metric and example, in the order of the values: the axes, `token`, `value`, `baseline`."""
+    pandas = _import_optional("pandas", "to_pandas")
     places = [place.ravel() for place in np.indices(values.shape)]
     columns: dict[str, Any] = {}
     for axis, place in zip(axes, places, strict=True):
         columns[axis] = [coords[axis][index] for index in place]
         if axis == "pos" and "token" in coords:
             columns["token"] = [coords["token"][index] for index in place]
-    spread = np.broadcast_to(baseline, values.shape)
-    return pandas.DataFrame({**columns, "value": values.ravel(), "baseline": spread.ravel()})
+    columns["value"] = values.ravel()
+    columns["baseline"] = np.broadcast_to(baseline, values.shape).ravel()
+    return pandas.DataFrame(columns)
 
 
 def data_array(
@@ -37,25 +38,25 @@ def data_array(
     attributes: Mapping[str, Any],
 ) -> "xarray.DataArray":
     """The values with their coordinates, `token` along `pos`, and `baseline` as a coordinate of its own axes."""
-    xarray = _optional("xarray", "to_xarray")
-    along: dict[str, Any] = {
-        name: ("pos" if name == "token" else name, _index(labels)) for name, labels in coords.items()
-    }
-    along["baseline"] = (axes[-baseline.ndim :], baseline.copy())
-    return xarray.DataArray(values.copy(), dims=axes, coords=along, attrs=dict(attributes), name="value")
+    xarray = _import_optional("xarray", "to_xarray")
+    coordinates: dict[str, Any] = {name: (name, _index(labels)) for name, labels in coords.items()}
+    if "token" in coords:
+        coordinates["token"] = ("pos", _index(coords["token"]))
+    coordinates["baseline"] = (axes[-baseline.ndim :], baseline.copy())
+    return xarray.DataArray(values.copy(), dims=axes, coords=coordinates, attrs=dict(attributes), name="value")
 
 
 def _index(labels: tuple[Any, ...]) -> list[Any]:
-    """Labels as an index; groups in words, since xarray would make an index of several levels of tuples."""
-    grouped = any(isinstance(label, tuple) for label in labels)
-    return [label_text(label) for label in labels] if grouped else list(labels)
+    """Labels as an index; groups as text, since xarray would make a multi-level index of tuples."""
+    if any(isinstance(label, tuple) for label in labels):
+        return list(map(label_text, labels))
+    return list(labels)
 
 
-def _optional(package: str, needed_for: str) -> Any:
+def _import_optional(package: str, needed_for: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingExtraError(
-            f"`{needed_for}` must have {package} to work with. Got: {error}. "
-            f'Install the extra: pip install "mlx-patch[{package}]".'
+            f'`{needed_for}` needs {package}. Got: {error}. Install the extra: pip install "mlx-patch[{package}]".'
         ) from error

@@ -1,4 +1,6 @@
-"""A result in a few lines."""
+"""The text of a result."""
+
+from math import prod
 
 import numpy as np
 
@@ -9,40 +11,55 @@ from mlx_patch.results._selection import one_metric
 
 
 def description(result: Labelled) -> str:
-    """What a `SweepResult` prints as."""
+    """The `repr` of a `SweepResult`."""
     sizes = " x ".join(range_text(axis, result.coords[axis]) for axis in result.axes if axis != "metric")
-    fixed = {axis: label for axis, label in result.provenance.get("selected", {}).items() if axis != "metric"}
-    lines = [f"SweepResult: {sizes}", *([f"at {where_text(fixed)}"] if fixed else [])]
+    lines = [f"SweepResult: {sizes}"]
+    selected = dict(result.provenance.get("selected", {}))
+    selected.pop("metric", None)
+    if selected:
+        lines.append(f"at {where_text(selected)}")
     if "metric" in result.axes:
-        lines += [_numbers(one_metric(result, metric), metric) for metric in result.metrics]
+        lines += [_range_line(one_metric(result, metric), metric) for metric in result.metrics]
     else:
-        lines += [_numbers(result, result.metrics[0] if result.metrics else "value")]
-    return "\n  ".join([*lines, _state(result)])
+        lines.append(_range_line(result, next(iter(result.metrics), "value")))
+    lines.append(_state_line(result))
+    return "\n  ".join(lines)
 
 
-def _numbers(result: Labelled, name: str) -> str:
-    means, unit = result.mean(), " (fraction of the clean-corrupted gap)" if result.is_normalised else ""
-    there = means[~np.isnan(means)]
-    if not there.size:
-        return f"{name}{unit}: no cell has a value"
-    [largest] = largest_effects(result, 1)
-    return f"{name}{unit}: {there.min():.3g} to {there.max():.3g}, peak at {largest}"
+def _range_line(result: Labelled, name: str) -> str:
+    """The range of a metric's means, and its peak."""
+    if result.is_normalised:
+        name = f"{name} (fraction of the clean-corrupted gap)"
+    means = result.mean()
+    numbers = means[~np.isnan(means)]
+    if not numbers.size:
+        return f"{name}: no cell has a value"
+    [peak] = largest_effects(result, 1)
+    return f"{name}: {numbers.min():.3g} to {numbers.max():.3g}, peak at {peak}"
 
 
 def _computed_nan(result: Labelled) -> int:
-    """How many cells were run and gave NaN, for a metric and an example that counts."""
-    found = np.isnan(result.values) & result.run_mask & ~result.left_out
-    return int(np.count_nonzero(found.any(axis=tuple(range(len(result.over), found.ndim)))))
+    """The number of cells that were run and gave NaN, for a metric and an example that counts."""
+    is_nan = np.isnan(result.values) & result.run_mask & ~result.left_out
+    inner_axes = tuple(range(len(result.over), is_nan.ndim))
+    return int(np.count_nonzero(is_nan.any(axis=inner_axes)))
 
 
-def _state(result: Labelled) -> str:
-    cells = int(np.prod([len(result.coords[axis]) for axis in result.over], dtype=int))
-    missing = f"{result.missing} of {cells} cells are missing"
-    parts = ["complete" if result.complete else missing]
+def _state_line(result: Labelled) -> str:
+    """The executor, and what is missing, NaN or left out."""
+    n_cells = prod(len(result.coords[axis]) for axis in result.over)
+    phrases = []
+    if executor := result.provenance.get("executor"):
+        phrases.append(f"executor {executor}")
+    if result.complete:
+        phrases.append("complete")
+    else:
+        phrases.append(f"{result.missing} of {n_cells} cells are missing")
     if computed := _computed_nan(result):
-        parts += [f"{computed} of {cells} cells were computed to be NaN"]
+        phrases.append(f"{computed} of {n_cells} cells were computed to be NaN")
     if result.left_out.any():
-        by_example = result.left_out.reshape(-1, len(result.coords["example"]))
-        parts += [f"{np.count_nonzero(by_example.any(0))} of {by_example.shape[1]} examples left out"]
-    executor = result.provenance.get("executor")
-    return ", ".join([*([f"executor {executor}"] if executor else []), *parts])
+        n_examples = len(result.coords["example"])
+        by_example = result.left_out.reshape(-1, n_examples)
+        n_left_out = np.count_nonzero(by_example.any(0))
+        phrases.append(f"{n_left_out} of {n_examples} examples left out")
+    return ", ".join(phrases)

@@ -1,4 +1,4 @@
-"""Which cells are necessary and which sufficient, from how much denoising restores and noising leaves."""
+"""The verdict on each cell, necessary or sufficient, from what denoising restores and noising leaves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class PairRow:
-    """A cell of which something can be said.
+    """A cell that is necessary, sufficient, or both.
 
     Attributes:
-        where: Coordinates by axis, with the `token` where positions have one.
-        denoising: How much of the clean behaviour patching it restores, a fraction of the clean-corrupted gap.
-        noising: How much of it is left when it is corrupted, a fraction of the same gap.
+        where: Coordinates by axis, with the `token` if positions have one.
+        denoising: How much of the clean behaviour the clean activation restores, a fraction of the clean-corrupted gap.
+        noising: How much of it the corrupted activation leaves, a fraction of the same gap.
         verdict: `"necessary and sufficient"`, `"sufficient only"` or `"necessary only"`.
     """
 
@@ -57,28 +57,40 @@ class PairSummary:
 
     @override
     def __str__(self) -> str:
-        missing = f", {self.missing} not run" if self.missing else ""
-        nan = f", {self.nan} NaN" if self.nan else ""
-        lines = [f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells{missing}{nan}"]
+        head = f"threshold {self.threshold:g} of the clean-corrupted gap, {self.cells} cells"
+        if self.missing:
+            head += f", {self.missing} not run"
+        if self.nan:
+            head += f", {self.nan} NaN"
+        lines = [head]
         for verdict in VERDICTS:
             rows = self.of(verdict)
-            lines += [f"{verdict}: {len(rows)}", *[_line(row) for row in rows[:_SHOWN]]]
-            lines += [f"  and {len(rows) - _SHOWN} more, in `rows`"] if len(rows) > _SHOWN else []
+            lines.append(f"{verdict}: {len(rows)}")
+            lines += map(_row_text, rows[:_SHOWN])
+            if len(rows) > _SHOWN:
+                lines.append(f"  and {len(rows) - _SHOWN} more, in `rows`")
         return "\n".join(lines)
 
 
-def _line(row: PairRow) -> str:
-    restores, leaves = (round(share, 2) + 0.0 for share in (row.denoising, row.noising))  # and never -0.00
-    return f"  {where_text(row.where)}: denoising restores {restores:.2f}, noising leaves {leaves:.2f}"
+def _row_text(row: PairRow) -> str:
+    return (
+        f"  {where_text(row.where)}: denoising restores {_share_text(row.denoising)}, "
+        f"noising leaves {_share_text(row.noising)}"
+    )
+
+
+def _share_text(share: float) -> str:
+    """A share with two digits; adding 0.0 turns -0.00 into 0.00."""
+    return f"{round(share, 2) + 0.0:.2f}"
 
 
 def is_sufficient(denoising: np.ndarray, threshold: float) -> np.ndarray:
-    """Where denoising restores so much of the gap or more; not where it is NaN."""
+    """Where denoising restores at least the threshold of the gap; False where it is NaN."""
     return np.asarray(denoising >= threshold)
 
 
 def is_necessary(noising: np.ndarray, threshold: float) -> np.ndarray:
-    """Where noising takes so much of the gap or more away; not where it is NaN."""
+    """Where noising takes away at least the threshold of the gap; False where it is NaN."""
     return np.asarray(1 - noising >= threshold)
 
 
@@ -91,25 +103,44 @@ def summary_of(
     threshold: float,
 ) -> PairSummary:
     """The cells by verdict, from means over examples and which cells were run both ways. Shape of each: `(*axes)`."""
-    sufficient, necessary = is_sufficient(denoising, threshold), is_necessary(noising, threshold)
+    sufficient = is_sufficient(denoising, threshold)
+    necessary = is_necessary(noising, threshold)
     rows = []
     for place in map(tuple, np.argwhere(sufficient | necessary)):
-        verdict = VERDICTS[0 if sufficient[place] and necessary[place] else 1 if sufficient[place] else 2]
-        rows.append(PairRow(cell_at(place, axes, coords), float(denoising[place]), float(noising[place]), verdict))
-    no_number = cells_run & (np.isnan(denoising) | np.isnan(noising))
-    missing, nan = int(np.count_nonzero(~cells_run)), int(np.count_nonzero(no_number))
-    return PairSummary(threshold, denoising.size, missing, tuple(sorted(rows, key=_rank)), nan)
+        where = cell_at(place, axes, coords)
+        verdict = _verdict(bool(sufficient[place]), bool(necessary[place]))
+        rows.append(PairRow(where, float(denoising[place]), float(noising[place]), verdict))
+    is_nan = cells_run & (np.isnan(denoising) | np.isnan(noising))
+    return PairSummary(
+        threshold,
+        cells=denoising.size,
+        missing=int(np.count_nonzero(~cells_run)),
+        rows=tuple(sorted(rows, key=_rank)),
+        nan=int(np.count_nonzero(is_nan)),
+    )
+
+
+def _verdict(sufficient: bool, necessary: bool) -> str:
+    if sufficient and necessary:
+        return "necessary and sufficient"
+    if sufficient:
+        return "sufficient only"
+    return "necessary only"
 
 
 def _rank(row: PairRow) -> tuple[int, float]:
-    """By verdict, then by what it claims: the weaker of the two for both."""
-    verdict = VERDICTS.index(row.verdict)
-    strength = (min(row.denoising, 1 - row.noising), row.denoising, 1 - row.noising)[verdict]
-    return verdict, -strength
+    """The sort key: the verdict, then the effect that it claims, which for both is the weaker of the two."""
+    restores, takes_away = row.denoising, 1 - row.noising
+    strengths = {
+        "necessary and sufficient": min(restores, takes_away),
+        "sufficient only": restores,
+        "necessary only": takes_away,
+    }
+    return VERDICTS.index(row.verdict), -strengths[row.verdict]
 
 
 def checked_threshold(threshold: object) -> float:
-    """A threshold, checked.
+    """The threshold as a float.
 
     Raises:
         KindError: It is no number.

@@ -1,4 +1,4 @@
-"""Capturing into a folder: one shard in memory at a time, whole files only, and from where it was left."""
+"""Capture into a folder: one shard in memory at a time, atomic writes, and resumption after an interruption."""
 
 import fcntl
 import os
@@ -32,15 +32,15 @@ from mlx_patch.store._index import NAME, Index, Shard, StoredSite, file_name, fo
 from mlx_patch.store._shards import ShardFile, open_shard, write_shard
 
 CaptureProgress = Callable[[int, int | None], object]
-"""A function of the prompts that are done and of all; None where nobody knows how many there are."""
+"""A function of the number of prompts done and of their total, which is None if unknown."""
 
 _PROBE = 2
 _OTHER = "Give another path, or delete the folder."
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """What a capture was asked for, checked."""
+class _CaptureRequest:
+    """The arguments of a capture, checked."""
 
     model: HookedModel
     folder: Path
@@ -67,15 +67,18 @@ def capture(
     if not (progress is None or callable(progress)):
         raise KindError(f"`progress` must be a function of (done, total), or None. Got {type(progress).__name__}.")
     rows = prompts_of(prompts, model.tokenizer, model.d_vocab)
-    total = len(prompts) if isinstance(prompts, Sized) else None
-    folder = _made(path)
-    asked = _asked(model, folder, sites, pos, edits, shard_mb, batch_size)
-    with _alone_in(folder):
-        _fill(replace(asked, index=_begun(folder, asked.index)), rows, progress or _untold, total)
+    total = None
+    if isinstance(prompts, Sized):
+        total = len(prompts)
+    folder = _make_folder(path)
+    request = _checked_request(model, folder, sites, pos, edits, shard_mb, batch_size)
+    with _locked(folder):
+        request = replace(request, index=_resume_index(folder, request.index))
+        _write_shards(request, rows, progress or _ignore_progress, total)
     return folder
 
 
-def _asked(
+def _checked_request(
     model: HookedModel,
     folder: Path,
     sites: SiteChoice,
@@ -83,25 +86,21 @@ def _asked(
     edits: Iterable[Edit],
     shard_mb: float,
     batch_size: int,
-) -> _Asked:
-    if (
-        isinstance(shard_mb, bool)
-        or not isinstance(shard_mb, int | float)
-        or not 0 < shard_mb
-        or not isfinite(shard_mb)
-    ):
+) -> _CaptureRequest:
+    is_number = isinstance(shard_mb, int | float) and not isinstance(shard_mb, bool)
+    if not is_number or shard_mb <= 0 or not isfinite(shard_mb):
         raise ValueRefusedError(f"`shard_mb` must be more than 0 megabytes. Got {shard_mb!r}.")
-    chosen, edits = chosen_sites(model.layout, sites), as_edits(edits)
-    held = _held(model, chosen)
-    identity = capture_identity(
-        model, held, as_positions(pos), edits, shard_mb, checked_count("batch_size", batch_size, "prompts")
-    )
-    index = Index(identity, model.identity, model.n_layers, held)
-    return _Asked(model, folder, chosen, pos, edits, shard_mb * 1e6, batch_size, index)
+    model_sites = chosen_sites(model.layout, sites)
+    edits = as_edits(edits)
+    stored_sites = _stored_sites(model, model_sites)
+    batch_size = checked_count("batch_size", batch_size, "prompts")
+    identity = capture_identity(model, stored_sites, as_positions(pos), edits, shard_mb, batch_size)
+    index = Index(identity, model.identity, model.n_layers, stored_sites)
+    return _CaptureRequest(model, folder, model_sites, pos, edits, shard_mb * 1e6, batch_size, index)
 
 
-def _held(model: HookedModel, sites: Sequence[Site]) -> tuple[StoredSite, ...]:
-    """The shape of one row of each site, and its dtype, from a run of two tokens.
+def _stored_sites(model: HookedModel, sites: Sequence[Site]) -> tuple[StoredSite, ...]:
+    """Each site with the shape of one row and its dtype, from a run of two tokens.
 
     Raises:
         ValueRefusedError: There is no site.
@@ -112,113 +111,123 @@ def _held(model: HookedModel, sites: Sequence[Site]) -> tuple[StoredSite, ...]:
     for site in sites:
         if site.axes and site.axes[:2] != ("batch", "pos"):
             raise _not_by_position(site, "the axes " + " ".join(site.axes))
-    found = run(model.layout, mx.zeros((1, _PROBE), dtype=mx.int32), sites=tuple(sites), unembed=False).activations
-    for site, array in found.items():
+    tokens = mx.zeros((1, _PROBE), dtype=mx.int32)
+    activations = run(model.layout, tokens, sites=tuple(sites), unembed=False).activations
+    for site, array in activations.items():
         if array.shape[:2] != (1, _PROBE):
             raise _not_by_position(site, f"shape {array.shape} for a prompt of {_PROBE} tokens")
     return tuple(
         StoredSite(str(site), tuple(array.shape[2:]), str(array.dtype).removeprefix("mlx.core."))
-        for site, array in found.items()
+        for site, array in activations.items()
     )
 
 
-def _not_by_position(site: Site, got: str) -> ShapeError:
+def _not_by_position(site: Site, defect: str) -> ShapeError:
     return ShapeError(
         f"`sites` must each have the axes (batch, pos, ...), whose positions can be put one after the other. "
-        f"Got {site}, which has {got}. Capture it with `model.run_each_with_cache`."
+        f"Got {site}, which has {defect}. Capture it with `model.run_each_with_cache`."
     )
 
 
-def _fill(asked: _Asked, rows: Iterator[mx.array], progress: CaptureProgress, total: int | None) -> None:
-    """Write the shards that are not there; see that those that are there are of these prompts."""
-    index, folder, first, number = asked.index, asked.folder, 0, -1
-    for number, window in enumerate(_windows(asked, rows)):
-        if number < len(index.shards):
-            _refuse_other_prompts(folder, index, number, window, first)
+def _write_shards(
+    request: _CaptureRequest, rows: Iterator[mx.array], progress: CaptureProgress, total: int | None
+) -> None:
+    """Write the missing shards, and check that the present ones are of these prompts."""
+    index, folder = request.index, request.folder
+    n_done, n_shards = 0, 0
+    for window in _shard_windows(request, rows):
+        if n_shards < len(index.shards):
+            _refuse_other_prompts(folder, index, n_shards, window, n_done)
         elif index.complete:
-            raise _other_prompts(folder, f"{first} prompts, and more were given")
+            raise _other_prompts(folder, f"{n_done} prompts, and more were given")
         else:
-            index = index.having(_captured(asked, number, window))
+            index = index.with_shard(_capture_shard(request, n_shards, window))
             index.write(folder)
-        first += len(window)
-        progress(first, total)
-    if number + 1 < len(index.shards):
-        raise _other_prompts(folder, f"more prompts than the {first} that were given")
-    if first == 0:
+        n_done += len(window)
+        n_shards += 1
+        progress(n_done, total)
+    if n_shards < len(index.shards):
+        raise _other_prompts(folder, f"more prompts than the {n_done} that were given")
+    if n_done == 0:
         raise ValueRefusedError("`prompts` must hold a prompt. Got none.")
     if not index.complete:
         replace(index, complete=True).write(folder)
 
 
-def _captured(asked: _Asked, number: int, window: Sequence[mx.array]) -> Shard:
-    remove_leftovers(asked.folder / file_name(number), older_than=-1)
-    ran = run_rows(
-        asked.model.layout,
+def _capture_shard(request: _CaptureRequest, number: int, window: Sequence[mx.array]) -> Shard:
+    remove_leftovers(request.folder / file_name(number), older_than=-1)
+    runs = run_rows(
+        request.model.layout,
         window,
-        asked.edits,
-        sites=asked.sites,
-        pos=asked.pos,
-        batch_size=asked.batch_size,
+        request.edits,
+        sites=request.sites,
+        pos=request.pos,
+        batch_size=request.batch_size,
         unembed=False,
-        tokenizer=asked.model.tokenizer,
+        tokenizer=request.model.tokenizer,
     )
-    return write_shard(asked.folder, number, ran, asked.index.sites)
+    return write_shard(request.folder, number, runs, request.index.sites)
 
 
-def _windows(asked: _Asked, rows: Iterator[mx.array]) -> Iterator[list[mx.array]]:
-    """The prompts of each shard: as many as reach its size, one at least."""
+def _shard_windows(request: _CaptureRequest, rows: Iterator[mx.array]) -> Iterator[list[mx.array]]:
+    """The prompts of each shard: as many as reach its size, at least one."""
     window: list[mx.array] = []
     size = 0.0
     for number, row in enumerate(rows):
         window.append(row)
-        pos = SelectorResolver(row, asked.model.tokenizer).choice("pos", asked.pos)
-        size += 4 * row.size + asked.index.row_bytes * _kept(pos, row.shape[1], number)
-        if size >= asked.limit:
+        pos = SelectorResolver(row, request.model.tokenizer).choice("pos", request.pos)
+        n_positions = _count_positions(pos, row.shape[1], number)
+        size += 4 * row.size + request.index.row_bytes * n_positions
+        if size >= request.limit:
             yield window
             window, size = [], 0.0
     if window:
         yield window
 
 
-def _kept(pos: PositionChoice, length: int, number: int) -> int:
-    """How many positions of a prompt are kept.
+def _count_positions(pos: PositionChoice, length: int, number: int) -> int:
+    """The number of positions of a prompt that `pos` keeps.
 
     Raises:
-        SelectionError: None, or one that is not there.
+        SelectionError: It keeps none, or one that the prompt does not have.
     """
-    chosen = as_positions(pos)
-    if chosen is None:
+    positions = as_positions(pos)
+    if positions is None:
         return length
     try:
-        kept = len(Span(0, length, length).local(chosen))
+        count = len(Span(0, length, length).local(positions))
     except SelectionError as error:
         raise SelectionError(f"{error} This is prompt {number}, of {length} tokens.") from None
-    if not kept:
+    if not count:
         raise SelectionError(
             f"`pos` must keep a position of each prompt. Got {pos!r} for prompt {number}, of {length}."
         )
-    return kept
+    return count
 
 
 def _refuse_other_prompts(folder: Path, index: Index, number: int, window: Sequence[mx.array], first: int) -> None:
-    there = open_shard(ShardFile(folder, index.shards[number]), index, number, check=False).tokens
-    here = [tuple(cast("list[int]", row[0].tolist())) for row in window]
-    for n, (one, other) in enumerate(zip(there, here, strict=False)):
-        if one != other:
-            said = f"{len(one)} tokens in the folder, {len(other)} here"
-            said = said if len(one) != len(other) else f"{len(one)} tokens, which differ"
-            raise _other_prompts(folder, f"another prompt (number {first + n + 1}: {said})")
-    if len(there) != len(here):
-        few = "fewer" if len(here) < len(there) else "more"
-        raise _other_prompts(folder, f"{first + len(there)} prompts up to there, and {few} were given")
+    """Refuse a shard in the folder that is not of these prompts."""
+    stored = open_shard(ShardFile(folder, index.shards[number]), index, number, check=False).tokens
+    prompts = [tuple(cast("list[int]", row[0].tolist())) for row in window]
+    for n, (stored_prompt, prompt) in enumerate(zip(stored, prompts, strict=False), start=first + 1):
+        if stored_prompt == prompt:
+            continue
+        difference = f"{len(stored_prompt)} tokens in the folder, {len(prompt)} here"
+        if len(stored_prompt) == len(prompt):
+            difference = f"{len(prompt)} tokens, which differ"
+        raise _other_prompts(folder, f"another prompt (number {n}: {difference})")
+    if len(stored) > len(prompts):
+        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, and fewer were given")
+    if len(stored) < len(prompts):
+        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, and more were given")
 
 
-def _other_prompts(folder: Path, of: str) -> FileError:
-    return FileError(f"`path` must be a store of these prompts. Got {folder}, which is of {of}. {_OTHER}")
+def _other_prompts(folder: Path, contents: str) -> FileError:
+    return FileError(f"`path` must be a store of these prompts. Got {folder}, which is of {contents}. {_OTHER}")
 
 
-def _made(path: object) -> Path:
-    """The folder, which is made if it is not there.
+def _make_folder(path: object) -> Path:
+    """The folder, created if it does not exist.
 
     Raises:
         KindError: `path` is no path.
@@ -234,34 +243,34 @@ def _made(path: object) -> Path:
     return folder
 
 
-def _begun(folder: Path, wanted: Index) -> Index:
-    """The index of a capture that was begun here, or a new one.
+def _resume_index(folder: Path, index: Index) -> Index:
+    """The index in the folder, if an interrupted capture left one; otherwise the new one, which is written.
 
     Raises:
         FileError: The folder holds something else, or a capture of something else.
     """
     remove_leftovers(folder / NAME, older_than=-1)
     if not (folder / NAME).exists():
-        others = [file.name for file in folder.iterdir()]
-        if others:
+        file_names = sorted(file.name for file in folder.iterdir())
+        if file_names:
             raise FileError(
                 f"`path` must be an empty folder, or one that ActivationStore.capture wrote. Got {folder}, which holds "
-                f"{sorted(others)[0]}. Choose another."
+                f"{file_names[0]}. Choose another."
             )
-        wanted.write(folder)
-        return wanted
-    there = read_index(folder)
-    differing = list(differences(there.identity, wanted.identity))
-    if differing:
+        index.write(folder)
+        return index
+    stored_index = read_index(folder)
+    clauses = list(differences(stored_index.identity, index.identity))
+    if clauses:
         raise FileError(
-            f"`path` must be of this capture. Got {folder}, which is of {' and of '.join(differing)}. {_OTHER}"
+            f"`path` must be of this capture. Got {folder}, which is of {' and of '.join(clauses)}. {_OTHER}"
         )
-    return there
+    return stored_index
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """A block in which no other process captures into a folder. A killed process leaves nothing behind.
+def _locked(folder: Path) -> Iterator[None]:
+    """A block in which no other process captures into a folder. The lock ends with the process that holds it.
 
     Raises:
         FileError: Another process does.
@@ -283,5 +292,5 @@ def _lock(handle: int, folder: Path) -> None:
         ) from error
 
 
-def _untold(done: int, total: int | None) -> None:
-    """Tells nobody."""
+def _ignore_progress(n_done: int, total: int | None) -> None:
+    """The progress function of a capture without one."""

@@ -1,4 +1,4 @@
-"""What makes a capture the same as another: versions, model, sites, positions, edits, and how it is cut up."""
+"""The identity of a capture: versions, model, sites, positions, edits, and sizes of shards and batches."""
 
 import re
 import sys
@@ -30,16 +30,18 @@ def capture_identity(
     Raises:
         KindError: An edit holds what no other process could know again.
     """
-    seen = Fingerprints("Capture without it")
-    weights = {"table": seen.of(model.layout.family, "family"), "weights": checksum(model.model)}
-    selected = {"selector": seen.of(pos, "pos")} if isinstance(pos, Selector) else {}  # it may hold a function
+    fingerprints = Fingerprints("Capture without it")
+    weights = {"table": fingerprints.of(model.layout.family, "family"), "weights": checksum(model.model)}
+    positions = {"pos": repr(pos)}
+    if isinstance(pos, Selector):  # it may hold a function, which its repr does not show
+        positions["selector"] = fingerprints.of(pos, "pos")
     return {
         "library version": {**versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"},
         "device": {"kind": mx.default_device().type.name},
         "model": {**model.identity, **weights},
-        "site": [[held.site, f"{held.dtype} {held.shape}"] for held in sites],
-        "choice of positions": {"pos": repr(pos), **selected},
-        "edit": [[_ADDRESS.sub("", repr(edit)), seen.of(edit, "edits")] for edit in edits],
+        "site": [[site.site, f"{site.dtype} {site.shape}"] for site in sites],
+        "choice of positions": positions,
+        "edit": [[_ADDRESS.sub("", repr(edit)), fingerprints.of(edit, "edits")] for edit in edits],
         "size of shards": {"shard_mb": shard_mb},
         "size of batches": {"batch_size": batch_size},
     }

@@ -1,4 +1,4 @@
-"""The index of a store: what it is of, and its shards. A JSON file, written whole after every shard."""
+"""The index of a store: its identity and its shards, in a JSON file written atomically after every shard."""
 
 import json
 import os
@@ -20,7 +20,6 @@ FORMAT = "mlx_patch.ActivationStore/2"
 NAME = "index.json"
 _CHECKSUM = "checksum"
 _CRC = re.compile("[0-9a-f]{8}")
-_KIND = FORMAT.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What a store is of, and what it has.
+    """The identity of a store, and its shards.
 
     Attributes:
-        identity: What makes a capture the same as another: JSON values by name.
-        model: The model's identity, as a cache says it.
+        identity: The identity of the capture: JSON values by name.
+        model: The model's identity, as in a cache.
         n_layers: How many blocks the model has.
         sites: The sites, in order.
-        shards: The files that are whole, in the order of prompts.
-        complete: Whether all prompts are in them.
+        shards: The finished files, in the order of prompts.
+        complete: Whether they hold all prompts.
     """
 
     identity: Mapping[str, Any]
@@ -84,9 +83,9 @@ class Index:
 
     def __post_init__(self) -> None:
         _check_kinds(self)
-        for held in self.sites:
-            _check_site(held, self.n_layers)
-        if len({held.site for held in self.sites}) < len(self.sites):
+        for site in self.sites:
+            _check_site(site, self.n_layers)
+        if len({site.site for site in self.sites}) < len(self.sites):
             raise Malformed("it names a site twice")
         for number, shard in enumerate(self.shards):
             _check_shard(number, shard)
@@ -94,18 +93,18 @@ class Index:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of every site."""
-        return sum(held.nbytes for held in self.sites)
+        return sum(site.nbytes for site in self.sites)
 
-    def having(self, shard: Shard) -> "Index":
-        """The index once another shard is there."""
+    def with_shard(self, shard: Shard) -> "Index":
+        """The index with one more shard."""
         return replace(self, shards=(*self.shards, shard))
 
     def write(self, folder: Path) -> None:
-        """Put it into its file, whole or not at all."""
+        """Write the file of the index, whole or not at all."""
         about = {"format": FORMAT, **asdict(self)}
         text = json.dumps({**about, _CHECKSUM: _checksum(about)}, indent=1, sort_keys=True)
-        with written_whole(folder / NAME) as beside:
-            beside.write_text(f"{text}\n", encoding="utf-8")
+        with written_whole(folder / NAME) as temporary:
+            temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def file_name(number: int) -> str:
@@ -124,38 +123,39 @@ def _check_kinds(index: Index) -> None:
     Raises:
         Malformed: There is one.
     """
-    texts = isinstance(index.model, dict) and all(isinstance(text, str) for text in index.model.values())
-    if not texts or not isinstance(index.identity, dict):
+    holds_texts = isinstance(index.model, dict) and all(isinstance(text, str) for text in index.model.values())
+    if not holds_texts or not isinstance(index.identity, dict):
         raise Malformed("its model and its identity are not texts by name")
     if not _is_count(index.n_layers) or not isinstance(index.complete, bool):
         raise Malformed(f"it is of a model of {index.n_layers!r} layers, and {index.complete!r} says that all is there")
 
 
-def _check_site(held: StoredSite, n_layers: int) -> None:
-    site = Site.parse(held.site)
-    if str(site) != held.site or (site.layer or 0) >= n_layers:
-        raise Malformed(f"{held.site!r} is no full name of a site of {n_layers} layers")
-    if not isinstance(held.dtype, str) or not isinstance(getattr(mx, held.dtype, None), mx.Dtype):
-        raise Malformed(f"{held.dtype!r} is no dtype")
-    if not all(map(_is_count, held.shape)):
-        raise Malformed(f"{held.site!r} has rows of shape {held.shape}")
+def _check_site(stored: StoredSite, n_layers: int) -> None:
+    site = Site.parse(stored.site)
+    if str(site) != stored.site or (site.layer or 0) >= n_layers:
+        raise Malformed(f"{stored.site!r} is no full name of a site of {n_layers} layers")
+    if not isinstance(stored.dtype, str) or not isinstance(getattr(mx, stored.dtype, None), mx.Dtype):
+        raise Malformed(f"{stored.dtype!r} is no dtype")
+    if not all(map(_is_count, stored.shape)):
+        raise Malformed(f"{stored.site!r} has rows of shape {stored.shape}")
 
 
 def _check_shard(number: int, shard: Shard) -> None:
     if shard.file != file_name(number):
         raise Malformed(f"shard {number} must be {file_name(number)}, and is {shard.file!r}")
-    if not all(map(_is_count, (shard.prompts, shard.rows, shard.bytes))) or shard.rows < shard.prompts:
+    are_counts = all(map(_is_count, (shard.prompts, shard.rows, shard.bytes)))
+    if not are_counts or shard.rows < shard.prompts:
         raise Malformed(f"{shard.file} has {shard.prompts!r} prompts, {shard.rows!r} rows, {shard.bytes!r} bytes")
     if not isinstance(shard.crc32, str) or not _CRC.fullmatch(shard.crc32):
         raise Malformed(f"{shard.file} has the checksum {shard.crc32!r}")
 
 
-def _is_count(given: object) -> bool:
-    return type(given) is int and given > 0
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def _checksum(about: Mapping[str, Any]) -> str:
-    """32 hex digits that depend on all that an index says, and not on how its JSON is laid out."""
+    """32 hex digits that depend on an index's contents, and not on the layout of its JSON."""
     return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
@@ -176,37 +176,45 @@ def read_index(folder: Path) -> Index:
     Raises:
         FileError: There is none, or it is damaged, of another kind, or of another version.
     """
-    wanted = f"`path` must be a folder that ActivationStore.capture wrote. Got {folder}"
+    refusal = f"`path` must be a folder that ActivationStore.capture wrote. Got {folder}"
     try:
         with open_checked(folder / NAME, follow=False) as file:
             about = strict_json(file.read())
     except OSError as error:
-        raise FileError(f"{wanted}: {NAME}: {error.strerror}. Check the path.") from error
+        raise FileError(f"{refusal}: {NAME}: {error.strerror}. Check the path.") from error
     except Malformed as error:
-        raise FileError(f"{wanted}, whose {NAME} {error}. Capture into another folder.") from error
-    got = about.pop("format", None) if isinstance(about, dict) else None
-    if isinstance(got, str) and got.startswith(f"{_KIND}/") and got != FORMAT:
-        version = FORMAT.partition("/")[2]
+        raise FileError(f"{refusal}, whose {NAME} {error}. Capture into another folder.") from error
+    stored_format = None
+    if isinstance(about, dict):
+        stored_format = about.pop("format", None)
+    if stored_format != FORMAT:
+        _refuse_other_version(folder, stored_format)
+        raise FileError(f"{refusal}, whose {NAME} is of another kind. Check the path.")
+    try:
+        return _parse_index(about)
+    except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"{refusal}, whose {NAME} does not fit: {error}. Capture into another folder.") from error
+
+
+def _refuse_other_version(folder: Path, stored_format: object) -> None:
+    kind, _, version = FORMAT.partition("/")
+    if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
+        stored_version = stored_format.partition("/")[2]
         raise FileError(
-            f"`path` must be of version {version} of its format. Got {folder}, of version {got.partition('/')[2]}. "
+            f"`path` must be of version {version} of its format. Got {folder}, of version {stored_version}. "
             "Read it with the mlx_patch that wrote it, or capture again."
         )
-    if got != FORMAT:
-        raise FileError(f"{wanted}, whose {NAME} is of another kind. Check the path.")
-    try:
-        return _parsed(about)
-    except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{wanted}, whose {NAME} does not fit: {error}. Capture into another folder.") from error
 
 
-def _parsed(about: dict[str, Any]) -> Index:
+def _parse_index(about: dict[str, Any]) -> Index:
     """The index that JSON values describe.
 
     Raises:
         Malformed, PatchError, KeyError, TypeError, AttributeError: They describe none, or are not those of `write`.
     """
-    sites = tuple(StoredSite(**{**held, "shape": tuple(held["shape"])}) for held in about.pop("sites"))
-    shards, checksum = tuple(Shard(**shard) for shard in about.pop("shards")), about.pop(_CHECKSUM, None)
+    sites = tuple(StoredSite(**{**fields, "shape": tuple(fields["shape"])}) for fields in about.pop("sites"))
+    shards = tuple(Shard(**fields) for fields in about.pop("shards"))
+    checksum = about.pop(_CHECKSUM, None)
     index = Index(sites=sites, shards=shards, **about)
     if not sites or (index.complete and not shards):
         raise Malformed("it has no site, or no shard")

@@ -14,7 +14,7 @@ from mlx_patch.interventions.sources import warn_of
 from mlx_patch.store._shards import OpenShard
 
 Mean = tuple[dict[str, mx.array], tuple[int, ...]]
-"""The mean by name of site, in float32, of shape `(1, pos, *rest)`; and the positions that it has."""
+"""The mean by name of site, in float32, of shape `(1, pos, *rest)`; and its positions."""
 
 
 def mean_of_rows(shards: Iterable[OpenShard], sites: Sequence[str], skip: int = 0) -> Mean:
@@ -31,24 +31,31 @@ def mean_of_rows(shards: Iterable[OpenShard], sites: Sequence[str], skip: int = 
     norms: dict[str, np.ndarray] = {}
     counts = np.zeros(0)
     for shard in shards:
-        kept = shard.positions >= skip
-        positions = shard.positions[kept]
-        counts = _added(counts, np.bincount(positions))
+        included = shard.positions >= skip
+        positions = shard.positions[included]
+        counts = _padded_sum(counts, np.bincount(positions))
         for site in sites:
             values = as_numpy(shard.arrays[site])
-            values = values if kept.all() else values[kept]
-            own = np.add.reduce(values, axis=0, dtype=np.float64)
-            sums[site] = sums[site] + own if site in sums else own
-            by_position = np.bincount(positions, weights=_norms(values))
-            norms[site] = _added(norms[site], by_position) if site in norms else by_position
+            if not included.all():
+                values = values[included]
+            shard_sum = np.add.reduce(values, axis=0, dtype=np.float64)
+            shard_norms = np.bincount(positions, weights=_norms(values))
+            if site in sums:
+                sums[site] = sums[site] + shard_sum
+                norms[site] = _padded_sum(norms[site], shard_norms)
+            else:
+                sums[site] = shard_sum
+                norms[site] = shard_norms
     if not counts.any():
         raise ValueRefusedError(
             f"`skip` must leave a position to take the mean of. Got {skip}, and positions up to it alone. "
             "Leave out fewer, or capture longer prompts."
         )
-    held = np.flatnonzero(counts)
-    warn_of((site, held.tolist(), own[held] / counts[held]) for site, own in norms.items())
-    return {site: _as_mlx((total / counts.sum())[None, None]) for site, total in sums.items()}, (0,)
+    present = np.flatnonzero(counts)
+    warn_of((site, present.tolist(), total[present] / counts[present]) for site, total in norms.items())
+    n_rows = counts.sum()
+    means = {site: _as_mlx((total / n_rows)[None, None]) for site, total in sums.items()}
+    return means, (0,)
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
@@ -57,10 +64,12 @@ def _norms(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("nd,nd->n", flat, flat, dtype=np.float64))
 
 
-def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The sum of two rows of numbers, the shorter one with zeros behind it."""
-    length = max(len(one), len(other))
-    return np.pad(one, (0, length - len(one))) + np.pad(other, (0, length - len(other)))
+def _padded_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The sum of two vectors, the shorter one padded with zeros."""
+    length = max(len(a), len(b))
+    padded_a = np.pad(a, (0, length - len(a)))
+    padded_b = np.pad(b, (0, length - len(b)))
+    return padded_a + padded_b
 
 
 def mean_of_positions(shards: Iterable[OpenShard], sites: Sequence[str], n_positions: int) -> Mean:
@@ -68,21 +77,25 @@ def mean_of_positions(shards: Iterable[OpenShard], sites: Sequence[str], n_posit
     sums: dict[str, np.ndarray] = {}
     counts = np.zeros(n_positions, dtype=np.int64)
     for shard in shards:
-        inside = [slice(a, b) for a, b in pairwise(shard.starts)]
-        at = [shard.positions[own][shard.positions[own] < n_positions] for own in inside]
-        for positions in at:
-            counts[positions] += 1
+        # One prompt at a time: within a prompt no position repeats, so that += adds each row once.
+        rows = [slice(start, end) for start, end in pairwise(shard.starts)]
+        included = [shard.positions[prompt_rows] < n_positions for prompt_rows in rows]
+        positions = [shard.positions[prompt_rows][mask] for prompt_rows, mask in zip(rows, included, strict=True)]
+        for prompt_positions in positions:
+            counts[prompt_positions] += 1
         for site in sites:
             values = as_numpy(shard.arrays[site])
             total = sums.setdefault(site, np.zeros((n_positions, *values.shape[1:])))
-            for own, positions in zip(inside, at, strict=True):
-                total[positions] += values[own][shard.positions[own] < n_positions]
-    held = np.flatnonzero(counts)
-    means = {
-        site: _as_mlx((total[held] / counts[held].reshape(-1, *[1] * (total.ndim - 1)))[None])
-        for site, total in sums.items()
-    }
-    return means, tuple(cast("list[int]", held.tolist()))
+            for prompt_rows, mask, prompt_positions in zip(rows, included, positions, strict=True):
+                total[prompt_positions] += values[prompt_rows][mask]
+    present = np.flatnonzero(counts)
+    means = {site: _as_mlx(_divided(total[present], counts[present])[None]) for site, total in sums.items()}
+    return means, tuple(cast("list[int]", present.tolist()))
+
+
+def _divided(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Each row divided by its count."""
+    return rows / counts.reshape(-1, *[1] * (rows.ndim - 1))
 
 
 def _as_mlx(mean: np.ndarray) -> mx.array:

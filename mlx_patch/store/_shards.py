@@ -1,6 +1,6 @@
-"""The files of a store: safetensors, in which the positions of one prompt follow those of the one before.
+"""The files of a store: safetensors, in which the positions of one prompt follow those of the previous prompt.
 
-What a shard holds beside its sites: `tokens` of every prompt, one after the other, and `lengths`, how many each has;
+Beside its sites a shard holds `tokens` of every prompt, one after the other, and `lengths`, how many each has;
 `positions`, the absolute ones that were kept, and `kept`, how many of each prompt.
 """
 
@@ -42,18 +42,18 @@ class ShardFile:
         self._checked: Stamp | None = None
 
     def is_as_checked(self) -> bool:
-        """Whether nothing happened to the file since it was checked."""
-        with self._opened() as file:
+        """Whether the file is unchanged since it was checked."""
+        with self._open() as file:
             return stamp_of(file) == self._checked
 
     @contextmanager
     def reading(self, check: bool = True) -> Iterator[BinaryIO]:
-        """The file, whose bytes are those that were written; without `check` that is not seen to.
+        """Open the file to read it; with `check`, verify its checksum first.
 
         Raises:
-            FileError: They are not, or the file changes while it is read.
+            FileError: Its bytes are not those that were written, or the file changes while it is read.
         """
-        with self._opened() as file:
+        with self._open() as file:
             stamp = stamp_of(file)
             if stamp[2] != self.shard.bytes:
                 raise _damaged(self.folder, self.shard, f"has {stamp[2]} bytes of {self.shard.bytes}")
@@ -62,14 +62,16 @@ class ShardFile:
             yield file
             if stamp_of(file) != stamp:
                 raise _damaged(self.folder, self.shard, "changed while it was read")
-            self._checked = stamp if check and _is_settled(stamp) else None
+            self._checked = None
+            if check and _is_settled(stamp):
+                self._checked = stamp
 
     @contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[BinaryIO]:
         try:
             with open_checked(self.folder / self.shard.file, follow=False) as file:
                 yield file
-        except FileError:  # which is an OSError, and says all there is to say
+        except FileError:  # raised in the block; an OSError too, but its message is complete
             raise
         except OSError as error:
             raise _damaged(self.folder, self.shard, f"cannot be read: {error.strerror}") from error
@@ -82,7 +84,7 @@ class ShardFile:
 
 
 def _is_settled(stamp: Stamp) -> bool:
-    """Whether a change from now on would show: times of files move in ticks, and two changes may fall into one."""
+    """Whether a later change would show: times of files move in ticks, and two changes may fall into one."""
     return time_ns() - max(stamp[3:]) > _TICK_NS
 
 
@@ -91,21 +93,21 @@ class ShardArrays(Mapping[str, mx.array]):
 
     Args:
         source: The file.
-        header: What it says that it holds.
-        check: Whether to see that its bytes are those that were written.
+        header: Its header.
+        check: Whether to verify its checksum.
     """
 
     def __init__(self, source: ShardFile, header: Header, check: bool):
         self._source, self._header, self._check = source, header, check
-        self._read: dict[str, mx.array] = {}
+        self._arrays: dict[str, mx.array] = {}
 
     @override
     def __getitem__(self, name: str) -> mx.array:
-        if name not in self._read:
+        if name not in self._arrays:
             entry = self._header.entries[name]
             with self._source.reading(self._check) as file:
-                self._read[name] = read_array(file, entry)
-        return self._read[name]
+                self._arrays[name] = read_array(file, entry)
+        return self._arrays[name]
 
     @override
     def __iter__(self) -> Iterator[str]:
@@ -115,15 +117,17 @@ class ShardArrays(Mapping[str, mx.array]):
     def __len__(self) -> int:
         return len(self._header.entries)
 
-    def said(self, name: str) -> str:
-        """The dtype and the shape that the header names."""
+    def description(self, name: str) -> str:
+        """The dtype and the shape of an array, from the header; "nothing" if there is none."""
         entry = self._header.entries.get(name)
-        return "nothing" if entry is None else _said(entry.shape, entry.dtype)
+        if entry is None:
+            return "nothing"
+        return _describe(entry.shape, entry.dtype)
 
 
 @dataclass(frozen=True)
 class OpenShard:
-    """A shard that is read.
+    """A shard whose arrays can be read.
 
     Attributes:
         arrays: By name of site, each of shape `(row, *rest)`; with them `tokens`, `lengths`, `positions`, `kept`. Each
@@ -152,8 +156,9 @@ class OpenShard:
     @cached_property
     def tokens(self) -> tuple[tuple[int, ...], ...]:
         """The tokens of each prompt."""
-        all_, ends = cast("list[int]", self.arrays["tokens"].tolist()), tuple(accumulate(self.lengths, initial=0))
-        return tuple(tuple(all_[a:b]) for a, b in pairwise(ends))
+        tokens = cast("list[int]", self.arrays["tokens"].tolist())
+        bounds = accumulate(self.lengths, initial=0)
+        return tuple(tuple(tokens[start:end]) for start, end in pairwise(bounds))
 
     @cached_property
     def positions(self) -> np.ndarray:
@@ -161,31 +166,32 @@ class OpenShard:
         return np.array(self.arrays["positions"])
 
 
-def write_shard(folder: Path, number: int, ran: Sequence[RunResult], sites: Sequence[StoredSite]) -> Shard:
-    """Write one shard, whole or not at all. What the runs kept is taken out of them on the way.
+def write_shard(folder: Path, number: int, runs: Sequence[RunResult], sites: Sequence[StoredSite]) -> Shard:
+    """Write one shard, whole or not at all. The runs lose their activations, so that memory holds each once.
 
     Args:
         folder: Of the store.
         number: The shard's.
-        ran: The run of each prompt, in order.
-        sites: What to write of them.
+        runs: The run of each prompt, in order.
+        sites: The sites to write.
     """
-    arrays = {held.site: _joined(ran, Site.parse(held.site)) for held in sites}
-    arrays["tokens"] = mx.concatenate([one.tokens[0] for one in ran])
-    arrays["lengths"] = mx.array([one.n_positions for one in ran], dtype=mx.int32)
-    arrays["positions"] = mx.array([p for one in ran for p in one.positions], dtype=mx.int32)
-    arrays["kept"] = mx.array([len(one.positions) for one in ran], dtype=mx.int32)
-    with written_whole(folder / file_name(number)) as beside:
-        mx.save_safetensors(str(beside), arrays, {"format": _FORMAT})
-        size, check = beside.stat().st_size, crc_of(beside)
-    return Shard(file_name(number), len(ran), arrays["positions"].size, size, check)
+    arrays = {stored.site: _pop_site(runs, Site.parse(stored.site)) for stored in sites}
+    arrays["tokens"] = mx.concatenate([run.tokens[0] for run in runs])
+    arrays["lengths"] = mx.array([run.n_positions for run in runs], dtype=mx.int32)
+    arrays["positions"] = mx.array([pos for run in runs for pos in run.positions], dtype=mx.int32)
+    arrays["kept"] = mx.array([len(run.positions) for run in runs], dtype=mx.int32)
+    with written_whole(folder / file_name(number)) as temporary:
+        mx.save_safetensors(str(temporary), arrays, {"format": _FORMAT})
+        size = temporary.stat().st_size
+        checksum = crc_of(temporary)
+    return Shard(file_name(number), len(runs), arrays["positions"].size, size, checksum)
 
 
-def _joined(ran: Sequence[RunResult], site: Site) -> mx.array:
-    """One site of every prompt, as one array. Shape `(row, *rest)`."""
-    joined = mx.concatenate([one.activations.pop(site)[0] for one in ran], axis=0)
-    mx.eval(joined)
-    return joined
+def _pop_site(runs: Sequence[RunResult], site: Site) -> mx.array:
+    """Take one site out of every run, as one array. Shape `(row, *rest)`."""
+    rows = mx.concatenate([run.activations.pop(site)[0] for run in runs], axis=0)
+    mx.eval(rows)
+    return rows
 
 
 def crc_of(path: Path) -> str:
@@ -195,15 +201,15 @@ def crc_of(path: Path) -> str:
 
 
 def _crc_of(file: BinaryIO) -> str:
-    check = 0
+    checksum = 0
     file.seek(0)
     while chunk := file.read(_CHUNK):
-        check = crc32(chunk, check)
-    return f"{check:08x}"
+        checksum = crc32(chunk, checksum)
+    return f"{checksum:08x}"
 
 
 def refuse_other_size(folder: Path, shard: Shard) -> None:
-    """Refuse a shard that is gone, is no file of its own, or has another size than when it was written.
+    """Refuse a shard that is missing, is no regular file, or has another size than when it was written.
 
     Raises:
         FileError: It is.
@@ -219,46 +225,57 @@ def open_shard(source: ShardFile, index: Index, number: int, check: bool = True)
         source: Its file.
         index: The store's.
         number: The shard's.
-        check: Whether to see that its bytes are those that were written, which reads all of them.
+        check: Whether to verify the checksum, which reads every byte.
     Raises:
-        FileError: It is not what the index says: a site, a shape, a dtype or a checksum.
+        FileError: A site, shape, dtype or checksum is not that of the index.
     """
     shard = index.shards[number]
     with source.reading(check) as file:
         arrays = ShardArrays(source, read_header(file), check)
-    wanted = _wanted(index, shard)
-    for name, said in wanted.items():
-        if arrays.said(name) != said:
-            raise _damaged(source.folder, shard, f"has {arrays.said(name)} for {name!r}, and the index {said}")
-    opened_ = OpenShard(arrays, sum(before.prompts for before in index.shards[:number]))
-    if arrays.keys() != {*wanted, "tokens"} or not _adds_up(opened_, shard):
+    descriptions = _array_descriptions(index, shard)
+    for name, description in descriptions.items():
+        if arrays.description(name) != description:
+            defect = f"has {arrays.description(name)} for {name!r}, and the index {description}"
+            raise _damaged(source.folder, shard, defect)
+    first = sum(previous.prompts for previous in index.shards[:number])
+    candidate = OpenShard(arrays, first)
+    if arrays.keys() != {*descriptions, "tokens"} or not _is_consistent(candidate, shard):
         raise _damaged(source.folder, shard, "does not fit: its prompts do not add up")
-    return opened_
+    return candidate
 
 
-def _wanted(index: Index, shard: Shard) -> dict[str, str]:
-    """The dtype and shape of each array, by name."""
-    sites = {held.site: _said((shard.rows, *held.shape), getattr(mx, held.dtype)) for held in index.sites}
-    counts = {"positions": shard.rows, "lengths": shard.prompts, "kept": shard.prompts}
-    return {**sites, **{name: _said((size,), mx.int32) for name, size in counts.items()}}
+def _array_descriptions(index: Index, shard: Shard) -> dict[str, str]:
+    """The dtype and shape that each array of a shard must have, by name; `tokens` may be of any length."""
+    descriptions = {}
+    for site in index.sites:
+        descriptions[site.site] = _describe((shard.rows, *site.shape), getattr(mx, site.dtype))
+    descriptions["positions"] = _describe((shard.rows,), mx.int32)
+    descriptions["lengths"] = _describe((shard.prompts,), mx.int32)
+    descriptions["kept"] = _describe((shard.prompts,), mx.int32)
+    return descriptions
 
 
-def _adds_up(shard: OpenShard, said: Shard) -> bool:
-    """Whether the prompts of a shard have the tokens and the rows that are there, and rows are of their prompts."""
-    lengths, kept, tokens = np.array(shard.lengths), np.array(shard.kept), np.array(shard.arrays["tokens"])
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (lengths < 1).any() or (kept < 1).any():
+def _is_consistent(open_shard: OpenShard, shard: Shard) -> bool:
+    """Whether the lengths add up to the tokens, the kept counts to the rows, and positions lie in their prompts."""
+    lengths = np.array(open_shard.lengths)
+    counts = np.array(open_shard.kept)
+    tokens = np.array(open_shard.arrays["tokens"])
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (tokens < 0).any():
         return False
-    if lengths.sum() != tokens.size or kept.sum() != said.rows or (tokens < 0).any():
+    if (lengths < 1).any() or (counts < 1).any():
         return False
-    return bool(((shard.positions >= 0) & (shard.positions < np.repeat(lengths, kept))).all())
+    if lengths.sum() != tokens.size or counts.sum() != shard.rows:
+        return False
+    is_inside = (open_shard.positions >= 0) & (open_shard.positions < np.repeat(lengths, counts))
+    return bool(is_inside.all())
 
 
-def _said(shape: tuple[int, ...], dtype: mx.Dtype) -> str:
+def _describe(shape: tuple[int, ...], dtype: mx.Dtype) -> str:
     return f"{str(dtype).removeprefix('mlx.core.')} {tuple(shape)}"
 
 
-def _damaged(folder: Path, shard: Shard, why: str) -> FileError:
+def _damaged(folder: Path, shard: Shard, defect: str) -> FileError:
     return FileError(
-        f"`path` must be a folder whose shards are whole. Got {folder}, where {shard.file} {why}. "
+        f"`path` must be a folder whose shards are whole. Got {folder}, where {shard.file} {defect}. "
         "Delete the folder, and capture again."
     )

@@ -38,8 +38,8 @@ class ActivationStore:
 
     `ActivationStore.capture` makes it. Prompts may differ in length; nothing is padded. A row is one kept position of
     one prompt; the rows of a prompt stand together, and prompts are in the order in which they were given. Reading
-    holds one shard in memory at a time, and sees that its bytes are those that were written, each time that the file
-    has changed on the disk. What is read is evaluated, for any thread.
+    holds one shard in memory at a time. Its checksum is verified at the first read, and again whenever the file has
+    changed on disk. Arrays are evaluated, so that any thread can use them.
 
     Args:
         path: The folder.
@@ -83,8 +83,8 @@ class ActivationStore:
         bounded by the disk alone. Within a shard, prompts of one length run together. Layers above the last site are
         not computed.
 
-        A capture that was stopped, however, goes on where it was when it is called again with the same arguments and
-        the same prompts, to the same files byte for byte.
+        To resume an interrupted capture, call it again with the same arguments and prompts: it continues, and writes
+        the same files byte for byte.
 
         Args:
             model: The model.
@@ -107,16 +107,16 @@ class ActivationStore:
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites that it holds."""
-        return tuple(Site.parse(held.site) for held in self._index.sites)
+        return tuple(Site.parse(stored.site) for stored in self._index.sites)
 
     @property
     def model(self) -> dict[str, str]:
-        """What `HookedModel.identity` said of the model."""
+        """The `HookedModel.identity` of the model."""
         return dict(self._index.model)
 
     @property
     def n_rows(self) -> int:
-        """How many positions are kept, of all prompts together."""
+        """The number of kept positions of all prompts together."""
         return sum(shard.rows for shard in self._index.shards)
 
     @property
@@ -133,23 +133,23 @@ class ActivationStore:
         return self._ends[-1]
 
     @overload
-    def __getitem__(self, which: SupportsIndex) -> ActivationCache: ...
+    def __getitem__(self, index: SupportsIndex) -> ActivationCache: ...
 
     @overload
-    def __getitem__(self, which: slice) -> list[ActivationCache]: ...
+    def __getitem__(self, index: slice) -> list[ActivationCache]: ...
 
-    def __getitem__(self, which: Any) -> Any:
-        if isinstance(which, slice):
-            return [self[n] for n in range(len(self))[which]]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[n] for n in range(len(self))[index]]
         try:
-            n = as_int(which)
+            n = as_int(index)
         except TypeError:
-            raise SelectionError(f"`store` must be given the number of a prompt. Got {which!r}.") from None
+            raise SelectionError(f"`store` must be given the number of a prompt. Got {index!r}.") from None
         if not -len(self) <= n < len(self):
             raise SelectionError(f"`store` must be given a prompt of {-len(self)} to {len(self) - 1}. Got {n}.")
-        number = bisect_right(self._ends, n % len(self))
-        shard = self._shard(number)
-        return self._cache(shard, n % len(self) - shard.first)
+        n %= len(self)
+        shard = self._shard(bisect_right(self._ends, n))
+        return self._cache(shard, n - shard.first)
 
     def __iter__(self) -> Iterator[ActivationCache]:
         for shard in self._shards():
@@ -164,8 +164,10 @@ class ActivationStore:
             MissingSiteError: It is not held.
         """
         name = self._name(site)
-        pieces = [shard.arrays[name] for shard in self._shards()]
-        return pieces[0] if len(pieces) == 1 else evaluated(mx.concatenate(pieces, axis=0))
+        arrays = [shard.arrays[name] for shard in self._shards()]
+        if len(arrays) == 1:
+            return arrays[0]
+        return evaluated(mx.concatenate(arrays, axis=0))
 
     def numpy(self, site: Key) -> np.ndarray:
         """A site at every row, as numpy; bfloat16, which numpy lacks, as float32. Shape `(row, *rest)`.
@@ -179,7 +181,7 @@ class ActivationStore:
         return np.concatenate([as_numpy(shard.arrays[name]) for shard in self._shards()], axis=0)
 
     def batches(self, site: Key, rows: int, seed: int | None = None) -> Iterator[tuple[mx.array, Rows]]:
-        """Batches of rows of one site, to train on; the last one has what is left.
+        """Batches of rows of one site, to train on; the last one may be smaller.
 
         Args:
             site: As a key of `ActivationCache`.
@@ -193,7 +195,8 @@ class ActivationStore:
         """
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
             raise ValueRefusedError(f"`seed` must be 0 or more, or None. Got {seed!r}.")
-        return batched(self._shuffled(self._name(site), seed), checked_count("rows", rows, "rows"))
+        chunks = self._chunks(self._name(site), seed)
+        return batched(chunks, checked_count("rows", rows, "rows"))
 
     def mean(
         self,
@@ -204,19 +207,19 @@ class ActivationStore:
     ) -> ActivationCache:
         """The mean activation, for `Ablate("mean", store.mean(...), over=...)` with the same `over`.
 
-        It is added up in float64, shard by shard, and given in float32.
+        It is summed in float64, shard by shard, and returned in float32.
 
         Args:
             over: `"batch_pos"`: one mean over every row; a prompt of ten positions counts ten times as much as one of
                 one. `"batch"`: a mean for each position, over the prompts that have it.
-            sites: Keys of those sites that are wanted; None is all.
+            sites: Keys of the sites; None is all.
             n_positions: For `"batch"`: the length of the prompts that are to be ablated; None where all that were
                 captured have one length.
             skip: For `"batch_pos"`: how many first positions of each prompt are left out. In most models the first one
                 is an attention sink, hundreds of times longer than the others, and the mean is mostly its own.
         Returns:
-            A cache of a prompt that is none, and has no tokens. Each array has the shape `(1, pos, *rest)`, where
-            `pos` is 1 for `"batch_pos"`.
+            A cache that is of no prompt and has no tokens. Each array has the shape `(1, pos, *rest)`, where `pos` is
+            1 for `"batch_pos"`.
         Raises:
             UnknownNameError: There is no such `over`.
             MissingSiteError: A site is not held.
@@ -225,7 +228,9 @@ class ActivationStore:
         Warns:
             OutlierPositionWarning: One position has more than 30 times the median norm, so that the mean is its own.
         """
-        names = tuple(held.site for held in self._index.sites) if sites is None else tuple(map(self._name, sites))
+        if sites is None:
+            sites = self.sites
+        names = tuple(map(self._name, sites))
         if over not in _OVER:
             raise UnknownNameError(
                 f"`over` must be {' or '.join(_OVER)}. Got {over!r}. {did_you_mean(str(over), _OVER)}"
@@ -233,23 +238,25 @@ class ActivationStore:
         if over == "batch_pos":
             if n_positions is not None:
                 raise ValueRefusedError(f"`n_positions` must be left out of a mean over {over!r}. Got {n_positions}.")
-            length, (means, positions) = 1, mean_of_rows(self._shards(), names, skip)
+            length = 1
+            means, positions = mean_of_rows(self._shards(), names, skip)
         else:
             if skip:
                 raise ValueRefusedError(f"`skip` must be left out of a mean over {over!r}. Got {skip}.")
-            length = (
-                self._one_length() if n_positions is None else checked_count("n_positions", n_positions, "positions")
-            )
+            length = self._mean_length(n_positions)
             means, positions = mean_of_positions(self._shards(), names, length)
         by_site = {Site.parse(name): mean for name, mean in means.items()}
-        nobody = evaluated(mx.zeros((0, length), dtype=mx.int32))
-        return ActivationCache(by_site, nobody, positions, length, self.model, self._index.n_layers)
+        no_tokens = evaluated(mx.zeros((0, length), dtype=mx.int32))
+        return ActivationCache(by_site, no_tokens, positions, length, self.model, self._index.n_layers)
 
     @override
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r}: {len(self)} prompts, {self.n_rows} rows, {len(self.sites)} sites)"
 
-    def _one_length(self) -> int:
+    def _mean_length(self, n_positions: int | None) -> int:
+        """The length of a mean over prompts: `n_positions`, or the length that all prompts have."""
+        if n_positions is not None:
+            return checked_count("n_positions", n_positions, "positions")
         lengths = set(self.lengths)
         if len(lengths) > 1:
             raise ValueRefusedError(
@@ -268,33 +275,37 @@ class ActivationStore:
         return str(site)
 
     def _shards(self) -> Iterator[OpenShard]:
-        """Each shard, opened anew: what was read of one is let go with it."""
-        return (self._opened(number) for number in range(len(self._index.shards)))
+        """Each shard, opened anew, so that its arrays are freed with it."""
+        return map(self._open_shard, range(len(self._index.shards)))
 
     def _shard(self, number: int) -> OpenShard:
         last = self._last
         if last is None or last[0] != number or not self._files[number].is_as_checked():
-            self._last = None  # which lets go of the other shard's arrays before this one's are read
-            last = self._last = number, self._opened(number)
+            self._last = None  # frees the other shard's arrays before this one's are read
+            last = self._last = number, self._open_shard(number)
         return last[1]
 
-    def _opened(self, number: int) -> OpenShard:
+    def _open_shard(self, number: int) -> OpenShard:
         return open_shard(self._files[number], self._index, number)
 
-    def _shuffled(self, name: str, seed: int | None) -> Iterator[tuple[mx.array, Rows]]:
-        chance = None if seed is None else np.random.default_rng(seed)
-        n = len(self._index.shards)
-        for number in range(n) if chance is None else chance.permutation(n).tolist():
-            shard = self._opened(number)
-            values, rows = shard.arrays[name], prompt_rows(shard)
-            if chance is not None:
-                order = chance.permutation(len(rows))
-                values, rows = evaluated(values[mx.array(order)]), rows[order]
-            yield values, rows
+    def _chunks(self, name: str, seed: int | None) -> Iterator[tuple[mx.array, Rows]]:
+        """The values and rows of each shard; with a seed, shards and the rows of each are shuffled."""
+        if seed is None:
+            for shard in self._shards():
+                yield shard.arrays[name], prompt_rows(shard)
+            return
+        generator = np.random.default_rng(seed)
+        for number in generator.permutation(len(self._index.shards)).tolist():
+            shard = self._open_shard(number)
+            rows = prompt_rows(shard)
+            order = generator.permutation(len(rows))
+            yield evaluated(shard.arrays[name][mx.array(order)]), rows[order]
 
     def _cache(self, shard: OpenShard, n: int) -> ActivationCache:
-        start, end = shard.starts[n], shard.starts[n + 1]
-        arrays = {site: mx.contiguous(shard.arrays[str(site)][None, start:end]) for site in self.sites}
+        """The cache of prompt `n` of a shard."""
+        rows = slice(shard.starts[n], shard.starts[n + 1])
+        arrays = {site: mx.contiguous(shard.arrays[str(site)][None, rows]) for site in self.sites}
         mx.eval(list(arrays.values()))
-        tokens, positions = mx.array([shard.tokens[n]], dtype=mx.int32), shard.positions[start:end].tolist()
+        tokens = mx.array([shard.tokens[n]], dtype=mx.int32)
+        positions = shard.positions[rows].tolist()
         return ActivationCache(arrays, tokens, positions, shard.lengths[n], self.model, self._index.n_layers)

@@ -15,6 +15,7 @@ from mlx_patch.sweeps._measure import measure as measure
 from mlx_patch.sweeps._sweep import plan as plan
 from mlx_patch.sweeps._sweep import sweep as sweep
 from mlx_patch.sweeps._sweep_pair import sweep_pair as sweep_pair
+from mlx_patch.sweeps._variation import CrossChoices as CrossChoices
 from mlx_patch.sweeps._windows import onwards as onwards
 from mlx_patch.sweeps._windows import up_to as up_to
 from mlx_patch.sweeps._windows import windows as windows

@@ -14,9 +14,9 @@ from mlx_patch.tokens import Batch
 def apply_alignment(
     interventions: list[Intervention], positions: Any, batches: Sequence[Batch]
 ) -> tuple[list[Intervention], Any]:
-    """The interventions and the positions of a sweep, once an alignment is taken for what it says.
+    """The interventions and the positions of a sweep, with an alignment applied to both.
 
-    Where nobody chose positions, and all interventions have values for the same ones alone, it is these.
+    Without `positions`, interventions that all have values for the same positions only are swept at these.
 
     Raises:
         KindError: An intervention takes nothing from another prompt.
@@ -25,10 +25,11 @@ def apply_alignment(
     """
     if isinstance(positions, Alignment):
         _refuse_other_prompt(positions, batches)
-        return [one.aligned(positions) for one in interventions], list(positions.targets)
-    covers = {one.covers for one in interventions}
-    if positions is None and len(covers) == 1:
-        return interventions, covers.pop()
+        aligned = [intervention.aligned(positions) for intervention in interventions]
+        return aligned, list(positions.targets)
+    covered_positions = {intervention.covers for intervention in interventions}
+    if positions is None and len(covered_positions) == 1:
+        return interventions, covered_positions.pop()
     return interventions, positions
 
 
@@ -40,8 +41,9 @@ def _refuse_other_prompt(alignment: Alignment, batches: Sequence[Batch]) -> None
             "Give each its own: intervention=[mp.Replace(cache, positions=alignment), ...]."
         )
     tokens = tuple(np.array(batches[0].tokens)[0].tolist())
-    if tokens != alignment.target_tokens:
-        turned = "The prompt is its source: use `alignment.inverse`." if tokens == alignment.source_tokens else ""
-        raise SelectionError(
-            f"`positions` must be an alignment whose target is the prompt. Got another. {turned or 'Make it anew.'}"
-        )
+    if tokens == alignment.target_tokens:
+        return
+    remedy = "Make it anew."
+    if tokens == alignment.source_tokens:
+        remedy = "The prompt is its source: use `alignment.inverse`."
+    raise SelectionError(f"`positions` must be an alignment whose target is the prompt. Got another. {remedy}")

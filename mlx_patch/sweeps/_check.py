@@ -1,4 +1,4 @@
-"""`check_sweeps`: what must hold of sweeps, on a model."""
+"""`check_sweeps`: the laws of sweeps, checked on a model."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from mlx_patch.laws import Report, check_laws
 from mlx_patch.sweeps._law import exact_sweeps
 from mlx_patch.sweeps._law_rows import independent_in_sweeps
 
-_LENGTH = 12
+_PROMPT_SHAPE = (2, 12)
 
 
 def check_sweeps(model: Any, prompt: Any = None) -> Report:
@@ -18,10 +18,11 @@ def check_sweeps(model: Any, prompt: Any = None) -> Report:
         model: A `HookedModel`.
         prompt: A text, messages or token ids, of 4 tokens or more; None is two rows of 12 tokens.
     Returns:
-        Every finding, as `check_laws` gives them.
+        Every finding, as `check_laws` returns them.
     Raises:
         ShapeError: The prompt is too short.
     """
     if prompt is None:
-        prompt = mx.array([[(11 + 37 * (i + row * _LENGTH)) % model.d_vocab for i in range(_LENGTH)] for row in (0, 1)])
+        indices = mx.arange(_PROMPT_SHAPE[0] * _PROMPT_SHAPE[1])
+        prompt = ((11 + 37 * indices) % model.d_vocab).reshape(_PROMPT_SHAPE)
     return check_laws(model, prompt, (exact_sweeps, independent_in_sweeps))

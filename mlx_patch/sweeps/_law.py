@@ -1,6 +1,6 @@
 """Law 8: a fast sweep equals the reference sweep, at the cost that its plan names.
 
-It goes by what `sweep` and `plan` show, so that it holds for whatever is put in place of their insides.
+It uses only `sweep` and `plan`, so that it can check any other implementation of them.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class LawMetric(RowMetric):
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of some cells, and of the unedited run.
+    """The metrics of some cells, and of the unpatched run.
 
     Attributes:
         values: Shape `(cell, metric, example)`.
@@ -59,18 +59,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """Cells that are run in one sweep, and the positions whose logits are measured."""
+    """Cells that run in one sweep, and the positions whose logits are measured."""
 
     over: str
     cells: tuple[LawCell, ...]
     reads: tuple[int, ...]
 
     def run(self, bench: Bench, executor: str, memory: int | None = None) -> SweepResult:
-        """The result of a sweep of them."""
+        """The result of the sweep."""
         return sweep(**self.arguments(bench), executor=executor, progress=False, memory=memory)
 
     def arguments(self, bench: Bench) -> dict[str, Any]:
-        """What `sweep` and `plan` take."""
+        """The arguments of `sweep` and `plan`."""
         return {
             "model": bench.model,
             "tokens": bench.tokens,
@@ -82,40 +82,48 @@ class _Sweep:
 def exact_sweeps(bench: Bench) -> Iterator[Finding]:
     """Law 8."""
     last = bench.tokens.shape[1] - 1
-    yield from _compared(bench, _Sweep("layer", tuple(by_layer(bench)), (bench.middle, last)))
-    yield from _compared(bench, _Sweep("layer and pos", tuple(by_position(bench)), (last,)))
-    if heads := tuple(by_head(bench)):
-        yield from _compared(bench, _Sweep("layer and head", heads, (last,)))
-    for over, cells in (("site", everywhere), ("raw path", at_raw_paths), ("final site", behind_the_last_block)):
-        if every := tuple(cells(bench)):
-            yield from _against_plain_runs(bench, _Sweep(over, every, (last,)))
+    yield from _against_reference(bench, _Sweep("layer", tuple(by_layer(bench)), (bench.middle, last)))
+    yield from _against_reference(bench, _Sweep("layer and pos", tuple(by_position(bench)), (last,)))
+    head_cells = tuple(by_head(bench))
+    if head_cells:
+        yield from _against_reference(bench, _Sweep("layer and head", head_cells, (last,)))
+    for over, cells_at in (("site", everywhere), ("raw path", at_raw_paths), ("final site", behind_the_last_block)):
+        cells = tuple(cells_at(bench))
+        if cells:
+            yield from _against_plain_runs(bench, _Sweep(over, cells, (last,)))
 
 
-def _compared(bench: Bench, one: _Sweep) -> Iterator[Finding]:
-    reference, rows = one.run(bench, "reference"), one.run(bench, "rows")
-    cheapest = one.run(bench, "auto", memory=rows.plan.memory // 2)
-    yield from _grounds(bench, one, reference)
-    yield from equal(bench, one.over, "rows", one.cells, rows, reference)
-    yield Finding(8, f"by {one.over}, rows, cost", _too_much(bench, one, rows), 0.0)
-    how = f"{cheapest.plan.executor} in smaller passes"
-    yield from equal(bench, one.over, how, one.cells, cheapest, reference)
-    yield Finding(8, f"by {one.over}, {how}, cost", _too_much(bench, one, cheapest), 0.0)
+def _against_reference(bench: Bench, law_sweep: _Sweep) -> Iterator[Finding]:
+    """Findings of the executors "rows" and "auto" against the reference."""
+    over = law_sweep.over
+    reference = law_sweep.run(bench, "reference")
+    rows = law_sweep.run(bench, "rows")
+    cheapest = law_sweep.run(bench, "auto", memory=rows.plan.memory // 2)
+    yield from _check_reference(bench, law_sweep, reference)
+    yield from equal(bench, over, "rows", law_sweep.cells, rows, reference)
+    yield Finding(8, f"by {over}, rows, cost", _cost_deviation(bench, law_sweep, rows), 0.0)
+    executor = f"{cheapest.plan.executor} in smaller passes"
+    yield from equal(bench, over, executor, law_sweep.cells, cheapest, reference)
+    yield Finding(8, f"by {over}, {executor}, cost", _cost_deviation(bench, law_sweep, cheapest), 0.0)
     if cheapest.plan.executor != "grow":
-        yield Finding(8, f"by {one.over}, grow is refused", float(not _refused(one.arguments(bench))), 0.0)
+        is_refused = _is_refused(law_sweep.arguments(bench))
+        yield Finding(8, f"by {over}, grow is refused", float(not is_refused), 0.0)
 
 
-def _against_plain_runs(bench: Bench, one: _Sweep) -> Iterator[Finding]:
+def _against_plain_runs(bench: Bench, law_sweep: _Sweep) -> Iterator[Finding]:
     """Plain runs share nothing with sweeps: what reads several positions or keys reads all of them there."""
-    plain = plain_runs(bench, one.cells, one.reads)
-    cheapest = one.run(bench, "auto")
-    yield from equal(bench, one.over, cheapest.plan.executor, one.cells, cheapest, plain)
+    plain = plain_runs(bench, law_sweep.cells, law_sweep.reads)
+    cheapest = law_sweep.run(bench, "auto")
+    yield from equal(bench, law_sweep.over, cheapest.plan.executor, law_sweep.cells, cheapest, plain)
     with pieces_of(min(_PIECE, bench.middle)):
-        yield from equal(bench, one.over, "rows in pieces", one.cells, one.run(bench, "rows"), plain)
+        rows = law_sweep.run(bench, "rows")
+        yield from equal(bench, law_sweep.over, "rows in pieces", law_sweep.cells, rows, plain)
 
 
 def plain_runs(bench: Bench, cells: tuple[LawCell, ...], reads: tuple[int, ...]) -> Measured:
-    """What a plain run a cell gives."""
-    return Measured(np.stack([read(bench.run(*cell.edits), reads) for cell in cells]), read(bench.plain, reads))
+    """The metrics of one plain run per cell."""
+    values = np.stack([read(bench.run(*cell.edits), reads) for cell in cells])
+    return Measured(values, read(bench.plain, reads))
 
 
 def read(logits: mx.array, reads: tuple[int, ...]) -> np.ndarray:
@@ -123,7 +131,7 @@ def read(logits: mx.array, reads: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.array(LawMetric(pos=pos)(logits)) for pos in reads])
 
 
-def _refused(arguments: dict[str, Any]) -> bool:
+def _is_refused(arguments: dict[str, Any]) -> bool:
     try:
         plan(**arguments, executor="grow")
     except ArchitectureError:
@@ -131,54 +139,80 @@ def _refused(arguments: dict[str, Any]) -> bool:
     return False
 
 
-def _grounds(bench: Bench, one: _Sweep, reference: SweepResult) -> Iterator[Finding]:
-    """What the comparison stands on: what is measured is of the model's own logits, and patches reach it."""
-    own = read(bench.plain, one.reads)
-    deviation = _apart(reference.baseline, own, float(np.abs(own).max()))
-    yield Finding(8, f"by {one.over}, what is measured", deviation, sweep_tolerance(bench))
-    last = max(one.reads)
-    same = (reference.values == reference.baseline).reshape(len(one.cells), -1).all(axis=1)
-    blind = [cell for cell, is_same in zip(one.cells, same, strict=True) if is_same and cell.pos in (None, last)]
-    yield Finding(8, f"by {one.over}, patches show", float(len(blind)), 0.0)
+def _check_reference(bench: Bench, law_sweep: _Sweep, reference: SweepResult) -> Iterator[Finding]:
+    """Findings on which the comparison rests: metrics read the model's own logits, and patches reach the metrics."""
+    over = law_sweep.over
+    baseline = read(bench.plain, law_sweep.reads)
+    deviation = _deviation(reference.baseline, baseline, float(np.abs(baseline).max()))
+    yield Finding(8, f"by {over}, what is measured", deviation, sweep_tolerance(bench))
+    last = max(law_sweep.reads)
+    is_unchanged = (reference.values == reference.baseline).reshape(len(law_sweep.cells), -1).all(axis=1)
+    n_without_effect = 0
+    for cell, unchanged in zip(law_sweep.cells, is_unchanged, strict=True):
+        if unchanged and cell.pos in (None, last):
+            n_without_effect += 1
+    yield Finding(8, f"by {over}, patches show", float(n_without_effect), 0.0)
 
 
 def sweep_tolerance(bench: Bench) -> float:
-    """Blocks reorder their sums one on top of the other; with more than a quarter nothing would be checked."""
+    """The tolerance of a sweep's numbers, as a fraction of the largest."""
+    # Every block sums in another order, and rounding adds up over blocks. With more than a quarter nothing would be
+    # checked.
     return max(_CLOSE, min(bench.model.n_layers * bench.scale.close, 0.25))
 
 
 def equal(
     bench: Bench,
     over: str,
-    how: str,
+    executor: str,
     cells: tuple[LawCell, ...],
-    fast: SweepResult,
-    wanted: Measured | SweepResult,
+    result: SweepResult,
+    expected: Measured | SweepResult,
     law: int = 8,
 ) -> Iterator[Finding]:
-    """A finding for the unedited run, and one for each site: that the numbers are those that are wanted."""
-    values, baseline = fast.values.reshape(wanted.values.shape), fast.baseline.reshape(wanted.baseline.shape)
-    size = max(float(np.abs(array).max()) for array in (wanted.values, wanted.baseline))
-    what, tolerance = f"by {over}, {how}", sweep_tolerance(bench)
-    yield Finding(law, f"{what}, unedited", _apart(baseline, wanted.baseline, size), tolerance)
+    """A finding for the unpatched run, and one for each site: that the numbers are the expected ones."""
+    values = result.values.reshape(expected.values.shape)
+    baseline = result.baseline.reshape(expected.baseline.shape)
+    size = max(float(np.abs(array).max()) for array in (expected.values, expected.baseline))
+    tolerance = sweep_tolerance(bench)
+    deviation = _deviation(baseline, expected.baseline, size)
+    yield Finding(law, f"by {over}, {executor}, unpatched", deviation, tolerance)
     for name in dict.fromkeys(cell.name for cell in cells):
-        own = [i for i, cell in enumerate(cells) if cell.name == name]
-        yield Finding(law, f"{what}, {name}", _apart(values[own], wanted.values[own], size), tolerance)
+        indices = [index for index, cell in enumerate(cells) if cell.name == name]
+        deviation = _deviation(values[indices], expected.values[indices], size)
+        yield Finding(law, f"by {over}, {executor}, {name}", deviation, tolerance)
 
 
-def _apart(got: np.ndarray, wanted: np.ndarray, size: float) -> float:
-    """The largest difference, as a fraction; infinite where something is no number."""
-    apart = float(np.abs(got - wanted).max()) / max(size, 1e-30)
-    return apart if np.isfinite(apart) else float("inf")
+def _deviation(values: np.ndarray, expected: np.ndarray, size: float) -> float:
+    """The largest difference, as a fraction of `size`; infinite where a value is not a number."""
+    deviation = float(np.abs(values - expected).max()) / max(size, 1e-30)
+    if not np.isfinite(deviation):
+        return float("inf")
+    return deviation
 
 
-def _too_much(bench: Bench, one: _Sweep, fast: SweepResult) -> float:
-    """How far the token-layers that went through the blocks are from what the plan says, and from the least."""
-    (batch, length), layers = bench.tokens.shape, bench.model.n_layers
-    family, grows = bench.model.layout.family, fast.plan.executor == "grow"
-    whole = bool(family.uncut) or family.final_norm is None
-    first = [0 if whole else min(cell.pos or 0, *one.reads) for cell in one.cells]
-    blocks = [layers - cell.entry if grows else layers for cell in one.cells]
-    least = batch * (length * layers + sum((length - a) * b for a, b in zip(first, blocks, strict=True)))
-    counts = (fast.provenance["token_layers"], fast.plan.token_layers, *([fast.plan.minimum] if grows else []))
-    return max(abs(count - least) / least for count in counts)
+def _cost_deviation(bench: Bench, law_sweep: _Sweep, result: SweepResult) -> float:
+    """How far the token-layers of a sweep, and those that its plan names, are from the expected number."""
+    expected = _expected_cost(bench, law_sweep, result.plan.executor)
+    counts = [result.provenance["token_layers"], result.plan.token_layers]
+    if result.plan.executor == "grow":
+        counts.append(result.plan.minimum)
+    return max(abs(count - expected) / expected for count in counts)
+
+
+def _expected_cost(bench: Bench, law_sweep: _Sweep, executor: str) -> int:
+    """The token-layers of the unpatched run, and of each cell from its first position and block on."""
+    batch, length = bench.tokens.shape
+    n_layers = bench.model.n_layers
+    family = bench.model.layout.family
+    can_start_later = not family.uncut and family.final_norm is not None
+    token_layers = length * n_layers
+    for cell in law_sweep.cells:
+        n_positions = length
+        if can_start_later:
+            n_positions = length - min(cell.pos or 0, *law_sweep.reads)
+        n_blocks = n_layers
+        if executor == "grow":
+            n_blocks = n_layers - cell.entry
+        token_layers += n_positions * n_blocks
+    return batch * token_layers

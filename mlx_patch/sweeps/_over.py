@@ -1,4 +1,4 @@
-"""What `over` says: axes, or cells that were given one by one; as the edits of every cell."""
+"""From the `over` of a sweep, which names axes or lists cells, to the edits of every cell."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,57 +10,64 @@ from typing_extensions import TypeIs
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.positions import Selector
-from mlx_patch.results import Coordinate
-from mlx_patch.sweeps._choices import ARGUMENTS, Choices
-from mlx_patch.sweeps._grid import Chosen, grid_of
+from mlx_patch.results import AXES, Coordinate
+from mlx_patch.sweeps._choices import Choices
+from mlx_patch.sweeps._grid import AxisChoice, make_grid
 from mlx_patch.sweeps._sources import sources_of
 
 
 @dataclass(frozen=True, eq=False)
-class _Requested:
-    """The edits of every cell, for each intervention; the coordinates of the cells; and what was asked, in words."""
+class RequestedCells:
+    """The edits of every cell, for each intervention; the coordinates of the cells; and the request, in words."""
 
     edits: Sequence[Sequence[tuple[Edit, ...]]]
     coords: Mapping[str, tuple[Coordinate, ...]]
     description: Mapping[str, Any]
 
 
-def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices: Choices) -> _Requested:
+def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices: Choices) -> RequestedCells:
     """Every cell of a grid."""
     if not interventions:
         raise KindError("`intervention` must be an Intervention. Got None. Write mp.Ablate('zero'), say.")
     if not choices.sites:
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
-    grid = grid_of(over, choices.sites, choices.counted(over), choices.every)
-    fixed = {name: repr(given) if isinstance(given, Selector) else given for name, given in grid.fixed.items()}
-    edits = [grid.edits(one) for one in interventions]
-    description = {"intervention": describe_interventions(interventions), "at": list(choices.sites), **fixed}
-    return _Requested(edits, _named(grid.coords), description | {"sources": sources_of(interventions, edits)})
-
-
-def _named(coords: Mapping[str, tuple[str | Chosen, ...]]) -> Mapping[str, tuple[Coordinate, ...]]:
-    """The coordinates with selectors as they are written."""
-    return {
-        axis: tuple(repr(one) if isinstance(one, Selector) else one for one in along) for axis, along in coords.items()
+    grid = make_grid(over, choices.sites, choices.count_from_start(over), choices.axis_range)
+    edits = [grid.edits(intervention) for intervention in interventions]
+    description: dict[str, Any] = {
+        "intervention": describe_interventions(interventions),
+        "at": list(choices.sites),
     }
+    for name, choice in grid.fixed.items():
+        description[name] = _label(choice)
+    description["sources"] = sources_of(interventions, edits)
+    coords = {axis: tuple(map(_label, coordinates)) for axis, coordinates in grid.coords.items()}
+    return RequestedCells(edits, coords, description)
+
+
+def _label(choice: str | AxisChoice) -> Coordinate:
+    """A coordinate of a result: a selector is shown as it is written."""
+    if isinstance(choice, Selector):
+        return repr(choice)
+    return choice
 
 
 def cells_of_list(
-    over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str], given: Mapping[str, object]
-) -> _Requested:
-    """Cells that were given one by one."""
-    for axis, choice in given.items():
-        if choice is not None:
+    over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str], arguments: Mapping[str, object]
+) -> RequestedCells:
+    """The cells of a list."""
+    for axis, argument in arguments.items():
+        if argument is not None:
             raise ValueRefusedError(
-                f"`{ARGUMENTS[axis]}` must be left out where `over` holds cells. Got {choice!r}. Say it in each cell."
+                f"`{AXES[axis].argument}` must be left out where `over` holds cells. Got {argument!r}. "
+                "Say it in each cell."
             )
-    edits = given_cells(over, interventions, sites)
+    edits = place_cells(over, interventions, sites)
     description = {
         "intervention": describe_interventions(interventions),
         "at": list(sites),
         "sources": sources_of(interventions, edits),
     }
-    return _Requested(edits, {"cell": labels(over)}, description)
+    return RequestedCells(edits, {"cell": label_cells(over)}, description)
 
 
 def describe_interventions(interventions: Sequence[Intervention]) -> str:
@@ -69,7 +76,7 @@ def describe_interventions(interventions: Sequence[Intervention]) -> str:
 
 
 def are_axes(over: object) -> TypeIs[str | Sequence[str]]:
-    """Whether these are names of axes, and not cells.
+    """Whether `over` names axes, and does not list cells.
 
     Raises:
         KindError: They are neither.
@@ -78,17 +85,15 @@ def are_axes(over: object) -> TypeIs[str | Sequence[str]]:
         raise KindError(
             f"`over` must be names of axes, or a list of cells. Got {type(over).__name__}. Write over=('layer',), say."
         )
-    return isinstance(over, str) or (bool(over) and all(isinstance(one, str) for one in over))
-
-
-CellChoice = Edit | Sequence[Edit] | Mapping[str, Any]
-"""A cell given by itself: edits, or what `Intervention.at` is given besides the site."""
+    if isinstance(over, str):
+        return True
+    return bool(over) and all(isinstance(entry, str) for entry in over)
 
 
 _KEYS = ("site", "layer", "pos", "head", "neuron", "batch")
 
 
-def given_cells(
+def place_cells(
     over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str]
 ) -> list[list[tuple[Edit, ...]]]:
     """The edits of every cell, for each intervention; once, where there is none.
@@ -104,61 +109,66 @@ def given_cells(
     """
     if not over:
         raise ValueRefusedError("`over` must name axes, or hold cells. Got an empty list. Write over=('layer',), say.")
-    dicts = [one for one in over if isinstance(one, Mapping)]
+    dicts = [cell for cell in over if isinstance(cell, Mapping)]
     _refuse_unused(interventions, sites, dicts)
-    return [[_cell(one, intervention, sites) for one in over] for intervention in interventions or (None,)]
+    edits = []
+    for intervention in interventions or (None,):
+        edits.append([_place_cell(cell, intervention, sites) for cell in over])
+    return edits
 
 
-def labels(over: Sequence[Any]) -> tuple[str, ...]:
-    """What cells are called: as they are written, with a number where that is the same for several.
+def label_cells(over: Sequence[Any]) -> tuple[str, ...]:
+    """The labels of cells: each as it is written, numbered from its second occurrence on.
 
     Example:
-        >>> labels([{"layer": 0}, {"layer": 0}])
+        >>> label_cells([{"layer": 0}, {"layer": 0}])
         ("{'layer': 0}", "{'layer': 0} (2)")
     """
-    met: Counter[str] = Counter()
-    found = []
+    occurrences: Counter[str] = Counter()
+    labels = []
     for text in map(repr, over):
-        met[text] += 1
-        found.append(text if met[text] == 1 else f"{text} ({met[text]})")
-    return tuple(found)
+        occurrences[text] += 1
+        if occurrences[text] > 1:
+            labels.append(f"{text} ({occurrences[text]})")
+        else:
+            labels.append(text)
+    return tuple(labels)
 
 
-def _cell(one: Any, intervention: Intervention | None, sites: Sequence[str]) -> tuple[Edit, ...]:
-    if isinstance(one, Edit):
-        return (one,)
-    if isinstance(one, list | tuple) and one and all(isinstance(edit, Edit) for edit in one):
-        return tuple(one)
-    if not isinstance(one, Mapping):
+def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[str]) -> tuple[Edit, ...]:
+    if isinstance(cell, Edit):
+        return (cell,)
+    if isinstance(cell, list | tuple) and cell and all(isinstance(edit, Edit) for edit in cell):
+        return tuple(cell)
+    if not isinstance(cell, Mapping):
         raise KindError(
-            f"`over` must hold names of axes, or cells: edits, lists of edits, or dicts for `.at`. Got {one!r}. "
+            f"`over` must hold names of axes, or cells: edits, lists of edits, or dicts for `.at`. Got {cell!r}. "
             "Write over=('layer',), or over=[{'layer': 3, 'pos': -1}], say."
         )
     if intervention is None:
         raise KindError(
             "`intervention` must be an Intervention where `over` holds dicts. Got None. Write mp.Ablate('zero')."
         )
-    return _placed(intervention, one, sites)
+    return _place_intervention(intervention, cell, sites)
 
 
-def _placed(intervention: Intervention, where: Mapping[str, Any], sites: Sequence[str]) -> tuple[Edit, ...]:
+def _place_intervention(intervention: Intervention, where: Mapping[str, Any], sites: Sequence[str]) -> tuple[Edit, ...]:
     for key in where:
         if key not in _KEYS:
             near = did_you_mean(str(key), _KEYS)
             raise UnknownNameError(f"`over` must hold dicts of what `.at` takes. Got {key!r} in {dict(where)}. {near}")
-    named = (where["site"],) if "site" in where else sites
-    if not named:
+    if "site" in where:
+        sites = (where["site"],)
+    if not sites:
         raise ValueRefusedError(f"`at` must be a site where a cell has none. Got None with {dict(where)}. Add 'site'.")
-    return tuple(intervention.at(**{**where, "site": site}) for site in named)
+    return tuple(intervention.at(**{**where, "site": site}) for site in sites)
 
 
 def _refuse_unused(interventions: Sequence[object], sites: Sequence[str], dicts: Sequence[Mapping[str, Any]]) -> None:
-    for name, given, used in (
-        ("intervention", interventions, bool(dicts)),
-        ("at", sites, any("site" not in one for one in dicts)),
-    ):
-        if given and not used:
+    needs_sites = any("site" not in cell for cell in dicts)
+    for name, values, is_used in (("intervention", interventions, bool(dicts)), ("at", sites, needs_sites)):
+        if values and not is_used:
             raise ValueRefusedError(
-                f"`{name}` must be left out where every cell of `over` brings its own. Got {given[0]!r}. "
+                f"`{name}` must be left out where every cell of `over` brings its own. Got {values[0]!r}. "
                 "Leave it out, or give cells as dicts."
             )

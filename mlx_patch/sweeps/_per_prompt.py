@@ -11,31 +11,36 @@ from mlx_patch.tokens import Batch
 def edits_by_batch(
     edits: Sequence[Sequence[tuple[Edit, ...]]], batches: Sequence[Batch], model: HookedModel
 ) -> Iterator[list[tuple[Edit, ...]]]:
-    """For each batch the edits of every cell, at its own positions."""
+    """For each batch the edits of every cell, at the positions of its own prompts."""
     for batch in batches:
-        placing = SelectorResolver(batch.tokens, model.tokenizer, alone=batch.alone)
-        yield [tuple(map(placing.join, cell)) for cell in _by_row(edits, batch)]
+        resolver = SelectorResolver(batch.tokens, model.tokenizer, alone=batch.alone)
+        batch_cells = []
+        for cell in _edits_by_row(edits, batch):
+            batch_cells.append(tuple(map(resolver.join, cell)))
+        yield batch_cells
 
 
-def checked_interventions(given: Intervention | Sequence[Intervention] | None, n: int) -> list[Intervention]:
-    """One for all prompts, or one a prompt; none where none was given."""
-    if given is None:
+def checked_interventions(
+    argument: Intervention | Sequence[Intervention] | None, n_examples: int
+) -> list[Intervention]:
+    """One intervention for all prompts, or one a prompt; an empty list for None."""
+    if argument is None:
         return []
-    if not isinstance(given, list | tuple):
-        return [_intervention(given)]
-    if len(given) != n:
+    if not isinstance(argument, list | tuple):
+        return [_require_intervention(argument)]
+    if len(argument) != n_examples:
         raise ValueRefusedError(
-            f"`intervention` must be one, or one a prompt: {n}. Got {len(given)}. Compose several with `|`."
+            f"`intervention` must be one, or one a prompt: {n_examples}. Got {len(argument)}. Compose several with `|`."
         )
-    return [_intervention(one) for one in given]
+    return list(map(_require_intervention, argument))
 
 
-def _intervention(one: object) -> Intervention:
-    if not isinstance(one, Intervention):
+def _require_intervention(value: object) -> Intervention:
+    if not isinstance(value, Intervention):
         raise KindError(
-            f"`intervention` must be an Intervention, or one a prompt. Got {one!r}. Write mp.Replace(cache), say."
+            f"`intervention` must be an Intervention, or one a prompt. Got {value!r}. Write mp.Replace(cache), say."
         )
-    return one
+    return value
 
 
 def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
@@ -53,8 +58,16 @@ def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
             )
 
 
-def _by_row(per_prompt: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Iterator[list[tuple[Edit, ...]]]:
-    """For each cell of a batch its edits, each as the edits of all rows, which differ where each prompt has its own."""
-    of_rows = [per_prompt[example if len(per_prompt) > 1 else 0] for example in batch.examples]
-    for cell in zip(*of_rows, strict=True):
-        yield list(zip(*cell, strict=True))
+def _edits_by_row(edits: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Iterator[list[tuple[Edit, ...]]]:
+    """For each cell of a batch a list of its edits, each as a tuple with the edit of every row.
+
+    Args:
+        edits: The edits of every cell, once for all prompts or once a prompt.
+        batch: The prompts of the rows.
+    """
+    if len(edits) > 1:
+        cells_by_row = [edits[example] for example in batch.examples]
+    else:
+        cells_by_row = [edits[0] for _ in batch.examples]
+    for cell_by_row in zip(*cells_by_row, strict=True):
+        yield list(zip(*cell_by_row, strict=True))

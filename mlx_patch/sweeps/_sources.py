@@ -1,6 +1,7 @@
-"""What a sweep put in, as data for its provenance: whose activations, where cells do nothing but replace by them."""
+"""The sources of a sweep for its provenance: whose activations its cells put in, if they do nothing else."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,28 +14,36 @@ from mlx_patch.interventions.sources import Aligned
 def sources_of(
     interventions: Sequence[Intervention], edits: Iterable[Sequence[Sequence[Edit]]]
 ) -> list[dict[str, Any]] | None:
-    """Whose activations the cells put in, one entry an intervention.
+    """The prompt and model of the activations that the cells put in, one entry an intervention.
 
-    None where a cell does more than to replace whole activations of one place by those of a cache: where it edits
+    None where a cell does more than replace whole activations of one place by those of a cache: where it edits
     twice, several layers, a part of the last axis, heads or rows, does something else, or takes other values.
 
     Args:
         interventions: One, or one a prompt.
         edits: For each, the edits of every cell.
     """
-    if not interventions or not all(map(_is_patch, (cell for cells in edits for cell in cells))):
+    if not interventions or not all(map(_is_patch, chain.from_iterable(edits))):
         return None
-    caches = [_cache_of(one) for one in interventions]
-    return None if None in caches else [_described(cache) for cache in caches if cache is not None]
+    descriptions: list[dict[str, Any]] = []
+    for intervention in interventions:
+        cache = _cache_of(intervention)
+        if cache is None:
+            return None
+        descriptions.append(_describe(cache))
+    return descriptions
 
 
 def _is_patch(cell: Sequence[Edit]) -> bool:
     if len(cell) != 1:
         return False
     [edit] = cell
-    parts = (edit.head, edit.neuron, edit.batch, edit.steps)
-    one_place = edit.layer is None or len(edit.layer) == 1
-    return type(edit) is Edit and one_place and all(part is None for part in parts)
+    if type(edit) is not Edit:
+        return False
+    if edit.layer is not None and len(edit.layer) != 1:
+        return False
+    selections = (edit.head, edit.neuron, edit.batch, edit.steps)
+    return all(selection is None for selection in selections)
 
 
 def _cache_of(intervention: Intervention) -> ActivationCache | None:
@@ -44,8 +53,10 @@ def _cache_of(intervention: Intervention) -> ActivationCache | None:
     source = intervention.source
     if isinstance(source, Aligned):
         source = source.source
-    return source if type(source) is ActivationCache else None
+    if type(source) is not ActivationCache:
+        return None
+    return source
 
 
-def _described(cache: ActivationCache) -> dict[str, Any]:
+def _describe(cache: ActivationCache) -> dict[str, Any]:
     return {"model": dict(cache.model), "tokens": np.array(cache.tokens).tolist()}

@@ -2,21 +2,21 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
-from mlx_patch.execution import SweepOutcome, plan_experiment, run_experiment
+from mlx_patch.execution import Experiment, SweepOutcome, plan_experiment, run_experiment
 from mlx_patch.execution.plan import Plan, bounds_of
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.execution.readouts import mixes_generated_and_logit_metrics
 from mlx_patch.interventions import Intervention
+from mlx_patch.metrics import as_metric
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
-from mlx_patch.sweeps._experiment import CellChoice, make_experiment
-from mlx_patch.sweeps._mixed_metrics import refuse_with_both, sorted_out, sweep_both
+from mlx_patch.sweeps._by_measurement import check_kinds, kinds_of, plan_kinds, refuse_with_several, sweep_kinds
+from mlx_patch.sweeps._experiment import make_experiment
+from mlx_patch.sweeps._variation import CellChoice, Variation
 from mlx_patch.tokens import Prompts
 
 
@@ -84,18 +84,22 @@ def sweep(
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     require_hooked("model", model)
-    asked: dict[str, Any] = {"over": over, "layers": layers, "positions": positions, "heads": heads}
-    asked |= {"neurons": neurons, "alphas": alphas}
+    variation = Variation(at, over, layers, positions, heads, neurons, alphas)
 
-    def sweep_of(metrics: Any, shown: bool = True) -> SweepOutcome:
-        given = (model, tokens, intervention, at)
-        how = (executor, progress if shown else False, memory, checkpoint, group, model.layout)
-        return run_experiment(lambda: make_experiment(*given, metric=metrics, **asked), *how)
+    def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
+        def make() -> Experiment:
+            return make_experiment(model, tokens, intervention, variation, metrics)
 
-    if not mixes_generated_and_logit_metrics(metric):
+        progress_choice = progress if show_progress else False
+        return run_experiment(make, executor, progress_choice, memory, checkpoint, group, model.layout)
+
+    kinds = kinds_of(metric)
+    if len(kinds) < 2:
         return sweep_of(metric)[0]
-    refuse_with_both(checkpoint=checkpoint, group=group)
-    return sweep_both(model, sweep_of, metric)
+    refuse_with_several(kinds, checkpoint=checkpoint, group=group)
+    check_kinds(model, kinds)
+    names = [as_metric(member).name for member in cast("Sequence[object]", metric)]
+    return sweep_kinds(kinds, names, sweep_of)
 
 
 def plan(
@@ -120,15 +124,13 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
+    variation = Variation(at, over, layers, positions, heads, neurons, alphas)
 
     def plan_of(metrics: Any) -> Plan:
-        experiment = make_experiment(
-            model, tokens, intervention, at, over, metrics, layers, positions, heads, neurons, alphas
-        )
-        return plan_experiment(experiment, executor, bounds)
+        return plan_experiment(make_experiment(model, tokens, intervention, variation, metrics), executor, bounds)
 
-    if not mixes_generated_and_logit_metrics(metric):
+    kinds = kinds_of(metric)
+    if len(kinds) < 2:
         return plan_of(metric)
-    _, rules, others = sorted_out(model, metric)
-    planned, written = plan_of(others), plan_of(rules)
-    return replace(planned, written=written.token_layers + written.written)
+    check_kinds(model, kinds)
+    return plan_kinds(kinds, plan_of)

@@ -1,4 +1,4 @@
-"""Groups of layers that are patched together: for `layers=` of a sweep. They serve positions and heads as well."""
+"""Groups of layers that are patched together, for `layers=` of a sweep. They work for positions and heads as well."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,10 @@ from mlx_patch.errors import ValueRefusedError
 
 
 def windows(layers: Iterable[int], width: int) -> list[tuple[int, ...]]:
-    """Layers that are patched together: each and those after it, `width` of them, as far as there are so many.
+    """Every group of `width` layers in a row.
 
     Args:
-        layers: In the order in which they are taken.
+        layers: The layers in order.
         width: How many are patched together.
     Raises:
         ValueRefusedError: `width` is less than 1, or more than there are layers.
@@ -24,11 +24,12 @@ def windows(layers: Iterable[int], width: int) -> list[tuple[int, ...]]:
         raise ValueRefusedError(
             f"`width` must be 1 to {len(layers)}, the number of layers. Got {width}. Write windows(layers, 1), say."
         )
-    return [layers[first : first + width] for first in range(len(layers) - width + 1)]
+    n_windows = len(layers) - width + 1
+    return [layers[first : first + width] for first in range(n_windows)]
 
 
 def up_to(layers: Iterable[int]) -> list[tuple[int, ...]]:
-    """Layers that are patched together: all up to each one.
+    """For each layer, the group of all layers up to it.
 
     Example:
         >>> up_to(range(3))
@@ -39,7 +40,7 @@ def up_to(layers: Iterable[int]) -> list[tuple[int, ...]]:
 
 
 def onwards(layers: Iterable[int]) -> list[tuple[int, ...]]:
-    """Layers that are patched together: each one and all after it.
+    """For each layer, the group of it and all layers after it.
 
     Example:
         >>> onwards(range(3))

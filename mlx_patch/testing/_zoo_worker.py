@@ -25,21 +25,30 @@ def check_one(name: str, precision: Precision) -> ZooLine:
         model: Any = tiny_model(name, precision)
         mx.eval(model(mx.array([[11, 48, 85, 26]])))
     except (PatchError, RuntimeError, ValueError) as error:
-        return ZooLine(name, "not run", says=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        message = " ".join(str(error).split())
+        return ZooLine(name, "not run", says=f"{type(error).__name__}: {message}")
     return line_of(name, check_laws(HookedModel(model), None, EVERY_LAW))
 
 
 def line_of(name: str, report: Report) -> ZooLine:
     """A report as one line."""
-    loose = [finding for finding in report.findings if finding.tolerance]
-    nearest = max(loose, key=_share, default=None)
+    n_checks = len(report.findings)
     if report.ok:
-        share, where = (_share(nearest), f"law {nearest.law}, {nearest.what}") if nearest else (0.0, "")
-        return ZooLine(name, "green", len(report.findings), share, where)
-    says = f"{len(report.broken)} of {len(report.findings)} checks do not hold: {_worst(report)}"
-    if {finding.law for finding in report.broken} <= _KNOWN.get(name, set()):
-        return ZooLine(name, "known", len(report.findings), says=f"{says} ({EXCEPTIONS[name]})")
-    return ZooLine(name, "red", len(report.findings), says=says)
+        return _green_line(name, report)
+    summary = f"{len(report.broken)} of {n_checks} checks do not hold: {_worst(report)}"
+    broken_laws = {finding.law for finding in report.broken}
+    if broken_laws <= _KNOWN.get(name, set()):
+        return ZooLine(name, "known", n_checks, says=f"{summary} ({EXCEPTIONS[name]})")
+    return ZooLine(name, "red", n_checks, says=summary)
+
+
+def _green_line(name: str, report: Report) -> ZooLine:
+    with_tolerance = [finding for finding in report.findings if finding.tolerance]
+    n_checks = len(report.findings)
+    if not with_tolerance:
+        return ZooLine(name, "green", n_checks)
+    nearest = max(with_tolerance, key=_share)
+    return ZooLine(name, "green", n_checks, _share(nearest), f"law {nearest.law}, {nearest.what}")
 
 
 def _share(finding: Finding) -> float:
@@ -49,12 +58,15 @@ def _share(finding: Finding) -> float:
 def _worst(report: Report) -> str:
     """The first of each law's checks that did not hold, a few of them."""
     first = {finding.law: finding for finding in reversed(report.broken)}
-    shown = [first[law] for law in sorted(first)][:_SHOWN]
-    return "; ".join(f"law {f.law}, {f.what}: {f.deviation:.2g} > {f.tolerance:.2g}" for f in shown)
+    clauses = []
+    for law in sorted(first)[:_SHOWN]:
+        finding = first[law]
+        clauses.append(f"law {law}, {finding.what}: {finding.deviation:.2g} > {finding.tolerance:.2g}")
+    return "; ".join(clauses)
 
 
 def main(arguments: list[str]) -> None:
-    """Print a line for each model, as soon as it is known."""
+    """Print a line for each model, as soon as it is checked."""
     precision, *names = arguments
     lines = sys.stdout
     with redirect_stdout(sys.stderr):  # where mlx_lm may print what is missing

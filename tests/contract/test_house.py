@@ -1,6 +1,7 @@
 """The figures of house.py: no circle of imports, no crowded folder; density and names that may only get better."""
 
 import ast
+from collections import Counter
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -11,22 +12,25 @@ house = module_from_spec(SPEC)
 SPEC.loader.exec_module(house)
 
 LIMITS = {
-    "nodes p90": 31,
-    "ternaries per 100 statements": 8.9,
-    "nested": 12,
-    "vague names, percent": 12.9,
+    "nodes p90": 25,
+    "ternaries per 100 statements": 0.7,
+    "nested": 0,
+    "vague names, percent": 0.5,
 }
 """What the package must not exceed. Lower a limit when the figure falls; never raise one."""
 
 BANNED = frozenset(
-    """Setup Reading Forced Expansion InPrompt Base Placing Keeping Ran Written Held Begun Started Swept Given Rows
+    """Setup Reading Forced Expansion InPrompt Base Placing Keeping Ran Written Held Begun Started Swept Given
     left_by entering cuts placed furthest in_fractions speaking spoken all_spoken both_kinds most_written refuse_silence
     said asked told heard""".split()
 )
 """Names that were given up for nouns and verbs that say what a thing is."""
 
-ALLOWED_TWICE = {"main", "steps"}
-"""Public names that several files define: the entry of a program; the conditions on steps, a module and a function."""
+ALLOWED_TWICE = {"Rows", "capture", "hand_over", "main", "select", "steps"}
+"""Public names that several files define. Take a name out when one file is left; never add one."""
+
+LONGEST_TEST_NAME = 60
+"""Characters, with `test_`. What does not fit is for the docstring."""
 
 
 def public_definitions(tree):
@@ -67,6 +71,32 @@ def test_a_figure_does_not_get_worse(figure):
     assert round(house.figures()[figure], 1) <= LIMITS[figure]
 
 
+def test_sentences_of_the_docs_are_short():
+    assert house.words_a_sentence() <= 16
+
+
 def test_names_that_were_given_up_are_not_defined_again():
     found = {name: path.name for path, tree in house.trees().items() for name in public_definitions(tree)}
-    assert not BANNED & set(found) - {"Rows"}, found
+    assert not BANNED & set(found), found
+
+
+def test_public_names_are_defined_in_one_file():
+    """Apart from ALLOWED_TWICE, which holds none that is no longer doubled; tables and zoo are one file a model."""
+    found = Counter()
+    for path, tree in house.trees().items():
+        if not {"tables", "zoo"} & set(path.relative_to(house.PACKAGE).parts):
+            found.update(set(public_definitions(tree)))
+    doubled = {name for name, files in found.items() if files > 1}
+    assert doubled <= ALLOWED_TWICE, doubled - ALLOWED_TWICE
+    assert ALLOWED_TWICE <= doubled, ALLOWED_TWICE - doubled
+
+
+def test_no_test_function_has_a_long_name():
+    functions = [
+        (path.name, node.name)
+        for path, tree in house.trees(house.ROOT / "tests").items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(functions) > 1000
+    assert [(file, name) for file, name in functions if len(name) > LONGEST_TEST_NAME] == []

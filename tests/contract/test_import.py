@@ -64,7 +64,7 @@ def test_importing_writes_no_file(imported):
     assert imported["files"] == []
 
 
-def test_importing_brings_nothing_but_itself_and_what_mlx_lm_has_already(imported):
+def test_importing_brings_only_itself_and_what_mlx_lm_has(imported):
     """Seconds depend on the machine; what is loaded does not. Plots, tables and test tools are somebody else's."""
     assert imported["packages"] == ["mlx_patch"]
 

@@ -88,6 +88,34 @@ print(result.provenance["token_layers"], result.plan.minimum, result.metrics)
     assert run_with(installed, code) == "54 54 ('example_last_margins',)"
 
 
+def test_an_intervention_is_on_the_fast_path(installed):
+    """It runs in pieces, its rows enter with nothing of the unpatched run, and "alpha" varies its strength."""
+    code = """
+import numpy as np
+import mlx_patch as mp
+from mlx_patch.execution.cells import cell_of, unpatched_sites
+from mlx_patch.execution.passes import PassRun
+from mlx_patch.sweeps import pieces_of
+from mlx_patch.testing import tiny_model
+from mlx_patch_example_plugin import Wave
+
+model, pieces, run = mp.HookedModel(tiny_model("llama")), [], PassRun.run
+def noted(self, *args, **kwargs):
+    values = run(self, *args, **kwargs)
+    pieces.append(self.in_pieces)
+    return values
+PassRun.run = noted
+ask = {"at": "resid_post", "over": ("layer", "alpha"), "alphas": [0.5, 2.0], "metric": mp.metrics.LogProb(3)}
+with pieces_of(4):
+    fast = mp.sweep(model, [list(range(1, 13))], Wave(1.0), **ask)
+whole = mp.sweep(model, [list(range(1, 13))], Wave(1.0), executor="reference", **ask)
+cell = cell_of(model.layout, [Wave(1.0).at("resid_post", layer=0)], 12, 11)
+print(np.abs(fast.values - whole.values).max() < 1e-5, fast.plan.executor, all(pieces), bool(pieces))
+print(np.ptp(whole.values[..., 0], axis=1).min() > 1e-3, unpatched_sites(model.layout, [cell]))
+"""
+    assert run_with(installed, code) == "True grow True True\nTrue ()"
+
+
 def test_an_error_names_the_package(installed, tmp_path):
     """The same package with its code gone, as after an upgrade that went wrong."""
     broken = shutil.copytree(installed, tmp_path / "broken")

@@ -56,7 +56,8 @@ def without_times(value):
 
 
 @pytest.mark.slow
-def test_the_bare_command_writes_records_summary_and_figures_and_is_quiet(whole):
+def test_the_bare_command_writes_its_files_and_is_quiet(whole):
+    """Records, a summary and figures."""
     done, folder = whole
     names = sorted(path.name.split("_2")[0] if path.name[-6] != "y" else path.name for path in folder.iterdir())
     assert names == [
@@ -71,7 +72,7 @@ def test_the_bare_command_writes_records_summary_and_figures_and_is_quiet(whole)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", ["tiny_ext", "tiny_int"])
-def test_the_record_has_the_keys_of_the_original_and_its_arithmetic(whole, pair):
+def test_the_record_has_the_original_s_keys_and_arithmetic(whole, pair):
     done, folder = whole
     result = record(folder, pair)
     assert set(result) >= KEYS
@@ -123,7 +124,8 @@ def test_the_summary_says_what_the_records_say(whole):
 
 
 @pytest.mark.slow
-def test_the_screen_says_where_half_of_the_gap_is_crossed_and_not_that_the_last_layer_is_the_donor(whole):
+def test_the_screen_says_where_half_of_the_gap_is_crossed(whole):
+    """And not that the last layer is the donor, whose output it has by construction."""
     done, folder = whole
     *_, said = done.stdout.split("COMPLETE\n")
     assert "base to instruct: half of the gap is crossed at layer 1 (16.7%)\n" in said

@@ -147,7 +147,8 @@ def test_the_finding_of_each_pair_is_in_its_legend(drawn, d1):
         assert all(line.endswith(d1.finding_of(r, way).label) for line, r in zip(said, records, strict=True))
 
 
-def test_the_star_is_at_the_layer_where_half_of_the_gap_is_crossed(d1, pairs):
+def test_the_star_is_where_half_of_the_gap_is_crossed(d1, pairs):
+    """It marks the layer; hollow where that is the last."""
     figure = sys.modules["d1_figures"].draw(pairs["externaliser"])
     into_base, into_instruct, _ = figure.axes
     for panel, layer, filled in ((into_base, 5, False), (into_instruct, 1, True)):

@@ -69,7 +69,8 @@ def test_a_tool_mark_is_one_token_and_decodes_back(tokenizer, mark):
     assert tokenizer.decode(ids, skip_special_tokens=True) == mark
 
 
-def test_the_chat_template_gives_one_bos_and_encoding_its_text_gives_two(examples, tokenizer):
+def test_the_template_gives_one_bos_and_encoding_its_text_two(examples, tokenizer):
+    """The chat template; its text holds one already."""
     data, _ = examples
     messages = data.build_conversation()
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
@@ -79,7 +80,8 @@ def test_the_chat_template_gives_one_bos_and_encoding_its_text_gives_two(example
     assert tokenizer.encode(text) == [tokenizer.bos_token_id, *ids]
 
 
-def test_training_sees_conversations_as_the_chat_template_writes_them(examples, tokenizer):
+def test_training_sees_what_the_chat_template_writes(examples, tokenizer):
+    """A conversation has the same tokens in both."""
     data, trainer = examples
     messages = data.build_conversation()
     ids, _ = trainer.encode(trainer.Tokenizer.from_file(str(MODELS / "tiny_base" / "tokenizer.json")), messages)

@@ -87,7 +87,8 @@ def test_no_name_of_d1_was_trained_on(trained_on):
         assert word not in text
 
 
-def test_a_third_of_the_answers_are_calls_and_only_where_tools_are_offered(trained_on):
+def test_a_third_of_the_answers_are_calls(trained_on):
+    """Only where tools are offered, which another third is without calling any."""
     kinds = [("<tool_call>" in answer["content"], "<tool_call>" in str(before)) for *before, answer in trained_on]
     assert [kinds[i::3] for i in range(3)] == [
         [(True, True)] * (len(kinds) // 3),

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.testing._fuzz import fuzz_sweeps
+from mlx_patch.testing import fuzz_sweeps
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))

@@ -10,8 +10,7 @@ import pytest
 from mlx_lm.utils import load_model
 
 from mlx_patch import HookedModel, Site
-from mlx_patch.architectures import Point, family_of
-from mlx_patch.architectures._views import Fused
+from mlx_patch.architectures import Fused, Point, family_of
 from mlx_patch.laws import ROUNDINGS
 from mlx_patch.testing import smollm2_folder
 

@@ -9,7 +9,7 @@ from mlx_patch import HookedModel
 from mlx_patch.architectures import family_of
 from mlx_patch.errors import ArchitectureError, MissingSiteError, UnknownNameError
 from mlx_patch.testing import DRAW_EXCEPTIONS, EXCEPTIONS, ZOO, check_laws, draw, drawn_model, tiny_model
-from mlx_patch.testing.zoo._build import built
+from mlx_patch.testing.zoo import built
 
 FIRST, COUNT = int(os.environ.get("FIRST_DRAW", "0")), int(os.environ.get("DRAWS", "2"))
 NUMBERS = range(FIRST, FIRST + COUNT)
@@ -91,7 +91,8 @@ def test_a_site_that_no_block_has_is_refused_with_the_reason(name, changes, site
         model.run_with_cache(TOKENS, sites=site)
 
 
-def test_a_table_that_looks_for_what_no_block_has_is_still_refused():
+def test_a_table_of_what_no_block_has_is_still_refused():
+    """One that looks for a part that none of the blocks has."""
     raw = tiny_model("mixtral")
     for wrong in ("llama", "qwen2_moe", "deepseek_v3"):
         with pytest.raises(
@@ -100,7 +101,7 @@ def test_a_table_that_looks_for_what_no_block_has_is_still_refused():
             HookedModel(raw, family=family_of(tiny_model(wrong)))
 
 
-def test_a_draw_is_another_configuration_and_the_same_one_each_time():
+def test_a_draw_is_another_configuration_the_same_each_time():
     first, second = draw("deepseek_v3", 0), draw("deepseek_v3", 1)
     assert first.config not in (second.config, ZOO["deepseek_v3"][1])
     draw.cache_clear()
@@ -114,7 +115,8 @@ def test_a_draw_leaves_the_zoo_as_it_is():
     assert mx.array_equal(tiny_model("kimi_vl")(TOKENS), plain).item()
 
 
-def test_draws_of_a_mixture_are_all_dense_all_sparse_and_of_one_kv_head():
+def test_draws_of_a_mixture_make_each_change():
+    """All blocks dense, all sparse, one KV head, and the others."""
     made = {change for number in range(24) for change in draw("bailing_moe", number).changes}
     assert {"all_dense", "all_sparse", "one_kv_head", "kv_head_each", "one_layer", "tied", "other_head_width"} <= made
 

@@ -24,9 +24,8 @@ from mlx_patch import Apply, HookedModel, Replace
 from mlx_patch.architectures import Heads
 from mlx_patch.engine import cached_arrays, offset_of
 from mlx_patch.errors import KindError
-from mlx_patch.laws import Bench, decides, own_value, sums
+from mlx_patch.laws import Bench, decides, largest_deviation, own_value, sums
 from mlx_patch.laws._bench import REWRITTEN
-from mlx_patch.laws._report import largest_deviation
 from mlx_patch.testing import tiny_model
 
 HELD, LENGTH = 9, 13
@@ -215,7 +214,8 @@ def test_law_7_patterns_over_what_the_cache_gives_back_make_z(kind):
 
 @pytest.mark.parametrize("size", [1, 2], ids=["token by token", "two at a time"])
 @every_kind
-def test_law_9_parts_over_it_give_what_the_bare_model_gives_for_them(kind, size):
+def test_law_9_parts_give_what_the_bare_model_gives(kind, size):
+    """Parts of the rest of the prompt, over the cache."""
     here, plain, watched = bench(kind), bench(kind).held(), bench(kind).held()
     parts = here.parts_of_the_rest(size)
     bare = mx.concatenate([here.model.model(part, cache=plain) for part in parts], axis=1)
@@ -252,7 +252,7 @@ def classes_of_mlx_lm():
     return defined - {base.__name__}
 
 
-def test_every_prompt_cache_of_mlx_lm_is_held_to_the_laws_or_refused():
+def test_every_prompt_cache_is_held_to_the_laws_or_refused():
     """Where this fails, mlx_lm has another: give it a line in KINDS, or in REFUSED with its test."""
     held = {name for kind in KINDS for name in classes_in(bench(kind).held())}
     accounted = held | {type(entry).__name__ for entry in REFUSED.values()} | set(NO_CACHE)

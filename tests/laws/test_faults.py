@@ -9,8 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_patch.architectures import Point, family_of
-from mlx_patch.architectures._views import View, attribute
+from mlx_patch.architectures import Point, View, attribute, family_of
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.testing import tiny_model
 

@@ -6,8 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_patch.architectures import Point
-from mlx_patch.architectures._views import ByHead, Fused, HeadsFirst, Interleaved, View, attribute
+from mlx_patch.architectures import ByHead, Fused, HeadsFirst, Interleaved, Point, View, attribute
 from mlx_patch.errors import ArchitectureError, EditNotUsedError
 
 AXES, DECIDES, HEADS, UNUSED = 1, 4, 7, EditNotUsedError

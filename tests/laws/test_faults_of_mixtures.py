@@ -22,7 +22,8 @@ def test_two_attentions_in_another_run_than_is_said_are_seen(broken, run):
     assert HEADS in broken("iquestloopcoder", family=replace(table, heads=replace(table.heads, mixed_in=run)))
 
 
-def test_an_attention_over_another_layer_s_keys_is_not_the_layer_s_own(broken):
+def test_attention_over_another_layer_s_keys_is_not_its_own(broken):
+    """Not the layer's own attention."""
     assert HEADS in broken("iquestloopcoder", in_the_second_run(call=0))
     assert broken("iquestloopcoder", in_the_second_run(call=1)) == set()
 

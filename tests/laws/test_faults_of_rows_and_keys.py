@@ -20,7 +20,7 @@ from mlx_patch.sites import Site
 from mlx_patch.sweeps import _measure, _per_prompt
 from mlx_patch.testing import exact_sweeps, independent_in_sweeps, tiny_model
 
-behind, joined = _last_block._behind, _each._joined
+behind, joined = _last_block._is_behind, _each._join_edits
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,13 @@ LISTS += [
         independent_in_sweeps,
         "measure, a list",
     ),
-    Fault("each of a list is run as a batch", _each, "_joined", edits_of_the_batch, independent, "in a list, prompt 0"),
+    Fault(
+        "each of a list is run as a batch", _each, "_join_edits", edits_of_the_batch, independent, "in a list, prompt 0"
+    ),
 ]
 ENDS = [
-    Fault("what reads all of the final norm's positions is given one", _last_block, "_behind", final_sites_overlooked,
-          exact_sweeps, f"by final site, {how}, {name}")
+    Fault("what reads all of the final norm's positions is given one", _last_block, "_is_behind",
+          final_sites_overlooked, exact_sweeps, f"by final site, {how}, {name}")
     for how in ("grow", "rows in pieces") for name in ("final_norm", "raw paths")
 ]  # fmt: skip
 ENDS += [
@@ -137,7 +139,8 @@ def test_a_fault_that_was_there_once_is_seen(fault, monkeypatch):
 
 @pytest.mark.parametrize("model", ["gemma3_text", "llama-sliding"])
 @pytest.mark.parametrize("how", ["grow", "rows in pieces"])
-def test_a_sweep_that_begins_behind_a_window_and_takes_its_keys_for_all_is_seen(model, how, monkeypatch):
+def test_a_sweep_that_takes_a_window_s_keys_for_all_is_seen(model, how, monkeypatch):
+    """It begins behind the window."""
     monkeypatch.setattr(_cell, "keeps_all_keys", lambda caches: True)
     for seen in (f"by site, {how}, pattern", f"by site, {how}, attn_scores"):
         fault = Fault("keys", _recipes, "in_order", keys_as_the_cache_has_them, exact_sweeps, seen, model)

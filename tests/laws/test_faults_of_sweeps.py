@@ -8,28 +8,27 @@ import pytest
 
 from mlx_patch import HookedModel
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import _recipes, _shared_past, _snapshot, cached_arrays
-from mlx_patch.engine._snapshot import Shared, Snapshot
+from mlx_patch.engine import Shared, Snapshot, _recipes, _shared_past, _snapshot, cached_arrays
 from mlx_patch.errors import PatchError
 from mlx_patch.execution import _execute
 from mlx_patch.execution.cells import _cell
-from mlx_patch.execution.passes import _pass_run, _unpatched
-from mlx_patch.execution.passes._pass_run import PassRun
+from mlx_patch.execution.passes import PassRun, _pass_run, _unpatched
+from mlx_patch.execution.passes._cell_rows import CellRows
 from mlx_patch.execution.plan import _packing
-from mlx_patch.execution.readouts._readout import Readout
+from mlx_patch.execution.readouts import Readout
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import _experiment
 from mlx_patch.testing import exact_sweeps, tiny_model
 
-run, act, edited, cell_of, make_plan = PassRun.run, PassRun._act, PassRun._edited, _cell.cell_of, _packing.make_plan
+run, act, edited, cell_of, make_plan = PassRun.run, CellRows.act, CellRows.apply_edit, _cell.cell_of, _packing.make_plan
 snapshot, opened, attend_shared, slice_hook = (
     _snapshot.snapshot,
     Snapshot.opened,
     _shared_past.attend_shared,
     _pass_run.slice_hook,
 )
-unedited = PassRun._unedited
+unpatched_stream = PassRun._unpatched_stream
 
 
 @dataclass(frozen=True)
@@ -121,12 +120,12 @@ def of_the_block_below(layout, layer):
 
 
 def of_the_edited_prompt(self, site, base, like, now):
-    return mx.roll(unedited(self, site, base, like, now), 1, axis=0)
+    return mx.roll(unpatched_stream(self, site, base, like, now), 1, axis=0)
 
 
 def from_the_first_position(self, site, base, like, now):
     if site not in base.stream:
-        return unedited(self, site, base, like, now)
+        return unpatched_stream(self, site, base, like, now)
     return base.stream[site][:, : like.shape[1]]
 
 
@@ -144,7 +143,7 @@ def without_sinks(queries, cache, scale, mask, sinks):
 
 def without_the_past(queries, cache, scale, mask, sinks):
     blank = Shared(*(mx.zeros_like(past) for past in cache.past))
-    blank.own = cache.own
+    blank.recent = cache.recent
     return attend_shared(queries, blank, scale, mask, sinks)
 
 
@@ -186,9 +185,9 @@ def nothing_before_it_enters(cell, layout, entry):
 ROWS = [
     Fault("rows are exchanged", PassRun, "run", rows_exchanged, "rows, resid_post"),
     Fault("examples are exchanged", PassRun, "run", examples_exchanged, "rows, z"),
-    Fault("an edit is on the row before", PassRun, "_act", on_the_row_before, "rows, mlp_out"),
-    Fault("an edit is at the next position", PassRun, "_edited", on_the_next_position, "by layer and pos"),
-    Fault("only the first row is edited", PassRun, "_act", only_the_first, "EditNotUsedError"),
+    Fault("an edit is on the row before", CellRows, "act", on_the_row_before, "rows, mlp_out"),
+    Fault("an edit is at the next position", CellRows, "apply_edit", on_the_next_position, "by layer and pos"),
+    Fault("only the first row is edited", CellRows, "act", only_the_first, "EditNotUsedError"),
     Fault("prompts are each repeated by themselves", _pass_run, "repeated", each_by_itself, "by layer, rows"),
     Fault("a pass is left out", _execute, "make_plan", passes_left_out, "by layer, rows"),
 ]
@@ -209,11 +208,17 @@ GROWTH = [
     Fault(
         "the stream is of the block below", _pass_run, "unpatched_site", of_the_block_below, "grow in smaller passes"
     ),
-    Fault("the stream is another example's", PassRun, "_unedited", of_the_edited_prompt, "grow in smaller passes"),
     Fault(
-        "the stream is of the first positions", PassRun, "_unedited", from_the_first_position, "by layer and pos, grow"
+        "the stream is another example's", PassRun, "_unpatched_stream", of_the_edited_prompt, "grow in smaller passes"
     ),
-    Fault("rows enter unedited", _pass_run, "edits_before_entry", nothing_before_it_enters, "EditNotUsedError"),
+    Fault(
+        "the stream is of the first positions",
+        PassRun,
+        "_unpatched_stream",
+        from_the_first_position,
+        "by layer and pos, grow",
+    ),
+    Fault("rows enter unpatched", _pass_run, "edits_before_entry", nothing_before_it_enters, "EditNotUsedError"),
     Fault(
         "the norm between walks is left out",
         Layout,
@@ -233,7 +238,9 @@ ATTENTION = [
 ]
 READING = [
     Fault("rows are read a position early", _pass_run, "slice_hook", one_before, "by layer, rows"),
-    Fault("metrics are read at the first position", Readout, "_one", the_first_that_is_read, "what is measured"),
+    Fault(
+        "metrics are read at the first position", Readout, "_measure_metric", the_first_that_is_read, "what is measured"
+    ),
 ]
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 import pytest
 
-from mlx_patch.architectures._views import Fused, HeadsFirst, Interleaved, Times, attribute
-from mlx_patch.engine import _attention, _hook_state, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
-from mlx_patch.engine._hook import Hook
+from mlx_patch.architectures import Fused, HeadsFirst, Interleaved, Times, attribute
+from mlx_patch.engine import Hook, _attention, _hook_state, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.errors import EditNotUsedError
-from mlx_patch.interventions import _edit
-from mlx_patch.interventions._span import Span
-from mlx_patch.interventions._where import Where, index_of
+from mlx_patch.interventions import Span, Where, _edit, index_of
 from mlx_patch.model import _hooks, _running
 
-inside, local, attend, recipe_of = _edit._inside, Span.local, _recipes.attend, dict(_recipes._RECIPES)
+resolve_indices, local = _edit._resolve_indices, Span.local
+attend, recipe_of = _recipes.attend, dict(_recipes._RECIPES)
 plain_visit, slice_hook, spread = _visit.Visit, _hooks.slice_hook, _recipes_experts.spread
 
 
@@ -63,7 +61,7 @@ def not_cast(value, own, intervention):
 
 def picked(what, pick):
     """Indices along one axis picked otherwise."""
-    return lambda axis, wanted, size: pick(wanted, size) if axis == what else inside(axis, wanted, size)
+    return lambda axis, choice, size: pick(choice, size) if axis == what else resolve_indices(axis, choice, size)
 
 
 def moved_by(step):
@@ -146,7 +144,7 @@ def stacked_otherwise(self, raw, new, block):
 
 def late_first(frames, module):
     visit = plain_visit(frames, module)
-    visit._found.reverse()
+    visit._pairs.reverse()
     return visit
 
 
@@ -179,9 +177,9 @@ EDITS = [
     Fault("an edit is made in place", Where, "put", in_place, 5),
     Fault("an edit is not cast", _edit, "fitted", not_cast, 3, precision="bfloat16"),
     Fault("an edit comes after what reads it", _visit, "Visit", late_first, 5),
-    Fault("an edit is at the next head", _edit, "_inside", picked("head", next_head), 7),
-    Fault("an edit is at every head", _edit, "_inside", picked("head", every), 7),
-    Fault("an edit is in every row", _edit, "_inside", picked("batch", every), 7),
+    Fault("an edit is at the next head", _edit, "_resolve_indices", picked("head", next_head), 7),
+    Fault("an edit is at every head", _edit, "_resolve_indices", picked("head", every), 7),
+    Fault("an edit is in every row", _edit, "_resolve_indices", picked("batch", every), 7),
     Fault("an edit is a position late", Span, "local", moved_by(1), 5),
     Fault("an edit is a position early", Span, "local", moved_by(-1), 5),
     Fault("an edit is at every position", Span, "local", lambda self, pos: tuple(range(self.length)), 5),

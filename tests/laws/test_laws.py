@@ -16,7 +16,7 @@ from mlx_patch import HookedModel
 from mlx_patch.errors import ArchitectureError, OutlierPositionWarning
 from mlx_patch.laws import bench_of, grounds, independent
 from mlx_patch.testing import ALL, EXCEPTIONS, ZOO, Report, tiny_model
-from mlx_patch.testing.zoo._classics import CLASSICS
+from mlx_patch.testing.zoo import CLASSICS
 
 ON_CPU = mx.default_device() == mx.Device(mx.cpu)
 RUN = [name for name in ZOO if name not in EXCEPTIONS]

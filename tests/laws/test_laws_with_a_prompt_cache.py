@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch import HookedModel, Replace, Scale
 from mlx_patch.laws import bench_of
 from mlx_patch.testing import tiny_model
-from mlx_patch.testing.zoo._classics import CLASSICS
+from mlx_patch.testing.zoo import CLASSICS
 
 HELD, LENGTH = 9, 13
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(LENGTH)]])

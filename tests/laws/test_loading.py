@@ -13,10 +13,9 @@ from mlx_lm.utils import load_model
 
 from mlx_patch import HookedModel
 from mlx_patch.architectures import FAMILIES, family_of
-from mlx_patch.laws import ROUNDINGS
-from mlx_patch.laws._report import largest_deviation
+from mlx_patch.laws import ROUNDINGS, largest_deviation
 from mlx_patch.testing import ZOO, tiny_model
-from mlx_patch.testing.zoo._kernels import without_metal
+from mlx_patch.testing.zoo import without_metal
 
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)]])
 TOKENIZER = Path(__file__).parents[2] / "examples" / "models" / "tiny_base"

@@ -7,8 +7,7 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
-from mlx_patch.laws import bench_of
-from mlx_patch.laws._report import largest_deviation
+from mlx_patch.laws import bench_of, largest_deviation
 from mlx_patch.testing import tiny_model
 
 ROTATING = ("llama-sliding", "gpt_oss", "gemma4_text", "baichuan_m1", "muse_spark")
@@ -44,7 +43,8 @@ def test_the_last_token_alone_is_as_in_the_whole(name):
 
 
 @pytest.mark.parametrize("name", PICKED)
-def test_a_token_that_is_made_to_see_all_keys_sees_those_that_it_did_not_pick(name):
+def test_a_token_can_be_made_to_see_keys_it_did_not_pick(name):
+    """Made to see all keys by an edit of its pattern, behind a cache as in a whole prompt."""
     model = mp.HookedModel(tiny_model(name))
     tokens, newest = bench_of(model).tokens, 8
 

@@ -11,9 +11,8 @@ import mlx_patch as mp
 from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
 from mlx_patch.execution import _execute
-from mlx_patch.execution.passes import _last_block, _pass_run
-from mlx_patch.execution.passes._pass_run import PassRun
-from mlx_patch.execution.plan._costs import bounds_of
+from mlx_patch.execution.passes import PassRun, _last_block, _pass_run
+from mlx_patch.execution.plan import bounds_of
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import pieces_of
@@ -149,7 +148,8 @@ def test_of_other_prompts(prompt, tiny):
     assert report.ok, report
 
 
-def test_a_model_that_sees_what_comes_later_is_swept_over_whole_prompts(tiny):
+def test_a_model_that_sees_ahead_is_swept_over_whole_prompts(tiny):
+    """It sees what comes later in the prompt."""
     report = check_sweeps(tiny("phi3small"))
     assert report.ok, report
 
@@ -175,14 +175,15 @@ def test_every_site_is_swept(tiny):
 def test_rows_are_compared_however_the_batch_is_made(tiny):
     compared = {finding.what for finding in check_sweeps(tiny("llama")).findings if finding.law == 10}
     for over in ("one intervention a prompt", "positions by row", "a list of prompts"):
-        for name in ("unedited", "embed", "resid_post"):
+        for name in ("unpatched", "embed", "resid_post"):
             assert f"by {over}, grow, {name}" in compared
     assert {"by positions by row, grow, pattern", "by a list of prompts, grow, pattern"} <= compared
     assert "measure, a list of prompts, embed" in compared
     assert "a list of prompts, a resample without a source is refused" in compared
 
 
-def test_cells_read_one_position_several_and_keys_alone_and_two_to_a_cell(tiny):
+def test_cells_are_of_every_kind(tiny):
+    """They read one position, several, and keys alone, and there are two edits to a cell as well as one."""
     cells = list(everywhere(bench_of(tiny("llama"))))
     kinds = {repr(edit.intervention) for cell in cells for edit in cell.edits}
     assert {"Ablate('mean')", "Ablate('noise')", "Apply(summed)", "Apply(by key)"} <= kinds

@@ -84,7 +84,8 @@ def cases(draw) -> Case:
 
 
 @given(cases())
-def test_replacing_writes_the_picked_part_of_the_source_and_nothing_else(case):
+def test_replacing_writes_the_picked_part_and_nothing_else(case):
+    """The picked part of the source."""
     np.testing.assert_array_equal(case.edited(Replace(case.y)), case.expected(case.y))
 
 
@@ -143,7 +144,8 @@ def test_a_prompt_in_pieces_is_edited_as_the_whole(length, data):
 
 
 @given(st.integers(1, 6), st.integers(0, 2**32))
-def test_what_a_projection_takes_out_and_what_it_keeps_make_the_whole(k, seed):
+def test_what_a_projection_takes_and_keeps_make_the_whole(k, seed):
+    """What it takes out and what it keeps, which are orthogonal."""
     generator = np.random.default_rng(seed)
     x, directions = generator.normal(size=(2, 3, 8)).astype(np.float32), generator.normal(size=(k, 8))
     span = Span(0, 3, 3)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlx_patch.errors import KindError, ValueRefusedError
-from mlx_patch.results._normalised import fraction_of_gap
-from mlx_patch.results._statistics import bootstrap_interval, mean_over_examples
+from mlx_patch.results import bootstrap_interval, fraction_of_gap, mean_over_examples
 from mlx_patch.sweeps import SweepResult
 
 FINITE = st.floats(-100, 100, width=32)

@@ -91,8 +91,8 @@ def test_the_last_position_matters_late(prompts, effect):
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_the_name_s_position_carries_the_answer_early_and_the_last_one_late(smollm2, d1):
-    """Both ways of four pairs of prompts, by the example's own sweep."""
+def test_the_answer_moves_from_the_name_to_the_last_position(smollm2, d1):
+    """Early layers have it at the name, late ones at the end: both ways of four pairs, by the example's own sweep."""
     spec = spec_from_file_location("indirect_object", Path(d1.__file__).with_name("indirect_object.py"))
     assert spec is not None
     assert spec.loader is not None

@@ -29,7 +29,7 @@ def test_ragged_prompts_give_what_each_gives_by_itself(smollm2):
         assert mx.argmax(logits).item() == mx.argmax(alone).item()
 
 
-def test_a_mean_of_a_store_ablates_to_the_mean_of_the_concatenation(smollm2, tmp_path):
+def test_a_store_s_mean_ablates_to_that_of_the_concatenation(smollm2, tmp_path):
     store = ActivationStore.capture(smollm2, PROMPTS, tmp_path / "store", sites=SITES, shard_mb=0.02)
     assert len(list(store.path.glob("shard-*"))) > 1
     caches = [smollm2.run_with_cache(smollm2.tokenize(prompt), sites=SITES, logits_at=-1)[1] for prompt in PROMPTS]

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_patch import ActivationCache, Replace, Site
 from mlx_patch.errors import FileError, ValueRefusedError
-from mlx_patch.files._safetensors import content_digest, open_checked, read_array, read_header
+from mlx_patch.files import content_digest, open_checked, read_array, read_header
 
 SITE = "blocks.1.hook_resid_post"
 OTHER = "blocks.0.hook_resid_post"
@@ -59,7 +59,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-def test_a_file_that_is_written_anew_with_the_same_contents_is_taken(tmp_path, dtype):
+def test_a_file_written_anew_with_the_same_contents_is_taken(tmp_path, dtype):
     path = tmp_path / "cache.safetensors"
     made(dtype).save(path)
     header, data = parts(path)
@@ -292,7 +292,8 @@ SAYS = {
 
 
 @pytest.mark.parametrize(("change", "message"), SAYS.values(), ids=SAYS)
-def test_what_does_not_hold_together_is_refused_whatever_its_checksum(path, change, message):
+def test_what_does_not_hold_together_is_refused(path, change, message):
+    """Whatever its checksum."""
     header, data = parts(path)
     change(header)
     put(path, header, data)

@@ -234,7 +234,7 @@ def test_positions_of_a_chat_are_those_of_its_messages(template, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_of_tokens_alone_the_messages_are_the_same_or_it_is_refused(template, kind):
+def test_of_tokens_alone_messages_are_the_same_or_refused(template, kind):
     tokenizer = tokenizer_of(kind, TEMPLATES[template])
     for name, chat in CHATS.items():
         made = rendered_by(tokenizer, chat)

@@ -36,7 +36,8 @@ def test_the_tree_lists_nothing_that_is_not_there():
     assert set(TREE) == {cls.__name__ for cls in CLASSES} - {"PatchError"}
 
 
-def test_warnings_are_named_in_the_docstring_and_are_those_that_python_shows():
+def test_warnings_are_named_in_the_docstring_and_are_shown():
+    """They are those that Python shows, UserWarnings."""
     warnings = set(OURS) - set(CLASSES)
     assert warnings == {DegenerateGapWarning, OutlierPositionWarning, UncachedWarning}
     assert all(issubclass(cls, UserWarning) and f"`{cls.__name__}`" in (errors.__doc__ or "") for cls in warnings)

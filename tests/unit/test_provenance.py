@@ -6,7 +6,7 @@ import pytest
 import mlx_patch
 from mlx_patch.provenance import model_identity, parameters, versions
 from mlx_patch.testing import tiny_model
-from mlx_patch.testing.zoo._classics import CLASSICS
+from mlx_patch.testing.zoo import CLASSICS
 
 
 def test_versions_are_those_that_are_installed():

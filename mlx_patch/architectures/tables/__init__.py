@@ -13,11 +13,13 @@ def families_in(path: Iterable[str]) -> Iterator[Family]:
     Args:
         path: Folders of this package.
     """
-    known: set[int] = set()
-    for module in sorted(iter_modules(path), key=lambda module: module.name.lower()):
-        for name, value in vars(import_module(f"{__name__}.{module.name}")).items():
-            if isinstance(value, Family) and not name.startswith("_") and id(value) not in known:
-                known.add(id(value))
+    yielded: set[int] = set()
+    module_names = sorted((module.name for module in iter_modules(path)), key=str.lower)
+    for module_name in module_names:
+        module = import_module(f"{__name__}.{module_name}")
+        for name, value in vars(module).items():
+            if isinstance(value, Family) and not name.startswith("_") and id(value) not in yielded:
+                yielded.add(id(value))
                 yield value
 
 

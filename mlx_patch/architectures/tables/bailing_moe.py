@@ -10,7 +10,9 @@ BAILING_MOE = Family(
     "bailing_moe",
     {
         **BLOCK,
-        **{name: Point("attention.query_key_value", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{
+            name: Point("attention.query_key_value", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")
+        },
         **attention_inside("attention"),
         "z": Point("attention.dense", "input", ByHead(_HEADS[0])),
         **adds(Point("attention", "output"), "attn_out", "mixer_out"),

@@ -27,8 +27,10 @@ BAILING_MOE_LINEAR = Family(
     {
         **_SHARED,
         **{
-            name: Point("attention.query_key_value", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS), part), given=_FULL)
-            for part, name in enumerate("qkv")
+            name: Point(
+                "attention.query_key_value", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS), index), given=_FULL
+            )
+            for index, name in enumerate("qkv")
         },
         **attention_inside("attention", of="Attention"),
         "z": Point("attention.dense", "input", ByHead(_HEADS), given=_FULL),

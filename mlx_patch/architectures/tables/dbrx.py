@@ -13,7 +13,7 @@ DBRX = Family(
     "dbrx",
     {
         **BLOCK_ENDS,
-        **{name: Point(f"{_ATTENTION}.Wqkv", "output", Fused(_HEADS, part)) for part, name in enumerate("qk")},
+        **{name: Point(f"{_ATTENTION}.Wqkv", "output", Fused(_HEADS, index)) for index, name in enumerate("qk")},
         **attention_inside(_ATTENTION, ("v", "rot_q", "rot_k", "attn_scores", "pattern")),
         "z": Point(f"{_ATTENTION}.out_proj", "input", ByHead(_HEADS[0])),
         **adds(Point(_ATTENTION, "output"), "attn_out", "mixer_out"),

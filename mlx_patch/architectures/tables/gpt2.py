@@ -10,7 +10,7 @@ GPT2 = Family(
     "gpt2",
     {
         **BLOCK_ENDS,
-        **{name: Point("attn.c_attn", "output", Fused((_HEADS,) * 3, part)) for part, name in enumerate("qkv")},
+        **{name: Point("attn.c_attn", "output", Fused((_HEADS,) * 3, index)) for index, name in enumerate("qkv")},
         **attention_inside("attn", ("attn_scores", "pattern")),
         "z": Point("attn.c_proj", "input", ByHead(_HEADS)),
         **adds(Point("attn", "output"), "attn_out", "mixer_out"),

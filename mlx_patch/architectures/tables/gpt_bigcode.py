@@ -10,7 +10,7 @@ GPT_BIGCODE = Family(
     "gpt_bigcode",
     {
         **GPT2.block,
-        **{name: Point("attn.c_attn", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{name: Point("attn.c_attn", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
         "z": Point("attn.c_proj", "input", ByHead("attn.n_heads")),
     },
     absent=GPT2.absent,

@@ -10,7 +10,8 @@ _HEADS = "attention.num_attention_heads"
 _SHARED = {
     **BLOCK_ENDS,
     **{
-        name: Point("attention.query_key_value", "output", Interleaved(_HEADS, part)) for part, name in enumerate("qkv")
+        name: Point("attention.query_key_value", "output", Interleaved(_HEADS, index))
+        for index, name in enumerate("qkv")
     },
     **attention_inside("attention"),
     "z": Point("attention.dense", "input", ByHead(_HEADS)),

@@ -9,7 +9,7 @@ INTERNLM2 = Family(
     "internlm2",
     {
         **BLOCK_ENDS,
-        **{n: Point("attention.wqkv", "output", Grouped(_HEADS, _KV_HEADS, part)) for part, n in enumerate("qkv")},
+        **{n: Point("attention.wqkv", "output", Grouped(_HEADS, _KV_HEADS, index)) for index, n in enumerate("qkv")},
         **attention_inside("attention"),
         "z": Point("attention.wo", "input", ByHead(_HEADS)),
         **adds(Point("attention", "output"), "attn_out", "mixer_out"),

@@ -9,7 +9,7 @@ LILLE_130M = Family(
     "lille-130m",
     {
         **BLOCK_ENDS,
-        **{name: Point("attention.qkv_proj", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{name: Point("attention.qkv_proj", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
         **attention_inside("attention"),
         "z": Point("attention.out_proj", "input", ByHead("attention.n_head")),
         **adds(Point("attention", "output"), "attn_out", "mixer_out"),

@@ -29,8 +29,8 @@ MUSE_SPARK = Family(
     {
         **dict.fromkeys(_IN_BLOCK, Point("", "inside", recipe="fused_sums")),
         **{
-            name: Point("self_attn.qkvg_proj", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS, _HEADS), part))
-            for part, name in enumerate("qkv")
+            name: Point("self_attn.qkvg_proj", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS, _HEADS), index))
+            for index, name in enumerate("qkv")
         },
         **attention_inside("self_attn"),
         "z": Point("self_attn.o_proj", "input", ByHead(_HEADS)),

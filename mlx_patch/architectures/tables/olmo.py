@@ -13,7 +13,7 @@ OLMO = Family(
     "olmo",
     {
         **BLOCK_ENDS,
-        **{name: Point("att_proj", "output", Fused(("n_heads",) * 3, part)) for part, name in enumerate("qkv")},
+        **{name: Point("att_proj", "output", Fused(("n_heads",) * 3, index)) for index, name in enumerate("qkv")},
         "rot_q": Point("rope", "output", HeadsFirst(), call=0),
         "rot_k": Point("rope", "output", HeadsFirst(), call=1),
         "z": Point("attn_out", "input", ByHead("n_heads")),

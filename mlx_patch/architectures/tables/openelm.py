@@ -9,7 +9,7 @@ OPENELM = Family(
     "openelm",
     {
         **BLOCK_ENDS,
-        **{name: Point("attn.qkv_proj", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{name: Point("attn.qkv_proj", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
         **attention_inside("attn"),
         "z": Point("attn.out_proj", "input", ByHead("attn.n_heads")),
         **adds(Point("attn", "output"), "attn_out", "mixer_out"),

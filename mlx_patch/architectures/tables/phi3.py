@@ -10,7 +10,7 @@ PHI3 = Family(
     "phi3",
     {
         **BLOCK,
-        **{name: Point("self_attn.qkv_proj", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{name: Point("self_attn.qkv_proj", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
     },
     absent=DENSE,
 )

@@ -14,8 +14,8 @@ PHI3SMALL = Family(
     {
         **BLOCK_ENDS,
         **{
-            name: Point("self_attn.query_key_value", "output", Grouped(_HEADS, _KV_HEADS, part))
-            for part, name in enumerate("qkv")
+            name: Point("self_attn.query_key_value", "output", Grouped(_HEADS, _KV_HEADS, index))
+            for index, name in enumerate("qkv")
         },
         "rot_q": Point("self_attn.rope", "output", HeadsFirst(), call=0),
         "rot_k": Point("self_attn.rope", "output", HeadsFirst(), call=1),

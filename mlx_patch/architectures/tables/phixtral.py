@@ -17,7 +17,7 @@ PHIXTRAL = Family(
     "phixtral",
     {
         **BLOCK_ENDS,
-        **{name: Point("mixer.Wqkv", "output", Fused((_HEADS,) * 3, part)) for part, name in enumerate("qkv")},
+        **{name: Point("mixer.Wqkv", "output", Fused((_HEADS,) * 3, index)) for index, name in enumerate("qkv")},
         **attention_inside("mixer"),
         "z": Point("mixer.out_proj", "input", ByHead(_HEADS)),
         **adds(Point("mixer", "output"), "attn_out", "mixer_out"),

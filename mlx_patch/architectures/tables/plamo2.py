@@ -16,7 +16,7 @@ _HEADS = ("mixer.q_num_heads", "mixer.k_num_heads", "mixer.v_num_heads")
 
 _BLOCK = {
     **BLOCK_ENDS,
-    **{name: Point("mixer.qkv_proj", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+    **{name: Point("mixer.qkv_proj", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
     "z": Point("mixer.o_proj", "input", ByHead(_HEADS[0])),
     **adds(Point("post_mixer_norm", "output"), "attn_out", "mixer_out"),
     "resid_mid": Point("pre_mlp_norm", "input", carried="mlp_out"),

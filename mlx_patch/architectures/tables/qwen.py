@@ -10,7 +10,7 @@ QWEN = Family(
     "qwen",
     {
         **GPT2.block,
-        **{name: Point("attn.c_attn", "output", Fused((_HEADS,) * 3, part)) for part, name in enumerate("qkv")},
+        **{name: Point("attn.c_attn", "output", Fused((_HEADS,) * 3, index)) for index, name in enumerate("qkv")},
         **attention_inside("attn"),
         "z": Point("attn.c_proj", "input", ByHead(_HEADS)),
     },

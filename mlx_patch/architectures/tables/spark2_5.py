@@ -10,7 +10,7 @@ SPARK2_5 = Family(
     "spark2_5",
     {
         **BLOCK,
-        **{name: Point("self_attn.q_k_v_proj", "output", Fused(_HEADS, part)) for part, name in enumerate("qkv")},
+        **{name: Point("self_attn.q_k_v_proj", "output", Fused(_HEADS, index)) for index, name in enumerate("qkv")},
         "z": Point("self_attn.out_proj", "input", ByHead("self_attn.n_heads")),
     },
     absent=DENSE,

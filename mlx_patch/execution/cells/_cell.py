@@ -1,6 +1,6 @@
-"""`Cell`: one edited run, and what of the model it needs to have computed."""
+"""`Cell`: one patched run, and where in the model and in the prompt it begins to differ from the unpatched run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,20 +15,23 @@ from mlx_patch.sites import SITES, Site
 
 @dataclass(frozen=True)
 class Cell:
-    """One edited run: one number per metric and example.
+    """One patched run: one number per metric and example.
 
     Attributes:
-        edits: What is done in it. Edits of one site act in order.
-        entry: The first block that differs from the unedited run: 0 to the number of blocks, which is the final norm.
-            None where nobody knows.
-        start: The first position that is computed: no later than the first that differs from the unedited run.
+        edits: What the run changes. Edits of one site act in order.
+        entry: The first block that differs from the unpatched run: 0 to the number of blocks, which is the final norm.
+            None where that block is unknown.
+        start: The first position that is computed: no later than the first that differs from the unpatched run.
         changed: The first position that differs, or the last that can matter, where the model can be split there.
+        runs_modules_again: Whether its edits run modules a second time in the pass, as weights of experts that were
+            not chosen do. A raw path inside such a module would not know which call it means.
     """
 
     edits: tuple[Edit, ...]
     entry: int | None
     start: int
     changed: int = 0
+    runs_modules_again: bool = False
 
 
 def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> Cell:
@@ -36,19 +39,20 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
 
     Args:
         layout: The model's layout.
-        edits: What is done in it.
+        edits: What the run changes.
         length: The positions of the prompt.
         reads: The last position that a metric reads; 0 where one reads all.
     Raises:
-        MissingSiteError, SelectionError: A site, layer or position that is not there.
+        MissingSiteError, SelectionError: A site, layer or position does not exist.
     """
-    entries = [entry for edit in edits for entry in _entries(layout, edit)]
-    known = [entry for entry in entries if entry is not None]
-    entry = min(known) if len(known) == len(entries) else None
-    firsts = [_first(layout, part, length) for edit in edits for part in edit.parts]
+    entry = _first_entry(layout, edits)
+    edit_starts = [_first_position(layout, row_edit, length) for edit in edits for row_edit in edit.parts]
+    again = any(edit.site == "expert_weights" for edit in edits)
     if not can_be_split(layout):
-        return Cell(tuple(edits), entry, 0)
-    return Cell(tuple(edits), entry, min(reads, *firsts), min(reads or length - 1, *firsts))
+        return Cell(tuple(edits), entry, 0, runs_modules_again=again)
+    start = min(reads, *edit_starts)
+    changed = min(reads or length - 1, *edit_starts)
+    return Cell(tuple(edits), entry, start, changed, again)
 
 
 def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
@@ -56,16 +60,27 @@ def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
     return layout.select(edit.site, edit.layer)
 
 
-def _entries(layout: Layout, edit: Edit) -> Iterator[int | None]:
-    for site in places_of(layout, edit):
-        if site.is_raw:
-            yield _entry_of_path(layout, site.raw[0])
-        elif site.name == "embed":
-            yield None if layout.family.embed else 0
-        elif site.name == "final_norm":
-            yield len(layout.blocks)
-        else:
-            yield (site.layer or 0) + (site.name == "resid_post")
+def _first_entry(layout: Layout, edits: Sequence[Edit]) -> int | None:
+    """The first block that any edit changes; None where the block of one of them is unknown."""
+    entries = [_entry_of_site(layout, site) for edit in edits for site in places_of(layout, edit)]
+    known_entries = [entry for entry in entries if entry is not None]
+    if len(known_entries) < len(entries):
+        return None
+    return min(known_entries)
+
+
+def _entry_of_site(layout: Layout, site: Site) -> int | None:
+    """The first block whose input or inside differs once a site is edited; None where that is unknown."""
+    if site.is_raw:
+        return _entry_of_path(layout, site.raw[0])
+    if site.name == "embed":
+        return None if layout.family.embed else 0
+    if site.name == "final_norm":
+        return len(layout.blocks)
+    layer = site.layer or 0
+    if site.name == "resid_post":  # the stream that leaves a block changes nothing before the next one
+        return layer + 1
+    return layer
 
 
 def _entry_of_path(layout: Layout, path: str) -> int | None:
@@ -82,23 +97,26 @@ def _entry_of_path(layout: Layout, path: str) -> int | None:
 
 def block_of(layout: Layout, path: str) -> int | None:
     """The first layer whose block has a module at a path; None for a module outside the blocks."""
-    paths = ((layer, layout.block_path(layer)) for layer in range(len(layout.blocks)))
-    return next((layer for layer, block in paths if path == block or path.startswith(f"{block}.")), None)
+    for layer in range(len(layout.blocks)):
+        block_path = layout.block_path(layer)
+        if path == block_path or path.startswith(f"{block_path}."):
+            return layer
+    return None
 
 
 def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
-    """Whether an edit is made where only positions that are read may come: it needs all positions unembedded."""
+    """Whether an edit may act on what only positions that are read reach: it needs all positions unembedded."""
     site = places_of(layout, edit)[0]
     return site.is_raw and site.raw[0] != layout.family.final_norm and block_of(layout, site.raw[0]) is None
 
 
-def _first(layout: Layout, edit: Edit, length: int) -> int:
-    """The first position that an edit changes, as far as a run of the positions from there on gives the same."""
+def _first_position(layout: Layout, edit: Edit, length: int) -> int:
+    """The first position from which on a shorter run gives the same as a run of the whole prompt."""
     if edit.pos is None:
         return 0
-    whole = Span(0, length, length)
-    local = whole.local(edit.pos)
-    if not local:
+    prompt = Span(0, length, length)
+    positions = prompt.local(edit.pos)
+    if not positions:
         raise SelectionError(
             f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}. Leave it out for all."
         )
@@ -106,20 +124,27 @@ def _first(layout: Layout, edit: Edit, length: int) -> int:
         return 0
     if edit.site in BY_KEY and not keeps_all_keys(make_prompt_cache(layout.model)):
         return 0  # behind a window the axis of keys would have those of the window alone
-    return min(local) if edit.intervention.by_position and goes_upwards(edit, whole) else 0
+    if edit.intervention.by_position and goes_upwards(edit, prompt):
+        return min(positions)
+    return 0
 
 
 def goes_upwards(edit: Edit, span: Span) -> bool:
     """Whether each choice of an edit names its positions, heads, neurons and rows in increasing order."""
-    local = None if edit.pos is None else span.local(edit.pos)
-    return _upwards(local, edit.head, edit.neuron, edit.batch)
+    positions = None
+    if edit.pos is not None:
+        positions = span.local(edit.pos)
+    return all(map(_is_increasing, (positions, edit.head, edit.neuron, edit.batch)))
 
 
-def _upwards(*picks: Sequence[int] | None) -> bool:
-    """Whether each choice goes upwards.
-
-    An array of the shape of what is picked is in the order of the picks; one of the shape of the activation is not. In
-    a run of fewer positions the first can have the shape of the second. Only where both orders agree is that no matter.
-    """
-    pairs = (pair for pick in picks for pair in pairwise(pick or ()))
-    return all(before < after and (before < 0) == (after < 0) for before, after in pairs)
+def _is_increasing(indices: Sequence[int] | None) -> bool:
+    """Whether indices increase, and are all counted from the same end."""
+    # An intervention may return an array of the shape of the picked entries, which is in the order of the indices, or
+    # one of the shape of the activation, which is in the activation's own order. It tells them apart by shape alone.
+    # In a run of fewer positions, the second can happen to have the shape of the first. If the indices increase, both
+    # orders are the same, so the mistake changes nothing. An index from the end (negative) beside one from the start
+    # has no order that is the same for all lengths.
+    for before, after in pairwise(indices or ()):
+        if before >= after or (before < 0) != (after < 0):
+            return False
+    return True

@@ -25,25 +25,31 @@ class Shapes:
     _known: dict[Site, tuple[tuple[int, ...], mx.Dtype]] = field(default_factory=dict)
 
     def learn(self, sites: Sequence[Site]) -> None:
-        """Run one token to see the shapes at some sites that are not known yet."""
-        new = tuple(site for site in dict.fromkeys(sites) if site not in self._known and not site.is_raw)
-        if new:
-            ran = run(self.layout, self.tokens[:1, :1], sites=new)
-            self._known.update({site: (array.shape, array.dtype) for site, array in ran.activations.items()})
+        """Run one token to see the shapes at the sites that are not known yet."""
+        new_sites = tuple(site for site in dict.fromkeys(sites) if not site.is_raw and site not in self._known)
+        if not new_sites:
+            return
+        activations = run(self.layout, self.tokens[:1, :1], sites=new_sites).activations
+        for site, activation in activations.items():
+            self._known[site] = (activation.shape, activation.dtype)
 
     def zeros(self, site: Site, batch: int, length: int) -> mx.array | None:
         """Zeros, never computed, of a site's shape in a run of so many rows and positions; None for a raw site."""
         if site.is_raw:
             return None
         shape, dtype = self._known[site]
-        sizes = {"batch": batch, "pos": length, "query_pos": length, "key_pos": length + self._further(site, length)}
-        whole = (sizes.get(axis, size) for axis, size in zip(site.axes, shape, strict=True))
-        return mx.zeros(tuple(whole), dtype)
+        n_keys = length + self._n_extra_keys(site, length)
+        sizes = {"batch": batch, "pos": length, "query_pos": length, "key_pos": n_keys}
+        full_shape = [sizes.get(axis, size) for axis, size in zip(site.axes, shape, strict=True)]
+        return mx.zeros(full_shape, dtype)
 
-    def _further(self, site: Site, length: int) -> int:
+    def _n_extra_keys(self, site: Site, length: int) -> int:
         """How many keys stand behind those of the positions."""
-        keys, layer = self.layout.family.heads.further, site.layer
-        return 0 if keys is None or layer is None else keys(self.layout.blocks[layer], length).size
+        extra_keys = self.layout.family.heads.further
+        if extra_keys is None or site.layer is None:
+            return 0
+        block = self.layout.blocks[site.layer]
+        return extra_keys(block, length).size
 
     def size(self, axis: str, names: Sequence[str], layers: Sequence[int] | None) -> int:
         """How many heads, or entries of the last axis, some sites have at some layers.
@@ -53,13 +59,13 @@ class Shapes:
         """
         for site in self._all(names, layers):
             _refuse_unknown_axes(axis, site)
-        found = self.sizes(axis, names, layers)
-        if len(found) > 1:
+        sizes = self.sizes(axis, names, layers)
+        if len(sizes) > 1:
             raise SelectionError(
-                f"`{axis}s` must be given where sites or layers differ in how many they have: {listed(sorted(found))}. "
-                f"Got None. Give those that all have, {axis}s=range({min(found)}), or choose layers that agree."
+                f"`{axis}s` must be given where sites or layers differ in how many they have: {listed(sorted(sizes))}. "
+                f"Got None. Give those that all have, {axis}s=range({min(sizes)}), or choose layers that agree."
             )
-        return found.pop()
+        return sizes.pop()
 
     def sizes(self, axis: str, names: Sequence[str], layers: Sequence[int] | None) -> set[int]:
         """How many heads, or entries of the last axis, there are at some sites and layers: each number once.
@@ -71,7 +77,13 @@ class Shapes:
         for site in sites:
             _refuse_without(axis, site)
         self.learn(sites)
-        return {self._shape(site)[site.axes.index("head") if axis == "head" else -1] for site in sites}
+        return {self._size_at(site, axis) for site in sites}
+
+    def _size_at(self, site: Site, axis: str) -> int:
+        shape = self._shape(site)
+        if axis == "head":
+            return shape[site.axes.index("head")]
+        return shape[-1]
 
     def _shape(self, site: Site) -> tuple[int, ...]:
         if not site.is_raw:
@@ -82,23 +94,30 @@ class Shapes:
         return tuple(site for name in names for site in self._sites(name, layers))
 
     def _sites(self, name: str, layers: Sequence[int] | None) -> tuple[Site, ...]:
-        if name in SITES:
-            return self.layout.select(name, None if layers is None else tuple(layers))
-        return (Site.parse(name),)
+        if name not in SITES:
+            return (Site.parse(name),)
+        if layers is None:
+            return self.layout.select(name, None)
+        return self.layout.select(name, tuple(layers))
 
 
 def _refuse_unknown_axes(axis: str, site: Site) -> None:
     if site.is_raw:
         raise SelectionError(
-            f"`{axis}s` must be given at {site}, of which nobody knows the axes. Got None. Write {axis}s=[0, 1], say."
+            f"`{axis}s` must be given at {site}, whose axes are unknown. Got None. Write {axis}s=[0, 1], say."
         )
 
 
 def _refuse_without(axis: str, site: Site) -> None:
+    if not _has_axis(axis, site):
+        axes = listed(site.axes) or "batch, pos, ..."
+        raise SelectionError(f"`over` must not have {axis!r} at {site}, whose axes are: {axes}. Leave it out.")
+
+
+def _has_axis(axis: str, site: Site) -> bool:
+    """Whether a site has heads, or a last axis of neurons; a raw site is taken to have the second alone."""
     if site.is_raw:
-        lacks = axis == "head"
-    else:
-        lacks = ("head" not in site.axes) if axis == "head" else (site.axes[-1] == "key_pos")
-    if lacks:
-        has = listed(site.axes) or "batch, pos, ..."
-        raise SelectionError(f"`over` must not have {axis!r} at {site}, whose axes are: {has}. Leave it out.")
+        return axis != "head"
+    if axis == "head":
+        return "head" in site.axes
+    return site.axes[-1] != "key_pos"

@@ -12,45 +12,47 @@ AUTO = "auto"
 
 
 def executors() -> dict[str, Executor]:
-    """Every executor by its name, those that "auto" tries first, in their turn."""
-    found = [kind() for kind in Executor.__subclasses__()]
-    found.sort(key=lambda executor: (executor.preference is None, executor.preference))
-    return {executor.name: executor for executor in found}
+    """All executors by their names, in the order in which "auto" tries them; those that it does not try come last."""
+    ordered = sorted((kind() for kind in Executor.__subclasses__()), key=_sort_key)
+    return {executor.name: executor for executor in ordered}
 
 
-def choose_executor(
-    wanted: str, layout: Layout, cells: Sequence[Cell], generates: bool = False
-) -> tuple[Executor, str]:
+def _sort_key(executor: Executor) -> tuple[bool, int | None]:
+    return executor.preference is None, executor.preference
+
+
+def choose_executor(name: str, layout: Layout, cells: Sequence[Cell], whole_rows: bool = False) -> tuple[Executor, str]:
     """The executor that runs some cells, and why no cheaper one can.
 
     Args:
-        wanted: "auto", or the name of an executor.
+        name: "auto", or the name of an executor.
         layout: The model's layout.
         cells: All cells.
-        generates: Whether text is generated after the edited prompts, which needs whole rows.
+        whole_rows: Whether each row must run through all blocks.
     Raises:
         UnknownNameError: There is no such executor.
         ArchitectureError: It cannot run these cells on this architecture.
     """
-    known = executors()
-    if wanted not in (*known, AUTO):
-        near = did_you_mean(str(wanted), (*known, AUTO))
-        raise UnknownNameError(f"`executor` must be the name of one. Got {wanted!r}. {near}")
-    if wanted == AUTO:
-        chosen, why = _first_that_serves(known.values(), layout, cells)
+    by_name = executors()
+    if name not in (*by_name, AUTO):
+        suggestion = did_you_mean(str(name), (*by_name, AUTO))
+        raise UnknownNameError(f"`executor` must be the name of one. Got {name!r}. {suggestion}")
+    if name == AUTO:
+        executor, why = _choose_preferred(by_name.values(), layout, cells)
     else:
-        chosen, why = known[wanted], ""
-        if reason := chosen.why_not(layout, cells):
+        executor, why = by_name[name], ""
+        reason = executor.why_not(layout, cells)
+        if reason:
             raise ArchitectureError(
-                f"`executor` must be one that can run these cells. Got {wanted!r}, but {reason}. Use 'auto'."
+                f"`executor` must be one that can run these cells. Got {name!r}, but {reason}. Use 'auto'."
             )
-    if generates and not chosen.whole_rows:
-        return next(executor for executor in known.values() if executor.whole_rows), ""
-    return chosen, why
+    if whole_rows and not executor.whole_rows:
+        return next(candidate for candidate in by_name.values() if candidate.whole_rows), ""
+    return executor, why
 
 
-def _first_that_serves(known: Iterable[Executor], layout: Layout, cells: Sequence[Cell]) -> tuple[Executor, str]:
+def _choose_preferred(candidates: Iterable[Executor], layout: Layout, cells: Sequence[Cell]) -> tuple[Executor, str]:
     """The first by preference without a reason against it, and the reason against the very first."""
-    preferred = [executor for executor in known if executor.preference is not None]
+    preferred = [executor for executor in candidates if executor.preference is not None]
     reasons = [executor.why_not(layout, cells) for executor in preferred]
     return preferred[reasons.index("")], reasons[0]

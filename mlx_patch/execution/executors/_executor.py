@@ -15,12 +15,12 @@ from mlx_patch.execution.readouts import Readout
 from mlx_patch.sites import Site
 
 PassValues = tuple[mx.array, Callable[[], int]]
-"""The metrics of a pass's cells, unevaluated, of shape `(cell, metric, batch)`; and its token-layers, then."""
+"""Metrics of the cells of a pass, unevaluated, `(cell, metric, batch)`; and its token-layers, once evaluated."""
 
 
 @dataclass(frozen=True)
 class PassTask:
-    """One pass of a sweep, with all that it takes to run it.
+    """One pass of a sweep, with everything needed to run it.
 
     Attributes:
         layout: The model's layout.
@@ -43,16 +43,16 @@ class PassTask:
 
 
 class Executor(ABC):
-    """How the cells of a sweep are run. A final subclass with a `name` can be chosen as `sweep(executor=name)`.
+    """A way to run the cells of a sweep. A final subclass with a `name` can be chosen as `sweep(executor=name)`.
 
-    All executors give the same numbers. They differ in what they compute twice.
+    All executors return the same numbers. They differ in how much they compute twice.
 
     Attributes:
-        name: What `executor=` calls it.
+        name: The value of `executor=` that chooses it.
         description: What it does, for a plan.
         preference: Its turn when "auto" looks for the first executor that can serve; None leaves it out.
         one_cell_a_pass: Whether each cell runs by itself, over the whole prompt.
-        whole_rows: Whether each row runs through all blocks, as generated text needs.
+        whole_rows: Whether each row runs through all blocks, as some measurements need.
     """
 
     name: ClassVar[str]
@@ -70,7 +70,7 @@ class Executor(ABC):
         """The block at which the row of a cell enters."""
 
     def unpatched_sites(self, layout: Layout, cells: Sequence[Cell]) -> tuple[Site, ...]:
-        """The activations of the unpatched run that the rows of these cells need. None, unless it says otherwise."""
+        """The activations of the unpatched run that the rows of these cells need; by default none."""
         del layout, cells
         return ()
 
@@ -80,5 +80,5 @@ class Executor(ABC):
 
         Args:
             task: The pass.
-            unpatched: The run without edits of the same prompts, with what `unpatched_sites` named.
+            unpatched: The unpatched run of the same prompts, with the activations at `unpatched_sites`.
         """

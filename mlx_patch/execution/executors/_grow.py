@@ -15,7 +15,7 @@ from mlx_patch.sites import Site
 
 @final
 class Grow(Executor):
-    """The cheapest: what lies below a cell's first changed block is the unpatched run's, and is not computed again."""
+    """The cheapest executor: it takes all that lies below a cell's first changed block from the unpatched run."""
 
     name = "grow"
     description = "each row begins at the first block that its cell changes"
@@ -34,7 +34,7 @@ class Grow(Executor):
         if family.final_norm is None:
             return "no table says that only the stream goes from block to block"
         if any(cell.entry is None for cell in cells):
-            return "a cell edits something of which nobody knows the block"
+            return "a cell edits a module whose block is unknown"
         return ""
 
     @override

@@ -1,4 +1,4 @@
-"""`Reference`: one full forward pass a cell, which the other executors are held against."""
+"""`Reference`: one full forward pass a cell. The other executors are compared with it."""
 
 from collections.abc import Sequence
 from typing import final
@@ -33,7 +33,9 @@ class Reference(Executor):
     @override
     def run(self, task: PassTask, unpatched: UnpatchedRun) -> PassValues:
         length = task.tokens.shape[1]
-        runs = [run(task.layout, task.tokens, cell.edits, logits_at=task.readout.at) for cell in task.cells]
-        values = mx.stack([task.readout.measure(cell_run.logits, length) for cell_run in runs])
-        token_layers = task.tokens.size * len(task.layout.blocks) * len(task.cells)
-        return values, lambda: token_layers
+        readout = task.readout
+        runs = [run(task.layout, task.tokens, cell.edits, logits_at=readout.at) for cell in task.cells]
+        values = [readout.measure(cell_run.logits, length) for cell_run in runs]
+        n_layers = len(task.layout.blocks)
+        token_layers = task.tokens.size * n_layers * len(task.cells)
+        return mx.stack(values), lambda: token_layers

@@ -1,4 +1,4 @@
-"""The forward passes: the unedited run, and many cells in one pass."""
+"""The forward passes: the unpatched run, and many cells in one pass."""
 
 from mlx_patch.execution.passes._pass_run import PassRun as PassRun
 from mlx_patch.execution.passes._unpatched import UnpatchedRun as UnpatchedRun

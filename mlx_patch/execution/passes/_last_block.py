@@ -1,7 +1,7 @@
 """The last block's MLP, of which only the position that metrics read need be computed.
 
-What the block adds behind it is a sum with the stream at all positions. There the others get what is of no use, and
-nothing reads it: the final norm is given the position that is read.
+The block then adds what the MLP returned to the stream, by broadcasting, at all positions. At all but the position
+that is read the sum is meaningless, and nothing reads it there: the final norm is given the one position.
 """
 
 from collections.abc import Iterable
@@ -14,53 +14,62 @@ from mlx_patch.execution.cells import block_of
 from mlx_patch.interventions import Edit, Span
 from mlx_patch.sites import SITES, Site
 
-_BEFORE = tuple(SITES)[: tuple(SITES).index("resid_mid")]
+_BEFORE_MLP = tuple(SITES)[: tuple(SITES).index("resid_mid")]
 """The sites that come before the MLP reads the stream."""
 
 
 def mlp_hooks(
     layout: Layout, read: tuple[int, ...] | None, length: int, edits: Iterable[tuple[Site, Edit]]
 ) -> list[Hook]:
-    """The hook that gives the last block's MLP one position; none where it may not, or would have to give several.
+    """The hook that gives the last block's MLP one position; none where that could change what is measured.
 
     Args:
         layout: The model's layout.
         read: The positions that metrics read; None is all.
         length: The positions of the prompts.
-        edits: Every edit that is made in the pass, with each site that it is made at.
+        edits: Every edit that acts in the pass, with each site that it acts at.
     """
     if read is None or len(read) != 1 or not _reads_the_stream(layout):
         return []
-    last, of_read = Site("resid_mid", len(layout.blocks) - 1), Span(0, length, length)
+    mlp_input = Site("resid_mid", len(layout.blocks) - 1)
+    prompt = Span(0, length, length)
     for site, edit in edits:
-        if _behind(layout, site, last) and not all(_at(part, read, of_read) for part in edit.parts):
+        if _is_behind(layout, site, mlp_input) and not _acts_where_read(edit, read, prompt):
             return []
 
-    def only(value: mx.array, now: ForwardPass) -> mx.array:
-        at = read[0] - now.offset
-        return value[:, at : at + 1]
+    def slice_position(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+        position = read[0] - forward_pass.offset
+        return value[:, position : position + 1]
 
-    return [Hook(layout.place(last), only, Phase.SLICE)]
+    return [Hook(layout.place(mlp_input), slice_position, Phase.SLICE)]
 
 
 def _reads_the_stream(layout: Layout) -> bool:
-    """Whether the last block's MLP is given the stream as it is, and what it gives is added to it, and that is all."""
-    family, point = layout.family, layout.points[-1].get("resid_mid")
+    """Whether the last block's MLP only reads the stream as it is, and adds its output to the stream."""
+    family = layout.family
     if layout.times > 1 or family.parts > 1 or family.shared or family.stream != Stream() or family.final_norm is None:
         return False
-    return (
-        point is not None and point.side == "input" and point.carried == "mlp_out" and not (point.boxed or point.flat)
-    )
+    point = layout.points[-1].get("resid_mid")
+    if point is None or point.boxed or point.flat:
+        return False
+    return point.side == "input" and point.carried == "mlp_out"
 
 
-def _behind(layout: Layout, site: Site, last: Site) -> bool:
-    """Whether a site is behind what the last block's mixer adds, or may be."""
+def _is_behind(layout: Layout, site: Site, mlp_input: Site) -> bool:
+    """Whether a site is behind the point where the last block's MLP reads the stream, or may be."""
     if site.is_raw:
-        return block_of(layout, site.raw[0]) in (None, last.layer)
-    return site.name == "final_norm" or (site.layer == last.layer and site.name not in _BEFORE)
+        return block_of(layout, site.raw[0]) in (None, mlp_input.layer)
+    if site.name == "final_norm":
+        return True
+    return site.layer == mlp_input.layer and site.name not in _BEFORE_MLP
 
 
-def _at(edit: Edit, read: tuple[int, ...], prompt: Span) -> bool:
-    """Whether an edit at the final norm reads and writes the positions that metrics read, and no others."""
-    at_norm = edit.site == "final_norm" and edit.pos is not None and edit.intervention.by_position
-    return at_norm and edit.pos is not None and prompt.local(edit.pos) == read
+def _acts_where_read(edit: Edit, read: tuple[int, ...], prompt: Span) -> bool:
+    """Whether an edit is at the final norm, and reads and writes the positions that metrics read, and no others."""
+    return all(_row_edit_acts_where_read(row_edit, read, prompt) for row_edit in edit.parts)
+
+
+def _row_edit_acts_where_read(edit: Edit, read: tuple[int, ...], prompt: Span) -> bool:
+    if edit.site != "final_norm" or edit.pos is None or not edit.intervention.by_position:
+        return False
+    return prompt.local(edit.pos) == read

@@ -1,10 +1,10 @@
 """`UnpatchedRun`: the run without edits, once: its metrics, its past for runs that go on from it, and its stream.
 
-It is run in pieces over a prompt cache where the prompt is long. That takes less memory, and of the last block only
+Where the prompt is long, it runs in pieces over a prompt cache. That takes less memory, and of the last block only
 what the metrics read: for the positions before, nothing needs more of it than its keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,7 +13,8 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Frame, Snapshot, cached_arrays, can_truncate, snapshot
+from mlx_patch.engine import Hook, Snapshot, cached_arrays, can_truncate, snapshot
+from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._splitting import split_points
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.model import capture_hooks, slice_hook
@@ -22,7 +23,7 @@ from mlx_patch.sites import Site
 
 @dataclass
 class UnpatchedRun:
-    """The unedited run of one group of prompts.
+    """The unpatched run of one group of prompts.
 
     Attributes:
         values: The metrics. Shape `(metric, batch)`.
@@ -45,52 +46,77 @@ class UnpatchedRun:
 def run_unpatched(
     layout: Layout, tokens: mx.array, readout: Readout, starts: Sequence[int], sites: Sequence[Site], piece: int
 ) -> UnpatchedRun:
-    """Run the prompts unedited.
+    """Run the prompts without edits.
 
     Args:
         layout: The model's layout.
         tokens: Shape `(batch, pos)`.
         readout: What the metrics read.
         starts: The positions at which passes begin; where that is not 0, they need the past.
-        sites: Where rows enter whose activation there is the unedited run's.
+        sites: Where rows enter with the activation of the unpatched run.
         piece: Positions that run at once, at most, where the prompt may be split.
     """
     batch, length = tokens.shape
-    later = sorted({start for start in starts if start})
-    cut = split_points(layout, readout, 0, length, piece)
-    caches = make_prompt_cache(layout.model) if later or cut or layout.family.cached else None
-    cuttable = caches is not None and can_truncate(caches)
+    later_starts = sorted({start for start in starts if start})
+    cuts = split_points(layout, readout, 0, length, piece)
+    caches = _prompt_cache(layout, needed=bool(later_starts or cuts))
+    truncates = caches is not None and can_truncate(caches)
+    # A cache that cannot be cut back afterwards is copied when the run gets to each start.
+    copied_starts = [] if truncates else later_starts
     unpatched = UnpatchedRun(mx.array(0.0), min(starts, default=0))
-    read: list[mx.array] = []
+    read_logits: list[mx.array] = []
     streams: dict[Site, list[mx.array]] = {site: [] for site in sites}
-    edges = {0, *cut, length, unpatched.first, *(() if cuttable else later)}
+    edges = {0, *cuts, *copied_starts, length, unpatched.first}
     for begin, end in pairwise(sorted(edges)):
-        if begin in later and not cuttable:
+        if begin in copied_starts:
             unpatched.past[begin] = snapshot(caches or (), begin, batch)
-        kept: dict[Site, mx.array] = {}
-        hooks = capture_hooks(layout, sites if begin >= unpatched.first else (), None, kept)
-        here = None if readout.at is None else tuple(pos for pos in readout.at if begin <= pos < end)
-        logits = _piece(layout, tokens[:, begin:end], hooks, caches, here)
-        if here is None or here:
-            read.append(logits)
+        stream: dict[Site, mx.array] = {}
+        hooks: list[Hook] = []
+        if begin >= unpatched.first:
+            hooks = capture_hooks(layout, sites, None, stream)
+        positions = _read_between(readout, begin, end)
+        if positions:
+            hooks = [*hooks, slice_hook(layout, positions)]
+        logits = forward(layout, tokens[:, begin:end], hooks, caches)
+        if positions is None or positions:
+            read_logits.append(logits)
         if end == length:
-            whole = mx.concatenate(read, axis=1)
-            unpatched.values = readout.measure(whole, length)
-            unpatched.logits = whole if max(starts, default=0) > readout.first else None
-        mx.eval(kept, cached_arrays(caches), unpatched.values, read)
+            _measure(unpatched, readout, read_logits, starts, length)
+        mx.eval(stream, cached_arrays(caches), unpatched.values, read_logits)
         unpatched.token_layers += tokens[:, begin:end].size * len(layout.blocks)
-        for site, stream in kept.items():
-            streams[site].append(stream)
-    if cuttable:
-        unpatched.past = {start: snapshot(caches or (), start, batch) for start in later}
-    unpatched.stream = {site: mx.concatenate(pieces, axis=1) for site, pieces in streams.items()}
+        for site, array in stream.items():
+            streams[site].append(array)
+    if truncates:
+        unpatched.past = {start: snapshot(caches or (), start, batch) for start in later_starts}
+    unpatched.stream = _joined(streams)
     mx.eval(unpatched.stream)
     return unpatched
 
 
-def _piece(layout: Layout, tokens: mx.array, hooks: list, caches: list[Any] | None, here: tuple[int, ...] | None):
-    """The logits of a piece of the prompt, lazily, at the positions that are read there; None is all."""
-    if here:
-        hooks = [*hooks, slice_hook(layout, here)]
-    with Frame(layout.model, hooks):
-        return layout.model(tokens, **({} if caches is None else {"cache": caches}))
+def _prompt_cache(layout: Layout, needed: bool) -> list[Any] | None:
+    """A fresh prompt cache if a run needs one, or the model always has one; else None."""
+    if needed or layout.family.cached:
+        return make_prompt_cache(layout.model)
+    return None
+
+
+def _read_between(readout: Readout, begin: int, end: int) -> tuple[int, ...] | None:
+    """The positions of a piece that metrics read; None is all."""
+    if readout.at is None:
+        return None
+    return tuple(pos for pos in readout.at if begin <= pos < end)
+
+
+def _measure(
+    unpatched: UnpatchedRun, readout: Readout, read_logits: list[mx.array], starts: Sequence[int], length: int
+) -> None:
+    """Put in the metrics, unevaluated, and the logits where a pass begins behind a position that is read."""
+    logits = mx.concatenate(read_logits, axis=1)
+    unpatched.values = readout.measure(logits, length)
+    if max(starts, default=0) > readout.first:
+        unpatched.logits = logits
+
+
+def _joined(streams: Mapping[Site, list[mx.array]]) -> dict[Site, mx.array]:
+    """The stream at each site, of which the pieces were captured one by one."""
+    return {site: mx.concatenate(pieces, axis=1) for site, pieces in streams.items()}

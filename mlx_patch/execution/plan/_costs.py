@@ -1,4 +1,4 @@
-"""How much memory a pass takes, roughly: enough to keep one within bounds."""
+"""Estimates of the memory that a pass takes, and of what generated text costs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,29 +13,8 @@ from mlx_patch.architectures import Layout, can_be_split
 from mlx_patch.engine import can_truncate
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.execution.plan._packing import PIECE, Bounds
-from mlx_patch.execution.plan._plan import Pass, Plan, PromptGroup
+from mlx_patch.execution.plan._plan import Pass, PromptGroup
 from mlx_patch.execution.readouts import Readout
-from mlx_patch.metrics import GenerateMatches, Metric
-
-
-def generation_cost_bound(plan: Plan, metrics: Sequence[Metric]) -> int:
-    """The token-layers that metrics take at most that let the model write, beside those of a plan's runs.
-
-    Args:
-        plan: Of these metrics, a cell a pass.
-        metrics: The metrics.
-    """
-    rules = [one for one in metrics if isinstance(one, GenerateMatches)]
-    steps = sum(max(1, rule.samples) * (rule.max_tokens - 1) for rule in rules)
-    positions = 0
-    for number, group in enumerate(plan.groups):
-        starts = [one.start for one in plan.passes if one.group == number]
-        whole = 0 if any(starts) else group.length  # else a run without metrics has all but the last position
-        again = [whole or 1, *(group.length - start for start in starts)]
-        positions += group.batch * sum(len(rules) * new + steps for new in again)
-        positions += 0 if whole else group.batch * group.length
-    return positions * plan.n_layers - plan.token_layers
-
 
 _STREAMS = 6
 """Arrays as wide as the stream that live at once: what a block reads and writes, its norms, queries and `z`."""
@@ -58,7 +37,7 @@ _piece: ContextVar[int] = ContextVar("piece", default=PIECE)
 
 @contextmanager
 def pieces_of(positions: int) -> Iterator[None]:
-    """A block in which prompts run so many positions at once, at most.
+    """A context in which at most so many positions of a prompt run at once.
 
     The numbers must not depend on it. So laws cut short prompts as sweeps cut long ones.
     """
@@ -91,24 +70,30 @@ class Footprint:
     past: int
     read: int | None
 
-    def __call__(self, group: PromptGroup, one: Pass) -> int:
+    def __call__(self, group: PromptGroup, pass_: Pass) -> int:
         """Bytes that a pass takes beside the weights."""
-        rows, new = len(one.cells) * group.batch, group.length - one.start
-        stream = rows * new * (self.d_model * _STREAMS + self.d_hidden * _HIDDEN) * self.itemsize
-        scores = 2 * rows * self.heads * new * group.length * 4
-        past = 2 * rows * group.length * self.past if one.start else 0
-        read = min(new, new if self.read is None else self.read)
-        logits = 3 * rows * read * self.d_vocab * 4
+        rows = len(pass_.cells) * group.batch
+        n_positions = group.length - pass_.start
+        numbers_a_position = self.d_model * _STREAMS + self.d_hidden * _HIDDEN
+        stream = rows * n_positions * numbers_a_position * self.itemsize
+        scores = 2 * rows * self.heads * n_positions * group.length * 4
+        past = 0
+        if pass_.start:
+            past = 2 * rows * group.length * self.past
+        n_read = n_positions
+        if self.read is not None:
+            n_read = min(n_positions, self.read)
+        logits = 3 * rows * n_read * self.d_vocab * 4
         return stream + scores + past + logits
 
 
 def device_budget() -> int | None:
     """Bytes that a pass may take on this device: half of what is left of it. None where the device does not say."""
-    about = mx.device_info()
-    whole = about.get("max_recommended_working_set_size") or about.get("memory_size")
-    if not isinstance(whole, int):
+    device_info = mx.device_info()
+    total = device_info.get("max_recommended_working_set_size") or device_info.get("memory_size")
+    if not isinstance(total, int):
         return None
-    return max(0, whole - mx.get_active_memory()) // 2
+    return max(0, total - mx.get_active_memory()) // 2
 
 
 def bounds_of(memory: int | None) -> Bounds:
@@ -134,27 +119,46 @@ def bounds_of(memory: int | None) -> Bounds:
 
 def footprint(layout: Layout, readouts: Sequence[Readout]) -> Footprint:
     """The sizes of a sweep's model, as far as they are known without looking inside it."""
-    at = [readout.at for readout in readouts]
     width = layout.d_model * layout.n_streams
-    shares = not can_be_split(layout) or can_truncate(make_prompt_cache(layout.model))
-    written_out = not mx.metal.is_available() and not mx.cuda.is_available()
+    has_fused_attention = mx.metal.is_available() or mx.cuda.is_available()
+    shares_past = not can_be_split(layout) or can_truncate(make_prompt_cache(layout.model))
     return Footprint(
         d_model=width,
         d_hidden=max(map(_widest, layout.blocks)),
         d_vocab=layout.d_vocab,
         itemsize=4,
-        heads=width // _HEAD if written_out else 0,
-        past=0 if shares else 2 * width * 4,
-        read=None if None in at else max(len(one) for one in at if one is not None),
+        heads=0 if has_fused_attention else width // _HEAD,
+        past=0 if shares_past else 2 * width * 4,
+        read=_most_positions_read(readouts),
     )
+
+
+def _most_positions_read(readouts: Sequence[Readout]) -> int | None:
+    """The largest number of positions whose logits one readout takes; None where one takes all."""
+    counts: list[int] = []
+    for readout in readouts:
+        if readout.at is None:
+            return None
+        counts.append(len(readout.at))
+    return max(counts)
 
 
 def _widest(block: nn.Module) -> int:
     """The width of what a block's widest layer returns; a matrix for each expert returns that of all that run."""
-    modules = block.modules()
-    numbers = (getattr(module, name, None) for module in modules for name in _EXPERTS_RUN)
-    together = max((number for number in numbers if isinstance(number, int)), default=1)
-    shapes = [weight.shape for module in modules if isinstance(weight := module.get("weight"), mx.array)]
-    return max(
-        (shape[-2] * (together if len(shape) == 3 else 1) for shape in shapes if len(shape) in (2, 3)), default=0
-    )
+    n_experts = _experts_a_token(block)
+    widths = [0]
+    for module in block.modules():
+        weight = module.get("weight")
+        if not isinstance(weight, mx.array):
+            continue
+        if weight.ndim == 2:
+            widths.append(weight.shape[-2])
+        elif weight.ndim == 3:  # a matrix for each expert
+            widths.append(weight.shape[-2] * n_experts)
+    return max(widths)
+
+
+def _experts_a_token(block: nn.Module) -> int:
+    """The number of experts of a block that one token goes through; 1 where it has none."""
+    numbers = [getattr(module, name, None) for module in block.modules() for name in _EXPERTS_RUN]
+    return max((number for number in numbers if isinstance(number, int)), default=1)

@@ -20,16 +20,21 @@ PIECE = 256
 
 @runtime_checkable
 class CellStart(Protocol):
-    """What a plan knows of a cell: where it begins to differ from the unedited run."""
+    """What a plan knows of a cell: where it begins to differ from the unpatched run."""
 
     @property
     def entry(self) -> int | None:
-        """The first block that differs; the number of blocks for the final norm; None where nobody knows."""
+        """The first block that differs; the number of blocks for the final norm; None where it is unknown."""
         ...
 
     @property
     def start(self) -> int:
         """The first position that differs."""
+        ...
+
+    @property
+    def runs_modules_again(self) -> bool:
+        """Whether its edits run modules a second time. It then shares passes with such cells alone."""
         ...
 
 
@@ -50,6 +55,7 @@ class Bounds:
     piece: int = PIECE
 
 
+@runtime_checkable
 class PassShape(Protocol):
     """What a plan knows of an executor: what its passes look like.
 
@@ -92,14 +98,9 @@ def make_plan(
         memory_of: What a pass takes beside the weights, in bytes.
         why: Why no cheaper executor could be taken.
     """
-    pairs = list(zip(groups, cells, strict=True))
-    passes = [
-        one
-        for number, (group, own) in enumerate(pairs)
-        for one in _passes(number, group, own, executor, bounds, memory_of)
-    ]
-    unedited = sum(token_layers_of(group, n_layers) for group in groups)
-    one_each = sum(token_layers_of(group, n_layers) * len(own) for group, own in pairs)
+    passes: list[Pass] = []
+    for index, (group, group_cells) in enumerate(zip(groups, cells, strict=True)):
+        passes += _pack(index, group, group_cells, executor, bounds, memory_of)
     return Plan(
         executor=executor.name,
         how=executor.description,
@@ -108,51 +109,65 @@ def make_plan(
         groups=tuple(groups),
         passes=tuple(passes),
         minimum=minimum_of(cells, groups, n_layers),
-        reference=unedited + one_each,
+        reference=_reference_cost(cells, groups, n_layers),
         piece=bounds.piece,
-        memory=max((memory_of(groups[one.group], one) for one in passes), default=0),
+        memory=max((memory_of(groups[pass_.group], pass_) for pass_ in passes), default=0),
     )
 
 
 def minimum_of(cells: Sequence[Sequence[CellStart]], groups: Sequence[PromptGroup], n_layers: int) -> int:
-    """The token-layers of the unedited runs, and of what of each cell lies above and behind its start."""
-    pairs = list(zip(groups, cells, strict=True))
-    unedited = sum(token_layers_of(group, n_layers) for group in groups)
-    return unedited + sum(_least(cell, group, n_layers) for group, own in pairs for cell in own)
+    """The token-layers of the unpatched runs, and of what of each cell lies above and behind its start."""
+    token_layers = sum(token_layers_of(group, n_layers) for group in groups)
+    for group, group_cells in zip(groups, cells, strict=True):
+        token_layers += sum(_minimum_of_cell(cell, group, n_layers) for cell in group_cells)
+    return token_layers
 
 
-def _least(cell: CellStart, group: PromptGroup, n_layers: int) -> int:
+def _minimum_of_cell(cell: CellStart, group: PromptGroup, n_layers: int) -> int:
     """The token-layers above and behind what a cell edits."""
-    return group.batch * (group.length - cell.start) * (n_layers - (cell.entry or 0))
+    n_positions = group.length - cell.start
+    return group.batch * n_positions * (n_layers - (cell.entry or 0))
 
 
-def _passes(
-    number: int,
+def _reference_cost(cells: Sequence[Sequence[CellStart]], groups: Sequence[PromptGroup], n_layers: int) -> int:
+    """The token-layers of the unpatched runs, and of one full forward pass for each cell."""
+    token_layers = 0
+    for group, group_cells in zip(groups, cells, strict=True):
+        token_layers += token_layers_of(group, n_layers) * (1 + len(group_cells))
+    return token_layers
+
+
+def _pack(
+    group_index: int,
     group: PromptGroup,
     cells: Sequence[CellStart],
     executor: PassShape,
     bounds: Bounds,
     memory_of: MemoryOf,
 ) -> list[Pass]:
+    """The passes of one group: cells that start at one position share them, in the order of their entries."""
     if executor.one_cell_a_pass:
-        return [Pass(number, 0, (i,), (0,)) for i in range(len(cells))]
-    entry = [executor.entry(cell) for cell in cells]
-    order = sorted(range(len(cells)), key=lambda i: (cells[i].start, entry[i], i))
+        return [Pass(group_index, 0, (index,), (0,)) for index in range(len(cells))]
+    entries = [executor.entry(cell) for cell in cells]
+    companies = [(cell.start, cell.runs_modules_again) for cell in cells]
+    order = sorted(range(len(cells)), key=lambda index: (companies[index], entries[index], index))
     passes: list[Pass] = []
-    for start, together in groupby(order, key=lambda i: cells[i].start):
-        one = Pass(number, start, (), ())
-        for i in together:
-            more = replace(one, cells=(*one.cells, i), entries=(*one.entries, entry[i]))
-            if one.cells and not _fits(more, group, bounds, memory_of):
-                passes.append(one)
-                more = Pass(number, start, (i,), (entry[i],))
-            one = more
-        passes.append(one)
+    for (start, _), indices in groupby(order, key=lambda index: companies[index]):
+        pass_ = Pass(group_index, start, (), ())
+        for index in indices:
+            larger_pass = replace(pass_, cells=(*pass_.cells, index), entries=(*pass_.entries, entries[index]))
+            if pass_.cells and not _fits(larger_pass, group, bounds, memory_of):
+                passes.append(pass_)
+                larger_pass = Pass(group_index, start, (index,), (entries[index],))
+            pass_ = larger_pass
+        passes.append(pass_)
     return passes
 
 
-def _fits(one: Pass, group: PromptGroup, bounds: Bounds, memory_of: MemoryOf) -> bool:
-    tokens = len(one.cells) * group.batch * (group.length - one.start)
-    if len(one.cells) > bounds.rows or tokens > bounds.tokens:
+def _fits(pass_: Pass, group: PromptGroup, bounds: Bounds, memory_of: MemoryOf) -> bool:
+    """Whether a pass is within the bounds."""
+    n_cells = len(pass_.cells)
+    n_tokens = n_cells * group.batch * (group.length - pass_.start)
+    if n_cells > bounds.rows or n_tokens > bounds.tokens:
         return False
-    return bounds.memory is None or memory_of(group, one) <= bounds.memory
+    return bounds.memory is None or memory_of(group, pass_) <= bounds.memory

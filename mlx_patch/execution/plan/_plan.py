@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-_MOST_LENGTHS_SAID = 3
+_MAX_LENGTHS_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Plan:
-    """The passes of a sweep, and what they cost in token-layers. Printed, it says so in words.
+    """The passes of a sweep, and what they cost in token-layers. `print(plan)` explains both in words.
 
     Attributes:
         executor: The name of the executor.
@@ -47,11 +47,12 @@ class Plan:
         n_layers: The model's blocks.
         groups: Prompts of one length each.
         passes: What is run.
-        minimum: The least that the cells cost: the unedited run, and of each cell what lies above and behind its edits.
-        reference: What one full forward pass for each cell costs, with the unedited run.
+        minimum: The least that the cells cost: the unpatched run, and of each cell what lies above and behind its
+            edits.
+        reference: What one full forward pass for each cell costs, with the unpatched run.
         piece: Positions of a prompt that run at once, at most, where it may be split.
         memory: An estimate of what the largest pass takes beside the weights, in bytes.
-        written: The token-layers that are for what the model writes, at most, beside the passes.
+        written: The token-layers of text that the model generates, at most, beside the passes.
         how: What the executor does, in words.
     """
 
@@ -69,23 +70,25 @@ class Plan:
 
     @property
     def base(self) -> int:
-        """The token-layers of the unedited runs."""
+        """The token-layers of the unpatched runs."""
         return sum(token_layers_of(group, self.n_layers) for group in self.groups)
 
     @property
     def token_layers(self) -> int:
-        """The token-layers of the unedited runs and of all passes."""
+        """The token-layers of the unpatched runs and of all passes."""
         return self.base + sum(map(self.cost, self.passes))
 
     @property
     def n_cells(self) -> int:
         """How many cells the passes compute."""
-        return sum(len(one.cells) for one in self.passes)
+        return sum(len(pass_.cells) for pass_ in self.passes)
 
-    def cost(self, one: Pass) -> int:
+    def cost(self, pass_: Pass) -> int:
         """The token-layers of one pass."""
-        group = self.groups[one.group]
-        return group.batch * (group.length - one.start) * sum(self.n_layers - entry for entry in one.entries)
+        group = self.groups[pass_.group]
+        n_positions = group.length - pass_.start
+        n_layers = sum(self.n_layers - entry for entry in pass_.entries)
+        return group.batch * n_positions * n_layers
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain data, for files."""
@@ -93,58 +96,80 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
-        """The plan that `as_dict` gave."""
-        passes = tuple(
-            Pass(one["group"], one["start"], tuple(one["cells"]), tuple(one["entries"])) for one in data["passes"]
-        )
+        """The plan from what `as_dict` returned."""
+        passes = tuple(map(_pass_from_dict, data["passes"]))
         groups = tuple(PromptGroup(**group) for group in data["groups"])
         return cls(**{**data, "groups": groups, "passes": passes})
 
     @override
     def __str__(self) -> str:
-        largest = max((len(one.cells) for one in self.passes), default=0)
-        of_up_to = f" of up to {largest}" if len(self.passes) > 1 and largest > 1 else ""
-        because = f", because {self.why}" if self.why else ""
-        return "\n".join(
-            (
-                f"{self._cells()} in {_many(len(self.passes), 'pass', 'passes')}{of_up_to}",
-                f"prompts: {self._prompts()}; {_many(self.n_layers, 'layer')}",
-                f"executor: {self.executor} ({self.how}){because}",
-                f"cost: {self.token_layers:,} token-layers (one position of one row through one block), "
-                f"{self.base:,} of them unedited",
-                f"the least that these cells can cost: {_compared(self.minimum, self.token_layers)}",
-                f"one full forward pass a cell would cost: {_compared(self.reference, self.token_layers)}",
-                f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
-                *((f"what the model writes: {self.written:,} token-layers more at most",) if self.written else ()),
-            )
-        )
+        lines = [
+            self._cells_line(),
+            f"prompts: {self._prompts()}; {_counted(self.n_layers, 'layer')}",
+            self._executor_line(),
+            f"cost: {self.token_layers:,} token-layers (one position of one row through one block), "
+            f"{self.base:,} of them unpatched",
+            f"the least that these cells can cost: {_compared(self.minimum, self.token_layers)}",
+            f"one full forward pass a cell would cost: {_compared(self.reference, self.token_layers)}",
+            f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
+        ]
+        if self.written:
+            lines.append(f"what the model writes: {self.written:,} token-layers more at most")
+        return "\n".join(lines)
+
+    def _cells_line(self) -> str:
+        largest = max((len(pass_.cells) for pass_ in self.passes), default=0)
+        passes = _counted(len(self.passes), "pass", "passes")
+        if len(self.passes) > 1 and largest > 1:
+            passes = f"{passes} of up to {largest}"
+        return f"{self._cells()} in {passes}"
 
     def _cells(self) -> str:
-        groups = len(self.groups)
-        shared = f" ({self.n_cells // groups:,} for each of {groups} lengths of prompts)" if groups > 1 else ""
-        return _many(self.n_cells, "cell") + shared
+        cells = _counted(self.n_cells, "cell")
+        n_groups = len(self.groups)
+        if n_groups > 1:
+            return f"{cells} ({self.n_cells // n_groups:,} for each of {n_groups} lengths of prompts)"
+        return cells
 
     def _prompts(self) -> str:
-        if len(self.groups) <= _MOST_LENGTHS_SAID:
-            return ", ".join(f"{group.batch} of {_many(group.length, 'token')}" for group in self.groups)
-        lengths, prompts = [group.length for group in self.groups], sum(group.batch for group in self.groups)
-        return f"{prompts} of {min(lengths)} to {max(lengths)} tokens, in {len(lengths)} groups of equal length"
+        if len(self.groups) <= _MAX_LENGTHS_LISTED:
+            return ", ".join(f"{group.batch} of {_counted(group.length, 'token')}" for group in self.groups)
+        lengths = [group.length for group in self.groups]
+        n_prompts = sum(group.batch for group in self.groups)
+        return f"{n_prompts} of {min(lengths)} to {max(lengths)} tokens, in {len(lengths)} groups of equal length"
+
+    def _executor_line(self) -> str:
+        line = f"executor: {self.executor} ({self.how})"
+        if self.why:
+            return f"{line}, because {self.why}"
+        return line
 
 
-def _many(count: int, one: str, more: str = "") -> str:
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
+def _pass_from_dict(data: Mapping[str, Any]) -> Pass:
+    return Pass(data["group"], data["start"], tuple(data["cells"]), tuple(data["entries"]))
 
 
-def _compared(cost: int, this: int) -> str:
-    """A cost, and how many times this plan's it is."""
-    if cost == this:
+def _counted(count: int, singular: str, plural: str = "") -> str:
+    """A count with its noun."""
+    if count == 1:
+        return f"{count:,} {singular}"
+    return f"{count:,} {plural or singular + 's'}"
+
+
+def _compared(cost: int, plan_cost: int) -> str:
+    """A cost, and how many times the plan's it is."""
+    if cost == plan_cost:
         return f"{cost:,}, the same"
-    times = cost / this if cost > this else this / cost
-    return f"{cost:,}, {times:,.2f} times {'as many' if cost > this else 'less'}"
+    if cost > plan_cost:
+        return f"{cost:,}, {cost / plan_cost:,.2f} times as many"
+    return f"{cost:,}, {plan_cost / cost:,.2f} times less"
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    """A number of bytes, in GiB or MiB."""
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.1f} MiB"
 
 
 def token_layers_of(group: PromptGroup, n_layers: int) -> int:

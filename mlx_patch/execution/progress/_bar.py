@@ -1,4 +1,4 @@
-"""How far a sweep is: a bar on a terminal and in a notebook, a function of yours, or nothing."""
+"""Progress of a sweep: a bar on a terminal or in a notebook, a function of the caller's, or nothing."""
 
 import sys
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Any
 from mlx_patch.errors import KindError, MissingExtraError
 
 ProgressChoice = Callable[[int, int], object] | bool | None
-"""A function of the cells that are done and of all; True for a bar, False for none; None for one on a terminal or in a
-notebook."""
+"""A function of the number of finished cells and of all cells; True for a bar, False for none; None for one on a
+terminal or in a notebook."""
 
 
 BAR_INTERVAL = 0.25
@@ -19,18 +19,18 @@ BAR_INTERVAL = 0.25
 
 
 class Progress:
-    """A context in which the cells that are done are shown.
+    """A context in which the number of finished cells is shown.
 
     Args:
-        choice: What the caller asked for.
-        total: All cells.
-        done: Those that were done before.
+        choice: The argument `progress` of a sweep.
+        total: The number of cells.
+        n_done: How many were finished before.
     Raises:
         KindError: `choice` is none.
         MissingExtraError: A bar is asked for, and tqdm is not installed.
     """
 
-    def __init__(self, choice: ProgressChoice, total: int, done: int = 0):
+    def __init__(self, choice: ProgressChoice, total: int, n_done: int = 0):
         if not (choice is None or isinstance(choice, bool) or callable(choice)):
             raise KindError(
                 f"`progress` must be a function of (done, total), a bool or None. Got {type(choice).__name__}. "
@@ -40,30 +40,35 @@ class Progress:
             raise MissingExtraError(
                 "`progress` must be a function where tqdm is not installed. Got True. Run `pip install tqdm`."
             )
-        self.told = choice if callable(choice) else None
-        self.wants_bar = choice is True or (choice is None and (_on_terminal() or _in_notebook()))
-        self.total, self.done = total, done
+        self.callback: Callable[[int, int], object] | None = None
+        if callable(choice):
+            self.callback = choice
+        self.wants_bar = choice is True
+        if choice is None:
+            self.wants_bar = _on_terminal() or _in_notebook()
+        self.total = total
+        self.n_done = n_done
         self.bar: Any = None
 
     @property
     def seen(self) -> bool:
-        """Whether anybody sees it."""
-        return self.bar is not None or self.told is not None
+        """Whether progress is shown anywhere."""
+        return self.bar is not None or self.callback is not None
 
     def __enter__(self) -> "Progress":
         if self.wants_bar and find_spec("tqdm"):
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.total, initial=self.done, unit="cell", desc="sweep", leave=False)
+            self.bar = tqdm(total=self.total, initial=self.n_done, unit="cell", desc="sweep", leave=False)
         return self
 
     def more(self, cells: int) -> None:
-        """Show that so many more cells are done."""
-        self.done += cells
+        """Show that so many more cells are finished."""
+        self.n_done += cells
         if self.bar is not None:
             self.bar.update(cells)
-        if self.told is not None:
-            self.told(self.done, self.total)
+        if self.callback is not None:
+            self.callback(self.n_done, self.total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -73,36 +78,49 @@ class Progress:
 
 
 def _in_notebook() -> bool:
-    """Whether this is a cell of a notebook: IPython has a shell with a kernel, which draws what is written to it."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return sys.stderr is not None and getattr(shell, "kernel", None) is not None
+    """Whether this process runs a notebook: IPython has a shell with a kernel, which draws what is written to it."""
+    if sys.stderr is None:
+        return False
+    ipython = sys.modules.get("IPython")
+    get_shell = getattr(ipython, "get_ipython", None)
+    if get_shell is None:
+        return False
+    return getattr(get_shell(), "kernel", None) is not None
 
 
 class Within:
-    """How far a pass of many cells is, while it runs.
+    """Progress inside a pass of many cells, while it runs.
 
     Args:
-        more: Shows that so many more cells are done; None where nobody sees it.
+        show: Shows that so many more cells are finished; None where progress is not shown.
     """
 
-    def __init__(self, more: Callable[[int], object] | None):
-        self.more = more
-        self.cells, self.last = 0, monotonic()
+    def __init__(self, show: Callable[[int], object] | None):
+        self.more = show
+        self._start()
+
+    def _start(self) -> None:
+        self.n_shown = 0
+        self.last_shown_at = monotonic()
 
     def reached(self, share: float, cells: int) -> None:
-        """A share of a pass of so many cells is computed: show it, if it is time."""
-        now, done = monotonic(), min(int(share * cells), cells - 1)
-        if self.more is not None and done > self.cells and now - self.last >= BAR_INTERVAL:
-            self.more(done - self.cells)
-            self.cells, self.last = done, now
+        """Show how many cells a computed share of a pass stands for, if the last time is long enough ago."""
+        time = monotonic()
+        n_done = min(int(share * cells), cells - 1)  # the last one is shown when the pass is finished
+        if self.more is None or n_done <= self.n_shown:
+            return
+        if time - self.last_shown_at >= BAR_INTERVAL:
+            self.more(n_done - self.n_shown)
+            self.n_shown = n_done
+            self.last_shown_at = time
 
     def rest(self, cells: int) -> int:
-        """How many cells of a pass that is finished have not been shown."""
-        left = cells - self.cells
-        self.cells, self.last = 0, monotonic()
-        return left
+        """How many cells of a finished pass have not been shown; the next pass starts from none."""
+        n_unshown = cells - self.n_shown
+        self._start()
+        return n_unshown
 
 
 def _on_terminal() -> bool:
-    """Whether somebody reads what is written to the standard error; programs without a console have none."""
+    """Whether the standard error is a terminal; programs without a console have none."""
     return sys.stderr is not None and sys.stderr.isatty()

@@ -1,8 +1,8 @@
-"""Checkpoints: what a sweep has found so far, on disk after every pass, and read back by a sweep that is the same one.
+"""Checkpoints: the numbers of a sweep so far, written after every pass, and read back when the same sweep runs again.
 
 The file is a zip like those of results. It holds the sweep's identity, its plan, the numbers and which of them are
-there; no time, no place, nothing that differs from run to run. It is written beside and renamed, so that at every
-moment the file of that name is whole: that of the last pass, or of the one before.
+there; no time, no place, nothing that differs from run to run. It is written under another name and renamed, so that
+the file of that name is complete at every moment: that of the last pass, or of the one before.
 """
 
 import json
@@ -37,13 +37,13 @@ class Checkpoint:
     identity: Identity
 
     def read(self, blank: Numbers) -> tuple[Plan, Numbers] | None:
-        """The plan that was begun, and what has been found; None where there is no file.
+        """The plan of the sweep that wrote the file, and its numbers; None where there is no file.
 
-        The plan is the one that began, for cells that run together must go on to: what a device has left of its
-        memory may be something else now.
+        A resumed sweep keeps that plan, since numbers depend on which cells share a pass. A plan made anew could
+        differ, as the device may have another amount of memory left.
 
         Args:
-            blank: The numbers of a sweep that has not begun, whose shapes they must have.
+            blank: The numbers of a sweep that has not begun, whose shapes the file's must have.
         Raises:
             FileError: The file is damaged, of another kind or version, or of another sweep.
         """
@@ -53,12 +53,11 @@ class Checkpoint:
         try:
             differing = list(differences(about["identity"], self.identity))
             if differing:
-                of = f"which is of {' and of '.join(differing)}"
-                raise FileError(f"`checkpoint` must be of this sweep. Got {self.path}, {of}. {_REMEDY}")
+                difference = f"which is of {' and of '.join(differing)}"
+                raise FileError(f"`checkpoint` must be of this sweep. Got {self.path}, {difference}. {_REMEDY}")
             plan = Plan.from_dict(about["plan"])
-            numbers = Numbers(
-                arrays["values"], arrays["done"], arrays["baseline"], token_layers=int(arrays["token_layers"])
-            )
+            token_layers = int(arrays["token_layers"])
+            numbers = Numbers(arrays["values"], arrays["done"], arrays["baseline"], token_layers=token_layers)
             _check_fit(plan, numbers, blank)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
@@ -68,13 +67,13 @@ class Checkpoint:
         return plan, numbers
 
     def writer(self, plan: Plan) -> Callable[[Numbers], None]:
-        """A function that puts what has been found into the file, whole or not at all.
+        """A function that writes numbers to the file, completely or not at all.
 
         Args:
             plan: The plan that is being run.
         """
         about = {"format": _FORMAT, "identity": self.identity, "plan": plan.as_dict()}
-        described = json.dumps(about, sort_keys=True).encode()  # once: the plan of many cells is the longest part
+        about_json = json.dumps(about, sort_keys=True).encode()  # once: the plan of many cells is the longest part
 
         def write(numbers: Numbers) -> None:
             arrays = {
@@ -83,47 +82,57 @@ class Checkpoint:
                 "baseline": numbers.baseline,
                 "token_layers": np.array(numbers.token_layers),
             }
-            write_members(self.path, {ABOUT: described, **array_members(arrays)})
+            write_members(self.path, {ABOUT: about_json, **array_members(arrays)})
 
         return write
 
 
-def checked_path(given: object) -> Path:
-    """Where a checkpoint is, or is to be; what killed processes left of it is removed.
+def checked_path(checkpoint: object) -> Path:
+    """The path of a checkpoint. Temporary files that killed processes left beside it are removed.
 
     Raises:
         KindError: It is no path.
-        FileError: It is a folder, or in a folder that is not there or cannot be written to.
+        FileError: It is a folder, or its folder does not exist or cannot be written to.
     """
-    if not isinstance(given, str | os.PathLike):
-        raise KindError(f"`checkpoint` must be a path or None. Got {type(given).__name__}.")
-    path = Path(given)
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise KindError(f"`checkpoint` must be a path or None. Got {type(checkpoint).__name__}.")
+    path = Path(checkpoint)
     if path.is_dir():
         raise FileError(f"`checkpoint` must be a file's name. Got {path}: Is a directory. Choose another name.")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)):
-        why = "Permission denied" if path.parent.is_dir() else "No such directory"
+    reason = _why_not_writable(path.parent)
+    if reason:
         raise FileError(
-            f"`checkpoint` must be in a folder that can be written to. Got {path}: {why}. Choose another folder."
+            f"`checkpoint` must be in a folder that can be written to. Got {path}: {reason}. Choose another folder."
         )
     remove_leftovers(path)
     return path
 
 
+def _why_not_writable(folder: Path) -> str:
+    """Why files cannot be made in a folder; empty where they can."""
+    if not folder.is_dir():
+        return "No such directory"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "Permission denied"
+    return ""
+
+
 def _check_fit(plan: Plan, numbers: Numbers, blank: Numbers) -> None:
-    """Refuse what does not hold together.
+    """Refuse a plan and numbers that do not fit each other and the sweep.
 
     Raises:
-        ValueError: It does not.
+        ValueError: They do not.
     """
     for name in ("values", "done", "baseline"):
-        got, wanted = getattr(numbers, name), getattr(blank, name)
-        if got.shape != wanted.shape or got.dtype != wanted.dtype:
-            raise ValueError(f"{name!r} has shape {got.shape}, not {wanted.shape}")
-    groups, cells = blank.done.shape
-    for group in range(groups):
-        if sorted(_cells_of(plan, group)) != list(range(cells)):
+        array = getattr(numbers, name)
+        blank_array = getattr(blank, name)
+        if array.shape != blank_array.shape or array.dtype != blank_array.dtype:
+            raise ValueError(f"{name!r} has shape {array.shape}, not {blank_array.shape}")
+    n_groups, n_cells = blank.done.shape
+    for group in range(n_groups):
+        if sorted(_cells_of(plan, group)) != list(range(n_cells)):
             raise ValueError(f"its plan does not have every cell once for group {group} of the prompts")
 
 
 def _cells_of(plan: Plan, group: int) -> Sequence[int]:
-    return [cell for one in plan.passes if one.group == group for cell in one.cells]
+    return [cell for pass_ in plan.passes if pass_.group == group for cell in pass_.cells]

@@ -3,23 +3,30 @@
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_patch.execution._experiment import Experiment
+from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.plan import Plan
 from mlx_patch.fingerprints import Fingerprints
-from mlx_patch.interventions import Edit
+from mlx_patch.interventions import Edit, Transformation
 from mlx_patch.provenance import checksum, versions
 
-_PLACE = ("site", "layer", "pos", "head", "neuron", "batch")
-
+_SELECTIONS = ("site", "layer", "pos", "head", "neuron", "batch")
+"""The fields of an edit that say where it acts."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Where an object lies in memory, which is no part of what it is."""
+
+CellEdits = list[list[list[Edit]]]
+"""For each group of prompts and each cell, its edits; of one that differs by row, those of the rows."""
 
 
 def sweep_identity(experiment: Experiment, executor: str) -> dict[str, Any]:
@@ -27,90 +34,113 @@ def sweep_identity(experiment: Experiment, executor: str) -> dict[str, Any]:
 
     Args:
         experiment: The sweep.
-        executor: The one that runs it.
+        executor: The name of the executor that runs it.
     Raises:
-        KindError: An intervention or a metric holds what no other process could know again; see `fingerprint`.
+        KindError: An intervention or a metric holds what another process could not recognise; see `fingerprint`.
     """
-    seen = Fingerprints()
+    fingerprints = Fingerprints()
     return {
         "library version": {**versions(), "python": f"{sys.version_info.major}.{sys.version_info.minor}"},
         "device": {"kind": mx.default_device().type.name},
-        "model": _model(experiment, seen),
-        "prompt": _prompts(experiment, seen),
-        **_cells(experiment, seen),
-        "metric": _metrics(experiment, seen),
+        "model": _describe_model(experiment, fingerprints),
+        "prompt": _label_prompts(experiment, fingerprints),
+        **_describe_cells(experiment, fingerprints),
+        "metric": _label_metrics(experiment, fingerprints),
         "executor": {"name": executor},
     }
 
 
-def _model(experiment: Experiment, seen: Fingerprints) -> dict[str, str]:
+def _describe_model(experiment: Experiment, fingerprints: Fingerprints) -> dict[str, str]:
     family = experiment.model.layout.family
     return {
         **experiment.model.identity,
-        "table": seen.of(family, "family"),
+        "table": fingerprints.of(family, "family"),
         "weights": checksum(experiment.model.model),
     }
 
 
-def _prompts(experiment: Experiment, seen: Fingerprints) -> list[list[str]]:
-    """A label and a fingerprint for each prompt, in the order of examples; those of a list are not those of a batch."""
-    rows = {
-        example: (row, "alone") if batch.alone else row
-        for batch in experiment.batches
-        for example, row in zip(batch.examples, np.array(batch.tokens).tolist(), strict=True)
-    }
-    lengths = {example: batch.length for batch in experiment.batches for example in batch.examples}
-    return [[f"{lengths[n]} tokens", seen.of(rows[n], "tokens")] for n in sorted(rows)]
+def _label_prompts(experiment: Experiment, fingerprints: Fingerprints) -> list[list[str]]:
+    """A label and a fingerprint for each prompt, in the order of examples."""
+    tokens_by_example: dict[int, list[int] | tuple[list[int], str]] = {}
+    length_by_example: dict[int, int] = {}
+    for batch in experiment.batches:
+        for example, row in zip(batch.examples, np.array(batch.tokens).tolist(), strict=True):
+            tokens_by_example[example] = row
+            if batch.alone:  # a prompt of a list is not the same as one of a batch
+                tokens_by_example[example] = (row, "alone")
+            length_by_example[example] = batch.length
+    return [
+        [f"{length_by_example[example]} tokens", fingerprints.of(tokens_by_example[example], "tokens")]
+        for example in sorted(tokens_by_example)
+    ]
 
 
-def _cells(experiment: Experiment, seen: Fingerprints) -> dict[str, Any]:
-    """Each different intervention, and what the cells choose: a fingerprint for each kind of choice."""
-    edits = [[[part for edit in cell.edits for part in edit.parts] for cell in own] for own in experiment.cells]
-    several: dict[str, str] = {}
-    for intervention in {id(one.intervention): one.intervention for one in _every(edits)}.values():
-        several.setdefault(seen.of(intervention, "intervention"), _ADDRESS.sub("", repr(intervention)))
-    number = {found: n for n, found in enumerate(several)}
-    of = {
-        name: _hash_of([[[getattr(e, name) for e in cell] for cell in own] for own in edits], seen) for name in _PLACE
-    }
-    which = [[[number[seen.of(e.intervention)] for e in cell] for cell in own] for own in edits]
-    choices = {"number": len(edits[0]), **of, "intervention": _hash_of(which, seen)}
-    return {"intervention": [[label, found] for found, label in several.items()], "choice of cells": choices}
+def _describe_cells(experiment: Experiment, fingerprints: Fingerprints) -> dict[str, Any]:
+    """Each different intervention, and a fingerprint for each kind of choice that the cells make."""
+    edits = [_edits_of(group_cells) for group_cells in experiment.cells]
+    labels = _label_interventions(edits, fingerprints)
+    numbers = {fingerprint: number for number, fingerprint in enumerate(labels)}
+    intervention_numbers = _map_edits(edits, lambda edit: numbers[fingerprints.of(edit.intervention)])
+    choices: dict[str, Any] = {"number": len(edits[0])}
+    for name in _SELECTIONS:
+        choices[name] = _hash_of(_map_edits(edits, attrgetter(name)), fingerprints)
+    choices["intervention"] = _hash_of(intervention_numbers, fingerprints)
+    interventions = [[label, fingerprint] for fingerprint, label in labels.items()]
+    return {"intervention": interventions, "choice of cells": choices}
 
 
-def _hash_of(values: object, seen: Fingerprints) -> str:
+def _edits_of(cells: Sequence[Cell]) -> list[list[Edit]]:
+    return [[row_edit for edit in cell.edits for row_edit in edit.parts] for cell in cells]
+
+
+def _label_interventions(edits: CellEdits, fingerprints: Fingerprints) -> dict[str, str]:
+    """A label for each different intervention, by its fingerprint."""
+    interventions: dict[int, Transformation] = {}
+    for edit in chain.from_iterable(chain.from_iterable(edits)):
+        interventions[id(edit.intervention)] = edit.intervention
+    labels: dict[str, str] = {}
+    for intervention in interventions.values():
+        fingerprint = fingerprints.of(intervention, "intervention")
+        if fingerprint not in labels:
+            labels[fingerprint] = _without_addresses(repr(intervention))
+    return labels
+
+
+def _map_edits(edits: CellEdits, choice_of: Callable[[Edit], object]) -> list[list[list[object]]]:
+    """A choice of every edit of every cell, in lists nested as the edits are."""
+    return [[list(map(choice_of, cell_edits)) for cell_edits in group_edits] for group_edits in edits]
+
+
+def _hash_of(values: object, fingerprints: Fingerprints) -> str:
     """A fingerprint of nested lists of names, numbers, tuples and slices, of which there may be very many."""
-    return seen.of(repr(values))
+    return fingerprints.of(repr(values))
 
 
-def _every(edits: Sequence[Sequence[Sequence[Edit]]]) -> Iterator[Edit]:
-    return (edit for own in edits for cell in own for edit in cell)
-
-
-def _metrics(experiment: Experiment, seen: Fingerprints) -> list[list[str]]:
+def _label_metrics(experiment: Experiment, fingerprints: Fingerprints) -> list[list[str]]:
     """A label and a fingerprint for each metric, as it is for every group of prompts."""
-    of_each = zip(*(readout.metrics for readout in experiment.readouts), strict=True)
-    return [[_ADDRESS.sub("", own[0].name), seen.of(own, "metric")] for own in of_each]
-
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-"""Where an object lies in memory, which is no part of what it is."""
+    metrics_of_groups = zip(*(readout.metrics for readout in experiment.readouts), strict=True)
+    return [[_without_addresses(metrics[0].name), fingerprints.of(metrics, "metric")] for metrics in metrics_of_groups]
 
 
 def described(experiment: Experiment, plan: Plan) -> Mapping[str, str]:
-    """What a sweep is, by its parts: the same on ranks that run the same one."""
+    """A digest of each part of a sweep: the same on all ranks that run the same sweep."""
     tokens = [np.array(batch.tokens).tolist() for batch in experiment.batches]
-    cells = [[cell.edits for cell in own] for own in experiment.cells]
-    parts = {
+    edits = [[cell.edits for cell in group_cells] for group_cells in experiment.cells]
+    contents = {
         "model": experiment.model.identity | {"name": ""},  # a folder may lie elsewhere on another machine
         "tokens": tokens,
-        "cells": cells,
+        "cells": edits,
         "metric": experiment.metrics,
         "plan": plan.as_dict(),
     }
-    return {name: _digest(part) for name, part in parts.items()}
+    return {name: _digest(value) for name, value in contents.items()}
 
 
-def _digest(part: object) -> str:
-    text = json.dumps(part, sort_keys=True, default=lambda other: _ADDRESS.sub("", repr(other)))
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=lambda member: _without_addresses(repr(member)))
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _without_addresses(text: str) -> str:
+    """A text without the addresses of objects, which differ from process to process."""
+    return _ADDRESS.sub("", text)

@@ -1,4 +1,4 @@
-"""`Numbers`: what has been measured so far; as bytes for other ranks, and put together again."""
+"""`Numbers`: the numbers of a sweep so far, as bytes for other ranks, and merged again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from mlx_patch.execution._experiment import Experiment
 
 @dataclass
 class Numbers:
-    """What a sweep has found so far.
+    """The numbers of a sweep so far.
 
     Attributes:
         values: NaN where nothing has been run, and where NaN was computed. Shape `(cell, metric, example)`, float32.
         done: Which cells have been run, for each group of prompts. Shape `(group, cell)`.
-        baseline: The unedited runs. Shape `(metric, example)`, float32.
-        token_layers: What went through the blocks for these numbers, counted as it went. An unedited run that a
+        baseline: The metrics of the unpatched runs. Shape `(metric, example)`, float32.
+        token_layers: What went through the blocks for these numbers, counted as it went. An unpatched run that a
             resumed sweep needs again is not counted again.
     """
 
@@ -32,54 +32,63 @@ class Numbers:
             examples: The examples of each group of prompts.
         """
         mask = np.zeros(self.values.shape, bool)
-        for done, rows in zip(self.done, examples, strict=True):
-            mask[..., list(rows)] = done[:, None, None]
+        for is_done, group_examples in zip(self.done, examples, strict=True):
+            mask[..., list(group_examples)] = is_done[:, None, None]
         return mask
 
 
 def no_numbers(experiment: Experiment) -> Numbers:
-    """What a sweep has found before it begins."""
-    cells, metrics, examples = len(experiment.cells[0]), len(experiment.metrics), experiment.n_examples
-    return Numbers(
-        np.full((cells, metrics, examples), np.nan, np.float32),
-        np.zeros((len(experiment.batches), cells), bool),
-        np.full((metrics, examples), np.nan, np.float32),
-    )
+    """The numbers of a sweep before it begins: NaN."""
+    n_cells = len(experiment.cells[0])
+    n_metrics = len(experiment.metrics)
+    n_examples = experiment.n_examples
+    values = np.full((n_cells, n_metrics, n_examples), np.nan, np.float32)
+    is_done = np.zeros((len(experiment.batches), n_cells), bool)
+    baseline = np.full((n_metrics, n_examples), np.nan, np.float32)
+    return Numbers(values, is_done, baseline)
 
 
 def packed(numbers: Numbers) -> bytes:
-    """What a rank found, as bytes."""
-    layers = np.array([numbers.token_layers], np.int64)
-    return b"".join(part.tobytes() for part in (numbers.done, numbers.values, numbers.baseline, layers))
+    """The numbers of a rank, as bytes."""
+    token_layers = np.array([numbers.token_layers], np.int64)
+    arrays = (numbers.done, numbers.values, numbers.baseline, token_layers)
+    return b"".join(array.tobytes() for array in arrays)
 
 
-def merge(numbers: Numbers, said: Sequence[bytes], examples: Sequence[Sequence[int]]) -> None:
-    """Put together what all ranks found: bit for bit the same on every rank.
+def merge(numbers: Numbers, messages: Sequence[bytes], examples: Sequence[Sequence[int]]) -> None:
+    """Merge the numbers of all ranks: bit for bit the same on every rank.
 
     Args:
-        numbers: What this rank found; afterwards, what all did.
-        said: What `packed` gave, by rank.
+        numbers: The numbers of this rank; afterwards, those of all.
+        messages: What `packed` returned on each rank, by rank.
         examples: The examples of each group of prompts.
     """
-    values, baseline = (np.full_like(part, np.nan) for part in (numbers.values, numbers.baseline))
-    done = np.zeros_like(numbers.done)
+    values = np.full_like(numbers.values, np.nan)
+    baseline = np.full_like(numbers.baseline, np.nan)
+    is_done = np.zeros_like(numbers.done)
     numbers.token_layers = 0
-    for each in said:
-        theirs = _unpacked(each, numbers)
-        for group, own in enumerate(examples):
-            new = np.flatnonzero(theirs.done[group] & ~done[group])
-            cells = np.ix_(new, np.arange(values.shape[1]), np.array(own))
-            values[cells] = theirs.values[cells]
-        done |= theirs.done
-        baseline = np.where(np.isnan(baseline), theirs.baseline, baseline)
-        numbers.token_layers += theirs.token_layers
-    numbers.values[:], numbers.done[:], numbers.baseline[:] = values, done, baseline
+    for message in messages:
+        rank_numbers = _unpacked(message, numbers)
+        for group, group_examples in enumerate(examples):
+            new_cells = np.flatnonzero(rank_numbers.done[group] & ~is_done[group])
+            block = np.ix_(new_cells, np.arange(values.shape[1]), np.array(group_examples))
+            values[block] = rank_numbers.values[block]
+        is_done |= rank_numbers.done
+        baseline = np.where(np.isnan(baseline), rank_numbers.baseline, baseline)
+        numbers.token_layers += rank_numbers.token_layers
+    numbers.values[:] = values
+    numbers.done[:] = is_done
+    numbers.baseline[:] = baseline
 
 
-def _unpacked(said: bytes, like: Numbers) -> Numbers:
-    found, begin = [], 0
-    for part in (like.done, like.values, like.baseline):
-        found.append(np.frombuffer(said, part.dtype, part.size, begin).reshape(part.shape))
-        begin += part.nbytes
-    done, values, baseline = found
-    return Numbers(values, done, baseline, int(np.frombuffer(said, np.int64, 1, begin)[0]))
+def _unpacked(message: bytes, like: Numbers) -> Numbers:
+    """The numbers in a message, in the shapes of `like`."""
+    arrays = []
+    begin = 0
+    for template in (like.done, like.values, like.baseline):
+        array = np.frombuffer(message, template.dtype, template.size, begin)
+        arrays.append(array.reshape(template.shape))
+        begin += template.nbytes
+    is_done, values, baseline = arrays
+    [token_layers] = np.frombuffer(message, np.int64, 1, begin)
+    return Numbers(values, is_done, baseline, int(token_layers))

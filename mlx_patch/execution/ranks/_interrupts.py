@@ -1,4 +1,4 @@
-"""Ctrl-C that waits: in the middle of a meeting of ranks it would leave the others in another meeting than this one."""
+"""Ctrl-C that waits: in the middle of a meeting it would end the meeting on this rank alone."""
 
 import signal
 import threading
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_held() -> Iterator[list[int]]:
-    """A block in which Ctrl-C is noted, and acts at its end, unless what was noted is cleared.
+    """A context that holds Ctrl-C back until its end. Clear the list of signals it yields to drop them.
 
-    In other threads than the main one it never comes.
+    Threads other than the main one never receive Ctrl-C.
     """
-    came: list[int] = []
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
-        yield came
+        yield signals
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    handler = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
-        yield came
+        yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
+        signal.signal(signal.SIGINT, handler)
+        if signals:
             signal.raise_signal(signal.SIGINT)

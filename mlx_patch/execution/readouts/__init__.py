@@ -4,14 +4,11 @@ from mlx_patch.execution.readouts._answer_runs import AnswerRuns as AnswerRuns
 from mlx_patch.execution.readouts._answer_runs import answer_runs as answer_runs
 from mlx_patch.execution.readouts._answer_runs import plain_of as plain_of
 from mlx_patch.execution.readouts._answer_runs import with_answers as with_answers
-from mlx_patch.execution.readouts._generated import is_generated as is_generated
 from mlx_patch.execution.readouts._generated import match_rate as match_rate
 from mlx_patch.execution.readouts._generated import match_rates as match_rates
-from mlx_patch.execution.readouts._generated import (
-    mixes_generated_and_logit_metrics as mixes_generated_and_logit_metrics,
-)
 from mlx_patch.execution.readouts._generated import require_tokenizer as require_tokenizer
 from mlx_patch.execution.readouts._prompt_only import in_prompt as in_prompt
 from mlx_patch.execution.readouts._readout import Readout as Readout
 from mlx_patch.execution.readouts._readout import count_examples as count_examples
+from mlx_patch.execution.readouts._readout import readout_of as readout_of
 from mlx_patch.execution.readouts._readout import readouts_by_batch as readouts_by_batch

@@ -10,7 +10,7 @@ from mlx_patch.metrics import MultiPositionMetric, Slot, log_softmax_at
 
 @dataclass(frozen=True, repr=False)
 class AnswerLogProb(MultiPositionMetric):
-    """Log-probability of what is appended to each row, in nats.
+    """Log-probability of the answer that is appended to each row, in nats.
 
     Attributes:
         answers: The tokens of each row's answer.
@@ -23,8 +23,10 @@ class AnswerLogProb(MultiPositionMetric):
     @override
     def positions(self, length: int) -> tuple[int, ...]:
         """Each position before a token of the longest answer."""
-        del length  # of the prompt, which the answers are behind
-        return tuple(range(self.prompt - 1, self.prompt - 1 + max(map(len, self.answers))))
+        del length  # of the prompt, which `prompt` has as well
+        longest = max(map(len, self.answers))
+        first = self.prompt - 1
+        return tuple(range(first, first + longest))
 
     @override
     def absolute(self, length: int) -> tuple[int, ...]:
@@ -34,8 +36,9 @@ class AnswerLogProb(MultiPositionMetric):
     def measure_rows(self, rows: mx.array) -> mx.array:
         total = mx.zeros((rows.shape[0],))
         for step in range(rows.shape[1]):
+            # An answer that has ended repeats its last token, and adds nothing.
             ids = mx.array([answer[min(step, len(answer) - 1)] for answer in self.answers])
-            counts = mx.array([float(step < len(answer)) for answer in self.answers])
-            own = log_softmax_at(rows[:, step], ids[:, None])[:, 0]
-            total = total + mx.where(counts > 0, own, 0.0)
+            is_in_answer = mx.array([step < len(answer) for answer in self.answers])
+            log_probs = log_softmax_at(rows[:, step], ids[:, None])[:, 0]
+            total = total + mx.where(is_in_answer, log_probs, 0.0)
         return total

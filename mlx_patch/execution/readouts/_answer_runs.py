@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,19 +11,22 @@ from mlx_patch.errors import SelectionError
 from mlx_patch.execution.cells import Cell, cell_of
 from mlx_patch.execution.readouts._answer_log_prob import AnswerLogProb
 from mlx_patch.execution.readouts._prompt_only import in_prompt
-from mlx_patch.execution.readouts._readout import Readout
+from mlx_patch.execution.readouts._readout import Readout, count_examples
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples
 from mlx_patch.tokens import Batch
+
+MeasuredPlaces = list[tuple[int, list[int]]]
+"""For each part of a metric: the index of its value in what a run measures, and the rows of that run."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnswerRuns:
-    """How the rows that are run hang together with the prompts and metrics that were asked for.
+    """Maps the rows that are run back to the prompts and metrics that were requested.
 
     Attributes:
-        metrics: The metrics that were asked for, in order.
+        metrics: The requested metrics, in order.
         batches: The prompts, in groups of equal length.
-        runs: The different answers, those together that one run measures; the first is the one that is appended.
+        runs: The different answers, grouped by the run that measures them; the run appends the first of its group.
         plain: The metrics of the prompt alone, in the order in which the runs measure them, after the answers.
     """
 
@@ -34,70 +36,90 @@ class AnswerRuns:
     plain: tuple[Metric, ...]
 
     @property
-    def most(self) -> int:
-        """The answers that one run measures: the most of any, as what is measured has the same number in all."""
+    def answers_per_run(self) -> int:
+        """The answers that each run measures: as many as the largest group has, as all runs have one shape."""
         return max(map(len, self.runs))
 
     @property
     def n_examples(self) -> int:
-        """How many prompts there are."""
+        """The number of prompts."""
         return sum(len(batch.examples) for batch in self.batches)
 
     def groups(self) -> list[tuple[int, int, Batch]]:
-        """What is run: the number of a batch, that of a run, and both in one, with rows numbered anew."""
-        found, begun = [], 0
+        """What is run: the number of a batch, that of a run, and their tokens as a batch with rows numbered anew."""
+        groups = []
+        n_rows = 0
         for number, batch in enumerate(self.batches):
-            for which, slots in enumerate(self.runs):
-                rows = tuple(range(begun, begun + len(batch.examples)))
-                found.append((number, which, Batch(_appended(batch, self._own(slots[0], batch)), rows)))
-                begun += len(rows)
-        return found
-
-    def _own(self, slot: Slot, batch: Batch) -> Slot:
-        return tuple(slot[example] for example in batch.examples)
+            for run, slots in enumerate(self.runs):
+                rows = tuple(range(n_rows, n_rows + len(batch.examples)))
+                answers = _select_answers(slots[0], batch)
+                groups.append((number, run, Batch(_append_answers(batch, answers), rows)))
+                n_rows += len(rows)
+        return groups
 
     def readout(self, batch: Batch, slots: Sequence[Slot], prompt: Readout) -> Readout:
         """What is read of one group: its answers, then the metrics of the prompt."""
-        forced = [AnswerLogProb(self._own(slot, batch), batch.length, name="answer") for slot in slots]
-        at = (
-            None
-            if prompt.at is None
-            else tuple(sorted({*prompt.at, *(pos for one in forced for pos in one.positions(batch.length))}))
-        )
-        forced += forced[:1] * (self.most - len(forced))
-        return Readout((*forced, *prompt.metrics), at, batch.length)
+        answers = []
+        for slot in slots:
+            answers.append(AnswerLogProb(_select_answers(slot, batch), batch.length, name="answer"))
+        at = prompt.at
+        if at is not None:
+            positions = set(at)
+            for answer in answers:
+                positions.update(answer.positions(batch.length))
+            at = tuple(sorted(positions))
+        padding = answers[:1] * (self.answers_per_run - len(answers))
+        return Readout((*answers, *padding, *prompt.metrics), at, batch.length)
 
-    def combined(self, found: np.ndarray) -> np.ndarray:
-        """What was asked for, of what was measured. `(..., answers + plain, row)` to `(..., metric, example)`."""
-        out = np.full((*found.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
-        for m, metric, examples, places in self._places():
-            parts = np.stack([found[..., at, rows] for at, rows in places])
-            with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
-                out[..., m, examples] = metric.combine(parts) if isinstance(metric, SequenceMetric) else parts[0]
-        return out
+    def combined(self, values: np.ndarray) -> np.ndarray:
+        """The requested metrics, from measured values. `(..., answers + plain, row)` to `(..., metric, example)`."""
+        combined = np.full((*values.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
+        for number, examples, places in self._locate_parts():
+            metric = self.metrics[number]
+            metric_parts = np.stack([values[..., index, rows] for index, rows in places])
+            if isinstance(metric, SequenceMetric):
+                with np.errstate(invalid="ignore"):  # a difference of two infinities is NaN
+                    combined[..., number, examples] = metric.combine(metric_parts)
+            else:
+                combined[..., number, examples] = metric_parts[0]
+        return combined
 
     def measured(self, mask: np.ndarray) -> np.ndarray:
-        """What of what was asked for has been run, of what has been. Shapes as for `combined`."""
-        out = np.zeros((*mask.shape[:-2], len(self.metrics), self.n_examples), bool)
-        for m, _, examples, places in self._places():
-            out[..., m, examples] = np.stack([mask[..., at, rows] for at, rows in places]).all(axis=0)
-        return out
+        """Which requested numbers are complete, from a mask of measured values. Shapes as for `combined`."""
+        complete = np.zeros((*mask.shape[:-2], len(self.metrics), self.n_examples), bool)
+        for number, examples, places in self._locate_parts():
+            masks = np.stack([mask[..., index, rows] for index, rows in places])
+            complete[..., number, examples] = masks.all(axis=0)
+        return complete
 
-    def _places(self) -> Iterator[tuple[int, Metric, list[int], list[tuple[int, list[int]]]]]:
-        """For each metric and batch: its number, itself, the examples; and where each of its parts was measured."""
-        rows = {(number, which): list(batch.examples) for number, which, batch in self.groups()}
-        runs = {slot: (which, at) for which, slots in enumerate(self.runs) for at, slot in enumerate(slots)}
+    def _locate_parts(self) -> Iterator[tuple[int, list[int], MeasuredPlaces]]:
+        """For each batch and metric: the metric's number, the examples, and where each part was measured."""
+        rows_of = {(batch_number, run): list(batch.examples) for batch_number, run, batch in self.groups()}
+        places_of_slot = self._locate_slots()
         names = [metric.name for metric in self.plain]
-        for number, batch in enumerate(self.batches):
-            for m, metric in enumerate(self.metrics):
+        for batch_number, batch in enumerate(self.batches):
+            for number, metric in enumerate(self.metrics):
                 if isinstance(metric, SequenceMetric):
-                    parts = [runs[self._whole(metric, slot)] for slot in metric.slots]
+                    slots = [for_examples(metric, slot, self.n_examples) for slot in metric.slots]
+                    run_places = [places_of_slot[slot] for slot in slots]
                 else:
-                    parts = [(0, self.most + names.index(metric.name))]
-                yield m, metric, list(batch.examples), [(at, rows[number, which]) for which, at in parts]
+                    index = self.answers_per_run + names.index(metric.name)
+                    run_places = [(0, index)]
+                places = [(index, rows_of[batch_number, run]) for run, index in run_places]
+                yield number, list(batch.examples), places
 
-    def _whole(self, metric: SequenceMetric, slot: Slot) -> Slot:
-        return for_examples(metric, slot, self.n_examples)
+    def _locate_slots(self) -> dict[Slot, tuple[int, int]]:
+        """For each answer the run that measures it, and its index there."""
+        places = {}
+        for run, slots in enumerate(self.runs):
+            for index, slot in enumerate(slots):
+                places[slot] = run, index
+        return places
+
+
+def _select_answers(slot: Slot, batch: Batch) -> Slot:
+    """The answers of the prompts of a batch."""
+    return tuple(slot[example] for example in batch.examples)
 
 
 def answer_runs(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: int) -> AnswerRuns | None:
@@ -107,57 +129,90 @@ def answer_runs(metrics: Sequence[Metric], batches: Sequence[Batch], d_vocab: in
         ShapeError: A metric has several answers, and not one per example.
         SelectionError: A token that the model does not know.
     """
-    forced = [metric for metric in metrics if isinstance(metric, SequenceMetric)]
-    if not forced:
+    answer_metrics = [metric for metric in metrics if isinstance(metric, SequenceMetric)]
+    if not answer_metrics:
         return None
-    n = sum(len(batch.examples) for batch in batches)
-    slots = dict.fromkeys(for_examples(metric, slot, n) for metric in forced for slot in metric.slots)
-    for token in (token for slot in slots for answer in slot for token in answer):
-        if token >= d_vocab:
-            raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
-    return AnswerRuns(tuple(metrics), tuple(batches), _shared(slots), plain_of(metrics))
+    n_examples = count_examples(batches)
+    slots: dict[Slot, None] = {}  # a set in order of appearance
+    for metric in answer_metrics:
+        for slot in metric.slots:
+            slots[for_examples(metric, slot, n_examples)] = None
+    for slot in slots:
+        _refuse_unknown_tokens(slot, d_vocab)
+    return AnswerRuns(tuple(metrics), tuple(batches), _share_runs(slots), plain_of(metrics))
 
 
-def _shared(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:
-    """Answers by the run that measures them: one whose appended tokens begin with all of theirs but the last."""
+def _refuse_unknown_tokens(slot: Slot, d_vocab: int) -> None:
+    for answer in slot:
+        for token in answer:
+            if token >= d_vocab:
+                raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
+
+
+def _share_runs(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:
+    """Answers grouped by the run that measures them, the answer that the run appends first.
+
+    The logits behind a token predict the next one. So a run that appends "a b c" has the log-probabilities of every
+    token of "a b x" too: the last token of an answer is only predicted, never read. An answer fits a run if, in each
+    row, all its tokens but the last are those that the run appends. Longer answers come first, as only they can hold
+    shorter ones.
+    """
     runs: list[list[Slot]] = []
-    for slot in sorted(slots, key=lambda slot: -sum(map(len, slot))):
-        own = next((run for run in runs if _goes_on(run[0], slot)), None)
-        if own is None:
+    for slot in sorted(slots, key=_count_tokens, reverse=True):
+        run = next((run for run in runs if _is_measured_with(slot, run[0])), None)
+        if run is None:
             runs.append([slot])
         else:
-            own.append(slot)
+            run.append(slot)
     return tuple(map(tuple, runs))
 
 
-def _goes_on(longer: Slot, slot: Slot) -> bool:
-    return all(
-        len(one) <= len(other) and other[: len(one) - 1] == one[:-1] for other, one in zip(longer, slot, strict=True)
-    )
+def _count_tokens(slot: Slot) -> int:
+    return sum(map(len, slot))
+
+
+def _is_measured_with(slot: Slot, appended: Slot) -> bool:
+    """Whether a run that appends other answers, one a row, measures those of a slot as well."""
+    for answer, appended_answer in zip(slot, appended, strict=True):
+        prefix = answer[:-1]
+        if len(answer) > len(appended_answer) or appended_answer[: len(prefix)] != prefix:
+            return False
+    return True
 
 
 def with_answers(
     layout: Layout, answers: AnswerRuns, readouts: Sequence[Readout], cells: Sequence[Sequence[Cell]]
-) -> dict[str, Any]:
-    """The batches, readouts and cells that are run."""
-    found: dict[str, list[Any]] = {"batches": [], "readouts": [], "cells": []}
-    for number, which, batch in answers.groups():
+) -> tuple[tuple[Batch, ...], tuple[Readout, ...], tuple[tuple[Cell, ...], ...]]:
+    """The batches, readouts and cells of the runs in which answers stand behind their prompts."""
+    batches, run_readouts, run_cells = [], [], []
+    for number, run, batch in answers.groups():
         prompt = answers.batches[number]
-        readout = answers.readout(prompt, answers.runs[which], readouts[number])
-        edits = ([in_prompt(edit, prompt.length) for edit in cell.edits] for cell in cells[number])
-        found["batches"].append(batch)
-        found["readouts"].append(readout)
-        found["cells"].append(tuple(cell_of(layout, own, batch.length, readout.reach) for own in edits))
-    return {name: tuple(several) for name, several in found.items()}
+        readout = answers.readout(prompt, answers.runs[run], readouts[number])
+        group_cells = []
+        for cell in cells[number]:
+            edits = [in_prompt(edit, prompt.length) for edit in cell.edits]
+            group_cells.append(cell_of(layout, edits, batch.length, readout.reach))
+        batches.append(batch)
+        run_readouts.append(readout)
+        run_cells.append(tuple(group_cells))
+    return tuple(batches), tuple(run_readouts), tuple(run_cells)
 
 
-def _appended(batch: Batch, answers: Slot) -> mx.array:
-    """The prompts, each with all but the last token of its answer, which nothing comes after."""
-    longest = max(map(len, answers)) - 1
-    if not longest:
+def _append_answers(batch: Batch, answers: Slot) -> mx.array:
+    """The prompts, each with all but the last token of its answer: no logits behind the last one are read.
+
+    Shorter answers are filled up with their last token, to the length of the longest.
+    """
+    n_appended = max(map(len, answers)) - 1
+    if n_appended == 0:
         return batch.tokens
-    rows = [(*answer[:-1], *[answer[-1]] * longest)[:longest] for answer in answers]
-    return mx.concatenate([batch.tokens, mx.array(rows, dtype=batch.tokens.dtype)], axis=1)
+    rows = []
+    for answer in answers:
+        filling = [answer[-1]] * n_appended
+        row = [*answer[:-1], *filling]
+        rows.append(row[:n_appended])
+    appended = mx.array(rows, dtype=batch.tokens.dtype)
+    return mx.concatenate([batch.tokens, appended], axis=1)
 
 
 def plain_of(metrics: Sequence[Metric]) -> tuple[Metric, ...]:

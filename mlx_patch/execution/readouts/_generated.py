@@ -1,4 +1,4 @@
-"""What a model writes after an edited prompt, for `GenerateMatches`: one run a cell, then token after token."""
+"""Text generated after an edited prompt, for `GenerateMatches`: one run a cell, then token after token."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -29,44 +29,40 @@ def match_rate(
     Args:
         model: The model.
         tokens: The whole prompts. Shape `(batch, pos)`.
-        metric: What is searched for, and for how long.
+        metric: The pattern, and the number of tokens to generate.
         edits: At absolute positions.
-        past: What a prompt cache holds of the prompts' first positions; None runs them all.
+        past: A prompt cache with the first positions of the prompts; None runs all positions.
     Raises:
         KindError: The model has no tokenizer.
         PatchError: As `run` says.
     """
     require_tokenizer(model, metric)
     refuse_unlearned(model.layout, tokens.shape[1] + metric.max_tokens - 1)
-    new = tokens if past is None else tokens[:, past.length :]
-    held = make_prompt_cache(model.model) if past is None else _going_on(past)
-    logits = run(model.layout, new, edits, logits_at=-1, prompt_cache=held, tokenizer=model.tokenizer).logits[:, -1]
-    rate, positions = np.zeros(tokens.shape[0], np.float32), new.size
-    for sample in range(max(1, metric.samples)):
-        texts, steps = _texts(model, logits, held if metric.samples <= 1 else deepcopy(held), metric, sample)
+    if past is None:
+        new_tokens = tokens
+        cache = make_prompt_cache(model.model)
+    else:
+        new_tokens = tokens[:, past.length :]
+        cache = _reopen_cache(past)
+    logits = run(model.layout, new_tokens, edits, logits_at=-1, prompt_cache=cache, tokenizer=model.tokenizer).logits
+    next_logits = logits[:, -1]
+    n_matches = np.zeros(tokens.shape[0], np.float32)
+    positions = new_tokens.size
+    n_samples = max(1, metric.samples)
+    for sample in range(n_samples):
+        sample_cache = cache if n_samples == 1 else deepcopy(cache)
+        texts, steps = _generate_texts(model, next_logits, sample_cache, metric, sample)
         positions += steps * len(texts)
-        rate += np.array([metric.matches(text) for text in texts], np.float32)
-    return rate / max(1, metric.samples), positions * len(model.layout.blocks)
+        n_matches += np.array([metric.matches(text) for text in texts], np.float32)
+    token_layers = positions * len(model.layout.blocks)
+    return n_matches / n_samples, token_layers
 
 
-def _going_on(past: Snapshot) -> list[Any]:
-    """A prompt cache that holds a past, to be written into."""
+def _reopen_cache(past: Snapshot) -> list[Any]:
+    """A prompt cache that holds a past and can be extended."""
     opened = past.opened()
     opened.rows(1)
     return opened.caches
-
-
-def is_generated(metric: object) -> bool:
-    """Whether a metric, or one of several, lets the model write."""
-    many = metric if isinstance(metric, list | tuple) else (metric,)
-    return any(isinstance(one, GenerateMatches) for one in many)
-
-
-def mixes_generated_and_logit_metrics(metric: object) -> bool:
-    """Whether one of several metrics lets the model write and another does not."""
-    return is_generated(metric) and not all(
-        map(is_generated, metric if isinstance(metric, list | tuple) else (metric,))
-    )
 
 
 def match_rates(
@@ -76,15 +72,18 @@ def match_rates(
     edits: Sequence[Edit] = (),
     past: Snapshot | None = None,
 ) -> tuple[mx.array, int]:
-    """What metrics that let the model write say of a batch, shape `(metric, batch)`; and the token-layers."""
-    found = [
-        match_rate(model, tokens, metric, edits, past) for metric in metrics if isinstance(metric, GenerateMatches)
-    ]
-    return mx.array(np.stack([rate for rate, _ in found])), sum(cost for _, cost in found)
+    """The rates of matches of all metrics of generated text, shape `(metric, batch)`; and their token-layers."""
+    rates, token_layers = [], 0
+    for metric in metrics:
+        if isinstance(metric, GenerateMatches):
+            rate, cost = match_rate(model, tokens, metric, edits, past)
+            rates.append(rate)
+            token_layers += cost
+    return mx.array(np.stack(rates)), token_layers
 
 
 def require_tokenizer(model: HookedModel, metric: GenerateMatches) -> None:
-    """Refuse a model without a tokenizer, whose tokens are no text.
+    """Refuse a model without a tokenizer, which cannot turn tokens into text.
 
     Raises:
         KindError: It has none.
@@ -93,41 +92,49 @@ def require_tokenizer(model: HookedModel, metric: GenerateMatches) -> None:
         raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
 
 
-def _texts(
-    model: HookedModel, logits: mx.array, held: list[Any], metric: GenerateMatches, sample: int
+def _generate_texts(
+    model: HookedModel, logits: mx.array, cache: list[Any], metric: GenerateMatches, sample: int
 ) -> tuple[list[str], int]:
-    """What is written after each prompt, as far as it matters for the metric, and after how many more passes."""
-    ends = _end_tokens(model.tokenizer)
-    written: list[list[int]] = [[] for _ in range(logits.shape[0])]
-    texts, open_rows = [""] * len(written), set(range(len(written)))
-    key = mx.random.split(mx.random.key(metric.seed), max(1, metric.samples))[sample]
+    """The generated text of each prompt, as far as it matters for the metric; and the number of further passes."""
+    end_tokens = _end_tokens(model.tokenizer)
+    n_rows = logits.shape[0]
+    generated: list[list[int]] = [[] for _ in range(n_rows)]
+    texts = [""] * n_rows
+    open_rows = set(range(n_rows))
+    sample_keys = mx.random.split(mx.random.key(metric.seed), max(1, metric.samples))
+    step_keys = mx.random.split(sample_keys[sample], metric.max_tokens)
     step = 0
     for step in range(metric.max_tokens):
-        chosen = _chosen(logits, metric, mx.random.split(key, metric.max_tokens)[step])
-        ids = np.array(chosen).tolist()
+        next_tokens = _choose_tokens(logits, metric, step_keys[step])
+        ids = np.array(next_tokens).tolist()
         for row in sorted(open_rows):
-            if ids[row] in ends:
+            if ids[row] in end_tokens:
                 open_rows.discard(row)
                 continue
-            written[row].append(ids[row])
-            texts[row] = model.tokenizer.decode(written[row])
+            generated[row].append(ids[row])
+            texts[row] = model.tokenizer.decode(generated[row])
             if metric.decided(texts[row]):
                 open_rows.discard(row)
         if not open_rows or step + 1 == metric.max_tokens:
             break
-        logits = model.model(chosen[:, None], cache=held)[:, -1]
+        logits = model.model(next_tokens[:, None], cache=cache)[:, -1]
         mx.eval(logits)
     return texts, step
 
 
-def _chosen(logits: mx.array, metric: GenerateMatches, key: mx.array) -> mx.array:
-    if not metric.samples:  # of log-probabilities, as mlx_lm does: in bfloat16 they may tie where logits do not
-        return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
-    return mx.random.categorical(logits.astype(mx.float32) / metric.temperature, key=key)
+def _choose_tokens(logits: mx.array, metric: GenerateMatches, key: mx.array) -> mx.array:
+    """The next token of each row: the most probable one, or a sample."""
+    if metric.samples:
+        scaled = logits.astype(mx.float32) / metric.temperature
+        return mx.random.categorical(scaled, key=key)
+    # Of log-probabilities, as mlx_lm does: in bfloat16 they may tie where logits do not.
+    log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return mx.argmax(log_probs, axis=-1)
 
 
 def _end_tokens(tokenizer: Any) -> set[int]:
-    """The tokens that end a text, as mlx_lm's tokenizers or Hugging Face's say it."""
-    several = getattr(tokenizer, "eos_token_ids", None)
-    own = several if several is not None else [getattr(tokenizer, "eos_token_id", None)]
-    return {int(token) for token in own if token is not None}
+    """The tokens that end a text, as a tokenizer of mlx_lm or of Hugging Face names them."""
+    tokens = getattr(tokenizer, "eos_token_ids", None)
+    if tokens is None:
+        tokens = [getattr(tokenizer, "eos_token_id", None)]
+    return {int(token) for token in tokens if token is not None}

@@ -1,4 +1,4 @@
-"""`PromptOnlyEdit`: an edit that acts in the prompt alone, where an answer stands behind it."""
+"""`PromptOnlyEdit`: an edit that acts in the prompt alone, where an answer is appended to it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from mlx_patch.sites import Site
 
 @dataclass(frozen=True, repr=False)
 class PromptOnlyEdit(Edit):
-    """An edit that sees a prompt alone, in a run that goes on behind it.
+    """An edit that acts in the prompt alone, in a run that has tokens behind it.
 
     Attributes:
         prompt: The positions of the prompt.
@@ -22,16 +22,18 @@ class PromptOnlyEdit(Edit):
 
     @override
     def change(self, activation: mx.array, site: Site, span: Span) -> ActivationChange | None:
-        here = self.prompt - span.offset
-        if here <= 0:
+        n_prompt = min(self.prompt - span.offset, span.length)  # positions of the prompt in the span
+        if n_prompt <= 0:
             return None
-        of_prompt = Span(span.offset, min(here, span.length), self.prompt, span.pieces)
-        if of_prompt.length == span.length:
-            return super().change(activation, site, of_prompt)
-        _refuse_heaps(activation.shape, site, span)
-        index = _first_of(activation.shape, site, of_prompt.length, span)
-        change = super().change(activation[index], site, of_prompt)
-        return None if change is None else change.within(activation)
+        prompt_span = Span(span.offset, n_prompt, self.prompt, span.pieces)
+        if n_prompt == span.length:
+            return super().change(activation, site, prompt_span)
+        _refuse_without_positions(activation.shape, site, span)
+        index = _index_of_prompt(activation.shape, site, n_prompt, span)
+        change = super().change(activation[index], site, prompt_span)
+        if change is None:
+            return None
+        return change.within(activation)
 
     @override
     def __repr__(self) -> str:
@@ -42,8 +44,8 @@ class PromptOnlyEdit(Edit):
         return super().__hash__()
 
 
-def _refuse_heaps(shape: tuple[int, ...], site: Site, span: Span) -> None:
-    """Refuse what does not say which part of it is the prompt's: a raw path into a module of experts, say."""
+def _refuse_without_positions(shape: tuple[int, ...], site: Site, span: Span) -> None:
+    """Refuse activations without an axis of positions: those of a raw path into a module of experts, say."""
     axis = pos_axis(site)
     if axis >= len(shape) or shape[axis] != span.length:
         raise SelectionError(
@@ -52,20 +54,22 @@ def _refuse_heaps(shape: tuple[int, ...], site: Site, span: Span) -> None:
         )
 
 
-def _first_of(shape: tuple[int, ...], site: Site, own: int, span: Span) -> tuple[slice, ...]:
-    """The index of a prompt's part: its positions, and of keys those up to its end.
+def _index_of_prompt(shape: tuple[int, ...], site: Site, n_prompt: int, span: Span) -> tuple[slice, ...]:
+    """The index of the prompt in an activation: its positions, and of keys those up to its end.
 
-    Keys that are more than the positions (compressed entries behind them) stay all: the prompt's rows do not see the
-    ones that come later.
+    Where there are more keys than positions (compressed entries stand behind them), all keys stay: the rows of the
+    prompt do not see the later ones.
     """
-    sizes = {pos_axis(site): own}
+    ends = list(shape)
+    ends[pos_axis(site)] = n_prompt
     if site.axes[-1:] == ("key_pos",) and shape[-1] <= span.end:
-        sizes[len(shape) - 1] = shape[-1] - (span.length - own)
-    return tuple(slice(0, sizes.get(axis, size)) for axis, size in enumerate(shape))
+        n_behind = span.length - n_prompt
+        ends[-1] = shape[-1] - n_behind
+    return tuple(slice(0, end) for end in ends)
 
 
 def in_prompt(edit: Edit, prompt: int) -> Edit:
-    """The same edit in a run that goes on behind the prompt, its positions counted from 0."""
+    """The same edit, in a run that has tokens behind the prompt; positions count from 0."""
     if isinstance(edit, RowEdits | PromptEdits):
         return replace(edit, members=tuple(in_prompt(member, prompt) for member in edit.members))
     pos = edit.pos

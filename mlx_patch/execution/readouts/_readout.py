@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from mlx_patch.errors import SelectionError
-from mlx_patch.metrics import GenerateMatches, Metric, MultiPositionMetric
+from mlx_patch.metrics import Metric, MultiPositionMetric
 from mlx_patch.tokens import Batch
 
 
@@ -27,23 +27,30 @@ class Readout:
     @property
     def first(self) -> int:
         """The first position that is read."""
-        return 0 if self.at is None else self.at[0]
+        if self.at is None:
+            return 0
+        return self.at[0]
 
     @property
     def reach(self) -> int:
-        """A position behind which a run need not begin: the last that is read, or the first where all are."""
-        return 0 if self.at is None else self.at[-1]
+        """The latest position at which a run may begin: the last that is read; 0 where a metric reads all."""
+        if self.at is None:
+            return 0
+        return self.at[-1]
 
     def since(self, start: int) -> "Readout":
-        """What is read of a run that begins at a position."""
-        return self if self.at is None else replace(self, at=tuple(pos for pos in self.at if pos >= start))
+        """The readout of a run that begins at a position."""
+        if self.at is None:
+            return self
+        later = tuple(pos for pos in self.at if pos >= start)
+        return replace(self, at=later)
 
     def whole(self) -> "Readout":
         """The same metrics, with all positions unembedded."""
         return replace(self, at=None)
 
     def measure(self, logits: mx.array, length: int) -> mx.array:
-        """Every metric, of the logits at the positions that are read.
+        """The values of all metrics, from the logits at the positions that are read.
 
         Args:
             logits: Of one run. Shape `(batch, len(at), d_vocab)`.
@@ -53,24 +60,30 @@ class Readout:
         """
         if not self.metrics:
             return mx.zeros((0, logits.shape[0]))
-        return mx.stack([self._one(metric, logits, length) for metric in self.metrics])
+        return mx.stack([self._measure_metric(metric, logits, length) for metric in self.metrics])
 
-    def _one(self, metric: Metric, logits: mx.array, length: int) -> mx.array:
-        length = length if self.prompt is None else self.prompt
+    def _measure_metric(self, metric: Metric, logits: mx.array, length: int) -> mx.array:
+        if self.prompt is not None:
+            length = self.prompt
         if isinstance(metric, MultiPositionMetric):
-            return metric.of_rows(logits[:, mx.array([self._place(pos) for pos in metric.absolute(length)])])
+            indices = [self._index(pos) for pos in metric.absolute(length)]
+            return metric.of_rows(logits[:, mx.array(indices)])
         if metric.pos is None or self.at is None:
-            return metric(logits if self.prompt is None else logits[:, :length])
-        index = self._place(metric.pos % length)
+            if self.prompt is not None:
+                logits = logits[:, :length]
+            return metric(logits)
+        index = self._index(metric.pos % length)
         return metric.at_last()(logits[:, index : index + 1])
 
-    def _place(self, pos: int) -> int:
-        """Where a position is among those that are unembedded."""
-        return pos if self.at is None else self.at.index(pos)
+    def _index(self, pos: int) -> int:
+        """The index of a position among those that are unembedded."""
+        if self.at is None:
+            return pos
+        return self.at.index(pos)
 
 
 def readout_of(metrics: Sequence[Metric], length: int) -> Readout:
-    """What some metrics read of a prompt.
+    """The readout of some metrics of a prompt.
 
     Raises:
         SelectionError: A metric reads a position that the prompt does not have.
@@ -83,27 +96,29 @@ def readout_of(metrics: Sequence[Metric], length: int) -> Readout:
                 f"`pos` of {metric.name} must lie in {-length} to {length - 1}, the {length} positions of the prompt. "
                 f"Got {metric.pos}."
             )
-    read = [_read_by(metric, length) for metric in metrics]
-    if None in read:
+    positions: set[int] = set()
+    reads_all = False
+    for metric in metrics:  # all of them: each refuses positions that the prompt does not have
+        metric_positions = metric.reads(length)
+        if metric_positions is None:
+            reads_all = True
+        else:
+            positions.update(metric_positions)
+    if reads_all:
         return Readout(tuple(metrics), None)
-    return Readout(tuple(metrics), tuple(sorted({pos for own in read if own is not None for pos in own})))
-
-
-def _read_by(metric: Metric, length: int) -> tuple[int, ...] | None:
-    """The positions whose logits a metric reads; None is all. What is written goes on from the last."""
-    if isinstance(metric, GenerateMatches):
-        return (length - 1,)
-    if isinstance(metric, MultiPositionMetric):
-        return metric.absolute(length)
-    return None if metric.pos is None else (metric.pos % length,)
+    return Readout(tuple(metrics), tuple(sorted(positions)))
 
 
 def count_examples(batches: Sequence[Batch]) -> int:
-    """How many prompts there are in all batches."""
+    """The number of prompts in all batches."""
     return sum(len(batch.examples) for batch in batches)
 
 
 def readouts_by_batch(metrics: Sequence[Metric], batches: Sequence[Batch]) -> tuple[Readout, ...]:
-    """What is read of each group: of metrics that hold something for each example, that of its own."""
-    n = count_examples(batches)
-    return tuple(readout_of([one.for_rows(batch.examples, n) for one in metrics], batch.length) for batch in batches)
+    """The readout of each group of prompts; a metric with a value for each example keeps those of the group."""
+    n_examples = count_examples(batches)
+    readouts = []
+    for batch in batches:
+        batch_metrics = [metric.for_rows(batch.examples, n_examples) for metric in metrics]
+        readouts.append(readout_of(batch_metrics, batch.length))
+    return tuple(readouts)

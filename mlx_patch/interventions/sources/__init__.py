@@ -1,4 +1,4 @@
-"""What interventions read: activations of another run, aligned ones, means, and their outliers."""
+"""Sources that interventions read: activations of another run, aligned ones, means, and their outliers."""
 
 from mlx_patch.interventions.sources._aligned import Aligned as Aligned
 from mlx_patch.interventions.sources._aligned import aligned as aligned

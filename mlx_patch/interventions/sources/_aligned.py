@@ -41,13 +41,13 @@ class Aligned:
 
     @property
     def _pairs(self) -> tuple[tuple[int, int], ...]:
-        """The pairs whose source is held."""
-        held = set(self.source.positions)
-        return tuple(pair for pair in self.alignment.pairs if pair[0] in held)
+        """The pairs whose source position the activations have."""
+        available = set(self.source.positions)
+        return tuple(pair for pair in self.alignment.pairs if pair[0] in available)
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The absolute positions of the target that there are values for, in order."""
+        """The absolute positions of the target that have values, in order."""
         return tuple(target for _, target in self._pairs)
 
     @property
@@ -83,7 +83,7 @@ def aligned(name: str, source: object, alignment: Alignment | None) -> Any:
     """A source at the positions of another prompt; itself where there is no alignment.
 
     Raises:
-        KindError: It is an array, of which nobody knows the prompt, or no alignment was given.
+        KindError: It is an array, whose prompt is unknown, or `alignment` is of another type.
         SelectionError, ShapeError: As `Aligned`.
     """
     if alignment is None:
@@ -95,33 +95,40 @@ def aligned(name: str, source: object, alignment: Alignment | None) -> Any:
         )
     if isinstance(source, mx.array) or not isinstance(source, ActivationSource):
         raise KindError(
-            f"`{name}` must be an ActivationCache to be aligned. Got {type(source).__name__}, of which nobody knows "
-            "the prompt. Take the rows that you mean, and give `.at(..., pos=...)`."
+            f"`{name}` must be an ActivationCache to be aligned. Got {type(source).__name__}, whose prompt is unknown. "
+            "Take the rows that you mean, and give `.at(..., pos=...)`."
         )
     return Aligned(source, alignment)
 
 
 def covered(source: object) -> tuple[int, ...] | None:
     """The positions that an aligned source has values for; None of any other source."""
-    return source.positions if isinstance(source, Aligned) else None
+    if isinstance(source, Aligned):
+        return source.positions
+    return None
 
 
 def _refuse_other_prompt(source: ActivationSource, alignment: Alignment) -> None:
     """Refuse activations of another prompt than the alignment's source."""
     tokens = _row(getattr(source, "tokens", None))
-    wanted, other = alignment.source_tokens, alignment.target_tokens
-    turned = " It is the alignment's target: use `alignment.inverse`."
-    if source.n_positions != len(wanted):
+    expected, target = alignment.source_tokens, alignment.target_tokens
+    if source.n_positions != len(expected):
         raise ShapeError(
-            f"`source` must have the {len(wanted)} positions of the alignment's source. Got {source.n_positions}."
-            + (turned if source.n_positions == len(other) else " Capture the prompt that the alignment was made of.")
+            f"`source` must have the {len(expected)} positions of the alignment's source. Got {source.n_positions}. "
+            + _remedy(source.n_positions == len(target))
         )
-    if tokens is not None and len(tokens) == len(wanted) and tokens != wanted:
-        first = _first_apart(tokens, wanted)
+    if tokens is not None and len(tokens) == len(expected) and tokens != expected:
+        first = _first_difference(tokens, expected)
         raise SelectionError(
-            f"`source` must be of the alignment's source tokens. Got others, from position {first} on."
-            + (turned if tokens == other else " Capture the prompt that the alignment was made of.")
+            f"`source` must be of the alignment's source tokens. Got others, from position {first} on. "
+            + _remedy(tokens == target)
         )
+
+
+def _remedy(is_target: bool) -> str:
+    if is_target:
+        return "It is the alignment's target: use `alignment.inverse`."
+    return "Capture the prompt that the alignment was made of."
 
 
 def _row(tokens: object) -> tuple[int, ...] | None:
@@ -131,5 +138,7 @@ def _row(tokens: object) -> tuple[int, ...] | None:
     return None
 
 
-def _first_apart(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    return next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+def _first_difference(tokens: tuple[int, ...], expected: tuple[int, ...]) -> int:
+    """The first position at which unequal tokens of one length differ."""
+    differs = [token != expected_token for token, expected_token in zip(tokens, expected, strict=True)]
+    return differs.index(True)

@@ -1,5 +1,6 @@
 """Statistics of whole activations, in float32."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -28,8 +29,8 @@ def mean_over(array: mx.array, axes: tuple[int, ...]) -> mx.array:
 def deviation(array: mx.array) -> mx.array:
     """The standard deviation of all entries, in float32; every axis stays with size 1."""
     axes = tuple(range(array.ndim))
-    away = wide(array) - mean_over(array, axes)
-    return mx.sqrt(mean_over(away * away, axes))
+    centred = wide(array) - mean_over(array, axes)
+    return mx.sqrt(mean_over(centred * centred, axes))
 
 
 def batch_mean(source: Source | None, where: Where) -> mx.array:
@@ -44,8 +45,8 @@ def overall_mean(source: Source | None, where: Where, skip: int = 0) -> mx.array
     """The one mean over batch and positions, of the picked heads and neurons.
 
     Args:
-        source: What it is taken of; None is the run's own activation.
-        where: What was picked.
+        source: The activations to average; None is the run's own.
+        where: The picked part.
         skip: Positions before this one are left out.
     """
     refuse_no_positions(where.site, where.whole.shape, where.span)
@@ -56,9 +57,12 @@ def overall_mean(source: Source | None, where: Where, skip: int = 0) -> mx.array
     else:
         array = whole_of("source", source, where)
         positions = positions_of(source, array.shape[where.pos_axis])
-    mean = mean_over(without_first(array, where.pos_axis, positions, skip)[0], axes)
-    picks = tuple(None if axis in axes else pick for axis, pick in enumerate(where.picks))
-    return mean[index_of(picks, mean.shape)]
+    array, _ = without_first(array, where.pos_axis, positions, skip)
+    mean = mean_over(array, axes)
+    picks = list(where.picks)
+    for axis in axes:
+        picks[axis] = None
+    return mean[index_of(tuple(picks), mean.shape)]
 
 
 def own_positions(where: Where) -> range:
@@ -68,22 +72,23 @@ def own_positions(where: Where) -> range:
 
 def positions_of(source: Source, length: int) -> Sequence[int]:
     """The absolute positions along the position axis of a source's activation; those of an array begin at 0."""
-    held = range(length) if isinstance(source, mx.array) else source.positions
-    return held if len(held) == length else range(length)
+    if isinstance(source, mx.array) or len(source.positions) != length:
+        return range(length)
+    return source.positions
 
 
 def without_first(array: mx.array, axis: int, positions: Sequence[int], skip: int) -> tuple[mx.array, Sequence[int]]:
-    """An activation from position `skip` on, and the positions that are left.
+    """An activation from position `skip` on, and the remaining positions.
 
     Args:
         array: The activation.
-        axis: Where positions run.
-        positions: Which they are, in order.
+        axis: The axis along which positions run.
+        positions: The absolute positions along it, in order.
         skip: The first position that stays.
     Raises:
         ValueRefusedError: None stays.
     """
-    first = sum(position < skip for position in positions)
+    first = bisect_left(positions, skip)
     if first == 0:
         return array, positions
     if first == len(positions):
@@ -91,14 +96,15 @@ def without_first(array: mx.array, axis: int, positions: Sequence[int], skip: in
             f"`skip` must leave a position to take the mean of. Got {skip}, and positions up to {positions[-1]}. "
             "Leave out fewer, or capture longer prompts."
         )
-    return array[(slice(None),) * axis + (slice(first, None),)], positions[first:]
+    index = (slice(None),) * axis + (slice(first, None),)
+    return array[index], positions[first:]
 
 
 def _refuse_single(where: Where, over: str, axes: tuple[int, ...]) -> None:
-    """Refuse a mean of one thing, which would change nothing."""
+    """Refuse a mean of a single value, which would change nothing."""
     if all(where.whole.shape[axis] == 1 for axis in axes):
-        one = "one row" if over == "batch" else "one row of one position"
+        size = "one row" if over == "batch" else "one row of one position"
         raise ValueRefusedError(
-            f"`source` must be given where the run has {one}: its mean over {over!r} would change nothing. Got None. "
+            f"`source` must be given where the run has {size}: its mean over {over!r} would change nothing. Got None. "
             "Pass the cache of several prompts."
         )

@@ -1,7 +1,7 @@
-"""Positions that a mean is mostly made of: attention sinks, whose activation is hundreds of times longer than others.
+"""Warnings about positions that dominate a mean: attention sinks, whose norm is hundreds of times that of others.
 
-Norms of a run's own activations are known when it is evaluated, and not in its forward pass: whoever runs a model notes
-them meanwhile and warns afterwards. Elsewhere (inside `editing`, in a trial on zeros) none are noted.
+The norms of a run's own activations are known when it is evaluated, and not in its forward pass: code that runs a model
+collects them meanwhile and warns afterwards. Elsewhere (inside `editing`, in a trial on zeros) none are collected.
 """
 
 import warnings
@@ -18,13 +18,13 @@ from mlx_patch.errors import OutlierPositionWarning
 from mlx_patch.interventions._fitted import wide
 
 TIMES_MEDIAN = 30.0
-"""How many times the median position's norm is far too much for a mean over positions."""
+"""The multiple of the median position's norm above which a position dominates a mean."""
 
 _FIRST = 4
-"""Sinks are among so many first positions; one behind them is no matter of `skip`."""
+"""The number of first positions among which sinks are; an outlier behind them is no matter of `skip`."""
 
 _warned: set[int] = set()
-"""Who has warned and is still there, by its `id`."""
+"""The `id` of each owner that has warned and still exists."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,23 @@ class Norms:
 
 @dataclass
 class Notes:
-    """The norms of a run's own activations, unevaluated, with who takes their mean."""
+    """The norms of a run's own activations, unevaluated, each with the owner that takes their mean."""
 
     noted: list[tuple[object, str, Norms]] = field(default_factory=list)
 
     @property
     def arrays(self) -> list[mx.array]:
-        """What is to be evaluated with the run."""
+        """The arrays to evaluate with the run."""
         return [norms.values for _, _, norms in self.noted]
 
     def warn(self) -> None:
         """Warn where a position stands out, once for each owner."""
-        owners = {id(owner): owner for owner, _, _ in self.noted}
-        for owner in owners.values():
-            warn_once(owner, [(site, norms) for other, site, norms in self.noted if other is owner])
+        by_owner: dict[int, tuple[object, list[tuple[str, Norms]]]] = {}
+        for owner, site, norms in self.noted:
+            _, by_site = by_owner.setdefault(id(owner), (owner, []))
+            by_site.append((site, norms))
+        for owner, by_site in by_owner.values():
+            warn_once(owner, by_site)
 
 
 _notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
@@ -63,7 +66,7 @@ _notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def norms_noted() -> Iterator[Notes]:
-    """A context in which the norms of what means are taken over are noted."""
+    """A context that collects the norms of activations that means are taken over."""
     notes = Notes()
     token = _notes.set(notes)
     try:
@@ -73,7 +76,7 @@ def norms_noted() -> Iterator[Notes]:
 
 
 def note(owner: object, site: object, norms: Norms) -> None:
-    """Note norms of a run's own activation, where somebody evaluates them."""
+    """Note norms of a run's own activation, inside a `norms_noted` context."""
     notes = _notes.get()
     if notes is not None and id(owner) not in _warned:
         notes.noted.append((owner, str(site), norms))
@@ -81,17 +84,18 @@ def note(owner: object, site: object, norms: Norms) -> None:
 
 def norms_of(array: mx.array, pos_axis: int, positions: Sequence[int]) -> Norms:
     """The norm at each position, the mean over rows. Shape of `array`: batch, and positions along `pos_axis`."""
-    others = [axis for axis in range(1, array.ndim) if axis != pos_axis]
+    feature_axes = [axis for axis in range(1, array.ndim) if axis != pos_axis]
     array = wide(array)
-    return Norms(positions, mx.sqrt(mx.sum(array * array, axis=others)).mean(axis=0))
+    norms = mx.sqrt(mx.sum(array * array, axis=feature_axes))
+    return Norms(positions, norms.mean(axis=0))
 
 
 def warn_once(owner: object, by_site: Sequence[tuple[str, Norms]]) -> None:
     """Warn of the position that stands out most, if one does and this owner has not warned yet.
 
     Args:
-        owner: Who takes the mean.
-        by_site: What it is taken of.
+        owner: The object that takes the mean.
+        by_site: The sites, and the norms of the activations that it is taken of.
 
     Warns:
         OutlierPositionWarning: It has more than 30 times the median position's norm.
@@ -99,7 +103,8 @@ def warn_once(owner: object, by_site: Sequence[tuple[str, Norms]]) -> None:
     if id(owner) in _warned:
         return
     mx.eval([norms.values for _, norms in by_site])
-    if warn_of([(site, norms.positions, np.array(norms.values)) for site, norms in by_site]):
+    evaluated = [(site, norms.positions, np.array(norms.values)) for site, norms in by_site]
+    if warn_of(evaluated):
         _warned.add(id(owner))
         weakref.finalize(owner, _warned.discard, id(owner))
 
@@ -108,30 +113,33 @@ def warn_of(by_site: Iterable[tuple[str, Sequence[int], np.ndarray]]) -> bool:
     """Warn of the position that stands out most; whether one does.
 
     Args:
-        by_site: What a mean is taken of: a site, the positions, and the norm at each.
+        by_site: The activations that a mean is taken of: a site, the positions, and the norm at each.
     Warns:
         OutlierPositionWarning: It has more than 30 times the median position's norm.
     """
-    found = [text for text in (_outlier(*norms) for norms in by_site) if text is not None]
-    if not found:
+    outliers = [_outlier(site, positions, norms) for site, positions, norms in by_site]
+    outliers = [outlier for outlier in outliers if outlier is not None]
+    if not outliers:
         return False
-    _, text = max(found)
+    _, text = max(outliers)
     warnings.warn(text, OutlierPositionWarning, stacklevel=2)
     return True
 
 
 def _outlier(site: str, positions: Sequence[int], norms: np.ndarray) -> tuple[float, str] | None:
-    """By how much the longest position stands out, and what to say of it; None where it does not."""
+    """The largest norm in multiples of the median, and the text of a warning; None where it does not stand out."""
     if len(norms) < 3:
         return None
-    longest, median = int(np.argmax(norms)), float(np.median(norms))
-    if not norms[longest] > TIMES_MEDIAN * median:
+    index = int(np.argmax(norms))
+    longest, median = norms[index], float(np.median(norms))
+    if not longest > TIMES_MEDIAN * median:
         return None
-    position, times = int(positions[longest]), float(norms[longest]) / median if median else float("inf")
+    position = int(positions[index])
+    times = float(longest) / median if median else float("inf")
     remedy = f"Leave it out with `skip={position + 1}`"
     if position >= _FIRST:
         remedy = "Take the mean of activations without it"
     return times, (
-        f"the mean at {site} is mostly that of position {position}, whose norm of {norms[longest]:.4g} is {times:.4g} "
+        f"the mean at {site} is mostly that of position {position}, whose norm of {longest:.4g} is {times:.4g} "
         f'times the median position\'s, {median:.4g}. {remedy}, or take the mean of each position: `over="batch"`.'
     )

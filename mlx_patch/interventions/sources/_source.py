@@ -1,4 +1,4 @@
-"""Where an intervention's values come from: an activation cache, or an array."""
+"""Sources of an intervention's values: an activation cache, or an array."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from mlx_patch.sites import Site
 
 @runtime_checkable
 class ActivationSource(Protocol):
-    """What an intervention needs of an `ActivationCache`."""
+    """The interface that an intervention needs of an `ActivationCache`."""
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -32,44 +32,49 @@ class ActivationSource(Protocol):
 
 
 Source = ActivationSource | mx.array
-"""What `as_source` returns."""
+"""The sources that `as_source` returns."""
 
 SourceLike = Source | np.ndarray | float
-"""What a caller may pass for one."""
+"""The values that a caller may pass as a source."""
 
 
-def as_source(name: str, given: object) -> Source:
-    """The given source; an array or a plain number as a handle of our own on an mx array of floats.
+def as_source(name: str, value: object) -> Source:
+    """A cache as it is; an array or a number as an mx array of floats, a new handle on it.
 
     Raises:
         KindError: It is neither a cache nor an array of real numbers.
     """
-    if isinstance(given, np.ndarray | np.number | float | int) and not isinstance(given, bool):
-        given = _from_numpy(name, np.asarray(given))
-    if isinstance(given, mx.array):
-        if not is_real(given.dtype):
-            raise KindError(f"`{name}` must hold real numbers. Got {given.dtype}.")
-        return given[...] if mx.issubdtype(given.dtype, mx.floating) else given.astype(mx.float32)
-    if isinstance(given, ActivationSource):
-        return given
-    raise KindError(f"`{name}` must be an ActivationCache, an mx.array or a numpy array. Got {type(given).__name__}.")
+    if isinstance(value, np.ndarray | np.number | float | int) and not isinstance(value, bool):
+        value = _from_numpy(name, np.asarray(value))
+    if isinstance(value, mx.array):
+        if not is_real(value.dtype):
+            raise KindError(f"`{name}` must hold real numbers. Got {value.dtype}.")
+        if mx.issubdtype(value.dtype, mx.floating):
+            return value[...]
+        return value.astype(mx.float32)
+    if isinstance(value, ActivationSource):
+        return value
+    raise KindError(f"`{name}` must be an ActivationCache, an mx.array or a numpy array. Got {type(value).__name__}.")
 
 
-def _from_numpy(name: str, given: np.ndarray) -> mx.array:
-    if given.dtype.kind not in "fiu":
-        raise KindError(f"`{name}` must hold real numbers. Got {given.dtype}.")
-    return mx.array(given.astype(np.float32) if given.dtype != np.float16 else given)
+def _from_numpy(name: str, array: np.ndarray) -> mx.array:
+    if array.dtype.kind not in "fiu":
+        raise KindError(f"`{name}` must hold real numbers. Got {array.dtype}.")
+    if array.dtype != np.float16:
+        array = array.astype(np.float32)
+    return mx.array(array)
 
 
 def describe(source: object) -> str:
     """A source in a few words, for a `repr`."""
     if isinstance(source, mx.array):
-        return f"array {tuple(source.shape)} {str(source.dtype).removeprefix('mlx.core.')}"
+        dtype = str(source.dtype).removeprefix("mlx.core.")
+        return f"array {tuple(source.shape)} {dtype}"
     return repr(source)
 
 
 def serves_every_row(source: Source) -> bool:
-    """Whether a source has one row, for whatever row it is asked for; False where that cannot be told."""
+    """Whether a source has one row, which serves every row of a run; False where that cannot be determined."""
     if isinstance(source, mx.array):
         return source.ndim < 2 or source.shape[0] == 1
     tokens = getattr(source, "tokens", None)
@@ -84,17 +89,18 @@ def check_source(name: str, source: Source, sites: Iterable[Site]) -> None:
         ValueRefusedError: It holds NaN.
     """
     if isinstance(source, mx.array):
-        named = {name: source}
+        arrays = {name: source}
     else:
-        named = {str(site): _held(name, source, site) for site in sites}
-    nan = {label: mx.any(mx.isnan(array)) for label, array in named.items()}
-    mx.eval(*nan.values())
-    for label, found in nan.items():
-        if found.item():
+        arrays = {str(site): _activation(name, source, site) for site in sites}
+    holds_nan = {label: mx.any(mx.isnan(array)) for label, array in arrays.items()}
+    mx.eval(*holds_nan.values())
+    for label, is_nan in holds_nan.items():
+        if is_nan.item():
             raise ValueRefusedError(f"`{name}` must not hold NaN. Got NaN in {label}. Look at the run it came from.")
 
 
-def _held(name: str, source: ActivationSource, site: Site) -> mx.array:
+def _activation(name: str, source: ActivationSource, site: Site) -> mx.array:
+    """The source's activation at a site, refused if it has none."""
     if site not in source:
         raise MissingSiteError(
             f"`{name}` must hold {site}. Got {source!r}. Capture it with `run_with_cache(..., sites=...)`."
@@ -102,8 +108,8 @@ def _held(name: str, source: ActivationSource, site: Site) -> mx.array:
     return source[site]
 
 
-def values_of(name: str, source: Source, own: mx.array, where: Where) -> mx.array:
-    """The source's values for the picked part, in the shape and dtype of `own`.
+def values_of(name: str, source: Source, activation: mx.array, where: Where) -> mx.array:
+    """The source's values for the picked part, in the shape and dtype of the picked activation.
 
     An array may have the whole activation's shape (the same part is taken from it), that of the whole prompt's where
     the prompt comes in pieces, or one that broadcasts to the picked part. A batch of 1 serves every row.
@@ -113,14 +119,16 @@ def values_of(name: str, source: Source, own: mx.array, where: Where) -> mx.arra
         SelectionError: The source does not hold a picked position.
     """
     if isinstance(source, mx.array):
-        value = _of_array(name, source, own, where)
+        values = _values_of_array(name, source, activation, where)
     else:
-        array = _held(name, source, where.site)
+        array = _activation(name, source, where.site)
         _refuse_other_length(name, array, source, where, _ALIGN)
         _refuse_other_batch(name, array, where)
-        value = _at_positions(name, array, source.positions, where)
-    value = mx.broadcast_to(value, own.shape)
-    return value.astype(own.dtype) if mx.issubdtype(own.dtype, mx.floating) else value  # which `fitted` refuses
+        values = _at_positions(name, array, source.positions, where)
+    values = mx.broadcast_to(values, activation.shape)
+    if mx.issubdtype(activation.dtype, mx.floating):
+        return values.astype(activation.dtype)
+    return values  # `fitted` refuses floats among integers
 
 
 _ALIGN = (
@@ -142,15 +150,17 @@ def source_rows(name: str, source: Source, where: Where) -> mx.array:
     """
     where = where.every_row()
     if not isinstance(source, mx.array):
-        array = _held(name, source, where.site)
+        array = _activation(name, source, where.site)
         _refuse_other_length(name, array, source, where, _OF_THIS_LENGTH)
         return _at_positions(name, array, source.positions, where)
-    if source.shape[1:] == where.whole.shape[1:]:
+    shape = where.whole.shape
+    if source.shape[1:] == shape[1:]:
         return where.take(source)
     prompt = where.span.prompt
-    if prompt is not None and source.shape[1:] == _with_length(where.whole.shape, where, prompt)[1:]:
+    if prompt is not None and source.shape[1:] == _with_length(shape, where, prompt)[1:]:
         return _at_positions(name, source, tuple(range(prompt)), where)
-    refuse_shape(name, ("any", *where.whole.shape[1:]), source.shape, _unequal(source.shape, where, _OF_THIS_LENGTH))
+    hint = _length_hint(source.shape, where, _OF_THIS_LENGTH)
+    refuse_shape(name, ("any", *shape[1:]), source.shape, hint)
 
 
 def whole_of(name: str, source: Source, where: Where) -> mx.array:
@@ -159,87 +169,111 @@ def whole_of(name: str, source: Source, where: Where) -> mx.array:
     Raises:
         ShapeError: The other axes differ from the activation's.
     """
-    array = source if isinstance(source, mx.array) else _held(name, source, where.site)
+    array = source if isinstance(source, mx.array) else _activation(name, source, where.site)
     _refuse_other_dims(name, array, where)
     return array
 
 
-def _of_array(name: str, array: mx.array, own: mx.array, where: Where) -> mx.array:
-    if _fits(array.shape, where.whole.shape):
+def _values_of_array(name: str, array: mx.array, activation: mx.array, where: Where) -> mx.array:
+    shape = where.whole.shape
+    if _fits(array.shape, shape):
         return where.take(array)
     prompt = where.span.prompt
-    if prompt is not None and _fits(array.shape, _with_length(where.whole.shape, where, prompt)):
+    if prompt is not None and _fits(array.shape, _with_length(shape, where, prompt)):
         return _at_positions(name, array, tuple(range(prompt)), where)
-    if not broadcasts(array.shape, own.shape):
-        hint = f"The picked part has shape {own.shape}." if own.shape != where.whole.shape else ""
-        refuse_shape(name, where.whole.shape, array.shape, hint or _unequal(array.shape, where, _ALIGN))
+    if not broadcasts(array.shape, activation.shape):
+        if activation.shape != shape:
+            hint = f"The picked part has shape {activation.shape}."
+        else:
+            hint = _length_hint(array.shape, where, _ALIGN)
+        refuse_shape(name, shape, array.shape, hint)
     return array
 
 
-def _fits(shape: tuple[int, ...], of: tuple[int, ...]) -> bool:
-    return shape == of or (len(shape) == len(of) > 1 and shape[1:] == of[1:] and shape[0] == 1)
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a shape is the expected one, or has a batch of 1 instead."""
+    if shape == expected:
+        return True
+    return len(shape) == len(expected) > 1 and shape[0] == 1 and shape[1:] == expected[1:]
 
 
 def _at_positions(name: str, array: mx.array, positions: tuple[int, ...], where: Where) -> mx.array:
     """The picked part of an array that holds these absolute positions."""
-    span, whole = where.span, where.whole.shape
-    if positions == tuple(range(span.offset, span.end)) and array.shape[1:] == whole[1:]:
+    span, shape = where.span, where.whole.shape
+    if positions == tuple(range(span.offset, span.end)) and array.shape[1:] == shape[1:]:
         return where.take(array)
-    refuse_no_positions(where.site, whole, span)
+    refuse_no_positions(where.site, shape, span)
     _refuse_other_dims(name, array, where)
     if array.shape[where.pos_axis] != len(positions):
-        refuse_shape(name, _with_length(whole, where, len(positions)), array.shape)
-    row = {p: i for i, p in enumerate(positions)}
-    absent = [p for p in where.positions if p not in row]
-    if absent:
-        raise SelectionError(
-            f"`{name}` must hold position {absent[0]}. Got one with {_said(positions)}. "
-            "Choose positions that it holds with `.at(..., pos=...)`, or capture more with `pos=`."
-        )
-    return where.take(array, [row[p] for p in where.positions])
+        refuse_shape(name, _with_length(shape, where, len(positions)), array.shape)
+    index = {position: number for number, position in enumerate(positions)}
+    for position in where.positions:
+        if position not in index:
+            raise SelectionError(
+                f"`{name}` must hold position {position}. Got one with {_format_positions(positions)}. "
+                "Choose positions that it holds with `.at(..., pos=...)`, or capture more with `pos=`."
+            )
+    return where.take(array, [index[position] for position in where.positions])
 
 
 def _refuse_other_length(name: str, array: mx.array, cache: ActivationSource, where: Where, remedy: str) -> None:
     prompt = where.span.prompt
     if prompt is not None and cache.n_positions != prompt:
-        got = _with_length(array.shape, where, cache.n_positions)
-        refuse_shape(name, _with_length(where.whole.shape, where, prompt), got, _unequal(got, where, remedy, prompt))
+        expected = _with_length(where.whole.shape, where, prompt)
+        shape = _with_length(array.shape, where, cache.n_positions)
+        refuse_shape(name, expected, shape, _length_hint(shape, where, remedy, prompt))
 
 
 def batch_of(rows: int) -> str:
-    """The numbers of rows that serve so many, in words."""
-    return "1" if rows == 1 else f"1 or {rows}"
+    """The batch sizes that serve so many rows, in words."""
+    if rows == 1:
+        return "1"
+    return f"1 or {rows}"
 
 
 def _refuse_other_batch(name: str, array: mx.array, where: Where) -> None:
-    if len(array.shape) == len(where.whole.shape) and array.shape[0] not in (1, where.whole.shape[0]):
+    rows = where.whole.shape[0]
+    if array.ndim == where.whole.ndim and array.shape[0] not in (1, rows):
         raise ShapeError(
-            f"`{name}` must have a batch of {batch_of(where.whole.shape[0])}. Got {array.shape[0]}. "
-            "Capture it with as many prompts."
+            f"`{name}` must have a batch of {batch_of(rows)}. Got {array.shape[0]}. Capture it with as many prompts."
         )
 
 
 def _refuse_other_dims(name: str, array: mx.array, where: Where) -> None:
-    wanted = where.whole.shape
-    rest = [i for i in range(1, len(wanted)) if i != where.pos_axis]
-    if len(array.shape) != len(wanted) or any(array.shape[i] != wanted[i] for i in rest):
-        keys = "and over the same keys, in one pass" if where.site.axes[-1:] == ("key_pos",) else ""
-        hint = f"The source must come from a model of the same width and heads {keys}".rstrip()
-        refuse_shape(name, wanted, array.shape, f"{hint}.")
+    """Refuse an array that differs from the activation in other axes than batch and position."""
+    shape, pos_axis = array.shape, where.pos_axis
+    expected = where.whole.shape
+    if len(shape) == len(expected):
+        same_before = shape[1:pos_axis] == expected[1:pos_axis]
+        same_behind = shape[pos_axis + 1 :] == expected[pos_axis + 1 :]
+        if same_before and same_behind:
+            return
+    hint = "The source must come from a model of the same width and heads"
+    if where.site.axes[-1:] == ("key_pos",):
+        hint += " and over the same keys, in one pass"
+    refuse_shape(name, expected, shape, f"{hint}.")
 
 
 def _with_length(shape: tuple[int, ...], where: Where, length: int) -> tuple[int, ...]:
     return (*shape[: where.pos_axis], length, *shape[where.pos_axis + 1 :])
 
 
-def _unequal(got: tuple[int, ...], where: Where, remedy: str, wanted: int | None = None) -> str:
-    """What to do about another number of positions, if that is what differs."""
-    whole, axis = where.whole.shape, where.pos_axis
-    differs = len(got) == len(whole) > axis and got[axis] != (whole[axis] if wanted is None else wanted)
-    return remedy if differs else ""
+def _length_hint(shape: tuple[int, ...], where: Where, remedy: str, length: int | None = None) -> str:
+    """The remedy for another number of positions, if that is how the shapes differ; otherwise empty.
+
+    `length` is the expected number; None is the activation's.
+    """
+    expected, axis = where.whole.shape, where.pos_axis
+    if len(shape) != len(expected) or len(expected) <= axis:
+        return ""
+    if length is None:
+        length = expected[axis]
+    return remedy if shape[axis] != length else ""
 
 
-def _said(positions: tuple[int, ...]) -> str:
-    if len(positions) > 3 and positions == tuple(range(positions[0], positions[-1] + 1)):
-        return f"positions {positions[0]} to {positions[-1]}"
+def _format_positions(positions: tuple[int, ...]) -> str:
+    if len(positions) > 3:
+        first, last = positions[0], positions[-1]
+        if positions == tuple(range(first, last + 1)):
+            return f"positions {first} to {last}"
     return f"positions {list(positions)}"

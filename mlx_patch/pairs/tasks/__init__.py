@@ -1,7 +1,7 @@
 """Generators of the classic tasks: seeded, the same on every platform, `PromptPairs` each.
 
-With a tokenizer every answer is one token after its prompt, and all prompts are of one length; without one nobody can
-know, and `pairs.check(model)` says.
+With a tokenizer every answer is one token after its prompt, and all prompts are of one length. Without one, call
+`pairs.check(model)` to see.
 """
 
 from ._capital import capital as capital

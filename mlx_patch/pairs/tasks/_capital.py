@@ -40,5 +40,7 @@ def capital(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
 
 
 def _draw(random: Random) -> PromptPair:
-    text, (one, other) = random.choice(_TEXTS), random.sample(tuple(_CAPITALS), 2)
-    return PromptPair(text.format(one), text.format(other), f" {_CAPITALS[one]}", f" {_CAPITALS[other]}")
+    text = random.choice(_TEXTS)
+    clean, corrupted = random.sample(tuple(_CAPITALS), 2)
+    answer, foil = f" {_CAPITALS[clean]}", f" {_CAPITALS[corrupted]}"
+    return PromptPair(text.format(clean), text.format(corrupted), answer, foil)

@@ -1,4 +1,4 @@
-"""Pairs drawn one after the other, until there are enough that differ and fit a tokenizer."""
+"""Random pairs, drawn until enough of them differ and fit a tokenizer."""
 
 from collections.abc import Callable
 from random import Random
@@ -23,48 +23,56 @@ def draw_pairs(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair
         KindError: `n` or `seed` is not an integer.
         ValueRefusedError: `n` is not 1 or more, or there are not so many pairs.
     """
-    for argument, given in (("n", n), ("seed", seed)):
-        if isinstance(given, bool) or not isinstance(given, int):
-            raise KindError(f"`{argument}` must be an integer. Got {given!r}. Write {name}(8, 0).")
+    for argument, value in (("n", n), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise KindError(f"`{argument}` must be an integer. Got {value!r}. Write {name}(8, 0).")
     if n < 1:
         raise ValueRefusedError(f"`n` must be 1 or more pairs. Got {n}. Write {name}(8, 0).")
     random = Random(seed)
     by_length: dict[int, dict[PromptPair, None]] = {}
     for _ in range(200 * n + 2000):
         pair = draw(random)
-        length = 0 if tokenizer is None else _length(pair, tokenizer)
+        length = _length(pair, tokenizer)
         if length is None:
             continue
-        same = by_length.setdefault(length, {})
-        same[pair] = None
-        if len(same) == n:
-            return PromptPairs(same, name)
-    most = max(map(len, by_length.values()), default=0)
-    fits = (
-        "" if tokenizer is None else " whose prompts have one length and whose answers are one token of the tokenizer"
-    )
+        pairs = by_length.setdefault(length, {})
+        pairs[pair] = None
+        if len(pairs) == n:
+            return PromptPairs(pairs, name)
+    largest = max(map(len, by_length.values()), default=0)
+    condition = ""
+    if tokenizer is not None:
+        condition = " whose prompts have one length and whose answers are one token of the tokenizer"
     raise ValueRefusedError(
-        f"`n` must be at most the number of different pairs{fits}. Got {n}, and found {most}. Ask for fewer."
+        f"`n` must be at most the number of different pairs{condition}. Got {n}, and found {largest}. Ask for fewer."
     )
 
 
 def _length(pair: PromptPair, tokenizer: Any) -> int | None:
-    """The tokens of both prompts; None where they differ, or an answer is not one token there."""
+    """The number of tokens of both prompts; None if the pair does not fit the tokenizer, 0 if there is none."""
+    if tokenizer is None:
+        return 0
     clean, corrupted = ids_of(pair.clean, tokenizer), ids_of(pair.corrupted, tokenizer)
     if len(clean) != len(corrupted):
         return None
-    sides = [_alone(wanted, pair.clean, tokenizer) for wanted in (pair.answers, pair.foils)]
-    return len(clean) if all(sides) and not set(sides[0]) & set(sides[1]) else None
+    answers = _answer_ids(pair.answers, pair.clean, tokenizer)
+    foils = _answer_ids(pair.foils, pair.clean, tokenizer)
+    if not answers or not foils or set(answers) & set(foils):
+        return None
+    return len(clean)
 
 
-def _alone(wanted: tuple[str | int, ...], prompt: str, tokenizer: Any) -> list[int]:
-    """The tokens that answers are after a prompt, the same as by themselves; none if one is not a single token."""
+def _answer_ids(answers: tuple[str | int, ...], prompt: str, tokenizer: Any) -> list[int]:
+    """The token of each answer, by itself and after the prompt; none if an answer is not one token in both places."""
     ids: list[int] = []
-    for one in wanted:
-        own = [one] if isinstance(one, int) else tokenizer.encode(one, add_special_tokens=False)
-        if len(own) != 1 or (isinstance(one, str) and next_tokens(prompt, one, tokenizer) != own):
+    for answer in answers:
+        if isinstance(answer, int):
+            ids.append(answer)
+            continue
+        tokens = tokenizer.encode(answer, add_special_tokens=False)
+        if len(tokens) != 1 or next_tokens(prompt, answer, tokenizer) != tokens:
             return []
-        ids += own
+        ids += tokens
     return ids
 
 
@@ -73,7 +81,11 @@ def ids_of(text: str, tokenizer: Any) -> list[int]:
     return tokenize(tokenizer, text)[0].tolist()  # pyright: ignore[reportReturnType]
 
 
-def next_tokens(prompt: str, more: str, tokenizer: Any) -> list[int] | None:
-    """The tokens that follow a prompt when its text goes on; None where the prompt's own tokens change."""
-    before, whole = ids_of(prompt, tokenizer), ids_of(prompt + more, tokenizer)
-    return whole[len(before) :] if whole[: len(before)] == before else None
+def next_tokens(prompt: str, continuation: str, tokenizer: Any) -> list[int] | None:
+    """The tokens of a continuation after a prompt; None if it changes the prompt's own tokens."""
+    prompt_tokens = ids_of(prompt, tokenizer)
+    all_tokens = ids_of(prompt + continuation, tokenizer)
+    n = len(prompt_tokens)
+    if all_tokens[:n] != prompt_tokens:
+        return None
+    return all_tokens[n:]

@@ -1,6 +1,5 @@
 """Years that are greater than others."""
 
-from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -44,30 +43,31 @@ def greater_than(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
 
 
 def _draw(random: Random, tokenizer: Any) -> PromptPair:
-    event, century, year = random.choice(_EVENTS), random.choice(_CENTURIES), random.randint(40, 89)
-    clean, corrupted = (f"The {event} lasted from the year {century}{y:02} to the year" for y in (year, 1))
-    ending, tokens = _begun(clean, century, tokenizer)
-    after, up_to = dict.fromkeys(tokens[year + 1 :]), dict.fromkeys(tokens[: year + 1])
-    answer, foil = _without(after, up_to), _without(up_to, after)
+    event = random.choice(_EVENTS)
+    century = random.choice(_CENTURIES)
+    year = random.randint(40, 89)
+    clean = f"The {event} lasted from the year {century}{year:02} to the year"
+    corrupted = f"The {event} lasted from the year {century}01 to the year"
+    ending, first_tokens = _year_tokens(clean, century, tokenizer)
+    right = dict.fromkeys(first_tokens[year + 1 :])
+    wrong = dict.fromkeys(first_tokens[: year + 1])
+    answer = [token for token in right if token not in wrong]
+    foil = [token for token in wrong if token not in right]
     return PromptPair(clean + ending, corrupted + ending, answer, foil)
 
 
-def _without(some: Iterable[str | int], others: Iterable[str | int]) -> list[str | int]:
-    """Those of one set that are not in the other."""
-    return [one for one in some if one not in others]
-
-
-def _begun(prompt: str, century: int, tokenizer: Any) -> tuple[str, list[str] | list[int]]:
-    """How the prompt ends, and what begins each year of the century there, from 00 to 99."""
-    years = [f" {century}{y:02}" for y in range(100)]
+def _year_tokens(prompt: str, century: int, tokenizer: Any) -> tuple[str, list[str] | list[int]]:
+    """The ending of the prompt, and the first token of each year of the century after it, from 00 to 99."""
+    years = [f" {century}{number:02}" for number in range(100)]
     if tokenizer is None:
         return f" {century}", [year[3:] for year in years]
+    # The prompt ends with the century, with a space, or before it: the first that keeps the years apart.
     for length in (3, 1, 0):
         ending = years[0][:length]
-        found = [next_tokens(prompt + ending, year[length:], tokenizer) for year in years]
-        begins = [own[0] for own in found if own]
-        if len(begins) == 100 and len(set(begins)) >= 10:
-            return ending, begins
+        continuations = [next_tokens(prompt + ending, year[length:], tokenizer) for year in years]
+        first_tokens = [tokens[0] for tokens in continuations if tokens]
+        if len(first_tokens) == 100 and len(set(first_tokens)) >= 10:
+            return ending, first_tokens
     raise TokenError(
         f"`tokenizer` must have tokens that tell the years of a century apart. Got {type(tokenizer).__name__}, which "
         "has fewer than ten. Leave it out, and give answers of your own."

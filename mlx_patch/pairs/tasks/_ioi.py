@@ -43,8 +43,10 @@ def ioi(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPairs:
 
 
 def _draw(random: Random) -> PromptPair:
-    one, other = random.sample(WOMEN + MEN, 2)
-    opening, place, thing = random.choice(_OPENINGS), random.choice(_PLACES), random.choice(_THINGS)
-    giver, taker = random.sample((one, other), 2)
-    text = f"{opening.format(one, other, place=place)} {{}} gave a {thing} to"
+    names = random.sample(WOMEN + MEN, 2)
+    opening = random.choice(_OPENINGS)
+    place = random.choice(_PLACES)
+    thing = random.choice(_THINGS)
+    giver, taker = random.sample(names, 2)
+    text = f"{opening.format(*names, place=place)} {{}} gave a {thing} to"
     return PromptPair(text.format(giver), text.format(taker), f" {taker}", f" {giver}")

@@ -35,6 +35,9 @@ def gendered_pronoun(n: int, seed: int = 0, tokenizer: Any = None) -> PromptPair
 
 
 def _draw(random: Random) -> PromptPair:
-    text, role = random.choice(_TEXTS), random.choice(_ROLES)
-    pair = PromptPair(text.format(random.choice(WOMEN), role), text.format(random.choice(MEN), role), " she", " he")
+    text = random.choice(_TEXTS)
+    role = random.choice(_ROLES)
+    clean = text.format(random.choice(WOMEN), role)
+    corrupted = text.format(random.choice(MEN), role)
+    pair = PromptPair(clean, corrupted, " she", " he")
     return random.choice((pair, pair.swapped))

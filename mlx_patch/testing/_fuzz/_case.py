@@ -1,4 +1,4 @@
-"""`Case`: one random sweep, as data: a model, prompts, cells, what is read, and how it runs."""
+"""`Case`: one random sweep, as data: a model, prompts, cells, the positions of metrics, and options."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ class Cells(ABC):
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:
-        """What `sweep` is called with."""
+        """Arguments of `sweep`."""
 
     @abstractmethod
     def edits(self) -> tuple[EditsOfCell, ...]:
@@ -30,7 +30,7 @@ class Cells(ABC):
 
     @abstractmethod
     def simpler(self) -> "Iterator[Cells]":
-        """The same with something left out."""
+        """The same with parts left out."""
 
     def only(self, prompt: int) -> "Cells":
         """The cells of a sweep of one of the prompts."""
@@ -54,14 +54,16 @@ class EditLists(Cells):
 
     @override
     def some(self, numbers: Sequence[int]) -> Cells:
-        return EditLists(tuple(self.cells[n] for n in numbers))
+        return EditLists(tuple(self.cells[number] for number in numbers))
 
     @override
     def simpler(self) -> Iterator[Cells]:
-        yield from (EditLists(cells) for cells in _without_each(self.cells))
-        for n, cell in enumerate(self.cells):
-            for fewer in _without_each(cell):
-                yield EditLists((*self.cells[:n], fewer, *self.cells[n + 1 :]))
+        yield from (EditLists(cells) for cells in _shorter(self.cells))
+        for number, cell in enumerate(self.cells):
+            before = self.cells[:number]
+            after = self.cells[number + 1 :]
+            for shorter_cell in _shorter(cell):
+                yield EditLists((*before, shorter_cell, *after))
 
 
 @dataclass(frozen=True)
@@ -73,25 +75,31 @@ class CasePlaces(Cells):
 
     @override
     def arguments(self) -> dict[str, Any]:
-        several = len(self.interventions) > 1
-        intervention = list(self.interventions) if several else self.interventions[0]
+        intervention: Any = self.interventions[0]
+        if len(self.interventions) > 1:
+            intervention = list(self.interventions)
         return {"intervention": intervention, "over": [dict(where) for where in self.wheres]}
 
     @override
     def edits(self) -> tuple[EditsOfCell, ...]:
-        return tuple(tuple((what.at(**where),) for what in self.interventions) for where in self.wheres)
+        cells: list[EditsOfCell] = []
+        for where in self.wheres:
+            cells.append(tuple((intervention.at(**where),) for intervention in self.interventions))
+        return tuple(cells)
 
     @override
     def some(self, numbers: Sequence[int]) -> Cells:
-        return replace(self, wheres=tuple(self.wheres[n] for n in numbers))
+        return replace(self, wheres=tuple(self.wheres[number] for number in numbers))
 
     @override
     def simpler(self) -> Iterator[Cells]:
-        yield from (replace(self, wheres=wheres) for wheres in _without_each(self.wheres))
+        yield from (replace(self, wheres=wheres) for wheres in _shorter(self.wheres))
 
     @override
     def only(self, prompt: int) -> Cells:
-        return replace(self, interventions=self.interventions[prompt : prompt + 1]) if self.interventions[1:] else self
+        if len(self.interventions) == 1:
+            return self
+        return replace(self, interventions=self.interventions[prompt : prompt + 1])
 
 
 @dataclass(frozen=True)
@@ -105,23 +113,32 @@ class GridCase(Cells):
 
     @override
     def arguments(self) -> dict[str, Any]:
-        axes = {"over": ("layer", "pos"), "layers": list(self.layers), "positions": list(self.positions)}
-        return {"intervention": self.intervention, "at": self.site, **axes}
+        return {
+            "intervention": self.intervention,
+            "at": self.site,
+            "over": ("layer", "pos"),
+            "layers": list(self.layers),
+            "positions": list(self.positions),
+        }
 
     @override
     def edits(self) -> tuple[EditsOfCell, ...]:
-        at = self.intervention.at
-        return tuple(((at(self.site, layer=n, pos=pos),),) for n in self.layers for pos in self.positions)
+        cells: list[EditsOfCell] = []
+        for layer in self.layers:
+            for pos in self.positions:
+                edit = self.intervention.at(self.site, layer=layer, pos=pos)
+                cells.append(((edit,),))
+        return tuple(cells)
 
     @override
     def some(self, numbers: Sequence[int]) -> Cells:
         edits = self.edits()
-        return EditLists(tuple(edits[n][0] for n in numbers))
+        return EditLists(tuple(edits[number][0] for number in numbers))
 
     @override
     def simpler(self) -> Iterator[Cells]:
-        yield from (replace(self, layers=layers) for layers in _without_each(self.layers))
-        yield from (replace(self, positions=positions) for positions in _without_each(self.positions))
+        yield from (replace(self, layers=layers) for layers in _shorter(self.layers))
+        yield from (replace(self, positions=positions) for positions in _shorter(self.positions))
 
 
 @dataclass(frozen=True)
@@ -133,11 +150,11 @@ class Case:
         precision: Of the weights.
         prompts: The token ids of each prompt.
         listed: Whether they are a list of prompts, each as if alone; a batch otherwise.
-        cells: What is swept.
+        cells: The cells of the sweep.
         reads: The positions that metrics read; None is all.
-        executor: Of the sweep.
-        memory: As of `sweep`.
-        piece: Positions of a prompt that run at once.
+        executor: The executor of the sweep.
+        memory: As in `sweep`.
+        piece: How many positions of a prompt run at once.
     """
 
     model: str
@@ -151,29 +168,40 @@ class Case:
     piece: int = 256
 
     def simpler(self) -> "Iterator[Case]":
-        """The same with something left out, the largest parts first."""
+        """The same with parts left out, the largest parts first."""
         yield from (replace(self, cells=cells) for cells in self.cells.simpler())
-        yield from (replace(self, reads=reads) for reads in _without_each(self.reads))
+        yield from (replace(self, reads=reads) for reads in _shorter(self.reads))
         if self.listed and len(self.prompts) > 1:
-            for n, prompt in enumerate(self.prompts):
-                yield replace(self, prompts=(prompt,), cells=self.cells.only(n))
-        plainer: dict[str, Any] = {"memory": None, "piece": 256, "executor": "auto", "reads": (-1,)}
-        yield from (replace(self, **{name: value}) for name, value in plainer.items() if getattr(self, name) != value)
+            for number, prompt in enumerate(self.prompts):
+                yield replace(self, prompts=(prompt,), cells=self.cells.only(number))
+        if self.memory is not None:
+            yield replace(self, memory=None)
+        if self.piece != 256:
+            yield replace(self, piece=256)
+        if self.executor != "auto":
+            yield replace(self, executor="auto")
+        if self.reads != (-1,):
+            yield replace(self, reads=(-1,))
 
     def __str__(self) -> str:
-        how = f"executor={self.executor!r}, memory={self.memory}, pieces of {self.piece}, logits at {list(self.reads)}"
+        options = f"executor={self.executor!r}, memory={self.memory}, pieces of {self.piece}"
         prompts = [list(prompt) for prompt in self.prompts]
+        written_prompts = f"mx.array({prompts})"
+        if self.listed:
+            written_prompts = f"{prompts} (a list)"
         lines = [
             f"model: tiny_model({self.model!r}, {self.precision!r})",
-            f"prompts: {prompts if self.listed else f'mx.array({prompts})'}" + (" (a list)" if self.listed else ""),
+            f"prompts: {written_prompts}",
             f"sweep: {self.cells.arguments()}",
-            f"how: {how}",
+            f"how: {options}, logits at {list(self.reads)}",
         ]
         return "\n".join(lines)
 
 
-def _without_each(many: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """Each of several alone, then all but one of them."""
-    if len(many) > 1:
-        yield from ((item,) for item in many)
-        yield from (many[:n] + many[n + 1 :] for n in range(len(many) if len(many) > 2 else 0))
+def _shorter(items: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Each of several items alone, then all but one of them."""
+    if len(items) > 1:
+        yield from ((item,) for item in items)
+    if len(items) > 2:
+        for index in range(len(items)):
+            yield items[:index] + items[index + 1 :]

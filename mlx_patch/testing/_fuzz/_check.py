@@ -1,4 +1,4 @@
-"""One random sweep against its truth, by all the ways that must give the same."""
+"""Compares one random sweep with plain runs, in every way that must give the same numbers."""
 
 import warnings
 from collections.abc import Iterator
@@ -25,24 +25,24 @@ _MAY_REFUSE = (
     "Leave `pos` out, or choose a named site",  # a raw path that has another shape in a batch
     "Choose a named site, or run the prompts one by one",
 )
-"""What only a sweep refuses, with a remedy that runs."""
+"""Refusals of a sweep alone, whose remedy runs."""
 
 _CLOSE = 2e-5
-"""What a number in float32 may differ by, as a fraction of the largest logit."""
+"""The tolerance of a number in float32, as a fraction of the largest logit."""
 
 _JITTERS = 3
 
 _ILL_CONDITIONED = 64
-"""How many times as far off as a run whose stream is jittered by a rounding a cell may be."""
+"""The tolerance of a cell, as a multiple of its deviation when the stream is jittered by a rounding."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A number that is not what a plain run gives.
+    """A number that differs from that of a plain run.
 
     Attributes:
-        how: By which way.
-        what: What was found, and what is right.
+        how: The way in which it was computed.
+        what: The number, and the right one.
     """
 
     how: str
@@ -51,13 +51,13 @@ class Difference:
 
 @dataclass
 class Outcome:
-    """What became of the cells of one sweep.
+    """The result of checking one sweep.
 
     Attributes:
-        compared: How many had numbers that were compared.
-        refused: How many were refused by plain runs, and by the sweep.
-        unstable: How many differed by no more than rounding makes of them.
-        differences: What differed.
+        compared: How many cells had numbers that were compared.
+        refused: How many cells were refused by plain runs.
+        unstable: How many numbers differed by no more than rounding explains.
+        differences: The numbers that differ.
     """
 
     compared: int = 0
@@ -68,56 +68,64 @@ class Outcome:
 
 def check_case(model: HookedModel, case: Case) -> Outcome:
     """Run a case, and compare it with its truth."""
-    with warnings.catch_warnings():  # a mean may be worth little, and still be the right number
+    with warnings.catch_warnings():  # a mean may be a poor ablation, and still be the right number
         warnings.simplefilter("ignore", OutlierPositionWarning)
-        return _outcome(model, case)
+        return _check(model, case)
 
 
-def _outcome(model: HookedModel, case: Case) -> Outcome:
-    truths = dict(enumerate(truth_of(model, case, cell) for cell in case.cells.edits()))
-    right = {n: truth for n, truth in truths.items() if isinstance(truth, np.ndarray)}
-    wrong = {n: str(truth) for n, truth in truths.items() if n not in right}
-    outcome = Outcome(compared=len(right), refused=len(wrong))
-    found: list[Difference] = []
-    for n, error in wrong.items():
-        found += _accepted(model, replace(case, cells=case.cells.some([n])), error)
-    if right:
-        kept = replace(case, cells=case.cells.some(list(right))) if wrong else case
-        numbers = np.stack(list(right.values()))
-        for how, numbers_of in ways(model, kept):
-            found += _compared(model, kept, how, numbers_of, numbers, outcome)
-    outcome.differences = tuple(found)
+def _check(model: HookedModel, case: Case) -> Outcome:
+    numbers: dict[int, np.ndarray] = {}
+    errors: dict[int, str] = {}
+    for index, cell in enumerate(case.cells.edits()):
+        truth = truth_of(model, case, cell)
+        if isinstance(truth, np.ndarray):
+            numbers[index] = truth
+        else:
+            errors[index] = str(truth)
+    outcome = Outcome(compared=len(numbers), refused=len(errors))
+    differences: list[Difference] = []
+    for index, error in errors.items():
+        refused = replace(case, cells=case.cells.some([index]))
+        differences += _accepted(model, refused, error)
+    if numbers:
+        if errors:
+            case = replace(case, cells=case.cells.some(list(numbers)))
+        expected = np.stack(list(numbers.values()))
+        for how, numbers_of in ways(model, case):
+            differences += _compare(model, case, how, numbers_of, expected, outcome)
+    outcome.differences = tuple(differences)
     return outcome
 
 
 def _accepted(model: HookedModel, case: Case, error: str) -> Iterator[Difference]:
-    """What gives a number where plain runs refuse."""
+    """The ways that give a number where plain runs refuse."""
     for how, numbers_of in ways(model, case):
-        found = _attempt(numbers_of)
-        if how != "by hand" and not isinstance(found, PatchError):
-            yield Difference(how, f"got {found!s}, where a plain run refuses: {error}")
+        result = _attempt(numbers_of)
+        if how != "by hand" and not isinstance(result, PatchError):
+            yield Difference(how, f"got {result!s}, where a plain run refuses: {error}")
 
 
-def _compared(
+def _compare(
     model: HookedModel, case: Case, how: str, numbers_of: NumbersOf, truth: np.ndarray, outcome: Outcome
 ) -> Iterator[Difference]:
-    found = _attempt(numbers_of)
-    if isinstance(found, PatchError) and any(text in str(found) for text in _MAY_REFUSE):
+    result = _attempt(numbers_of)
+    if isinstance(result, PatchError) and any(text in str(result) for text in _MAY_REFUSE):
         return
-    if not isinstance(found, np.ndarray):
-        yield Difference(how, f"{type(found).__name__}: {found}, where a plain run gives {truth[: len(truth)]!s}")
+    if not isinstance(result, np.ndarray):
+        yield Difference(how, f"{type(result).__name__}: {result}, where a plain run gives {truth!s}")
         return
-    wanted = truth[: len(found)]
-    if _same(found, wanted, tolerance_of(model, case)):
+    expected, tolerance = truth[: len(result)], tolerance_of(model, case)
+    if _same(result, expected, tolerance):
         return
-    if _same(found, wanted, tolerance_of(model, case) + _ILL_CONDITIONED * _spread(model, case, len(found), wanted)):
+    spread = _spread(model, case, len(result), expected)
+    if _same(result, expected, tolerance + _ILL_CONDITIONED * spread):
         outcome.unstable += 1
         return
-    yield Difference(how, f"got {found!s}, where plain runs give {wanted!s}")
+    yield Difference(how, f"got {result!s}, where plain runs give {expected!s}")
 
 
 def _attempt(numbers_of: NumbersOf) -> Any:
-    """Numbers, or whatever error there is instead: one that is not the library's own is a difference too."""
+    """Numbers, or the error that was raised: one that is not the library's own is a difference too."""
     try:
         return numbers_of()
     except (PatchError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -125,34 +133,36 @@ def _attempt(numbers_of: NumbersOf) -> Any:
 
 
 def tolerance_of(model: HookedModel, case: Case) -> float:
-    """What rounding may make of a number: sums are reordered in each block, one on top of the other."""
+    """The tolerance of rounding: sums are reordered in each block, and the deviations add up."""
     rounded = model.n_layers * ROUNDINGS * rounding_of(model)
     return max(_CLOSE, min(rounded, 0.25)) * max(1.0, largest_logit(model, case))
 
 
-def _same(found: np.ndarray, wanted: np.ndarray, tolerance: float | np.ndarray) -> bool:
-    """Whether numbers agree; one that is not finite agrees with another such."""
-    both = ~np.isfinite(found) & ~np.isfinite(wanted)
+def _same(numbers: np.ndarray, expected: np.ndarray, tolerance: float | np.ndarray) -> bool:
+    """Whether numbers agree; a number that is not finite agrees with any other such."""
+    not_finite = ~np.isfinite(numbers) & ~np.isfinite(expected)
     with np.errstate(invalid="ignore"):
-        close = np.abs(found - wanted) <= tolerance
-    return found.shape == wanted.shape and bool((close | both).all())
+        is_close = np.abs(numbers - expected) <= tolerance
+    return numbers.shape == expected.shape and bool((is_close | not_finite).all())
 
 
-def _spread(model: HookedModel, case: Case, cells: int, wanted: np.ndarray) -> np.ndarray:
-    """How far the truth moves with a jittered stream: far, where a rounding decides which experts run."""
+def _spread(model: HookedModel, case: Case, n_cells: int, expected: np.ndarray) -> np.ndarray:
+    """How far plain runs move with a jittered stream: far, where a rounding decides which experts run."""
     size = rounding_of(model)
-    moved = np.zeros_like(wanted)
+    spread = np.zeros_like(expected)
     for seed in range(_JITTERS):
-        for n, cell in enumerate(case.cells.edits()[:cells]):
-            again = truth_of(model, case, cell, [_jitter(size, seed)])
-            if isinstance(again, np.ndarray):
-                moved[n] = np.fmax(moved[n], np.abs(again - wanted[n]))
-    return moved
+        for index, cell in enumerate(case.cells.edits()[:n_cells]):
+            jittered = truth_of(model, case, cell, [_jitter(size, seed)])
+            if isinstance(jittered, np.ndarray):
+                change = np.abs(jittered - expected[index])
+                spread[index] = np.fmax(spread[index], change)
+    return spread
 
 
 def _jitter(size: float, seed: int) -> Edit:
-    def jittered(stream: mx.array, site: Site) -> mx.array:
-        noise = mx.random.normal(stream.shape, key=mx.random.key(seed * 1000 + (site.layer or 0)))
+    def jitter(stream: mx.array, site: Site) -> mx.array:
+        key = mx.random.key(seed * 1000 + (site.layer or 0))
+        noise = mx.random.normal(stream.shape, key=key)
         return stream.astype(mx.float32) * (1.0 + size * noise)
 
-    return Apply(jittered).at("resid_pre")
+    return Apply(jitter).at("resid_pre")

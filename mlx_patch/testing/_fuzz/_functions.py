@@ -1,6 +1,6 @@
-"""Functions of an activation that read more than one entry of it: what a person may write for `Apply`.
+"""Functions for `Apply` that read more than one entry of an activation, as a user may write them.
 
-Each is asked for its site's axes, so that it reads positions, keys or rows wherever they are.
+Each looks up the axes of its site, and so reads positions, keys or rows of any site.
 """
 
 from collections.abc import Callable
@@ -9,39 +9,50 @@ from functools import partial
 
 import mlx.core as mx
 
+from mlx_patch.errors import ShapeError
 from mlx_patch.interventions import Apply, pos_axis
 from mlx_patch.sites import Site
 
 Function = Callable[[mx.array, Site], mx.array]
 
 
+def _position_axis(activation: mx.array, site: Site) -> int:
+    """The axis of positions; a module that a model calls token by token reads none."""
+    axis = pos_axis(site)
+    if axis >= activation.ndim:
+        raise ShapeError(f"`site` must have an axis of positions. Got {activation.shape} at {site}. Choose another.")
+    return axis
+
+
 def _reverse_positions(activation: mx.array, site: Site) -> mx.array:
-    along = pos_axis(site)
-    order = mx.arange(activation.shape[along] - 1, -1, -1)
-    return mx.take(activation, order, axis=along)
+    axis = _position_axis(activation, site)
+    order = mx.arange(activation.shape[axis] - 1, -1, -1)
+    return mx.take(activation, order, axis=axis)
 
 
 def _sum_so_far(activation: mx.array, site: Site) -> mx.array:
-    return mx.cumsum(activation, axis=pos_axis(site)) * 0.5
+    return mx.cumsum(activation, axis=_position_axis(activation, site)) * 0.5
 
 
 def _mean_of_positions(activation: mx.array, site: Site) -> mx.array:
-    return mx.mean(activation, axis=pos_axis(site), keepdims=True)
+    return mx.mean(activation, axis=_position_axis(activation, site), keepdims=True)
 
 
 def _away_from_the_first(activation: mx.array, site: Site) -> mx.array:
-    first = mx.take(activation, mx.array([0]), axis=pos_axis(site))
+    first = mx.take(activation, mx.array([0]), axis=_position_axis(activation, site))
     return activation - 0.5 * first
 
 
 def _weighed_by_position(activation: mx.array, site: Site) -> mx.array:
-    along = pos_axis(site)
-    weights = 1.0 + 0.1 * mx.arange(activation.shape[along])
-    return activation * weights.reshape([-1 if axis == along else 1 for axis in range(activation.ndim)])
+    axis = _position_axis(activation, site)
+    weights = 1.0 + 0.1 * mx.arange(activation.shape[axis])
+    shape = [1] * activation.ndim
+    shape[axis] = -1
+    return activation * weights.reshape(shape)
 
 
 def _by_how_many_positions(activation: mx.array, site: Site) -> mx.array:
-    return activation * (1.0 + 1.0 / activation.shape[pos_axis(site)])
+    return activation * (1.0 + 1.0 / activation.shape[_position_axis(activation, site)])
 
 
 def _away_from_other_rows(activation: mx.array, site: Site) -> mx.array:
@@ -66,12 +77,14 @@ OF_POSITIONS: dict[str, Function] = {
 
 
 def _knock_out(key: int, pattern: mx.array, site: Site) -> mx.array:
-    kept = mx.where(mx.arange(pattern.shape[-1]) == key, 0.0, pattern)
-    return kept / (mx.sum(kept, axis=-1, keepdims=True) + 1e-6)
+    is_key = mx.arange(pattern.shape[-1]) == key
+    other_keys = mx.where(is_key, 0.0, pattern)
+    return other_keys / (mx.sum(other_keys, axis=-1, keepdims=True) + 1e-6)
 
 
 def _knock_out_scores(key: int, scores: mx.array, site: Site) -> mx.array:
-    return mx.where(mx.arange(scores.shape[-1]) == key, mx.finfo(scores.dtype).min, scores)
+    is_key = mx.arange(scores.shape[-1]) == key
+    return mx.where(is_key, mx.finfo(scores.dtype).min, scores)
 
 
 def _reverse_keys(pattern: mx.array, site: Site) -> mx.array:
@@ -83,9 +96,10 @@ def _weighed_by_key(pattern: mx.array, site: Site) -> mx.array:
 
 
 def _scores_by_key(scores: mx.array, site: Site) -> mx.array:
-    shown = scores > 0.9 * float(mx.finfo(scores.dtype).min)
+    is_visible = scores > 0.9 * float(mx.finfo(scores.dtype).min)
     keys = mx.arange(scores.shape[-1])
-    return mx.where(shown, scores + 0.05 * keys * keys, scores)  # what is linear in the key may hide an offset of keys
+    growth = 0.05 * keys * keys  # a softmax would not see keys numbered from another start in a linear term
+    return mx.where(is_visible, scores + growth, scores)
 
 
 def _by_how_many_keys(pattern: mx.array, site: Site) -> mx.array:
@@ -97,20 +111,21 @@ def _uniform(pattern: mx.array, site: Site) -> mx.array:
 
 
 def _diagonal_twice(pattern: mx.array, site: Site) -> mx.array:
-    """Twice what a query gives the key that has its own number among the keys. Of whole patterns."""
-    same = mx.arange(pattern.shape[-2])[:, None] == mx.arange(pattern.shape[-1])
-    return mx.where(same, 2.0 * pattern, pattern)
+    """A pattern with its diagonal doubled: query n and key n."""
+    queries = mx.arange(pattern.shape[-2])
+    keys = mx.arange(pattern.shape[-1])
+    return mx.where(queries[:, None] == keys, 2.0 * pattern, pattern)
 
 
 @dataclass(frozen=True)
-class OfKeys:
+class KeyFunction:
     """A function for `pattern` or `attn_scores`.
 
     Attributes:
-        name: What it is called.
-        at: The sites that it makes sense at.
-        fn: The function; where `keyed`, of a key's absolute position first.
-        keyed: Whether it is made for one key.
+        name: The function's name.
+        at: The sites for which it is meant.
+        fn: The function; where `keyed`, its first argument is a key's absolute position.
+        keyed: Whether it acts on one key.
     """
 
     name: str
@@ -118,7 +133,7 @@ class OfKeys:
     fn: Callable[..., mx.array]
     keyed: bool = False
 
-    def made(self, key: int) -> Apply:
+    def intervention(self, key: int) -> Apply:
         """The intervention, for a key."""
         if not self.keyed:
             return Apply(self.fn, name=self.name)
@@ -126,13 +141,13 @@ class OfKeys:
 
 
 OF_KEYS = (
-    OfKeys("knock_out", ("pattern",), _knock_out, keyed=True),
-    OfKeys("knock_out_scores", ("attn_scores",), _knock_out_scores, keyed=True),
-    OfKeys("reverse_keys", ("pattern",), _reverse_keys),
-    OfKeys("weighed_by_key", ("pattern",), _weighed_by_key),
-    OfKeys("scores_by_key", ("attn_scores",), _scores_by_key),
-    OfKeys("by_how_many_keys", ("pattern",), _by_how_many_keys),
-    OfKeys("uniform", ("pattern",), _uniform),
-    OfKeys("diagonal_twice", ("pattern",), _diagonal_twice),
+    KeyFunction("knock_out", ("pattern",), _knock_out, keyed=True),
+    KeyFunction("knock_out_scores", ("attn_scores",), _knock_out_scores, keyed=True),
+    KeyFunction("reverse_keys", ("pattern",), _reverse_keys),
+    KeyFunction("weighed_by_key", ("pattern",), _weighed_by_key),
+    KeyFunction("scores_by_key", ("attn_scores",), _scores_by_key),
+    KeyFunction("by_how_many_keys", ("pattern",), _by_how_many_keys),
+    KeyFunction("uniform", ("pattern",), _uniform),
+    KeyFunction("diagonal_twice", ("pattern",), _diagonal_twice),
 )
 """Functions for sites whose last axis is the keys."""

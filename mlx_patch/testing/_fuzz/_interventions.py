@@ -1,4 +1,7 @@
-"""Random interventions, with sources of the shapes that a site has."""
+"""Random interventions, with sources of the shapes of a site.
+
+As in `_draw`, the order of draws is fixed.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +20,13 @@ _BY_KEY = ("pattern", "attn_scores")
 
 @dataclass(frozen=True)
 class Draft:
-    """What an intervention is drawn for.
+    """The model, prompts and site for which an intervention is drawn.
 
     Attributes:
         model: The model.
         tokens: The prompts that it serves, all of one length. Shape `(batch, pos)`.
         site: One of the sites that it serves.
-        rng: What draws.
+        rng: The generator of random numbers.
         uneven: Whether it serves prompts of other lengths too.
     """
 
@@ -35,31 +38,35 @@ class Draft:
 
     @property
     def alone(self) -> bool:
-        """Whether a run has one row, so that its own batch has no other row to take anything from."""
+        """Whether a run has one row, so that the batch has no other row to resample from."""
         return self.tokens.shape[0] == 1
 
     def cache(self):
         """The activations of another prompt of the same length, of one row or of as many as the batch has."""
-        rows = 1 if self.rng.random() < 0.5 else self.tokens.shape[0]
-        other = mx.array(self.rng.integers(0, 90, (rows, self.tokens.shape[1])))
-        return self.model.run_with_cache(other, sites=self._every_layer())[1]
+        n_rows, length = self.tokens.shape
+        if self.rng.random() < 0.5:
+            n_rows = 1
+        tokens = mx.array(self.rng.integers(0, 90, (n_rows, length)))
+        return self.model.run_with_cache(tokens, sites=self._every_layer())[1]
 
     def _every_layer(self) -> str | Site:
-        return self.site if self.site.is_raw else self.site.name
+        if self.site.is_raw:
+            return self.site
+        return self.site.name
 
     def shape(self) -> tuple[int, ...]:
         """The shape of the activation."""
-        return self.model.run_with_cache(self.tokens, sites=self.site)[1][self.site].shape
+        cache = self.model.run_with_cache(self.tokens, sites=self.site)[1]
+        return cache[self.site].shape
 
     def array(self) -> mx.array:
         """Numbers of the activation's shape, of one row of it, or of one that broadcasts to it."""
         shape = self.shape()
-        which = self.rng.integers(2 if self.uneven else 0, 4)
-        if which == 0:
-            return self.normal(shape)
-        if which == 1:
-            return self.normal((1, *shape[1:]))
-        return self.normal(shape[-1:]) if which == 2 else self.normal(())
+        shapes = [shape, (1, *shape[1:]), shape[-1:], ()]
+        first = 0
+        if self.uneven:
+            first = 2  # the other shapes hold a position axis
+        return self.normal(shapes[self.rng.integers(first, 4)])
 
     def normal(self, shape: tuple[int, ...]) -> mx.array:
         """Standard normal numbers."""
@@ -71,19 +78,22 @@ class Draft:
 
 
 def draw_intervention(draft: Draft, chained: bool = True) -> Intervention:
-    """A random intervention that means something at the site; seldom one that is refused there."""
-    by_key = draft.site.name in _BY_KEY and draft.rng.random() < 0.97
-    makers = _AT_SCORES if by_key else _ANYWHERE
-    fitting = not draft.uneven or draft.rng.random() < 0.05
-    names = [name for name in makers if fitting or name not in _OF_ONE_LENGTH]
+    """A random intervention that makes sense at the site; seldom one that is refused there."""
+    makers = _ANYWHERE
+    if draft.site.name in _BY_KEY and draft.rng.random() < 0.97:
+        makers = _AT_SCORES
+    names = list(makers)
+    if draft.uneven and draft.rng.random() >= 0.05:
+        names = [name for name in makers if name not in _OF_ONE_LENGTH]
     weights = np.array([_WEIGHTS.get(name, 1.0) for name in names])
+    name = str(draft.rng.choice(names, p=weights / weights.sum()))
     try:
-        made = makers[str(draft.rng.choice(names, p=weights / weights.sum()))](draft)
+        intervention = makers[name](draft)
     except PatchError:  # a raw path that cannot be captured; runs must refuse it in the same words
-        made = Scale(0.5)
+        intervention = Scale(0.5)
     if chained and draft.rng.random() < 0.15:
-        return made | draw_intervention(draft, chained=False)
-    return made
+        return intervention | draw_intervention(draft, chained=False)
+    return intervention
 
 
 def _function(draft: Draft) -> Intervention:
@@ -92,32 +102,49 @@ def _function(draft: Draft) -> Intervention:
 
 
 def _function_of_keys(draft: Draft) -> Intervention:
-    fitting = [one for one in OF_KEYS if draft.site.name in one.at]
-    return fitting[draft.rng.integers(len(fitting))].made(int(draft.rng.integers(draft.tokens.shape[1])))
+    functions = [function for function in OF_KEYS if draft.site.name in function.at]
+    function = functions[draft.rng.integers(len(functions))]
+    key = int(draft.rng.integers(draft.tokens.shape[1]))
+    return function.intervention(key)
 
 
 def _mean(draft: Draft) -> Intervention:
-    over = str(draft.rng.choice(["batch", "batch_pos"], p=[0.2, 0.8] if draft.alone else None))
-    sourced = not draft.uneven and draft.rng.random() < (0.9 if draft.alone and over == "batch" else 0.3)
-    return Ablate("mean", over=over, source=draft.cache() if sourced else None)
+    probabilities, source_probability = None, 0.3
+    if draft.alone:
+        probabilities = [0.2, 0.8]
+    over = str(draft.rng.choice(["batch", "batch_pos"], p=probabilities))
+    if draft.alone and over == "batch":
+        source_probability = 0.9
+    if not draft.uneven and draft.rng.random() < source_probability:
+        return Ablate("mean", over=over, source=draft.cache())
+    return Ablate("mean", over=over)
 
 
 def _mean_of_rows(draft: Draft) -> Intervention:
-    return Ablate("mean", over="batch", source=draft.cache() if draft.alone and not draft.uneven else None)
+    if draft.alone and not draft.uneven:
+        return Ablate("mean", over="batch", source=draft.cache())
+    return Ablate("mean", over="batch")
 
 
 def _resample(draft: Draft) -> Intervention:
-    source = draft.cache() if not draft.uneven and draft.rng.random() < (0.8 if draft.alone else 0.3) else None
+    source, source_probability = None, 0.3
+    if draft.alone:
+        source_probability = 0.8
+    if not draft.uneven and draft.rng.random() < source_probability:
+        source = draft.cache()
     return Ablate("resample", source, seed=int(draft.rng.integers(5)))
 
 
 def _clamp(draft: Draft) -> Intervention:
     low, high = sorted(draft.rng.normal(size=2))
-    return Clamp(low, high) if draft.rng.random() < 0.5 else Clamp(high=high)
+    if draft.rng.random() < 0.5:
+        return Clamp(low, high)
+    return Clamp(high=high)
 
 
 def _project(draft: Draft) -> Intervention:
-    return Project(draft.normal(draft.shape()[-1:]), onto=bool(draft.rng.random() < 0.3))
+    direction = draft.normal(draft.shape()[-1:])
+    return Project(direction, onto=bool(draft.rng.random() < 0.3))
 
 
 _ANYWHERE: dict[str, Callable[[Draft], Intervention]] = {
@@ -145,4 +172,4 @@ _AT_SCORES: dict[str, Callable[[Draft], Intervention]] = {
 }
 _OF_ONE_LENGTH = ("replace", "interpolate", "add_cache", "resample")
 _WEIGHTS = {"function": 4.0, "function_of_keys": 6.0, "mean": 2.0, "noise": 2.0, "resample": 1.5}
-"""What reads several positions, keys or rows is drawn more often."""
+"""Interventions that read several positions, keys or rows are drawn more often."""

@@ -1,4 +1,4 @@
-"""The models of random sweeps, and what is drawn more often than the rest."""
+"""The models of random sweeps, and how often each is drawn."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,7 +24,7 @@ _NAMES = tuple(name for name in ZOO if name not in EXCEPTIONS)
 _WEIGHTS = np.array([_OFTEN.get(name, 1) for name in _NAMES], float)
 
 _HALVES = ("llama", "llama-sliding", "gemma2", "gpt_neox-parallel", "qwen3", "gemma3_text", "phi3", "granite", "mamba2")
-"""What is also drawn in half types; MLX's CPU backend multiplies experts in float32 alone."""
+"""Models that are also drawn in half types; MLX's CPU backend multiplies experts in float32 alone."""
 
 
 def draw_model(rng: np.random.Generator, names: Sequence[str] | None) -> tuple[str, Precision]:
@@ -34,8 +34,12 @@ def draw_model(rng: np.random.Generator, names: Sequence[str] | None) -> tuple[s
     else:
         name = str(rng.choice(names))
     if name in _HALVES and rng.random() < 0.2:
-        return name, "bfloat16" if rng.random() < 0.6 else "float16"
-    return name, "4bit" if rng.random() < 0.05 else "float32"
+        if rng.random() < 0.6:
+            return name, "bfloat16"
+        return name, "float16"
+    if rng.random() < 0.05:
+        return name, "4bit"
+    return name, "float32"
 
 
 @cache
@@ -45,5 +49,5 @@ def model_of(name: str, precision: Precision) -> HookedModel:
 
 
 def rounding_of(model: HookedModel) -> float:
-    """What a number near 1 may be rounded by, in the coarsest type that the model computes in."""
+    """The rounding of a number near 1, in the coarsest type that the model computes in."""
     return ErrorScale(model.model, model.layout.family.rounds).rounding

@@ -9,23 +9,23 @@ from typing_extensions import override
 
 from mlx_patch.errors import ValueRefusedError
 from mlx_patch.model import HookedModel
-from mlx_patch.testing._fuzz._check import check_case
+from mlx_patch.testing._fuzz._check import Outcome, check_case
 from mlx_patch.testing._fuzz._draw import draw_case
 from mlx_patch.testing._fuzz._models import model_of
-from mlx_patch.testing._fuzz._shrink import shrunk
+from mlx_patch.testing._fuzz._shrink import shrink
 
 
 @dataclass(frozen=True)
 class FuzzReport:
-    """What random sweeps gave. Printed, it says so, with the seed and each difference.
+    """The result of random sweeps. Printed, it has the seed and each difference.
 
     Attributes:
-        seed: Of the sweeps.
-        sweeps: How many there were.
+        seed: The seed of the sweeps.
+        sweeps: How many sweeps ran.
         compared: Cells whose numbers were compared with those of plain runs.
         refused: Cells that plain runs refuse, and so must sweeps.
-        unstable: Cells that differ by no more than a rounding of the stream makes of them.
-        differences: What differed, each with the call that runs it again.
+        unstable: Cells that differ by no more than a rounding of the stream explains.
+        differences: The sweeps that differ, each with the call that runs it again.
     """
 
     seed: int
@@ -82,12 +82,12 @@ def fuzz_sweeps(
     if cases < 1:
         raise ValueRefusedError(f"`cases` must be 1 or more. Got {cases}.")
     with _uncompiled():
-        return _fuzzed(seed, cases, models, only, stop_after, progress)
+        return _fuzz(seed, cases, models, only, stop_after, progress)
 
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """Without compiled parts, which MLX's CPU backend compiles anew with a C++ compiler for many a shape."""
+    """Turn off `mx.compile`, for which MLX's CPU backend runs a C++ compiler for many shapes."""
     mx.disable_compile()
     try:
         yield
@@ -95,7 +95,7 @@ def _uncompiled() -> Iterator[None]:
         mx.enable_compile()
 
 
-def _fuzzed(
+def _fuzz(
     seed: int,
     cases: int,
     models: Sequence[str] | Mapping[str, HookedModel] | None,
@@ -103,21 +103,34 @@ def _fuzzed(
     stop_after: int,
     progress: Callable[[int], None] | None,
 ) -> FuzzReport:
-    own = models if isinstance(models, Mapping) else {}
-    names = None if models is None else tuple(models)
-    compared, refused, unstable, sweeps, number = 0, 0, 0, 0, only or 0
+    wrapped: Mapping[str, HookedModel] = {}
+    if isinstance(models, Mapping):
+        wrapped = models
+    names = None
+    if models is not None:
+        names = tuple(models)
+    first = only or 0
+    outcomes: list[Outcome] = []
     differences: list[str] = []
-    while not sweeps or (only is None and compared + refused < cases and len(differences) < stop_after):
-        case = draw_case(seed, number, names, own)
-        model = own[case.model] if case.model in own else model_of(case.model, case.precision)
+    n_cells = 0
+    while not outcomes or (only is None and n_cells < cases and len(differences) < stop_after):
+        number = first + len(outcomes)
+        case = draw_case(seed, number, names, wrapped)
+        if case.model in wrapped:
+            model = wrapped[case.model]
+        else:
+            model = model_of(case.model, case.precision)
         outcome = check_case(model, case)
-        compared, refused = compared + outcome.compared, refused + outcome.refused
-        unstable += outcome.unstable
+        outcomes.append(outcome)
+        n_cells += outcome.compared + outcome.refused
         if outcome.differences:
-            smallest, left = shrunk(model, case, outcome.differences)
-            head = f"fuzz_sweeps({seed}, models={models and list(models)!r}, only={number}) differs:"
-            differences.append("\n".join((head, str(smallest), *(f"{one.how}: {one.what}" for one in left))))
-        sweeps, number = sweeps + 1, number + 1
+            call = f"fuzz_sweeps({seed}, models={models and list(models)!r}, only={number})"
+            smallest, remaining = shrink(model, case, outcome.differences)
+            lines = [f"{difference.how}: {difference.what}" for difference in remaining]
+            differences.append("\n".join((f"{call} differs:", str(smallest), *lines)))
         if progress is not None:
-            progress(compared + refused)
-    return FuzzReport(seed, sweeps, compared, refused, unstable, tuple(differences))
+            progress(n_cells)
+    n_compared = sum(outcome.compared for outcome in outcomes)
+    n_refused = sum(outcome.refused for outcome in outcomes)
+    n_unstable = sum(outcome.unstable for outcome in outcomes)
+    return FuzzReport(seed, len(outcomes), n_compared, n_refused, n_unstable, tuple(differences))

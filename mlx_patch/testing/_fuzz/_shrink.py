@@ -7,18 +7,20 @@ from mlx_patch.testing._fuzz._check import Difference, check_case
 _MOST_TRIES = 60
 
 
-def shrunk(model: HookedModel, case: Case, differences: tuple[Difference, ...]) -> tuple[Case, tuple[Difference, ...]]:
-    """The case with as much as may be left out of it, and what still differs in it by the same way."""
-    how, tries = differences[0].how.split(",")[0].split(" of ")[0], 0
-    smaller = True
-    while smaller and tries < _MOST_TRIES:
-        smaller = False
+def shrink(model: HookedModel, case: Case, differences: tuple[Difference, ...]) -> tuple[Case, tuple[Difference, ...]]:
+    """The smallest case found that still differs in the same way, and its differences."""
+    way = differences[0].how.split(",")[0].split(" of ")[0]
+    n_tries = 0
+    was_shrunk = True
+    while was_shrunk and n_tries < _MOST_TRIES:
+        was_shrunk = False
         for simpler in case.simpler():
-            tries += 1
-            left = tuple(one for one in check_case(model, simpler).differences if one.how.startswith(how))
-            if left:
-                case, differences, smaller = simpler, left, True
+            n_tries += 1
+            outcome = check_case(model, simpler)
+            remaining = tuple(difference for difference in outcome.differences if difference.how.startswith(way))
+            if remaining:
+                case, differences, was_shrunk = simpler, remaining, True
                 break
-            if tries >= _MOST_TRIES:
+            if n_tries >= _MOST_TRIES:
                 break
     return case, differences

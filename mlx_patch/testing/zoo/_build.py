@@ -60,7 +60,8 @@ def tiny_model(name: str, precision: Precision = "float32", seed: int = 0) -> nn
         UnknownNameError: There is no such model.
         ArchitectureError: mlx_lm's module for it stops Python; `EXCEPTIONS` says why.
     """
-    return built(*species(name), precision, seed)
+    module_name, config = species(name)
+    return built(module_name, config, precision, seed)
 
 
 def species(name: str) -> tuple[str, dict[str, Any]]:
@@ -79,7 +80,7 @@ def built(
     config: Mapping[str, Any],
     precision: Precision = "float32",
     seed: int = 0,
-    most: int | None = None,
+    max_parameters: int | None = None,
 ) -> nn.Module:
     """A model of one of mlx_lm's modules with seeded random weights.
 
@@ -88,16 +89,18 @@ def built(
         config: The arguments of its `ModelArgs`.
         precision: As for `tiny_model`.
         seed: As for `tiny_model`.
-        most: The most parameters that it may have; None is any number.
+        max_parameters: The most parameters that it may have; None is any number.
     Raises:
         ArchitectureError: As for `tiny_model`.
         ValueError: It has more parameters than it may. None is computed.
     """
     module = module_of(module_name)
-    model = module.Model(module.ModelArgs.from_dict({"model_type": module_name, **deepcopy(dict(config))}))
-    if most is not None and sum(array.size for array in parameters(model)) > most:
-        raise ValueError(f"more than {most} parameters")
-    model.update(_weights(model, seed))
+    arguments = {"model_type": module_name, **deepcopy(dict(config))}
+    model = module.Model(module.ModelArgs.from_dict(arguments))
+    n_parameters = sum(array.size for array in parameters(model))
+    if max_parameters is not None and n_parameters > max_parameters:
+        raise ValueError(f"more than {max_parameters} parameters")
+    model.update(_draw_weights(model, seed))
     if precision == "4bit":
         nn.quantize(model, group_size=32, bits=4, class_predicate=partial(_is_quantized, model))
     else:
@@ -122,26 +125,31 @@ def _is_quantized(model: nn.Module, path: str, module: nn.Module) -> bool:
 
     Models say what must stay as it is: Kimi K3 multiplies some weights with others.
     """
-    quantize, predicate = getattr(module, "to_quantized", None), getattr(model, "quant_predicate", None)
+    quantize = getattr(module, "to_quantized", None)
+    predicate = getattr(model, "quant_predicate", None)
     width = getattr(module, "weight", mx.zeros(32)).shape[-1]
-    can = quantize is not None and "mode" in signature(quantize).parameters and width % 32 == 0
-    return can and (predicate is None or predicate(path, module) is not False)
+    if quantize is None or "mode" not in signature(quantize).parameters or width % 32:
+        return False
+    return predicate is None or predicate(path, module) is not False
 
 
-def _weights(model: nn.Module, seed: int) -> Any:
+def _draw_weights(model: nn.Module, seed: int) -> Any:
     keys = iter(mx.random.split(mx.random.key(seed), 4096))
 
-    def drawn(path: str, array: mx.array) -> mx.array:
+    def draw(path: str, array: mx.array) -> mx.array:
         noise = mx.random.normal(array.shape, key=next(keys))
         if array.dtype == mx.uint8:  # BitNet: four ternary weights, 0 to 2, in each byte
             digits = mx.random.randint(0, 3, (*array.shape, 4), key=next(keys))
-            return mx.sum(digits * mx.array([1, 4, 16, 64]), axis=-1).astype(mx.uint8)
+            place_values = mx.array([1, 4, 16, 64])
+            return mx.sum(digits * place_values, axis=-1).astype(mx.uint8)
         if path.endswith("weight_scale"):  # of ternary weights, which are of size 1
             return 0.2 * array
         if path.endswith("bias"):
             return 0.2 * noise
-        if array.ndim == 0:  # what activations, and the rounding of keys and values, are scaled by
-            return array * 0.05 if "quant" in path else array
+        if array.ndim == 0 and "quant" in path:  # the scale of activations, or of the rounding of keys and values
+            return array * 0.05
+        if array.ndim == 0:
+            return array
         if not mx.issubdtype(array.dtype, mx.floating):  # packed from the start, as in PrismML's models
             return mx.random.randint(0, 2**31 - 1, array.shape, key=next(keys)).astype(array.dtype)
         if path.endswith(("scales", "biases")):
@@ -150,7 +158,9 @@ def _weights(model: nn.Module, seed: int) -> Any:
             return mx.sign(noise)
         if array.ndim == 1 or path.endswith(("q_weight", "k_weight")):  # the latter are norms by head
             return array + 0.1 * noise
-        embeds = ("embed" in path or "wte" in path) and not path.endswith(("embed_q.weight", "unembed_out.weight"))
-        return noise if embeds else noise * (1.5 / array.shape[-1] ** 0.5)
+        is_projection = path.endswith(("embed_q.weight", "unembed_out.weight"))
+        if ("embed" in path or "wte" in path) and not is_projection:
+            return noise
+        return noise * (1.5 / array.shape[-1] ** 0.5)
 
-    return tree_map_with_path(drawn, model.parameters())
+    return tree_map_with_path(draw, model.parameters())

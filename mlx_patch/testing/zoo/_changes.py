@@ -93,7 +93,7 @@ _FEW: Mapping[str, tuple[Any, ...]] = {
     "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
     "zero_expert_num": (0, 1),
 }
-"""What else a field may be, where its name says no more."""
+"""Other values of fields that have only a few."""
 
 
 def n_layers(config: Config) -> int:
@@ -111,39 +111,42 @@ def _each(names: Iterable[str], fields: Mapping[str, Any], value: Any) -> Config
 
 def _by_layer(config: Config) -> Config:
     """The fields with an entry for each layer."""
-    n = n_layers(config)
-    return {name: value for name, value in config.items() if isinstance(value, list) and len(value) == n}
+    lists = {name: value for name, value in config.items() if isinstance(value, list)}
+    return {name: value for name, value in lists.items() if len(value) == n_layers(config)}
 
 
 def one_layer(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """One block, of any of the kinds."""
-    at = draw.randrange(max(n_layers(config), 1))
-    return {**_each(_LAYERS, fields, 1), **{name: [value[at]] for name, value in _by_layer(config).items()}}
+    layer = draw.randrange(max(n_layers(config), 1))
+    entries = {name: [value[layer]] for name, value in _by_layer(config).items()}
+    return {**_each(_LAYERS, fields, 1), **entries}
 
 
 def more_layers(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """Two blocks more."""
-    more = {name: (2 * value)[: len(value) + 2] for name, value in _by_layer(config).items()}
-    return {**_each(_LAYERS, fields, n_layers(config) + 2), **more}
+    entries = {name: (2 * value)[: len(value) + 2] for name, value in _by_layer(config).items()}
+    return {**_each(_LAYERS, fields, n_layers(config) + 2), **entries}
 
 
 def one_kind(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """Blocks of one kind only."""
-    at = draw.randrange(max(n_layers(config), 1))
-    return {name: [value[at]] * len(value) for name, value in _by_layer(config).items()}
+    layer = draw.randrange(max(n_layers(config), 1))
+    return {name: [value[layer]] * len(value) for name, value in _by_layer(config).items()}
 
 
 def other_order(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """The kinds of blocks in another order."""
     order = list(range(n_layers(config)))
     draw.shuffle(order)
-    return {name: [value[at] for at in order] for name, value in _by_layer(config).items()}
+    return {name: [value[layer] for layer in order] for name, value in _by_layer(config).items()}
 
 
 def one_kv_head(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """One KV head, which all queries read."""
-    values = [name for name in (*_KV_HEADS, *_MORE_KV_HEADS) if isinstance(config.get(name), list)]
-    return {**_each((*_KV_HEADS, *_MORE_KV_HEADS), fields, 1), **{name: [1] * len(config[name]) for name in values}}
+    names = (*_KV_HEADS, *_MORE_KV_HEADS)
+    by_layer = [name for name in names if isinstance(config.get(name), list)]
+    entries = {name: [1] * len(config[name]) for name in by_layer}
+    return {**_each(names, fields, 1), **entries}
 
 
 def kv_head_each(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
@@ -159,8 +162,7 @@ def other_heads(config: Config, fields: Mapping[str, Any], draw: Random) -> Conf
 
 def other_head_width(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """Heads whose width is not d_model / heads."""
-    there = [name for name in _HEAD_WIDTHS if name in fields]
-    return {name: draw.choice((8, 24, 48)) for name in there}
+    return {name: draw.choice((8, 24, 48)) for name in _HEAD_WIDTHS if name in fields}
 
 
 def other_width(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
@@ -179,8 +181,8 @@ def untied(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
 
 
 def _flags(config: Config, fields: Mapping[str, Any]) -> dict[str, bool]:
-    known = {name: config.get(name, default) for name, default in fields.items()}
-    return {name: value for name, value in known.items() if isinstance(value, bool) and name not in _TIED}
+    values = {name: config.get(name, default) for name, default in fields.items() if name not in _TIED}
+    return {name: value for name, value in values.items() if isinstance(value, bool)}
 
 
 def biases(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
@@ -196,7 +198,8 @@ def no_biases(config: Config, fields: Mapping[str, Any], draw: Random) -> Config
 def other_flags(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """One or two flags that are no biases the other way."""
     flags = {name: value for name, value in _flags(config, fields).items() if "bias" not in name}
-    chosen = draw.sample(sorted(flags), min(len(flags), draw.choice((1, 2))))
+    size = min(len(flags), draw.choice((1, 2)))
+    chosen = draw.sample(sorted(flags), size)
     return {name: not flags[name] for name in chosen}
 
 
@@ -249,10 +252,10 @@ def all_sparse(config: Config, fields: Mapping[str, Any], draw: Random) -> Confi
 
 def _of_ways(ways: Config, config: Config, fields: Mapping[str, Any]) -> Config:
     """The fields that there are. `moe_layer_freq` is a list in some, and in others a number that is left alone."""
-    there = {name: value for name, value in ways.items() if name in fields}
+    changes = {name: value for name, value in ways.items() if name in fields}
     if not isinstance(config.get("moe_layer_freq"), list):
-        there.pop("moe_layer_freq", None)
-    return there
+        changes.pop("moe_layer_freq", None)
+    return changes
 
 
 def no_experts(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
@@ -268,7 +271,9 @@ def one_expert(config: Config, fields: Mapping[str, Any], draw: Random) -> Confi
 def every_expert(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """All experts for each token, without groups."""
     experts = next((config[name] for name in _EXPERTS if name in config), None)
-    return {**_each(_CHOSEN, fields, experts), **one_group(config, fields, draw)} if experts else {}
+    if not experts:
+        return {}
+    return {**_each(_CHOSEN, fields, experts), **one_group(config, fields, draw)}
 
 
 def one_group(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
@@ -284,13 +289,15 @@ def defaults(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
 
 
 def _is_small(value: Any) -> bool:
-    return value is None or isinstance(value, bool | str | float) or (isinstance(value, int) and value <= 128)
+    if isinstance(value, int):
+        return value <= 128
+    return value is None or isinstance(value, str | float)
 
 
 def other_values(config: Config, fields: Mapping[str, Any], draw: Random) -> Config:
     """Two fields of those whose other values `_FEW` knows."""
-    there = [name for name in _FEW if name in fields]
-    chosen = draw.sample(there, min(2, len(there)))
+    names = [name for name in _FEW if name in fields]
+    chosen = draw.sample(names, min(2, len(names)))
     return {name: draw.choice(_FEW[name]) for name in chosen}
 
 
@@ -300,16 +307,19 @@ def is_sound(config: Config) -> bool:
     Args:
         config: A configuration, with its defaults.
     """
-    experts, chosen, groups = _count(config, _EXPERTS, 0), _count(config, _CHOSEN, 1), _count(config, _GROUPS, 1)
-    open_groups = _count(config, ("topk_group",), groups)
-    if not experts or (experts == 1 and chosen > 1):  # one is no mixture: a dense model
+    n_experts = _count(config, _EXPERTS, 0)
+    n_chosen = _count(config, _CHOSEN, 1)
+    n_groups = _count(config, _GROUPS, 1)
+    n_open_groups = _count(config, ("topk_group",), n_groups)
+    if not n_experts or (n_experts == 1 and n_chosen > 1):  # one is no mixture: a dense model
         return True
-    fits = 0 < open_groups <= groups and experts % groups == 0
-    return fits and 0 < chosen <= experts // groups * open_groups
+    if not 0 < n_open_groups <= n_groups or n_experts % n_groups:
+        return False
+    return 0 < n_chosen <= n_experts // n_groups * n_open_groups
 
 
-def _count(config: Config, names: Iterable[str], otherwise: int) -> int:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), otherwise)
+def _count(config: Config, names: Iterable[str], default: int) -> int:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), default)
 
 
 CHANGES: tuple[ConfigChange, ...] = (

@@ -1,4 +1,4 @@
-"""Drawn configurations: seeded changes of the zoo's own, of which mlx_lm's own classes decide what is kept."""
+"""Drawn configurations: seeded changes of those of the zoo, of which mlx_lm's own classes accept some."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -18,8 +18,8 @@ from mlx_patch.testing.zoo._build import Precision, built, module_of, species
 from mlx_patch.testing.zoo._changes import CHANGES, Config, ConfigChange, is_sound
 
 _TRIES = 64
-_MOST = 4_000_000
-"""Parameters: a default that makes a model larger is not tiny."""
+_MAX_PARAMETERS = 4_000_000
+"""A default that makes a model larger is not tiny."""
 
 _TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 _NESTED = ("attn_config", "ffn_config", "linear_attn_config")
@@ -33,7 +33,7 @@ _REFUSED = (
     TypeError,
     ValueError,
 )
-"""What mlx_lm's own code raises for a configuration that it does not take."""
+"""Errors of mlx_lm's own code for a configuration that it does not take."""
 
 
 DRAW_EXCEPTIONS: Mapping[str, tuple[int, str]] = {
@@ -77,9 +77,12 @@ def draw(name: str, number: int) -> Draw:
         ArchitectureError: None of 64 is taken.
     """
     config = species(name)[1]
-    known = _fields(name)
+    defaults = _fields(name)
     for changes, changed in _series(name, number):
-        if changed != config and is_sound({**known, **_flat(_text(changed))}) and _takes(name, changed):
+        if changed == config:
+            continue
+        fields_with_defaults = {**defaults, **_flat(_text(changed))}
+        if is_sound(fields_with_defaults) and _takes(name, changed):
             return Draw(name, number, changes, changed)
     raise ArchitectureError(f"`name` must be a model of which other configurations run. Got {name!r}.")
 
@@ -95,27 +98,32 @@ def drawn_model(name: str, number: int, precision: Precision = "float32", seed: 
     Raises:
         UnknownNameError, ArchitectureError: As for `draw`.
     """
-    return built(species(name)[0], draw(name, number).config, precision, seed)
+    module_name = species(name)[0]
+    return built(module_name, draw(name, number).config, precision, seed)
 
 
 def _series(name: str, number: int) -> Iterator[tuple[tuple[str, ...], Config]]:
-    """Changed configurations: one change by turns, and some of the others, fewer and fewer."""
-    random, config = Random(f"{name} {number}"), species(name)[1]
-    known = _fields(name)
-    able = [change for change in CHANGES if _changed(config, known, [change], Random(0)) != config]
-    Random(name).shuffle(able)
+    """Changed configurations: each change in turn, together with fewer and fewer of the others."""
+    random = Random(f"{name} {number}")
+    config = species(name)[1]
+    defaults = _fields(name)
+    effective = [change for change in CHANGES if _apply(config, defaults, [change], Random(0)) != config]
+    Random(name).shuffle(effective)
     for turn in range(_TRIES):
-        first = able[(number + turn // 8) % len(able)]
-        more = random.sample(able, min(len(able), max(0, 3 - turn % 4)))
-        chosen = [change for change in CHANGES if change is first or change in more]
-        yield tuple(change.__name__ for change in chosen), _changed(config, known, chosen, random)
+        first = effective[(number + turn // 8) % len(effective)]
+        n_others = min(len(effective), max(0, 3 - turn % 4))
+        others = random.sample(effective, n_others)
+        chosen = [change for change in CHANGES if change is first or change in others]
+        names = tuple(change.__name__ for change in chosen)
+        yield names, _apply(config, defaults, chosen, random)
 
 
-def _changed(config: Config, known: Mapping[str, Any], changes: Iterable[ConfigChange], random: Random) -> Config:
+def _apply(config: Config, defaults: Mapping[str, Any], changes: Iterable[ConfigChange], random: Random) -> Config:
+    """A configuration with some changes, made one after the other."""
     changed = deepcopy(config)
     for change in changes:
         flat = _flat(_text(changed))
-        for field, value in change(flat, {**known, **flat}, random).items():
+        for field, value in change(flat, {**defaults, **flat}, random).items():
             _holder(_text(changed), field)[field] = value
     return changed
 
@@ -125,22 +133,31 @@ def _text(config: Config) -> Config:
 
 
 def _flat(config: Config) -> Config:
-    """The fields with those of the parts that are tables of their own."""
-    nested = {field: value for name in _NESTED for field, value in config.get(name, {}).items()}
-    return {**config, **nested}
+    """The fields, together with those of nested tables."""
+    flat = dict(config)
+    for name in _NESTED:
+        flat |= config.get(name, {})
+    return flat
 
 
 def _holder(config: Config, field: str) -> Config:
-    return next((config[name] for name in _NESTED if field in config.get(name, {})), config)
+    """The table that holds a field: a nested one, or the configuration itself."""
+    for name in _NESTED:
+        if field in config.get(name, {}):
+            return config[name]
+    return config
 
 
 def _fields(name: str) -> dict[str, Any]:
     """The fields of the class that takes a configuration, with their defaults (`...` where there is none)."""
     module, config = species(name)
     text = _text(config)
-    classes = [kind for of in _modules(module, text) for kind in vars(of).values() if isinstance(kind, type)]
-    kinds = [{field.name: _default(field) for field in fields(kind)} for kind in classes if is_dataclass(kind)]
-    return max(kinds, key=lambda known: len(known.keys() & text.keys()))
+    candidates: list[dict[str, Any]] = []
+    for mlx_lm_module in _modules(module, text):
+        for value in vars(mlx_lm_module).values():
+            if isinstance(value, type) and is_dataclass(value):
+                candidates.append({field.name: _default(field) for field in fields(value)})
+    return max(candidates, key=lambda defaults: len(defaults.keys() & text.keys()))
 
 
 def _modules(module: str, text: Config) -> Iterator[ModuleType]:
@@ -151,13 +168,15 @@ def _modules(module: str, text: Config) -> Iterator[ModuleType]:
 
 
 def _default(field: Any) -> Any:
-    return ... if field.default is MISSING else field.default
+    if field.default is MISSING:
+        return ...
+    return field.default
 
 
 def _takes(name: str, config: Config) -> bool:
     """Whether mlx_lm's own class takes a configuration."""
     try:
-        model = built(species(name)[0], config, most=_MOST)
+        model = built(species(name)[0], config, max_parameters=_MAX_PARAMETERS)
         logits = model(_TOKENS)
         return bool(mx.all(mx.isfinite(logits)).item())
     except _REFUSED:

@@ -22,8 +22,9 @@ def without_metal(name: str) -> ModuleType:
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    own = vars(sys.modules[__name__])
-    vars(module).update({kernel: own[kernel] for kernel in _KERNELS})
+    this_module = sys.modules[__name__]
+    for kernel in _KERNELS:
+        setattr(module, kernel, getattr(this_module, kernel))
     return module
 
 
@@ -38,34 +39,37 @@ _KERNELS = (
 )
 
 
-def _normed(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
-    return mx.fast.rms_norm(x.astype(mx.float32), None if weight is None else weight.astype(mx.float32), eps)
+def _rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    if weight is not None:
+        weight = weight.astype(mx.float32)
+    return mx.fast.rms_norm(x.astype(mx.float32), weight, eps)
 
 
 def qk_norm(
     qkvg: mx.array, *, n_heads: int, n_kv_heads: int, head_dim: int, eps: float, query_scale: float
 ) -> list[mx.array]:
     """Queries, normed by head and scaled, and keys, normed by head. Shape `(batch, pos, head, d_head)`."""
-    heads = qkvg.reshape(*qkvg.shape[:-1], -1, head_dim)[..., : n_heads + n_kv_heads, :]
-    queries, keys = mx.split(_normed(heads, None, eps).astype(qkvg.dtype), [n_heads], axis=-2)
+    heads = qkvg.reshape(*qkvg.shape[:-1], -1, head_dim)
+    queries_and_keys = heads[..., : n_heads + n_kv_heads, :]
+    normed = _rms_norm(queries_and_keys, None, eps).astype(qkvg.dtype)
+    queries, keys = mx.split(normed, [n_heads], axis=-2)
     return [queries * query_scale, keys]
 
 
 def qk_norm_rope(qkvg: mx.array, *, rope_base: float, offset: int, head_dim: int, **norm) -> list[mx.array]:
     """The same, rotated."""
 
-    def rotated(x: mx.array) -> mx.array:
+    def rotate(x: mx.array) -> mx.array:
         by_head = x.swapaxes(1, 2)
-        return mx.fast.rope(by_head, head_dim, traditional=True, base=rope_base, scale=1.0, offset=offset).swapaxes(
-            1, 2
-        )
+        rotated = mx.fast.rope(by_head, head_dim, traditional=True, base=rope_base, scale=1.0, offset=offset)
+        return rotated.swapaxes(1, 2)
 
-    return [rotated(x) for x in qk_norm(qkvg, head_dim=head_dim, **norm)]
+    return [rotate(x) for x in qk_norm(qkvg, head_dim=head_dim, **norm)]
 
 
 def rms_norm_sigmoid_gate(x: mx.array, gate: mx.array, *, eps: float) -> mx.array:
     """What attention gathered, normed by head and gated. Shape `(batch, pos, head * d_head)`."""
-    normed = _normed(x, None, eps).swapaxes(1, 2).flatten(-2)
+    normed = _rms_norm(x, None, eps).swapaxes(1, 2).flatten(-2)
     return (normed * mx.sigmoid(gate.astype(mx.float32))).astype(x.dtype)
 
 
@@ -79,16 +83,20 @@ def norm_add_norm(
     post_eps: float,
     next_norm: nn.RMSNorm | None,
 ) -> tuple[mx.array, mx.array | None]:
-    """The stream with a normed branch added, and that normed for what reads it next."""
-    scaled = branch if post_weight is None else post_weight.astype(branch.dtype) * branch
-    added = _normed(scaled, None, post_eps).astype(branch.dtype)
-    new = alpha * stream + beta * added.astype(mx.float32)
-    return new, None if next_norm is None else pre_norm(new, next_norm, dtype=branch.dtype)
+    """The stream with a normed branch added, and the result normed for the next reader."""
+    dtype = branch.dtype
+    if post_weight is not None:
+        branch = post_weight.astype(dtype) * branch
+    normed = _rms_norm(branch, None, post_eps).astype(dtype)
+    total = alpha * stream + beta * normed.astype(mx.float32)
+    if next_norm is None:
+        return total, None
+    return total, pre_norm(total, next_norm, dtype=dtype)
 
 
 def pre_norm(stream: mx.array, norm: nn.RMSNorm, *, dtype: mx.Dtype) -> mx.array:
     """The stream, normed."""
-    return _normed(stream, norm.weight, norm.eps).astype(dtype)
+    return _rms_norm(stream, norm.weight, norm.eps).astype(dtype)
 
 
 def expert_routing(
@@ -98,10 +106,12 @@ def expert_routing(
     scores = mx.sigmoid(logits * multiplier)
     chosen = mx.argsort(-(scores + expert_bias), axis=-1)[..., :top_k]
     weights = mx.take_along_axis(scores, chosen, axis=-1)
-    return [chosen.astype(mx.uint32), weights / (weights.sum(axis=-1, keepdims=True) + score_eps) * route_scale]
+    total = weights.sum(axis=-1, keepdims=True) + score_eps
+    return [chosen.astype(mx.uint32), weights / total * route_scale]
 
 
 def post_expert_norm_combine(experts: mx.array, weights: mx.array, *, norm_weight: mx.array, eps: float) -> mx.array:
     """Each expert's output, scaled and normed, added with its weight. Shape `(batch, pos, d_model)`."""
     scaled = experts.astype(mx.float32) * norm_weight.astype(mx.float32)
-    return (_normed(scaled, None, eps) * weights[..., None]).sum(axis=-2).astype(experts.dtype)
+    weighted = _rms_norm(scaled, None, eps) * weights[..., None]
+    return weighted.sum(axis=-2).astype(experts.dtype)

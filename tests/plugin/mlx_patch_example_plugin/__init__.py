@@ -1,9 +1,10 @@
-"""A metric for mlx_patch, published by an entry point."""
+"""Metrics for mlx_patch, published by entry points, and interventions that its sweeps run as fast as its own."""
 
 from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_patch.interventions import Intervention, Where
 from mlx_patch.metrics import MultiPositionMetric
 
 
@@ -44,3 +45,29 @@ class Margin(MultiPositionMetric):
 
 last_margins = Margin(3)
 """What the entry point names: a metric that a sweep pays three positions for."""
+
+
+@dataclass(frozen=True, repr=False)
+class Wave(Intervention):
+    """Put a wave along the last axis, whatever was there. It says all that a sweep may use of that.
+
+    Args:
+        pace: How far it turns from entry to entry.
+    """
+
+    pace: float
+    by_position = True
+    by_row = True
+    in_pieces = True
+    overwrites = True
+
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        """The wave, in the shape of `own`."""
+        return mx.broadcast_to(mx.cos(self.pace * mx.arange(own.shape[-1])), own.shape).astype(own.dtype)
+
+    def with_strength(self, alpha: float) -> "Wave":
+        """Another pace, for a sweep over "alpha"."""
+        return Wave(alpha)
+
+    def __repr__(self) -> str:
+        return f"Wave({self.pace})"

@@ -1,0 +1,12 @@
+"""How metrics are measured: a kind a file. A file in this folder is all that a new kind needs."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from mlx_patch.execution.measurements._kinds import measurement_of as measurement_of
+from mlx_patch.execution.measurements._kinds import measurements as measurements
+from mlx_patch.execution.measurements._kinds import metrics_by_measurement as metrics_by_measurement
+from mlx_patch.execution.measurements._measurement import Measurement as Measurement
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,103 @@
+"""`OfGeneratedText`: metrics of the text that a model generates after an edited prompt."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, final
+
+import mlx.core as mx
+from typing_extensions import override
+
+from mlx_patch.execution.executors import Executor, PassTask, PassValues
+from mlx_patch.execution.measurements._measurement import Measurement
+from mlx_patch.execution.passes import UnpatchedRun, run_unpatched
+from mlx_patch.execution.plan import Plan
+from mlx_patch.execution.readouts import Readout, match_rates, require_tokenizer
+from mlx_patch.interventions import Edit
+from mlx_patch.metrics import GenerateMatches, Metric
+from mlx_patch.model import HookedModel
+from mlx_patch.sites import Site
+
+
+@final
+class OfGeneratedText(Measurement):
+    """Metrics of generated text: each cell is a run of its prompt, and then a forward pass a token."""
+
+    order = 1
+    one_cell_a_pass = True
+    whole_rows = True
+    provenance: ClassVar[Mapping[str, str]] = {"written": "a run a cell, then token after token"}
+
+    @override
+    def serves(self, metric: Metric) -> bool:
+        return isinstance(metric, GenerateMatches)
+
+    @override
+    def check(self, model: HookedModel, metrics: Iterable[Metric]) -> None:
+        for metric in _select_generated(metrics):
+            require_tokenizer(model, metric)
+
+    @override
+    def further_positions(self, metrics: Iterable[Metric]) -> int:
+        return max(metric.max_tokens - 1 for metric in _select_generated(metrics))
+
+    @override
+    def further_cost(self, plan: Plan, metrics: Iterable[Metric]) -> int:
+        generated_metrics = _select_generated(metrics)
+        further = 0
+        for metric in generated_metrics:
+            further += max(1, metric.samples) * (metric.max_tokens - 1)
+        positions = 0
+        for number, group in enumerate(plan.groups):
+            starts = [pass_.start for pass_ in plan.passes if pass_.group == number]
+            lengths = [group.length - start for start in starts]
+            if any(starts):  # one run without metrics computes all but the last position of the unpatched prompt
+                positions += group.batch * group.length
+                lengths.append(1)
+            else:
+                lengths.append(group.length)
+            for length in lengths:
+                positions += group.batch * (len(generated_metrics) * length + further)
+        return positions * plan.n_layers - plan.token_layers
+
+    @override
+    def run_unpatched(
+        self,
+        model: HookedModel,
+        tokens: mx.array,
+        readout: Readout,
+        starts: Sequence[int],
+        sites: Sequence[Site],
+        piece: int,
+    ) -> UnpatchedRun:
+        """The unpatched run: its generated text, and one run that makes the pasts of all cells that begin later."""
+        later_starts = [start for start in starts if start]
+        if not later_starts:
+            values, cost = match_rates(model, tokens, readout.metrics)
+            return UnpatchedRun(values, 0, token_layers=cost)
+        last = tokens.shape[1] - 1
+        past_starts = sorted({*later_starts, last})
+        unpatched = run_unpatched(model.layout, tokens, Readout((), (last,)), past_starts, (), piece)
+        unpatched.values, cost = match_rates(model, tokens, readout.metrics, past=unpatched.past[last])
+        unpatched.token_layers += cost
+        return unpatched
+
+    @override
+    def run_pass(self, model: HookedModel, task: PassTask, executor: Executor, unpatched: UnpatchedRun) -> PassValues:
+        past = None
+        if task.shape.start:
+            past = unpatched.past[task.shape.start]
+        rates, token_layers = [], 0
+        for cell in task.cells:
+            cell_rates, cost = match_rates(model, task.tokens, task.readout.metrics, cell.edits, past)
+            rates.append(cell_rates)
+            token_layers += cost
+        return mx.stack(rates), lambda: token_layers
+
+    @override
+    def measure(
+        self, model: HookedModel, tokens: mx.array, readout: Readout, edits: Sequence[Edit]
+    ) -> tuple[mx.array, int]:
+        return match_rates(model, tokens, readout.metrics, edits)
+
+
+def _select_generated(metrics: Iterable[Metric]) -> list[GenerateMatches]:
+    return [metric for metric in metrics if isinstance(metric, GenerateMatches)]

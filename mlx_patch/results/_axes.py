@@ -1,0 +1,41 @@
+"""The one table of axes: what a sweep can run over, and how each axis is chosen along, counted and written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a result.
+
+    Attributes:
+        name: As `over` has it.
+        argument: The argument of `sweep` that chooses along it; empty where it is not chosen so.
+        counted: Whether its places are whole numbers, along which -1 is the last.
+        ordered: Whether its places have an order, so that a curve may connect them.
+        label: What a plot calls it, where that is not its name.
+    """
+
+    name: str
+    argument: str = ""
+    counted: bool = False
+    ordered: bool = True
+    label: str = ""
+
+
+AXES: Mapping[str, Axis] = {
+    axis.name: axis
+    for axis in (
+        Axis("site", ordered=False),
+        Axis("layer", "layers", counted=True),
+        Axis("pos", "positions", counted=True, label="position"),
+        Axis("head", "heads", counted=True),
+        Axis("neuron", "neurons", counted=True),
+        Axis("alpha", "alphas", label="alpha (share of the source)"),
+        Axis("cell", ordered=False),
+    )
+}
+"""By name, in the order in which messages list them. `metric`, where there are several, and `example` come after."""
+
+CHOSEN_AXES = tuple(axis for axis in AXES.values() if axis.argument)
+"""Those along which an argument of `sweep` chooses."""
