@@ -4,10 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import mlx.core as mx
-from typing_extensions import Unpack
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.cross._compatibility import compatibility

@@ -1,10 +1,10 @@
 """`two_by_two`: the contributions of two models' earlier and later layers, from four runs per layer."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from typing_extensions import Unpack, override
+from typing_extensions import override
 
 from mlx_patch.cross._patch import cross_patch
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError

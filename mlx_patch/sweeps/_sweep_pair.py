@@ -1,10 +1,9 @@
 """`sweep_pair`: a clean and a corrupted prompt, each patched into the other."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
-from typing_extensions import Unpack
 
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.interventions import Replace
