@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
@@ -18,6 +19,8 @@ from mlx_patch._version import __version__
 
 _PLAIN = (type(None), bool, int, float, str)
 _ADAPTER = ("lora_a", "lora_b", "m")
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def versions() -> dict[str, str]:
@@ -219,3 +222,13 @@ def _add_arrays(digest: blake2b, named: Sequence[tuple[str, mx.array]]) -> None:
         digest.update(repr((path, str(array.dtype), array.shape)).encode())
         for array_sum in sums.get(path, []):
             digest.update(np.array(array_sum).tobytes())
+
+
+def without_addresses(text: str) -> str:
+    """A text without the places in memory that a repr names, which another process would have elsewhere.
+
+    Example:
+        >>> without_addresses("<function f at 0x7f00>")
+        '<function f>'
+    """
+    return _ADDRESS.sub("", text)

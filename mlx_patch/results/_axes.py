@@ -39,3 +39,20 @@ AXES: Mapping[str, Axis] = {
 
 CHOSEN_AXES = tuple(axis for axis in AXES.values() if axis.argument)
 """Those along which an argument of `sweep` chooses."""
+
+
+def is_counted(name: str) -> bool:
+    """Whether an axis has whole numbers, along which -1 is the last. Not `metric` and `example`."""
+    return name in AXES and AXES[name].counted
+
+
+def is_ordered(name: str) -> bool:
+    """Whether the places of an axis have an order."""
+    return name not in AXES or AXES[name].ordered
+
+
+def label_of(name: str) -> str:
+    """What a plot calls an axis."""
+    if name not in AXES:
+        return name
+    return AXES[name].label or name

@@ -15,6 +15,7 @@ from mlx_patch.errors import (
     did_you_mean,
     listed,
 )
+from mlx_patch.results._axes import AXES, is_counted
 
 
 def cell_at(place: Sequence[Any], axes: Sequence[str], coords: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -34,14 +35,6 @@ def cell_at(place: Sequence[Any], axes: Sequence[str], coords: Mapping[str, tupl
 
 Coordinate = str | int | float | tuple[int, ...]
 """The label of one place of an axis: the name of a site, a number, or a group."""
-
-
-AXES = ("site", "layer", "pos", "head", "neuron", "alpha", "cell")
-"""What a sweep can run over. After these come `metric`, where there are several, and `example`."""
-
-
-COUNTED = ("layer", "pos", "head", "neuron")
-"""Axes of whole numbers, along which -1 is the last."""
 
 
 def checked_axes(axes: Iterable[str]) -> tuple[str, ...]:
@@ -158,7 +151,7 @@ def range_text(axis: str, labels: Sequence[Any]) -> str:
         ('layer 30 (0 to 29)', 'site 2 (z, mlp_out)')
     """
     texts = [label_text(label) for label in labels]
-    is_numbered = axis in COUNTED or axis == "example"
+    is_numbered = is_counted(axis) or axis == "example"
     if len(texts) > 6 or (len(texts) > 2 and is_numbered):
         return f"{axis} {len(texts)} ({texts[0]} to {texts[-1]})"
     return f"{axis} {len(texts)} ({', '.join(texts)})"
@@ -179,7 +172,7 @@ def place_of(axis: str, labels: tuple[Any, ...], label: Any) -> int:
         )
     if label in labels:
         return labels.index(label)
-    if axis in COUNTED and isinstance(label, int) and -len(labels) <= label < 0:
+    if is_counted(axis) and isinstance(label, int) and -len(labels) <= label < 0:
         return len(labels) + label
     suggestion = did_you_mean(str(label), map(label_text, labels))
     raise SelectionError(f"`{axis}` must be among the coordinates of the result. Got {label!r}. {suggestion}")

@@ -7,18 +7,12 @@ import numpy as np
 
 from mlx_patch.errors import ValueRefusedError, listed
 from mlx_patch.plot import heatmap, layer_curve, limit_of, new_axes, size_of_heatmap
+from mlx_patch.results._axes import is_ordered, label_of
 from mlx_patch.results._coordinates import label_text, where_text
 from mlx_patch.results._labelled import Labelled
 
 if TYPE_CHECKING:
     import matplotlib.axes
-
-
-_NAMED = ("site", "cell")
-"""Axes whose places have no order."""
-
-
-_LABELS = {"pos": "position", "alpha": "alpha (share of the source)"}
 
 
 def draw(result: Labelled, ax: Any = None, title: str = "", limit: float | None = None) -> "matplotlib.axes.Axes":
@@ -63,7 +57,7 @@ def _draw_curve(result: Labelled, ax: Any, title: str) -> "matplotlib.axes.Axes"
     [axis] = result.over
     labels: Sequence[object] = result.coords[axis]
     is_grouped = any(isinstance(label, tuple) for label in labels)
-    if axis in _NAMED or is_grouped:
+    if not is_ordered(axis) or is_grouped:
         labels = list(map(label_text, labels))
     low, high = None, None
     if np.count_nonzero(~result.left_out) >= 2:  # an interval over examples needs two
@@ -74,10 +68,10 @@ def _draw_curve(result: Labelled, ax: Any, title: str) -> "matplotlib.axes.Axes"
         low=low,
         high=high,
         baseline=float(result.baseline_mean()),
-        axis_label=_LABELS.get(axis, axis),
+        axis_label=label_of(axis),
         value_label=value_label(result),
         tokens=result.coords.get("token"),
-        connected=axis not in _NAMED,
+        connected=is_ordered(axis),
         band_label="95% interval of the mean",
         title=title,
         ax=ax,
@@ -96,13 +90,13 @@ def _draw_heatmap(result: Labelled, ax: Any, title: str, limit: float | None) ->
         means,
         list(map(label_text, result.coords[rows])),
         list(map(label_text, result.coords[columns])),
-        row_label=_LABELS.get(rows, rows),
-        column_label=_LABELS.get(columns, columns),
+        row_label=label_of(rows),
+        column_label=label_of(columns),
         value_label=value_label(result),
         center=middle(result),
         limit=limit,
         tokens=tokens,
-        upwards=rows not in _NAMED,
+        upwards=is_ordered(rows),
         title=title,
         ax=ax,
     )

@@ -1,6 +1,5 @@
 """The identity of a capture: versions, model, sites, positions, edits, and sizes of shards and batches."""
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +10,8 @@ from mlx_patch.fingerprints import Fingerprints
 from mlx_patch.interventions import Edit
 from mlx_patch.model import HookedModel
 from mlx_patch.positions import Selector
-from mlx_patch.provenance import checksum, versions
+from mlx_patch.provenance import checksum, versions, without_addresses
 from mlx_patch.store._index import StoredSite
-
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def capture_identity(
@@ -41,7 +38,7 @@ def capture_identity(
         "model": {**model.identity, **weights},
         "site": [[site.site, f"{site.dtype} {site.shape}"] for site in sites],
         "choice of positions": positions,
-        "edit": [[_ADDRESS.sub("", repr(edit)), fingerprints.of(edit, "edits")] for edit in edits],
+        "edit": [[without_addresses(repr(edit)), fingerprints.of(edit, "edits")] for edit in edits],
         "size of shards": {"shard_mb": shard_mb},
         "size of batches": {"batch_size": batch_size},
     }

@@ -18,6 +18,7 @@ from mlx_patch.sites import Site
 from mlx_patch.sweeps import pieces_of
 from mlx_patch.sweeps._law_cells import everywhere, spread_evenly
 from mlx_patch.testing import EXCEPTIONS, LAWS, ZOO, check_laws, check_sweeps, exact_sweeps
+from mlx_patch.testing.zoo import CLASSICS
 
 RUN = [name for name in ZOO if name not in EXCEPTIONS]
 LONG = mx.array([[(11 + 37 * (i + 20 * row)) % 96 for i in range(20)] for row in (0, 1)])
@@ -113,8 +114,9 @@ def test_an_edit_on_both_sides_of_an_early_reading_is_not_cut(tiny, monkeypatch,
     assert abs(wanted.values - wanted.baseline).max() > 1e-2
 
 
-@pytest.mark.parametrize("precision", ["float32", "4bit"])
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in RUN), *((name, "4bit") for name in CLASSICS)]
+)
 def test_the_last_mlp_is_given_what_is_read_alone(name, precision, tiny, monkeypatch):
     """Where nothing behind the last mixer is edited; and the numbers are the reference's."""
     model, lengths = tiny(name, precision), []

@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_patch import HookedModel
-from mlx_patch.laws import heads, split, sums, watching
-from mlx_patch.testing import check_laws, smollm2_folder
+from mlx_patch.laws import heads, independent, split, sums, watching
+from mlx_patch.testing import ALL, check_laws, smollm2_folder
 
 THE_CAT_SAT_ON = mx.array([[504, 2644, 3460, 335]])
 
@@ -13,7 +13,8 @@ THE_CAT_SAT_ON = mx.array([[504, 2644, 3460, 335]])
 @pytest.mark.real
 @pytest.mark.slow
 def test_in_float32(smollm2):
-    report = smollm2.verify(THE_CAT_SAT_ON)
+    """All but law 10, of several rows, which no weight has a part in and which takes a third of the time."""
+    report = check_laws(smollm2, THE_CAT_SAT_ON, tuple(law for law in ALL if law is not independent))
     assert report.ok, report
 
 

@@ -1,7 +1,6 @@
 """What makes a sweep the same sweep: versions, model, prompts, cells, metrics, executor."""
 
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
@@ -17,13 +16,11 @@ from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.plan import Plan
 from mlx_patch.fingerprints import Fingerprints
 from mlx_patch.interventions import Edit, Transformation
-from mlx_patch.provenance import checksum, versions
+from mlx_patch.provenance import checksum, versions, without_addresses
 
 _SELECTIONS = ("site", "layer", "pos", "head", "neuron", "batch")
 """The fields of an edit that say where it acts."""
 
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Where an object lies in memory, which is no part of what it is."""
 
 CellEdits = list[list[list[Edit]]]
 """For each group of prompts and each cell, its edits; of one that differs by row, those of the rows."""
@@ -102,7 +99,7 @@ def _label_interventions(edits: CellEdits, fingerprints: Fingerprints) -> dict[s
     for intervention in interventions.values():
         fingerprint = fingerprints.of(intervention, "intervention")
         if fingerprint not in labels:
-            labels[fingerprint] = _without_addresses(repr(intervention))
+            labels[fingerprint] = without_addresses(repr(intervention))
     return labels
 
 
@@ -119,7 +116,7 @@ def _hash_of(values: object, fingerprints: Fingerprints) -> str:
 def _label_metrics(experiment: Experiment, fingerprints: Fingerprints) -> list[list[str]]:
     """A label and a fingerprint for each metric, as it is for every group of prompts."""
     metrics_of_groups = zip(*(readout.metrics for readout in experiment.readouts), strict=True)
-    return [[_without_addresses(metrics[0].name), fingerprints.of(metrics, "metric")] for metrics in metrics_of_groups]
+    return [[without_addresses(metrics[0].name), fingerprints.of(metrics, "metric")] for metrics in metrics_of_groups]
 
 
 def described(experiment: Experiment, plan: Plan) -> Mapping[str, str]:
@@ -137,10 +134,5 @@ def described(experiment: Experiment, plan: Plan) -> Mapping[str, str]:
 
 
 def _digest(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, default=lambda member: _without_addresses(repr(member)))
+    text = json.dumps(value, sort_keys=True, default=lambda member: without_addresses(repr(member)))
     return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _without_addresses(text: str) -> str:
-    """A text without the addresses of objects, which differ from process to process."""
-    return _ADDRESS.sub("", text)

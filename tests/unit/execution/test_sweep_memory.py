@@ -8,6 +8,8 @@ from mlx_patch import Ablate, HookedModel, plan, sweep
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.metrics import LogProb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wide():

@@ -11,6 +11,9 @@ from mlx_patch.errors import FileError
 from mlx_patch.execution.measurements import _generated_text
 from mlx_patch.metrics import GenerateMatches, LogProb, SequenceLogProb
 
+pytestmark = pytest.mark.slow
+
+
 PROMPTS = ["Mars (planet", "Mars (planet 4, dia"]
 RULE = GenerateMatches(r"\d", max_tokens=3)
 

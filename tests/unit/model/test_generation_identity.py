@@ -11,6 +11,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_patch import HookedModel, Scale, steps
 
+pytestmark = pytest.mark.slow
+
+
 EMBEDDED = Path(__file__).parents[3] / "examples" / "models" / "tiny_instruct_ext"
 SAME = [Scale(1.0).at("resid_post")]
 SAMPLERS = {"greedy": {}, "sampled": {"temp": 0.9, "top_p": 0.9}}

@@ -350,6 +350,9 @@ import mlx.core as mx
 import mlx_patch as mp
 from mlx_patch.store import _capture, _identity, _index, _shards
 
+pytestmark = pytest.mark.slow
+
+
 
 save, crc = mx.save_safetensors, _shards.crc_of
 
