@@ -18,6 +18,7 @@ SWEEP = """
 import sys, time, zipfile
 import mlx.core as mx
 import mlx_patch as mp
+from mlx_patch.testing import tiny_model
 
 
 whole = zipfile.ZipFile.writestr

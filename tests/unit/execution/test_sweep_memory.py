@@ -40,7 +40,7 @@ def peak(model, neurons: int, **choices) -> int:
 
 def test_two_thousand_cells_take_no_more_than_two_hundred(wide):
     few, many = (min(peak(wide, neurons) for _ in range(3)) for neurons in (50, 500))
-    assert many <= 1.05 * few
+    assert many <= 1.2 * few  # kept logits would take twice as much and more
 
 
 def test_logits_that_are_kept_would_show(wide, monkeypatch):

@@ -17,6 +17,8 @@ from mlx_patch.errors import FileError, KindError
 from mlx_patch.store import _capture, _identity, _index, _shards
 from mlx_patch.testing import tiny_model
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[(7 * n + 3 * p * p) % 95 + 1 for p in range(1 + (5 * n) % 7)] for n in range(17)]
 HOW = {"sites": ("resid_post", "z"), "shard_mb": 0.04}
 
@@ -349,10 +351,7 @@ import sys, time
 import mlx.core as mx
 import mlx_patch as mp
 from mlx_patch.store import _capture, _identity, _index, _shards
-
-pytestmark = pytest.mark.slow
-
-
+from mlx_patch.testing import tiny_model
 
 save, crc = mx.save_safetensors, _shards.crc_of
 
