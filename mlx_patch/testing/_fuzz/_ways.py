@@ -33,7 +33,8 @@ def ways(model: HookedModel, case: Case) -> Iterator[tuple[str, NumbersOf]]:
     if case.precision == "float32" and can_be_written_out(case.model, list(first)):
         yield "by hand", partial(_run_by_hand, model, case, first)
     cut = _cut(case, first)
-    if cut is not None and hasattr(model.model, "layers"):
+    splits = hasattr(model.model, "layers") and not model.layout.family.uncut  # plamo3 itself gives other numbers split
+    if cut is not None and splits:
         yield f"run behind a prompt cache of {cut} positions", partial(_run_behind_cache, model, case, first[0], cut)
 
 
