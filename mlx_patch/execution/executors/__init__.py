@@ -3,7 +3,6 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from mlx_patch.execution.executors._choice import AUTO as AUTO
 from mlx_patch.execution.executors._choice import choose_executor as choose_executor
 from mlx_patch.execution.executors._choice import executors as executors
 from mlx_patch.execution.executors._executor import Executor as Executor

@@ -4,7 +4,6 @@ from mlx_patch.execution.readouts._answer_runs import AnswerRuns as AnswerRuns
 from mlx_patch.execution.readouts._answer_runs import answer_runs as answer_runs
 from mlx_patch.execution.readouts._answer_runs import plain_of as plain_of
 from mlx_patch.execution.readouts._answer_runs import with_answers as with_answers
-from mlx_patch.execution.readouts._generated import match_rate as match_rate
 from mlx_patch.execution.readouts._generated import match_rates as match_rates
 from mlx_patch.execution.readouts._generated import require_tokenizer as require_tokenizer
 from mlx_patch.execution.readouts._prompt_only import in_prompt as in_prompt
