@@ -102,7 +102,7 @@ def embedded(request, seed_loop, d1, d1_data):
     """Both ways of an embedded pair on the study's conversation."""
     pair = d1.PAIRS[request.param]
     base, instruct = HookedModel.load(pair.base), HookedModel.load(pair.instruct)
-    return ways(seed_loop, instruct.tokenize(d1_data.build_conversation()), base, instruct)
+    return ways(seed_loop, instruct.tokenize(d1_data.build_conversation()), base, instruct, every=3)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_two_tiny_llamas_have_the_loop_s_logits(seed_loop, d1_data, precision):
 @pytest.mark.slow
 def test_smollm2_has_the_loop_s_logits(seed_loop, smollm2):
     other = perturbed(HookedModel.load(smollm2_folder("float32")), 0.02)
-    for way in ways(seed_loop, smollm2.tokenize("John gave milk"), smollm2, other, every=4):
+    for way in ways(seed_loop, smollm2.tokenize("John gave milk"), smollm2, other, every=10):
         assert_same_logits(way)
 
 

@@ -221,6 +221,7 @@ def test_positions_kept_at_capture_are_a_slice_of_the_whole(tiny, tokens, site, 
         assert same(some[held], mx.take(whole[held], mx.array(index), axis=axis))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_positions_kept_at_capture_do_not_keep_the_rest_alive(tiny, batch):
     tokens = mx.array([[(11 + 37 * i) % 96 for i in range(256)]] * batch)

@@ -45,6 +45,7 @@ def verified():
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_model_whose_laws_hold(verified):
     out = verified
     first_words = [line.split()[0] for line in out.splitlines() if line.strip()]
@@ -57,11 +58,13 @@ def test_a_model_whose_laws_hold(verified):
     assert out.endswith(" seconds\n")
 
 
+@pytest.mark.slow
 def test_a_prompt_is_taken(capsys):
     assert cli.main(["verify", str(TINY), "--prompt", "the capital of this country is"]) == 0
     assert "  5  yes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_adapter_is_taken(capsys, tmp_path, save_adapter, monkeypatch):
     save_adapter(HookedModel.load(TINY).model, tmp_path)
     check, seen = cli.check_laws, []
@@ -78,6 +81,7 @@ def test_a_folder_without_an_adapter_is_one_line(capsys, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_law_that_does_not_hold(lying, capsys):
     assert cli.main(["verify", str(TINY)]) == 1
     out = capsys.readouterr().out

@@ -114,6 +114,7 @@ def a_generator(model, tokens):
 JOBS = [plain_run, edited_run, inner_attention, nested_blocks, a_run_inside_an_edit, an_exit_stack, a_generator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.__name__)
 def test_an_interrupt_at_any_line_leaves_the_model_as_it_was(tiny, job):
     model, tokens = tiny(), mx.array([[3, 5, 7]])

@@ -48,6 +48,7 @@ def by_hand(model, edits=()):
     return np.array(rows).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["auto", "rows", "reference"])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_is_measured_token_by_token(tiny, name, executor):

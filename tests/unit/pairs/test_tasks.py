@@ -95,6 +95,7 @@ def test_a_tokenizer_that_no_pair_fits_is_refused(word_tokenizer):
         TASKS["greater_than"](2, tokenizer=word_tokenizer)
 
 
+@pytest.mark.slow
 def test_other_numbers_are_refused():
     with pytest.raises(ValueRefusedError, match=r"`n` must be 1 or more pairs\. Got 0"):
         TASKS["ioi"](0)
