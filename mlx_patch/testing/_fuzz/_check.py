@@ -24,6 +24,7 @@ _MAY_REFUSE = (
     "`batch` must be left out where prompts differ in length",
     "Leave `pos` out, or choose a named site",  # a raw path that has another shape in a batch
     "Choose a named site, or run the prompts one by one",
+    "must not attend to keys that the prompt cache keeps no more",  # behind a window, where the whole prompt has them
 )
 """Refusals of a sweep alone, whose remedy runs."""
 
