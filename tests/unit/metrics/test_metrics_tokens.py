@@ -119,7 +119,7 @@ def test_text_that_gives_no_token_is_refused(metric):
 
 
 def test_text_without_a_tokenizer_is_refused():
-    with pytest.raises(TokenError, match=r"`tokenizer` must be given where `token` is text. Got None with ' Mary'"):
+    with pytest.raises(TokenError, match=r"`tokenizer` must be given if `token` is text. Got None with ' Mary'"):
         Prob(" Mary").resolve(None)
 
 
