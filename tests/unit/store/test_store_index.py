@@ -106,22 +106,25 @@ WRONG = {
     "sites that are null": (says(sites=None), "does not fit"),
     "an unknown site": (site(0, site="hook_embedding"), "does not fit"),
     "a site that is a number": (site(0, site=3), "does not fit"),
-    "a site in short": (site(0, site="embed"), "'embed' is no full name of a site"),
-    "a site of a layer that the model lacks": (site(0, site="blocks.3.hook_resid_post"), "no full name of a site of 3"),
-    "a dtype that is a function": (site(0, dtype="mean"), "'mean' is no dtype"),
-    "a dtype that is a number": (site(0, dtype=32), "32 is no dtype"),
-    "a dtype that is a path": (site(0, dtype="core.float32"), "'core.float32' is no dtype"),
+    "a site in short": (site(0, site="embed"), "'embed' is not the full name of a site"),
+    "a site of a layer that the model lacks": (
+        site(0, site="blocks.3.hook_resid_post"),
+        "not the full name of a site in 3",
+    ),
+    "a dtype that is a function": (site(0, dtype="mean"), "'mean' is not a dtype"),
+    "a dtype that is a number": (site(0, dtype=32), "32 is not a dtype"),
+    "a dtype that is a path": (site(0, dtype="core.float32"), "'core.float32' is not a dtype"),
     "a negative width": (site(0, shape=[-64]), r"has rows of shape \(-64,\)"),
     "a width of 0": (site(0, shape=[0]), r"has rows of shape \(0,\)"),
     "a width that is a text": (site(0, shape=["64"]), "has rows of shape"),
     "a width that is no list": (site(0, shape=64), "does not fit"),
-    "no layers": (says(n_layers=0), "a model of 0 layers"),
-    "layers that are a text": (says(n_layers="3"), "a model of '3' layers"),
+    "no layers": (says(n_layers=0), "its model has 0 layers"),
+    "layers that are a text": (says(n_layers="3"), "its model has '3' layers"),
     "no number of layers": (lacks("n_layers"), "does not fit"),
     "a model of numbers": (says(model={"bits": 4}), "its model and its identity"),
     "a model that is a list": (says(model=[]), "its model and its identity"),
     "an identity that is null": (says(identity=None), "its model and its identity"),
-    "complete by a number": (says(complete=1), "1 says that all is there"),
+    "complete by a number": (says(complete=1), "it is complete: 1"),
     "something more": (says(more=1), "more"),
 }
 
@@ -155,7 +158,7 @@ def test_an_index_that_could_be_but_was_not_written_is_refused(tiny, folder, cha
     index = index_of(folder)
     change(index)
     put(folder, index, seal=False)
-    message = rf"Got {folder}, whose index\.json does not fit: it is not what was written: its checksum differs"
+    message = rf"Got {folder}, whose index\.json is inconsistent: it is not what was written: its checksum differs"
     for use in (ActivationStore, lambda path: ActivationStore.capture(tiny(), PROMPTS, path)):
         with pytest.raises(FileError, match=message):
             use(folder)
@@ -191,8 +194,8 @@ NO_FILES = {
     "a link to nothing": (linked("nothing"), "is a symbolic link"),
     "a link to a device": (linked("/dev/zero"), "is a symbolic link"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "is a symbolic link"),
-    "a pipe": (os.mkfifo, "is no regular file"),
-    "a folder": (Path.mkdir, "is no regular file|Is a directory"),
+    "a pipe": (os.mkfifo, "is not a regular file"),
+    "a folder": (Path.mkdir, "is not a regular file|Is a directory"),
 }
 
 
