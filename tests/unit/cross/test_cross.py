@@ -295,7 +295,7 @@ def test_tokenizers_that_cut_otherwise_are_told(word_tokenizer):
         (
             lambda: mp.LinearMap.fit(np.eye(9), np.eye(9)),
             ValueRefusedError,
-            "in 10 directions.*Got 7 rows in 7, with 2",
+            "in 10 directions.*Got 7 rows in 7 directions, with 2",
         ),
         (lambda: mp.LinearMap.fit(np.ones((50, 4)), np.ones((50, 2))), ValueRefusedError, "Got 40 rows in 1"),
         (lambda: mp.LinearMap.fit(np.full((9, 1), np.nan), np.ones((9, 1))), ValueRefusedError, "must be finite"),

@@ -195,16 +195,20 @@ MISFITS = {
     "too few entries": (
         lambda m, o: make_prompt_cache(m.model)[:-1],
         ValueRefusedError,
-        r"the 3 entries .* Got 2\. Make",
+        r"have 3 entries, .* Got 2\. Make",
     ),
-    "too many entries": (lambda m, o: [*filled(m), KVCache()], ValueRefusedError, r"the 3 entries of .* Got 4\."),
+    "too many entries": (lambda m, o: [*filled(m), KVCache()], ValueRefusedError, r"have 3 entries, .* Got 4\."),
     "another model's": (
         lambda m, o: filled(o),
         ShapeError,
         r"\(batch, \.\.\., 2, 32\)\. Got .*entry 0\. It is another",
     ),
     "more rows": (lambda m, o: filled(m, rows=2), ShapeError, r"as many rows as `tokens`, 1\. Got 2\."),
-    "states": (lambda m, o: [ArraysCache(2) for _ in range(3)], KindError, r"Got ArraysCache for KVCache in entry 0"),
+    "states": (
+        lambda m, o: [ArraysCache(2) for _ in range(3)],
+        KindError,
+        r"Got ArraysCache instead of KVCache in entry 0",
+    ),
     "one cache thrice": (
         lambda m, o: [KVCache()] * 3,
         ValueRefusedError,

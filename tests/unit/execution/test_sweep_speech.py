@@ -67,7 +67,7 @@ def test_a_stopped_sweep_goes_on_and_writes_nothing_twice(sweep, whole, tmp_path
     texts.clear()
     sweep(checkpoint=path)
     assert not texts
-    with pytest.raises(FileError, match="which is of another metric"):
+    with pytest.raises(FileError, match="which has another metric"):
         sweep(GenerateMatches(r"\d", max_tokens=4), checkpoint=path)
 
 

@@ -606,7 +606,7 @@ def f(x): return len(os.listdir('.')) * x
 # whether a file is there => exists, which belongs to genericpath
 def f(x): return os.path.exists('a') * x
 
-# the interpreter => is of this process alone
+# the interpreter => belongs to this process alone
 def f(x): return len(sys.modules) * x
 
 # a module by its name => import_module, which belongs to importlib
@@ -720,7 +720,7 @@ f = C()
 # a partial => open, which reads or runs
 f = functools.partial(open, 'a')
 
-# a text that is open => is of this process alone
+# a text that is open => belongs to this process alone
 import io
 F = io.StringIO('1')
 def f(x): return F
@@ -886,5 +886,5 @@ def test_a_store_sees_what_chooses_its_positions(tiny, word_tokenizer, tmp_path)
         return ActivationStore.capture(model, prompts, tmp_path / "store", pos=chosen)
 
     assert len(go(0)) == len(go(0)) == 2
-    with pytest.raises(FileError, match=r"which is of another choice of positions"):
+    with pytest.raises(FileError, match=r"which has another choice of positions"):
         go(1)

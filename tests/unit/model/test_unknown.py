@@ -264,7 +264,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 def test_what_a_short_run_does_not_bear_out_is_refused(kind):
-    begins = r"`model` must be of an architecture that has a table\. Got .*test_unknown, which has none and cannot"
+    begins = (
+        r"`model` must be of an architecture that has a table\. Got .*test_unknown, which has none and cannot be read.*"
+    )
     ends = r"docs/adding-an-architecture\.md says how to add a table\."
     with pytest.raises(ArchitectureError, match=f"{begins}: .*{REFUSED[kind]}.*{ends}"):
         HookedModel(made(kind))

@@ -316,5 +316,5 @@ def test_a_checkpoint_knows_an_alignment_again(tiny, tmp_path):
     first = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
     again = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
     assert (first.values == again.values).all()
-    with pytest.raises(FileError, match="of another"):
+    with pytest.raises(FileError, match="has another"):
         sweep(*arguments, positions=Alignment(short, long, [(0, 0), (2, 3)]), checkpoint=tmp_path / "c")

@@ -218,7 +218,7 @@ def test_a_number_of_peaks_is_one_or_more(grid, n, error, message):
 def test_no_value_has_no_peak():
     empty = made([[np.nan]], ("layer", "example"))
     with pytest.raises(
-        ValueRefusedError, match=r"`peak` must have at least one cell with a value .* Run the sweep to its end"
+        ValueRefusedError, match=r"`peak` must have at least one cell with a value.* Run the sweep to its end"
     ):
         empty.peak()
 

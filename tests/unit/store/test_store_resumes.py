@@ -96,7 +96,7 @@ def other_weights():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": other_weights}, r"which is of another model \(weights\)\. Give another path, or delete the folder"),
+        ({"model": other_weights}, r"which has another model \(weights\)\. Give another path, or delete the folder"),
         (
             {"model": lambda: HookedModel(tiny_model("gpt2"))},
             r"another model \(architecture: 'llama' in the file, 'gpt2' he",
@@ -247,7 +247,7 @@ def test_a_byte_that_was_not_written_is_refused_when_read(folder, at):
 def test_a_shard_of_another_store_is_refused(tiny, tmp_path, folder):
     ActivationStore.capture(tiny(), PROMPTS[::-1], tmp_path / "other", **HOW)
     shutil.copy(tmp_path / "other" / "shard-00001.safetensors", folder)
-    with pytest.raises(FileError, match=r"shard-00001\.safetensors (is not what was written|has \d+ bytes of)"):
+    with pytest.raises(FileError, match=r"shard-00001\.safetensors (is not what was written|has \d+ bytes instead of)"):
         list(ActivationStore(folder))
 
 
