@@ -51,7 +51,7 @@ class Contents:
 
 
 def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
-    """Write a file that `read_cache` takes, whole or not at all.
+    """Write a file for `read_cache`, whole or not at all.
 
     Raises:
         FileError: `path` cannot be written to, or does not end in `.safetensors`.
@@ -62,7 +62,9 @@ def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
     try:
         _check(contents)
     except Malformed as error:
-        raise ValueRefusedError(f"The cache {error}, so that no file of it could be read again.") from error
+        raise ValueRefusedError(
+            f"The cache {error}, so a saved file could not be read back. Capture it again."
+        ) from error
     arrays = {str(site): array for site, array in contents.activations.items()}
     arrays[_TOKENS] = contents.tokens
     metadata = _describe(contents)
@@ -72,7 +74,7 @@ def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
 
 
 def read_cache(path: str | os.PathLike[str]) -> Contents:
-    """The contents of a file, read into memory and checked: each entry, all together, and the checksum.
+    """Read a file into memory, and check its entries, their consistency and the checksum.
 
     Raises:
         FileError: There is no such file, or it is none that `write_cache` wrote, or not as it was written.
@@ -121,14 +123,14 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, mx
 def _refuse_other_kind(file_format: str) -> None:
     kind, _, version = file_format.partition("/")
     if kind != _KIND:
-        raise Malformed("is another kind")
+        raise Malformed("is of another kind")
     if version != _VERSION:
         raise Malformed(f"is of version {version} of the format, where this mlx_patch reads {_VERSION}")
 
 
 def _parse(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> Contents:
     if metadata.keys() != _NAMES:
-        raise Malformed(f"is damaged: {sorted(metadata.keys() ^ _NAMES)[0]!r} is missing, or should not be there")
+        raise Malformed(f"is damaged: {sorted(metadata.keys() ^ _NAMES)[0]!r} is missing or unexpected")
     about = {name: strict_json(metadata[name]) for name in _NAMES - {"format", _CHECKSUM}}
     names = about["sites"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -171,20 +173,18 @@ def _check(contents: Contents) -> None:
 def _check_counts(contents: Contents) -> None:
     n, n_layers = contents.n_positions, contents.n_layers
     if type(n) is not int or n < 1:
-        raise Malformed(f"does not fit together: it is of a prompt of {n!r} positions")
+        raise Malformed(f"is inconsistent: its prompt has {n!r} positions")
     if n_layers is not None and (type(n_layers) is not int or n_layers < 1):
-        raise Malformed(f"does not fit together: it is of a model of {n_layers!r} layers")
+        raise Malformed(f"is inconsistent: its model has {n_layers!r} layers")
 
 
 def _check_tokens(contents: Contents) -> None:
     tokens, n = contents.tokens, contents.n_positions
     if not mx.issubdtype(tokens.dtype, mx.integer) or tokens.ndim != 2 or not 1 <= tokens.shape[1] <= n:
-        raise Malformed(
-            f"does not fit together: its tokens are {tokens.dtype} of shape {tokens.shape}, for {n} positions"
-        )
+        raise Malformed(f"is inconsistent: its tokens are {tokens.dtype} of shape {tokens.shape}, for {n} positions")
     ids = bits_of(tokens)
     if not ((ids >= 0) & (ids < _MOST_TOKENS)).all():
-        raise Malformed("does not fit together: its tokens are not all token ids")
+        raise Malformed("is inconsistent: its tokens are not all token ids")
 
 
 def _check_positions(contents: Contents) -> None:
@@ -192,25 +192,25 @@ def _check_positions(contents: Contents) -> None:
     held, n = contents.positions, contents.n_positions
     first = n - contents.tokens.shape[1]
     if any(type(pos) is not int or not first <= pos < n for pos in held) or not held:
-        raise Malformed(f"does not fit together: it holds the positions {list(held)!r} of {first} to {n - 1}")
+        raise Malformed(f"is inconsistent: it holds the positions {list(held)!r} of {first} to {n - 1}")
     if len(set(held)) < len(held):
-        raise Malformed(f"does not fit together: it holds a position twice: {list(held)}")
+        raise Malformed(f"is inconsistent: it holds a position twice: {list(held)}")
 
 
 def _check_array(contents: Contents, site: Site, array: mx.array) -> None:
     if contents.n_layers is not None and (site.layer or 0) >= contents.n_layers:
-        raise Malformed(f"does not fit together: it holds {site} of a model of {contents.n_layers} layers")
+        raise Malformed(f"is inconsistent: it holds {site}, but its model has {contents.n_layers} layers")
     if not site.axes:  # a raw path, whose axes are the module's own
         return
     if not mx.issubdtype(array.dtype, mx.floating):
-        raise Malformed(f"does not fit together: {site} is {array.dtype}")
+        raise Malformed(f"is inconsistent: {site} is {array.dtype}")
     sizes = dict(zip(site.axes, array.shape, strict=False))
     rows = contents.tokens.shape[0] or 1  # a mean is of no prompt
     row = sizes.get("pos", sizes.get("query_pos"))
     if array.ndim != len(site.axes) or sizes["batch"] != rows or row != len(contents.positions) or 0 in array.shape:
         raise Malformed(
-            f"does not fit together: {site} has shape {array.shape}, for {rows} prompts and "
-            f"{len(contents.positions)} positions with the axes {' '.join(site.axes)}"
+            f"is inconsistent: {site} has shape {array.shape}, for {rows} prompts and {len(contents.positions)} "
+            f"positions with the axes {' '.join(site.axes)}"
         )
 
 

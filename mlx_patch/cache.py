@@ -84,7 +84,7 @@ class ActivationCache(Mapping[Site, mx.array]):
         return ActivationCache(self._arrays, self.tokens, self.positions, self.n_positions, self.model, self.n_layers)
 
     def aligned(self, alignment: Alignment) -> Aligned:
-        """These activations at the positions of another prompt: what `Replace(cache, positions=alignment)` takes.
+        """These activations at the positions of another prompt, as `Replace(cache, positions=alignment)` uses them.
 
         Raises:
             ShapeError, SelectionError: The cache is not of the alignment's source; `alignment.inverse` may be.
@@ -119,7 +119,9 @@ class ActivationCache(Mapping[Site, mx.array]):
         arrays = [self[name, layer] for layer in chosen]
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
-            raise ShapeError(f"`layers` must have one shape to be stacked. Got {sorted(shapes)}. Choose fewer.")
+            raise ShapeError(
+                f"`layers` must have activations of one shape to be stacked. Got {sorted(shapes)}. Choose fewer layers."
+            )
         return mx.stack(arrays)
 
     def to_numpy(self) -> dict[str, np.ndarray]:

@@ -51,23 +51,23 @@ def encoded(tokenizer: Any, text: str, *, add_special_tokens: bool, what: str = 
         text.encode()
     except UnicodeEncodeError as error:
         raise TokenError(
-            f"{what} must be text that UTF-8 can hold. Got {error.object[error.start]!r} in it. "
-            "Leave it out, or give token ids."
+            f"{what} must be text that UTF-8 can encode. Got {error.object[error.start]!r} in it. Remove it, or pass "
+            "token ids."
         ) from None
     try:
         ids = tokenizer.encode(text, add_special_tokens=add_special_tokens)
     except (AttributeError, TypeError) as error:
-        raise _no_tokenizer(tokenizer, f", of which encode(text, add_special_tokens=) says: {error}") from error
+        raise _no_tokenizer(tokenizer, f", whose encode(text, add_special_tokens=) raises: {error}") from error
     if not isinstance(ids, Iterable) or hasattr(ids, "ids"):
-        raise _no_tokenizer(tokenizer, f", whose encode returns {type(ids).__name__} in place of ids")
+        raise _no_tokenizer(tokenizer, f", whose encode returns {type(ids).__name__} instead of ids")
     return [int(token) for token in ids]
 
 
 def _no_tokenizer(tokenizer: Any, why: str) -> KindError:
     kind = type(tokenizer)
     return KindError(
-        "`tokenizer` must be one of mlx_lm or of Hugging Face, or encode and decode as those do. Got "
-        f"{kind.__module__}.{kind.__qualname__}{why}. Wrap one of the package tokenizers: "
+        "`tokenizer` must be mlx_lm's or Hugging Face's, or encode and decode as they do. Got "
+        f"{kind.__module__}.{kind.__qualname__}{why}. If it is from the package tokenizers, wrap it: "
         "transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer). Or pass token ids."
     )
 
@@ -87,12 +87,12 @@ def encode_chat(tokenizer: Any, messages: Messages, *, allow_special: bool = Fal
     refuse_other_keywords(template)
     if not messages or not all(isinstance(message, Mapping) for message in messages):
         raise TokenError(
-            f"`prompt` must be a text or chat messages, dicts with role and content. Got {brief(messages)}."
+            f"`prompt` must be text or chat messages, which are dicts with role and content. Got {brief(messages)}."
         )
     if not has_chat_template(tokenizer):
         raise TokenError(
-            "`prompt` must be a text where the tokenizer has no chat template. Got chat messages. "
-            "Base models often have none: use the text or the tokens of their instruct model."
+            "`prompt` must be text if the tokenizer has no chat template. Got chat messages. Base models often have "
+            "none: use text, or the tokens of their instruct model."
         )
     refused_tokens: frozenset[str] = frozenset()
     if not allow_special:
@@ -107,7 +107,7 @@ def encode_chat(tokenizer: Any, messages: Messages, *, allow_special: bool = Fal
 
 
 def refuse_other_keywords(template: Mapping[str, Any]) -> None:
-    """Refuse keywords that say how to encode.
+    """Refuse template keywords that control encoding.
 
     Raises:
         KindError: There is one.
@@ -115,8 +115,8 @@ def refuse_other_keywords(template: Mapping[str, Any]) -> None:
     for name in template:
         if name in _NOT_OF_THE_TEMPLATE:
             raise KindError(
-                f"`template` must hold variables of the chat template. Got {name!r}: `tokenize` always gives ids, as "
-                "mlx_lm encodes a chat. For the text call tokenizer.apply_chat_template(messages, tokenize=False)."
+                f"`template` must hold variables of the chat template. Got {name!r}, but `tokenize` always returns "
+                "ids. For the text, call tokenizer.apply_chat_template(messages, tokenize=False)."
             )
 
 
@@ -155,8 +155,8 @@ def _apply_template(tokenizer: Any, messages: Messages, template: Mapping[str, A
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = listed(str(message["role"]) for message in messages)
         raise TokenError(
-            f"`prompt` must be messages that the tokenizer's chat template takes. Got the roles {roles}; the template "
-            f"says: {error}. Change the messages, or write the prompt as a text."
+            f"`prompt` must be messages that the tokenizer's chat template accepts. Got the roles {roles}, and the "
+            f"template raises: {error}. Change the messages, or pass the prompt as text."
         ) from error
 
 
@@ -179,8 +179,8 @@ def _refuse_special(message: Mapping[str, Any], number: int, refused_tokens: fro
         if tokens:
             raise TokenError(
                 f"`prompt` must not hold special tokens in its messages. Got {tokens[0]!r} in message {number}, where "
-                "it would begin or end a turn. Take it out, or pass the tokens that "
-                "`model.tokenize(prompt, allow_special=True)` gives."
+                "it would begin or end a turn. Remove it, or pass the tokens that `model.tokenize(prompt, "
+                "allow_special=True)` returns."
             )
 
 
@@ -215,7 +215,7 @@ _lock = threading.RLock()
 
 
 def chats_of(tokenizer: Any, ids: Sequence[int]) -> tuple[Chat, ...]:
-    """The chats that were lately encoded into some token ids, which do not always tell one message from the next."""
+    """The recently encoded chats with these token ids. Ids alone do not always separate messages."""
     with _lock:
         entry = _known.get((id(tokenizer), tuple(ids)))
     if entry is None:
@@ -227,7 +227,7 @@ def chats_of(tokenizer: Any, ids: Sequence[int]) -> tuple[Chat, ...]:
 
 
 def _remember(tokenizer: Any, ids: Sequence[int], chat: Chat) -> None:
-    """Store a chat under its ids, with others of the same ids; of all chats only the last few hundred."""
+    """Store a chat under its ids, beside others with the same ids; only the last few hundred are kept."""
     key = (id(tokenizer), tuple(ids))
     same_ids = [stored for stored in chats_of(tokenizer, ids) if stored.messages != chat.messages]
     with _lock:

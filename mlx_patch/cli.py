@@ -59,14 +59,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mlx_patch", description="Activation patching for mlx_lm models.")
     verify = parser.add_subparsers(dest="command", required=True).add_parser(
         "verify",
-        help="check on a model, or on a tiny one of every architecture, that tables of sites tell the truth",
-        description="Check the laws on a model; without one on the zoo, a tiny model of every architecture. "
-        "Prints a report to paste: versions, machine, and what did not hold.",
+        help="check the tables of sites on a model, or on a tiny model of every architecture",
+        description="Check the laws on a model. Without a model, check the zoo: a tiny model of every architecture. "
+        "It prints a report to paste: versions, machine and broken laws.",
     )
     verify.add_argument("model", nargs="?", help="a folder or a hub id, as mlx_lm.load takes it (default: the zoo)")
     verify.add_argument("--adapter-path", help="a folder with a LoRA adapter, as mlx_lm.lora writes it")
     verify.add_argument("--prompt", help="a short text (default: a few tokens of the vocabulary)")
-    verify.add_argument("--zoo", nargs="*", metavar="NAME", help="some models of the zoo (default: all)")
+    verify.add_argument("--zoo", nargs="*", metavar="NAME", help="names of models in the zoo (default: all)")
     verify.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16", "4bit"),
@@ -75,9 +75,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.model is not None and options.zoo is not None:
-        parser.error("a model and --zoo must not come together. Leave one of them out.")
+        parser.error("a model and --zoo exclude each other. Leave one of them out.")
     if options.model is None and (options.adapter_path or options.prompt):
-        parser.error("--adapter-path and --prompt must come with a model. Name one, or leave them out.")
+        parser.error("--adapter-path and --prompt need a model. Name one, or leave them out.")
     return options
 
 

@@ -48,7 +48,7 @@ class MissingSiteError(PatchError, KeyError):
 
 
 class SelectionError(PatchError, IndexError):
-    """A layer, position, head, neuron or batch row that is not there."""
+    """A layer, position, head, neuron or batch row that does not exist."""
 
 
 class ShapeError(PatchError, ValueError):
@@ -64,15 +64,15 @@ class KindError(PatchError, TypeError):
 
 
 class EditNotUsedError(PatchError, RuntimeError):
-    """An edit or a watched site that never came to pass in a run."""
+    """An edit that never acted, or a site that was never computed, in a run."""
 
 
 class ArchitectureError(PatchError, TypeError):
-    """A model for which there is no table, or one that cannot be tapped."""
+    """A model without a table, or a model that cannot be tapped."""
 
 
 class TokenError(PatchError, ValueError):
-    """Text or tokens that do not resolve as they must."""
+    """Text or tokens that cannot be resolved as required."""
 
 
 class FileError(PatchError, OSError):
@@ -80,7 +80,7 @@ class FileError(PatchError, OSError):
 
 
 class RankError(PatchError, RuntimeError):
-    """Another process of a distributed sweep that failed, is gone, or runs something else."""
+    """A process of a distributed sweep that failed, disappeared, or runs another sweep."""
 
 
 class MissingExtraError(PatchError, ImportError):
@@ -92,11 +92,11 @@ class DegenerateGapWarning(UserWarning):
 
 
 class OutlierPositionWarning(UserWarning):
-    """A mean over positions of which one has more than 30 times the median norm, so that it is mostly that one's."""
+    """A mean over positions that one position dominates, with more than 30 times the median norm."""
 
 
 class UncachedWarning(UserWarning):
-    """A call without a prompt cache of a model that is itself only with one: its logits are not those of `run`."""
+    """A call without a prompt cache, of a model whose logits then differ from those of `run`."""
 
 
 def listed(names: Iterable[object]) -> str:

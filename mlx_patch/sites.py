@@ -201,7 +201,7 @@ class Site:
 
 def _refuse_layer(site: Site) -> None:
     if site.layer is not None:
-        raise SelectionError(f"`layer` must be None for {site.name!r}, of which there is one. Got {site.layer}.")
+        raise SelectionError(f"`layer` must be None for {site.name!r}, which the model has once. Got {site.layer}.")
 
 
 def site_of(key: object, n_layers: int | None) -> Site:

@@ -58,8 +58,8 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
     """
     if tokenizer is None:
         raise TokenError(
-            "`tokenizer` must be there to turn text into tokens. Got None. "
-            "Pass one to HookedModel(model, tokenizer), or pass token ids."
+            "`tokenizer` must be given to turn text into tokens. Got None. Pass one to HookedModel(model, tokenizer), "
+            "or pass token ids."
         )
     if isinstance(prompt, str):
         ids = _encode_text(tokenizer, prompt, template)
@@ -73,8 +73,8 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
 def _encode_text(tokenizer: Any, text: str, template: Mapping[str, Any]) -> list[int]:
     if template:
         raise KindError(
-            f"`template` must be left out for a text, which goes through no chat template. Got {listed(template)}. "
-            "Pass chat messages: [{'role': 'user', 'content': text}]."
+            f"`template` must be left out for text, which uses no chat template. Got {listed(template)}. Pass chat "
+            "messages: [{'role': 'user', 'content': text}]."
         )
     bos = getattr(tokenizer, "bos_token", None)
     has_bos = bool(bos) and text.startswith(bos)
@@ -149,8 +149,8 @@ def refuse_traced(name: str, array: mx.array) -> None:
     except ValueError:
         if not _has_values(array):
             raise KindError(
-                f"`{name}` must have values. Got an array inside mx.compile or mx.vmap, which are given none: an edit "
-                "that is traced stays for ever. Call it outside of them, with a batch as one array (batch, pos)."
+                f"`{name}` must have values. Got an array inside mx.compile or mx.vmap, where arrays have none: a "
+                "traced edit would stay forever. Call it outside them, with a batch as one array (batch, pos)."
             ) from None
 
 
@@ -178,8 +178,8 @@ def one_prompt(prompt: object, number: int, tokenizer: Any, d_vocab: int) -> mx.
     tokens = tokens_of(prompt, tokenizer, d_vocab)
     if tokens.shape[0] != 1:
         raise ShapeError(
-            f"`tokens` must hold one prompt an entry. Got {tokens.shape[0]} in entry {number}. "
-            "Pass a batch of one length as one array, or each prompt by itself."
+            f"`tokens` must hold one prompt per entry. Got {tokens.shape[0]} in entry {number}. Pass a batch of one "
+            "length as one array, or each prompt by itself."
         )
     return tokens
 
@@ -220,8 +220,8 @@ def _as_array(ids: object) -> mx.array:
         array = np.asarray(ids)
     except ValueError:
         raise ShapeError(
-            "`tokens` must have equally many in each row. Got rows of different lengths. Pass them as a list to "
-            "`model.run_each`, which runs prompts of each length by themselves and pads nothing."
+            "`tokens` must have the same number in each row. Got rows of different lengths. Pass them as a list to "
+            "`model.run_each`, which runs each length separately and pads nothing."
         ) from None
     if array.dtype.kind not in "iu":
         raise KindError(f"`tokens` must be integers. Got {type(ids).__name__}. Use `model.tokenize(text)`.")

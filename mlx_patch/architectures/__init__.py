@@ -1,4 +1,4 @@
-"""Architectures as data: one table a family, saying where each site lives in mlx_lm's module tree."""
+"""Architectures as data: one table per family, saying where each site lives in mlx_lm's module tree."""
 
 from mlx_patch.architectures._family import Boxing as Boxing
 from mlx_patch.architectures._family import Family as Family

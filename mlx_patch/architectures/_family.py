@@ -95,7 +95,7 @@ class Point:
     beside: str | None = None
 
     def serves(self, block: nn.Module) -> bool:
-        """Whether a block has the module."""
+        """Whether a block has this module."""
         if callable(self.given):
             return self.given(block) and _has(block, self.path, self.of)
         path, _, class_name = self.given.partition(":")
@@ -172,7 +172,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Loop:
-    """Blocks that a forward pass walks several times; each time they are layers of their own.
+    """Blocks that a forward pass runs several times; each time counts as separate layers.
 
     Attributes:
         times: How often, from the model.
@@ -185,7 +185,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Boxing:
-    """The stream in a box: edits reach the skip connections though no module returns the sums.
+    """The stream in a box, so that edits reach skip connections whose sums no module returns.
 
     Attributes:
         start: Where the stream begins: in each block, or in the model.

@@ -114,7 +114,7 @@ class Layout:
         return None
 
     def block_path(self, layer: int) -> str:
-        """The path, from the model, of the block that a layer is, or is a part of."""
+        """The path, from the model, of the block that holds a layer."""
         number = layer % self._walk_length // self.family.parts
         return f"{self.family.blocks}.{number}"
 
@@ -197,7 +197,7 @@ class Layout:
         return Place(Site("final_norm"), norm, Point(path, "input", boxed=True), self.model)
 
     def between(self, layer: int, stream: mx.array) -> mx.array:
-        """The stream that enters a block, from the one that leaves the block before."""
+        """The stream that enters a block, from the stream that leaves the previous block."""
         starts_walk = layer % self._walk_length == 0
         if starts_walk and self._norm_ends_each_time:
             return attribute(self.model, self.final_norm)(stream)
@@ -266,7 +266,7 @@ def _served(layout: Layout) -> set[str]:
 
 
 def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
-    """The layout of a model, by its own family's table or by a given one.
+    """The layout of a model, by its family's registered table or by the table passed in.
 
     Raises:
         ArchitectureError: There is no table for the model, or the table names modules that are not there.
@@ -276,8 +276,8 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
     blocks = attribute(model, family.blocks)
     if not isinstance(blocks, list | tuple):
         raise ArchitectureError(
-            f"`family` must be a table of this architecture. Got one whose blocks are {family.blocks!r}, which is no "
-            f"list of modules in {type(model).__module__}. Leave it out for the registered one."
+            f"`family` must be a table of this architecture. Got one whose blocks are {family.blocks!r}, which is not "
+            f"a list of modules in {type(model).__module__}. Leave it out to use the registered one."
         )
     walk = [block for block in blocks for _ in range(family.parts)]
     layout = Layout(model, family, times * walk, times)
@@ -300,7 +300,7 @@ def _refuse_other_table(layout: Layout) -> None:
         if not _is_replaced(name, layout.family, served):
             raise ArchitectureError(
                 f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
-                f"of {type(layout.model).__module__} has. Leave it out for the registered one."
+                f"of {type(layout.model).__module__} has. Leave it out to use the registered one."
             )
 
 

@@ -75,5 +75,5 @@ def _message(entry: EntryPoint, problem: str) -> str:
     owner = entry.dist.name if entry.dist else "its package"
     return (
         f"`{entry.value}`, the entry point {entry.name!r} of group {ARCHITECTURES_GROUP!r}, must give a Family or a "
-        f"tuple of them. Got {problem}. Mend or uninstall {owner}."
+        f"tuple of them. Got {problem}. Fix or uninstall {owner}."
     )

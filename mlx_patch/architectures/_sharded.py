@@ -1,4 +1,4 @@
-"""Models that are split over several machines: the sites that a rank has whole, and refusal of the others.
+"""Models split over several machines: which sites a rank holds whole, and errors for the others.
 
 `model.shard(group)` splits projections by heads and neurons: each rank computes its own, and their sum, the same on
 every rank, is what attention and MLP add to the stream. `model.pipeline(group)` splits by layers: a rank has some of
@@ -37,7 +37,7 @@ def _groups(modules: Iterable[nn.Module]) -> Iterator[ShardGroup]:
 
 
 def refuse_parts(layout: Layout, places: Iterable[Place]) -> None:
-    """Refuse places of which this rank has only a part: an edit would be made to other heads on every rank.
+    """Refuse places that this rank holds only in part: an edit would change different heads on each rank.
 
     Raises:
         MissingSiteError: The message lists the sites that are whole.
@@ -55,9 +55,9 @@ def refuse_parts(layout: Layout, places: Iterable[Place]) -> None:
         if group is None or (place.site.is_raw and _is_whole(layout, place)):
             continue
         raise MissingSiteError(
-            f"`site` must be whole on every rank. Got {place.site}, of which rank {group.rank()} of {group.size()} has "
-            f"its own part only, or may have: the model is sharded by heads and neurons. Whole are {listed(WHOLE)}. "
-            "For the rest load the model unsharded."
+            f"`site` must be whole on every rank. Got {place.site}: the model is sharded by heads and neurons, so rank "
+            f"{group.rank()} of {group.size()} may hold only a part. Whole sites are {listed(WHOLE)}. For other sites, "
+            "load the model unsharded."
         )
 
 
@@ -80,7 +80,7 @@ def _layer_of(layout: Layout, place: Place) -> int | None:
 
 
 def _is_whole(layout: Layout, raw: Place) -> bool:
-    """Whether a raw place is that of a site that is whole."""
+    """Whether a raw place is the place of a whole site."""
     layer = _layer_of(layout, raw)
     names = ("embed", "final_norm") if layer is None else layout.points[layer]
     whole_places = (layout.place(Site(name, layer)) for name in names if name in WHOLE)
@@ -92,7 +92,7 @@ def _location(place: Place) -> tuple[object, ...]:
 
 
 def refuse_missing_blocks(model: nn.Module) -> None:
-    """Refuse a model of which other ranks have some blocks.
+    """Refuse a model whose blocks are spread over ranks.
 
     Nothing of those passes through this rank, and it has to run in step with the others: no edit could be made on all.
 
@@ -103,5 +103,5 @@ def refuse_missing_blocks(model: nn.Module) -> None:
     if stages > 1:
         raise ArchitectureError(
             f"`model` must have all its blocks on every rank. Got one that `pipeline` split by layers over {stages} "
-            "ranks. Split it by heads: sharded_load(repo, tensor_group=group), or load it whole on each."
+            "ranks. Split it by heads: sharded_load(repo, tensor_group=group), or load the whole model on each rank."
         )

@@ -31,7 +31,7 @@ def guessed(model: nn.Module) -> Family:
     """
     lists = dict(_lists(model, ""))
     if not lists:
-        raise ArchitectureError(without_table(model, "it has no list of modules, which its blocks could be"))
+        raise ArchitectureError(without_table(model, "it has no list of modules that could be its blocks"))
     return Family(
         UNKNOWN,
         BLOCK_ENDS,
@@ -46,8 +46,8 @@ def guessed(model: nn.Module) -> Family:
 def without_table(model: nn.Module, reason: str) -> str:
     """The message that refuses a model that has no table, for a reason as a clause."""
     return (
-        f"`model` must be of an architecture that has a table. Got {type(model).__module__}, and without one it cannot "
-        f"be read: {reason}. {PAGE} says how to add a table."
+        f"`model` must be of an architecture that has a table. Got {type(model).__module__}, which has none and cannot "
+        f"be read without one: {reason}. {PAGE} says how to add a table."
     )
 
 

@@ -31,7 +31,7 @@ def attribute(module: nn.Module, path: str) -> Any:
     except (AttributeError, IndexError, ValueError):  # a list of modules has no names
         raise ArchitectureError(
             f"`family` must be a table of this architecture. Got one that looks for {path!r}, which is not in "
-            f"{type(module).__name__} of {type(module).__module__}. Leave it out for the registered one."
+            f"{type(module).__name__} of {type(module).__module__}. Leave it out to use the registered one."
         ) from None
 
 
@@ -43,8 +43,8 @@ def by_heads(raw: mx.array, *heads: int) -> mx.array:
     """
     if raw.shape[-1] % prod(heads):
         raise ArchitectureError(
-            f"`family` must name the heads that a projection of width {raw.shape[-1]} has. Got {prod(heads)}, "
-            "which do not divide it. Correct the table."
+            f"`family` must name a number of heads that divides the projection's width, {raw.shape[-1]}. Got "
+            f"{prod(heads)}. Correct the table."
         )
     return raw.reshape(*raw.shape[:-1], *heads, -1)
 

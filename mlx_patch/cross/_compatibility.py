@@ -1,4 +1,4 @@
-"""`compatibility`: whether the activations of one model can be put into another, and what to do where they cannot."""
+"""`compatibility`: whether one model's activations fit another model, and what to do if they do not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Compatibility:
         return not self.problems
 
     def require(self, solved: Mapping[str, bool] | None = None) -> None:
-        """Raise for the first problem that is not solved.
+        """Raise for the first unsolved problem.
 
         Args:
             solved: Whether each kind of problem is; by default none is.
@@ -87,7 +87,7 @@ def compatibility(target: HookedModel, donor: HookedModel) -> Compatibility:
     if target.d_model != donor.d_model:
         problems["width"] = f"a stream of {donor.d_model} for one of {target.d_model}"
     if not _same_tokens(target, donor):
-        problems["tokens"] = "another tokenizer, so that equal positions hold other texts"
+        problems["tokens"] = "another tokenizer, so equal positions hold different text"
     return Compatibility(rows, problems, tuple(_notes(rows)))
 
 
@@ -107,11 +107,11 @@ def _properties(model: HookedModel) -> dict[str, str]:
 def _notes(rows: Mapping[str, tuple[str, str]]) -> list[str]:
     notes = []
     if len(set(rows["weights"])) > 1:
-        notes.append("the donor's activations are cast to the target's dtype, and its own weights round otherwise")
+        notes.append("the donor's activations are cast to the target's dtype, and its own weights round differently")
     if len(set(rows["heads"])) > 1:
-        notes.append("heads differ: patch the stream, and not z, q, k, v or patterns")
+        notes.append("heads differ: patch the stream, not z, q, k, v or patterns")
     if len(set(rows["architecture"])) > 1:
-        notes.append("the architectures differ: equal names need not mean equal things")
+        notes.append("the architectures differ: one name may mean different things")
     if len(set(rows["chat template"])) > 1:
         notes.append("the chat templates differ: tokenize the conversation once, or align the two prompts")
     return notes

@@ -36,12 +36,14 @@ class LayerMap:
             raise ValueRefusedError("`pairs` must hold a pair of layers. Got none.")
         for before, after in pairwise(checked):
             if before[0] >= after[0] or before[1] > after[1]:
-                raise ValueRefusedError(f"`pairs` must rise, each target layer once. Got {before}, then {after}.")
+                raise ValueRefusedError(
+                    f"`pairs` must be in rising order, with each target layer once. Got {before}, then {after}."
+                )
         object.__setattr__(self, "pairs", checked)
 
     @classmethod
     def proportional(cls, target_layers: int, donor_layers: int) -> "LayerMap":
-        """Every layer of the target, with the donor's layer at the same share of its depth; the last with the last."""
+        """A map of every target layer to the donor layer at the same relative depth; the last layers correspond."""
         if target_layers < 1 or donor_layers < 1:
             raise ValueRefusedError(f"`layers` must be 1 or more. Got {target_layers} and {donor_layers}.")
         # After layer n the target has run (n + 1) / target_layers of its depth. The donor's layer is the first one
@@ -77,7 +79,8 @@ class LayerMap:
         target, donor = self.pairs[-1]
         if target >= target_layers or donor >= donor_layers:
             raise SelectionError(
-                f"`layer_map` must lie within {target_layers} and {donor_layers} layers, from 0. Got {(target, donor)}."
+                f"`layer_map` must stay within {target_layers} target layers and {donor_layers} donor layers, counted "
+                f"from 0. Got {(target, donor)}."
             )
 
     @override

@@ -54,7 +54,7 @@ class LinearMap:
 
     @classmethod
     def fit(cls, x: Any, y: Any, held_out: float = 0.2, seed: int = 0, groups: Any = None) -> "LinearMap":
-        """The map of least squares from the rows of one array to those of another, in float64.
+        """Fit the least-squares map from the rows of one array to the rows of another, in float64.
 
         A share of the rows, chosen by the seed, is held out; `r2` is 1 minus their summed squared error over their
         summed squared distance from the mean of the others, over all coordinates together. It can be negative. Rows
@@ -75,7 +75,7 @@ class LinearMap:
         if not 0 < held_out < 1:
             raise ValueRefusedError(f"`held_out` must lie between 0 and 1. Got {held_out}.")
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
-            raise ValueRefusedError("`x` and `y` must be finite. Got NaN or infinity. Look at the runs they came from.")
+            raise ValueRefusedError("`x` and `y` must be finite. Got NaN or infinity. Check the runs they came from.")
         if groups is None:
             groups = np.arange(len(x))
         test, train = _split_rows(np.asarray(groups), len(x), held_out, seed)
@@ -86,7 +86,7 @@ class LinearMap:
         deviation = y[test] - y[train].mean(axis=0)
         variation = (deviation**2).sum()
         if variation <= 1e-24 * (y[test] ** 2).sum():
-            raise ValueRefusedError(f"`y` must vary, for R2 to be defined. Got {len(test)} equal rows held out.")
+            raise ValueRefusedError(f"`y` must vary for R2 to be defined. Got {len(test)} equal held-out rows.")
         r2 = 1 - float((error**2).sum() / variation)
         return cls(solution[:-1], solution[-1], r2, len(train))
 
@@ -98,7 +98,8 @@ class LinearMap:
         """
         if activation.shape[-1] != self.weight.shape[0]:
             raise ShapeError(
-                f"`linear_map` must be of activations {activation.shape[-1]} wide. Got one of {self.weight.shape[0]}."
+                f"`linear_map` must take activations of width {activation.shape[-1]}. Got a map of width "
+                f"{self.weight.shape[0]}."
             )
         return activation.astype(mx.float32) @ mx.array(self.weight) + mx.array(self.bias)
 
@@ -111,7 +112,7 @@ class LinearMap:
 
 
 def _as_rows(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both arrays in float64, of shape `(row, width)`, with as many rows."""
+    """Both arrays in float64, of shape `(row, width)`, with equally many rows."""
     x, y = _as_float64(x), _as_float64(y)
     if x.ndim < 2 or y.ndim < 2:
         raise ShapeError(f"`x` and `y` must have rows and columns. Got the shapes {x.shape} and {y.shape}.")
@@ -134,15 +135,15 @@ def _with_ones(rows: np.ndarray) -> np.ndarray:
 
 
 def _refuse_low_rank(design: np.ndarray, n_test: int) -> None:
-    """Refuse rows that leave several solutions."""
+    """Refuse rows that allow several solutions."""
     n_rows, width = design.shape
     rank = n_rows
     if n_rows >= width:
         rank = np.linalg.matrix_rank(design)
     if rank < width:
         raise ValueRefusedError(
-            f"`x` must have rows in {width} directions, its width and the bias. Got {n_rows} rows in "
-            f"{rank}, with {n_test} held out. Capture more prompts."
+            f"`x` must have rows in {width} directions: its width plus the bias. Got {n_rows} rows in {rank} "
+            f"directions, with {n_test} held out. Capture more prompts."
         )
 
 
@@ -152,7 +153,9 @@ def _split_rows(groups: np.ndarray, n_rows: int, held_out: float, seed: int) -> 
         raise ShapeError(f"`groups` must have a label for each of {n_rows} rows. Got the shape {groups.shape}.")
     labels = np.unique(groups)
     if len(labels) == 1 < n_rows:
-        raise ValueRefusedError("`groups` must be 2 or more, one of them to be held out. Got 1. Give more prompts.")
+        raise ValueRefusedError(
+            "`groups` must hold 2 groups or more, so that one can be held out. Got 1. Pass more prompts."
+        )
     n_test = max(1, round(held_out * len(labels)))
     test_labels = np.random.default_rng(seed).permutation(labels)[:n_test]
     is_test = np.isin(groups, test_labels)
@@ -212,7 +215,8 @@ def _refuse_other_tokens(target_caches: Sequence[Any], donor_caches: Sequence[An
     for number, (target_cache, donor_cache) in enumerate(zip(target_caches, donor_caches, strict=True)):
         if not mx.array_equal(target_cache.tokens, donor_cache.tokens).item():
             raise KindError(
-                f"`prompts` must be cut alike by both models. Got other tokens for prompt {number}. Pass token ids."
+                f"`prompts` must have the same tokens in both models. Got different tokens for prompt {number}. Pass "
+                "token ids."
             )
 
 

@@ -160,7 +160,7 @@ def _sites(at: object) -> tuple[str, ...]:
 def _refuse_one_map(sites: tuple[str, ...], linear_map: object) -> None:
     if linear_map is not None and len(sites) > 1:
         raise ValueRefusedError(
-            f"`linear_map` must be None for several sites, since a map is learnt at one. Got {listed(sites)}. "
+            f"`linear_map` must be None for several sites, because a map is learnt at one site. Got {listed(sites)}. "
             "Call `cross_patch` for each site with its own maps."
         )
 
@@ -182,7 +182,7 @@ def _alignments(alignment: Alignment | Sequence[Alignment] | None, n: int) -> li
     alignments = list(alignment)
     if len(alignments) != n:
         raise ValueRefusedError(
-            f"`alignment` must be one a prompt, {n}. Got {len(alignments)}. Give a list: "
+            f"`alignment` must hold one alignment per prompt, {n}. Got {len(alignments)}. Pass a list: "
             "[mp.align(theirs, ours) for theirs, ours in zip(donor_tokens, tokens)]."
         )
     return alignments
@@ -213,19 +213,19 @@ def _sources(
         return [donor.run_with_cache(tokens, sites=sites, logits_at=-1)[1]]
     if file is not None:
         raise ValueRefusedError(
-            f"`file` must be None for several prompts of several lengths. Got {os.fspath(file)!r}, which would "
-            "hold one run. Leave it out, or patch each prompt by itself."
+            f"`file` must be None for several prompts of several lengths. Got {os.fspath(file)!r}, which can hold one "
+            "run. Leave it out, or patch each prompt separately."
         )
     return donor.run_each_with_cache(_one_by_one(prompts), sites=sites, logits_at=-1)[1]
 
 
 def _refuse_other_number(sources: Sequence[ActivationCache], alignments: Sequence[Alignment], n: int) -> None:
-    """Refuse a list of caches that is not one per prompt, and several alignments for one cache of all prompts."""
+    """Refuse other than one cache per prompt, and several alignments for one shared cache."""
     if len(sources) not in (1, n):
         raise ValueRefusedError(f"`donor` must hold a cache for each of {n} prompts. Got {len(sources)}. Capture each.")
     if alignments and len(alignments) != len(sources):
         raise ValueRefusedError(
-            f"`donor` must be a cache for each of {n} prompts where each has its alignment. Got one of all. "
+            f"`donor` must hold a cache for each of {n} prompts if each has its own alignment. Got one cache for all. "
             "Pass what `donor.run_each_with_cache(prompts)` returns."
         )
 
@@ -243,7 +243,7 @@ def _refuse_misfit(donor: HookedModel, request: _DonorRequest) -> None:
 
 
 def _refuse_other_lengths(request: _DonorRequest, prompts: Sequence[Batch]) -> None:
-    """Refuse prompts of another number, or, without alignments, of other lengths."""
+    """Refuse a different number of prompts or, without alignments, different lengths."""
     target_lengths, donor_lengths = _lengths(request.targets), _lengths(prompts)
     n = len(target_lengths)
     if len(donor_lengths) != n:
@@ -362,7 +362,7 @@ def _dtype_name(array: mx.array) -> str:
 
 
 def _refuse_more_layers(target: HookedModel, source: ActivationCache, site: str) -> None:
-    """Refuse a deeper donor that is a cache or a file, which `compatibility` did not see."""
+    """Refuse a cache or file from a deeper donor, which `compatibility` cannot check."""
     layers = [key.layer for key in source if key.name == site and key.layer is not None]
     deepest = max(layers, default=-1)
     if deepest >= target.n_layers:
@@ -373,7 +373,7 @@ def _refuse_more_layers(target: HookedModel, source: ActivationCache, site: str)
 
 
 def _refuse_other_width(target: HookedModel, view: ActivationSource, site: str, choices: Mapping[str, Any]) -> None:
-    """Refuse a stream of another width, of a donor that is a cache or a file, which `compatibility` did not see."""
+    """Refuse a cache or file whose stream has another width, which `compatibility` cannot check."""
     if SITES[site].axes[-1] != "d_model":
         return
     layers = choices.get("layers")
@@ -388,6 +388,6 @@ def _refuse_other_width(target: HookedModel, view: ActivationSource, site: str, 
     width = view[key].shape[-1]
     if width != target.d_model:
         raise ShapeError(
-            f"`donor` must have a stream of {target.d_model}, the target's. Got {width}. "
-            "Give linear_map=mp.cross.fit_maps(target, donor, prompts)."
+            f"`donor` must have the target's stream width, {target.d_model}. Got {width}. Give "
+            "linear_map=mp.cross.fit_maps(target, donor, prompts)."
         )

@@ -54,7 +54,7 @@ class TwoByTwo:
         metric = _refuse_other_metric(into_base, into_other)
         layers = into_base.coords["layer"]
         if into_other.coords["layer"] != layers or into_other.values.shape != into_base.values.shape:
-            raise ShapeError("`into_other` must have the layers and examples of `into_base`. Sweep the same.")
+            raise ShapeError("`into_other` must have the layers and examples of `into_base`. Sweep the same ones.")
         base_base = np.broadcast_to(into_base.baseline, into_base.values.shape)
         other_other = np.broadcast_to(into_other.baseline, into_other.values.shape)
         # The base's earlier state in the other model's later layers is what `into_other` measured, and vice versa.
@@ -65,12 +65,12 @@ class TwoByTwo:
 
     @property
     def early(self) -> np.ndarray:
-        """What the other model's earlier state adds, over both later halves. Shape `(layer, example)`."""
+        """The effect of the other model's earlier state, averaged over both later halves. Shape `(layer, example)`."""
         return (self.cells[:, 1] - self.cells[:, 0]).mean(axis=1)
 
     @property
     def late(self) -> np.ndarray:
-        """What the other model's later layers add, over both earlier states. Shape `(layer, example)`."""
+        """The effect of the other model's later layers, averaged over both earlier states. Shape `(layer, example)`."""
         return (self.cells[:, :, 1] - self.cells[:, :, 0]).mean(axis=1)
 
     @property
@@ -109,16 +109,18 @@ class TwoByTwo:
 
 
 def _refuse_other_patches(result: SweepResult) -> None:
-    """Refuse a sweep that does not hand the later layers a whole state of a run, and nothing else."""
+    """Refuse a sweep that does anything but pass a run's whole state to the later layers."""
     if result.axes != ("layer", "example"):
-        raise KindError(f"`over` must be 'layer', and one metric. Got {result.axes}. Take result.of_metric(name).")
+        raise KindError(
+            f"`over` must be 'layer' alone, with one metric. Got {result.axes}. Choose one with result.of_metric(name)."
+        )
     provenance = result.provenance
     if provenance.get("at") != ["resid_post"] or not _sources(result):
         at = ", ".join(map(str, provenance.get("at", ())))
         raise KindError(
-            "`into_base` and `into_other` must replace resid_post, one layer a cell and whole, by a run's own "
-            f"activations, and do nothing else. Got {provenance.get('intervention')} at {at}. Write mp.Replace(cache), "
-            "and leave `at`, `alpha`, `neurons`, groups of layers, `layer_map` and `linear_map` out."
+            "`into_base` and `into_other` must replace the whole resid_post, one layer per cell, with a run's own "
+            f"activations. Got {provenance.get('intervention')} at {at}. Write mp.Replace(cache), without `at`, "
+            "`alpha`, `neurons`, groups of layers, `layer_map` or `linear_map`."
         )
 
 
@@ -165,8 +167,8 @@ def _refuse_other_metric(into_base: SweepResult, into_other: SweepResult) -> str
     other_metric = ", ".join(map(str, into_other.metrics))
     if metric != other_metric:
         raise ValueRefusedError(
-            f"`into_other` must measure {metric}, as `into_base`. Got {other_metric}. Where they "
-            "differ in position alone, give both one name=."
+            f"`into_other` must measure {metric}, like `into_base`. Got {other_metric}. If only the position differs, "
+            "give both metrics the same name=."
         )
     return metric
 
@@ -206,8 +208,8 @@ def two_by_two(
     positions = choices.get("positions")
     if alignment is not None and positions is not None:
         raise ValueRefusedError(
-            f"`positions` must be None with an alignment. Got {positions!r}, which means another place "
-            "in each prompt. Use TwoByTwo.of(cross_patch(...), cross_patch(...)), each with its own positions."
+            f"`positions` must be None with an alignment. Got {positions!r}, which is a different place in each "
+            "prompt. Use TwoByTwo.of(cross_patch(...), cross_patch(...)), each with its own positions."
         )
     inverse = None
     if alignment is not None:

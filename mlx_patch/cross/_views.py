@@ -92,7 +92,9 @@ class Mapped(_View):
         if isinstance(self.maps, LinearMap):
             return self.maps
         if layer is None or layer not in self.maps:
-            raise MissingSiteError(f"`linear_map` must have layer {layer}. Got maps of {sorted(self.maps)}.")
+            raise MissingSiteError(
+                f"`linear_map` must hold a map for layer {layer}. Got maps for layers {sorted(self.maps)}."
+            )
         return self.maps[layer]
 
     @override

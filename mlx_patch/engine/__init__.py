@@ -1,4 +1,4 @@
-"""The engine: taps on the modules of a model that is not ours, and one forward pass with them in force."""
+"""The engine: taps on a model's modules, and one forward pass with the taps in force."""
 
 from mlx_patch.engine._attention import attend as attend
 from mlx_patch.engine._attention import dequantized as dequantized

@@ -1,4 +1,4 @@
-"""Attention written out, so that its scores and its pattern can be seen and changed.
+"""Attention in explicit steps, so that its scores and pattern can be read and edited.
 
 The order of operations is that of MLX's own fallback of `mx.fast.scaled_dot_product_attention`: on the CPU the two
 are equal bit for bit, on Metal the fused kernel differs by rounding.

@@ -1,4 +1,4 @@
-"""The stream in a box: how an edit between two modules is carried on where no module computes the sum.
+"""The stream in a box, which carries an edit between two modules to a sum that no module computes.
 
 A block that adds to its stream several times, or a model that never calls its blocks, keeps the stream in a variable of
 its own. Put in a box where it begins, it is handed on by the model's own code: adding to a box gives a box, a module
@@ -13,7 +13,7 @@ import mlx.core as mx
 
 
 class Box:
-    """An array that can be exchanged while others hold on to it.
+    """An array that can be replaced while others refer to it.
 
     Attributes:
         array: What is in it.

@@ -1,4 +1,4 @@
-"""Whether `mx.compile` is switched on, which MLX does not say."""
+"""Whether `mx.compile` is switched on; MLX has no function for it."""
 
 from collections.abc import Callable
 

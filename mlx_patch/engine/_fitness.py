@@ -41,7 +41,7 @@ def refuse_random(model: nn.Module, parts: Iterable[Any] | None = None) -> None:
         if isinstance(module, nn.Module) and _draws(type(module)) and module.training and not _never_draws(module):
             raise KindError(
                 f"`model` must not draw random numbers. Got one in training mode, with an active {_name(module)} at "
-                f"{_path(model, module)!r}: each run would give other numbers. Call `model.model.eval()` first."
+                f"{_path(model, module)!r}: each run would give different numbers. Call `model.model.eval()` first."
             )
 
 
@@ -172,7 +172,7 @@ def _names_of_code(code: CodeType) -> set[str]:
 
 
 def _reaches_modules(value: Any, visited: set[int]) -> bool:
-    """Whether a function calls a module, as far as its closure, defaults and globals show."""
+    """Whether a function calls a module, judging by its closure, defaults and globals."""
     if id(value) in visited:
         return False
     visited.add(id(value))

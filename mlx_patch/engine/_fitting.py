@@ -39,7 +39,8 @@ def refuse_misfit(model: nn.Module, prompt_cache: Any, batch: int | None) -> Non
     _refuse_no_caches(prompt_cache)
     if len(prompt_cache) != len(reference):
         raise ValueRefusedError(
-            f"`prompt_cache` must have the {len(reference)} entries of this model's. Got {len(prompt_cache)}. {_REMEDY}"
+            f"`prompt_cache` must have {len(reference)} entries, like this model's own. Got {len(prompt_cache)}. "
+            f"{_REMEDY}"
         )
     pairs = _pairs(prompt_cache, reference)
     for number, entry, expected in pairs:
@@ -57,7 +58,9 @@ def _pairs(prompt_cache: Sequence[Any], reference: Sequence[Any]) -> list[tuple[
     """Entry number, cache, and the model's own cache in its place."""
     entries, model_entries = list(_numbered(prompt_cache)), list(_numbered(reference))
     if [number for number, _ in entries] != [number for number, _ in model_entries]:
-        raise KindError(f"`prompt_cache` must have the kinds of entries of this model's. Got others. {_REMEDY}")
+        raise KindError(
+            f"`prompt_cache` must have the same kinds of entries as this model's own. Got others. {_REMEDY}"
+        )
     both = zip(entries, model_entries, strict=True)
     return [(number, entry, expected) for (number, entry), (_, expected) in both]
 
@@ -67,7 +70,9 @@ def _refuse_no_caches(prompt_cache: Any) -> None:
         raise KindError(f"`prompt_cache` must be a list of mlx_lm's caches. Got {_kind(prompt_cache)}. {_REMEDY}")
     offset_of(prompt_cache)  # which refuses padded rows
     if len({id(entry) for entry in prompt_cache}) < len(prompt_cache):
-        raise ValueRefusedError(f"`prompt_cache` must hold a cache of its own for each layer. Got one twice. {_REMEDY}")
+        raise ValueRefusedError(
+            f"`prompt_cache` must hold a separate cache for each layer. Got the same one twice. {_REMEDY}"
+        )
 
 
 def _kind(prompt_cache: Any) -> str:
@@ -85,7 +90,7 @@ def _numbered(caches: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _fill(model: nn.Module, caches: Sequence[Any]) -> None:
-    """Let a model write the shapes of one token into its caches."""
+    """Run one token lazily, so that the caches get their shapes."""
     model(mx.zeros((1, 1), mx.int32), cache=caches)
 
 
@@ -99,8 +104,8 @@ def _refuse_other_kind(number: int, entry: Any, expected: Any) -> None:
     states, expected_states = getattr(entry, "cache", ()), getattr(expected, "cache", ())
     if not is_alike or len(states) != len(expected_states):
         raise KindError(
-            f"`prompt_cache` must have the kinds of entries of this model's. Got {type(entry).__name__} for "
-            f"{type(expected).__name__} in entry {number}. {_REMEDY}"
+            f"`prompt_cache` must have the same kinds of entries as this model's own. Got {type(entry).__name__} "
+            f"instead of {type(expected).__name__} in entry {number}. {_REMEDY}"
         )
 
 
@@ -111,13 +116,14 @@ def _refuse_uneven(pairs: Sequence[tuple[int, Any, Any]]) -> None:
     for (earlier, earlier_count), (number, count) in pairwise(counts):
         if count != earlier_count:
             raise ValueRefusedError(
-                f"`prompt_cache` must hold equally many positions in each entry. Got {earlier_count} in entry "
-                f"{earlier} and {count} in entry {number}. Trim all of them, or begin again. {_REMEDY}"
+                f"`prompt_cache` must hold the same number of positions in each entry. Got {earlier_count} in entry "
+                f"{earlier} and {count} in entry {number}. Trim all entries, or start again. {_REMEDY}"
             )
     for number, entry in written:
         if not cached_arrays(entry):
             raise ValueRefusedError(
-                f"`prompt_cache` must hold equally many positions in each entry. Got none in entry {number}. {_REMEDY}"
+                f"`prompt_cache` must hold the same number of positions in each entry. Got none in entry {number}. "
+                f"{_REMEDY}"
             )
 
 
@@ -131,8 +137,8 @@ def _refuse_other_shape(number: int, entry: Any, filled: Any) -> None:
     for shape, expected in zip(shapes_of(entry), shapes_of(filled), strict=True):
         if shape and expected and shape != expected:
             raise ShapeError(
-                f"`prompt_cache` must hold what this model writes: {_format_shape(expected)}. "
-                f"Got {_format_shape(shape)} in entry {number}. It is another model's. {_REMEDY}"
+                f"`prompt_cache` must hold arrays of the shape this model writes: {_format_shape(expected)}. Got "
+                f"{_format_shape(shape)} in entry {number}. It is another model's. {_REMEDY}"
             )
 
 
@@ -176,6 +182,6 @@ def _refuse_other_rows(entry: Any, batch: int) -> None:
     for array in cached_arrays(entry):
         if array.ndim > 1 and array.shape[0] != batch:
             raise ShapeError(
-                f"`prompt_cache` must hold as many rows as `tokens`, {batch}. Got {array.shape[0]}. "
-                "Run the prompts that it was filled with, or fill one for each of these."
+                f"`prompt_cache` must hold as many rows as `tokens`, {batch}. Got {array.shape[0]}. Run the prompts "
+                "that filled it, or fill a new one with these prompts."
             )

@@ -1,4 +1,4 @@
-"""`Frame`: a context that puts the hooks of one run in force and takes them out, whatever happens in between."""
+"""`Frame`: a context that puts one run's hooks in force and always removes them."""
 
 import sys
 from collections.abc import Callable

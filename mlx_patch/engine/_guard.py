@@ -1,4 +1,4 @@
-"""`Guard`: a lock that an interrupt cannot leave closed for the other threads.
+"""`Guard`: a lock that an interrupt cannot leave locked.
 
 A `with` statement may be interrupted in the line in which it ends, before the lock is released. The thread that held it
 takes it again and never notices; every other one would wait for ever. So a waiting thread checks whether any thread is

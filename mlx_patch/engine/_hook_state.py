@@ -59,8 +59,8 @@ class HookState:
         """
         if self._now is None:
             raise KindError(
-                "`model.model` must be called as a whole while edits are in force. "
-                "Got a call of one of its parts, whose positions are not known."
+                "`model.model` must be called as a whole while edits are active. Got a call of one of its parts, "
+                "where positions are unknown. Call `model.model(tokens)`."
             )
         return self._now
 

@@ -123,7 +123,6 @@ def refuse_dropped(event: str, new: mx.array, present: mx.array) -> None:
         attends = new > _masked_value(event, new.dtype) * 1e-3
     if mx.any(attends & ~present).item():
         raise SelectionError(
-            f"`edits` must not attend to keys that the prompt cache keeps no more. Got an edit at {event!r} that does, "
-            f"behind a window that has dropped some of {present.size} keys. "
-            "Run the prompt without the prompt cache."
+            f"`edits` must not attend to keys that the prompt cache no longer holds. Got such an edit at {event!r}: "
+            f"the window has dropped some of {present.size} keys. Run the prompt without the prompt cache."
         )

@@ -46,7 +46,7 @@ def offset_of(cache: Sequence[Any] | None) -> int:
 def _refuse_padded(entry: Any) -> None:
     if any(isinstance(getattr(entry, name, None), mx.array) for name in _BY_ROW):
         raise KindError(
-            "`prompt_cache` must hold equally many positions in each row. Got a padded batch "
+            "`prompt_cache` must hold the same number of positions in each row. Got a padded batch "
             f"({type(entry).__name__}). Group prompts by length."
         )
 
@@ -65,7 +65,7 @@ def _noted_offset(entry: Any) -> int:
         return note.positions
     if not hasattr(entry, "offset") and cached_arrays(entry):
         raise KindError(
-            "`prompt_cache` must say how many positions it holds. Got recurrent states alone "
+            "`prompt_cache` must know how many positions it holds. Got only recurrent states "
             f"({type(entry).__name__}), filled elsewhere. Fill it with `model.run(tokens, prompt_cache=...)`."
         )
     return 0

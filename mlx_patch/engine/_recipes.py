@@ -1,4 +1,4 @@
-"""Access to values inside a module's call: the call runs with a copy of its globals, in which a few functions are ours.
+"""Access to values inside a module's call: the call runs with a copy of its globals, with a few functions replaced.
 
 The code is the module's own, so RoPE, q/k-norm, sinks, soft-caps and masks are as the model has them, and mlx_lm's
 modules are not touched: only this one call sees the copy. A recipe replaces the functions through which the arrays of
@@ -35,7 +35,9 @@ def stand_in(
     if recipe not in _RECIPES:
         return forward, args, kwargs
     if not isinstance(forward, FunctionType):
-        raise ArchitectureError(f"`{forward!r}` must be a Python function to be looked into. Compiled calls cannot be.")
+        raise ArchitectureError(
+            f"`{forward!r}` must be a Python function, so that its values can be read. Got a compiled call."
+        )
     listener = in_order(listener, (args, kwargs))
     replaced, (args, kwargs) = _RECIPES[recipe](listener, forward.__globals__, (args, kwargs))
     missing = [name for name in replaced if name not in forward.__globals__ and not hasattr(builtins, name)]
@@ -64,7 +66,7 @@ def finish(recipe: str, listener: Listener, call: Call, out: Any) -> Any:
 
 
 def hand_over(recipe: str, listener: Listener, call: Call, run: experts.RunExperts, out: Any) -> Any:
-    """A module's output as its caller gets it, where a recipe follows what the caller does with it."""
+    """A module's output for its caller, if a recipe observes what the caller does with it."""
     if recipe == "experts":
         return experts.hand_over(listener, call, run, out)
     return out
@@ -157,7 +159,7 @@ def _norms(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
 
 
 def _normed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
-    """A stack of blocks that first of all norms the embedding with a call of `rms_norm`."""
+    """A stack of blocks that starts with a call of `rms_norm` on the embedding."""
     names = iter(("embed", "final_norm"))
 
     def rms_norm(stream, *args, **kwargs):

@@ -12,7 +12,7 @@ from mlx_patch.engine._snapshot import Shared
 
 
 def worth_it(queries: mx.array, keys: mx.array, values: mx.array, cache: object) -> bool:
-    """Whether these are the keys and values of rows with a shared past, and scores take less room than copies of it."""
+    """Whether the rows share a past, and scores take less memory than copies of that past."""
     if not isinstance(cache, Shared) or cache.recent is None:
         return False
     joined_keys, joined_values = cache.joined

@@ -43,7 +43,7 @@ _IN_PLACE_OF_A_CALL = ("attention",)
 
 
 class _Registry:
-    """The frames that are in, in the order in which they came, and what they have changed.
+    """The frames in force, in order of entry, and what they have changed.
 
     Attributes:
         frames: The frames.
@@ -63,7 +63,7 @@ _numbers = count(1)
 
 
 def put_in(frame: HookState, visit: Visitor) -> None:
-    """Put a frame in: tap its modules, and let it see their calls."""
+    """Put a frame in force: tap its modules, and show it their calls."""
     with _guard:
         frame.number = next(_numbers)
         _registry.frames = (*_registry.frames, ref(frame, take_out))
@@ -77,7 +77,7 @@ def put_in(frame: HookState, visit: Visitor) -> None:
 
 
 def take_out(frame: HookState | ref[HookState]) -> None:
-    """Take a frame out, if it is in, and put back the class of every module that no other frame needs.
+    """Remove a frame, if in force, and restore the class of every module that no other frame needs.
 
     Python calls it with the weak reference of a frame that is being freed, which is in only if it was interrupted.
     """

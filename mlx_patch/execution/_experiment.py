@@ -1,4 +1,4 @@
-"""`Experiment`: a sweep that is ready to run. What can be refused is refused while it is made, before anything long."""
+"""`Experiment`: a sweep that is ready to run. Bad input is refused while it is made, before anything long runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -119,7 +119,7 @@ def read_archive(
     if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
         stored_version = stored_format.partition("/")[2]
         raise FileError(
-            f"`{argument}` must be of version {version} of its format. Got {path}, of version {stored_version}. "
+            f"`{argument}` must have format version {version}. Got {path}, which has version {stored_version}. "
             f"{remedy or 'Read it with the mlx_patch that wrote it.'}"
         )
     raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())

@@ -110,7 +110,7 @@ def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
             raise Malformed("is a symbolic link, which is not followed")
     with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise Malformed("is no regular file")
+            raise Malformed("is not a regular file")
         yield file
 
 
@@ -129,10 +129,10 @@ def read_header(file: BinaryIO) -> Header:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(_read(file, 0, _PREFIX), "little")
     if not 2 <= length <= min(_LONGEST_HEADER, size - _PREFIX):
-        raise Malformed(f"is no safetensors file: its header would have {length} bytes, and the file has {size}")
+        raise Malformed(f"is not a safetensors file: its header would have {length} bytes, but the file has {size}")
     about = strict_json(_read(file, _PREFIX, length))
     if not isinstance(about, dict):
-        raise Malformed("is no safetensors file: its header is no mapping")
+        raise Malformed("is not a safetensors file: its header is not a mapping")
     metadata = _checked_metadata(about.pop(_METADATA, None))
     base = _PREFIX + length
     entries = {name: _checked_entry(name, description, base) for name, description in about.items()}
@@ -199,14 +199,14 @@ def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise Malformed(f"is damaged: {name} is no number of JSON")
+    raise Malformed(f"is damaged: {name} is not a JSON number")
 
 
 def _checked_metadata(metadata: Any) -> dict[str, str]:
     if metadata is None:  # mlx writes null if there are none
         return {}
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise Malformed("is damaged: its metadata are not texts by name")
+        raise Malformed("is damaged: its metadata does not map names to text")
     return metadata
 
 
@@ -224,7 +224,7 @@ def _checked_entry(name: str, description: Any, base: int) -> Entry:
     start, end = offsets
     entry = Entry(kind, tuple(shape), base + start)
     if end - start != entry.nbytes:
-        raise Malformed(f"is damaged: {name!r} has {end - start} bytes where its shape has {entry.nbytes}")
+        raise Malformed(f"is damaged: {name!r} has {end - start} bytes, but its shape needs {entry.nbytes}")
     return entry
 
 
@@ -238,11 +238,11 @@ def _refuse_gaps(entries: Iterable[Entry], start: int, size: int) -> None:
     for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
         if entry.start != previous_end:
             raise Malformed(
-                f"is damaged: an array begins at byte {entry.start}, and the one before ends at {previous_end}"
+                f"is damaged: an array begins at byte {entry.start}, but the one before ends at {previous_end}"
             )
         previous_end = entry.end
     if previous_end != size:
-        raise Malformed(f"is cut off or too long: it has {size} bytes of {previous_end}")
+        raise Malformed(f"is cut off or too long: it has {size} bytes instead of {previous_end}")
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:

@@ -19,7 +19,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise FileError(f"`path` must be a file's name. Got {target}: Is a directory. Choose another name.")
+        raise FileError(f"`path` must be a file's name. Got {target}, which is a directory. Choose another name.")
     try:
         with NamedTemporaryFile(dir=target.parent, prefix=_prefix(target), suffix=target.suffix, delete=False) as file:
             temporary = Path(file.name)

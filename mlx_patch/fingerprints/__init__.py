@@ -1,4 +1,4 @@
-"""What another process knows a value by: fingerprints, identities made of them, and how two identities differ."""
+"""How another process recognises a value: fingerprints, identities built from them, and their differences."""
 
 from mlx_patch.fingerprints._differences import Identity as Identity
 from mlx_patch.fingerprints._differences import differences as differences

@@ -90,10 +90,10 @@ class Fingerprints:
             return self._of(value).hex()
         except RecursionError:
             self._trail = [name]
-            raise self._refused(value, "leads too deep to follow") from None
+            raise self._refused(value, "is nested too deeply to follow") from None
 
     def _of(self, value: object, label: str = "") -> bytes:
-        """The digest of a value; `label` says in a message what it is of the value that holds it."""
+        """The digest of a value; in messages, `label` names its role in the value that holds it."""
         if type(value) in _PLAIN:
             return _digest(type(value).__name__, repr(value).encode())
         if id(value) in self._digests:
@@ -171,8 +171,9 @@ class Fingerprints:
             description = f"{description}, which {reason}"
         trail = ": ".join(filter(None, self._trail))
         return KindError(
-            f"`{self._trail[0]}` must consist of what another process can know again. Got {trail}, {description}. "
-            f"{self._remedy}, or use what it gives in place of it: token ids, say, in place of a tokenizer."
+            f"`{self._trail[0]}` must consist of values that another process can recognise. Got {trail}, "
+            f"{description}. {self._remedy}, or pass what it produces instead: token ids, for example, instead of a "
+            "tokenizer."
         )
 
     def _array(self, value: Any) -> bytes:
@@ -225,7 +226,7 @@ class Fingerprints:
         else:
             raise self._refused(value)
         if _code.holds_more_than_it_shows(value):
-            raise self._refused(value, "holds what its attributes do not show")
+            raise self._refused(value, "holds data that its attributes do not show")
         if isinstance(value, BaseException):
             attributes["args"] = value.args
         return _digest("object", self._of(type(value), "its class"), *self._named(attributes))

@@ -1,4 +1,4 @@
-"""Code of Python and of packages, for which a name and a version stand; and values that no fingerprint can know.
+"""Library code, which a name and a version identify; and values that no fingerprint can identify.
 
 A function that reads a file, the clock, the environment or a random state gives other numbers another time, and nothing
 in the function says which. Such functions are refused by name.
@@ -118,14 +118,14 @@ def _attribute_at(module: ModuleType, path: str) -> Any:
 def unknowable(value: Any) -> str:
     """The reason why a value may give something else another time, as a clause; "" if it cannot."""
     if any(value is function for function in _BUILTINS):
-        return "reads or runs what is not in the function"
+        return "reads or runs what lies outside the function"
     if isinstance(value, type(sys.version_info)) or value is type(sys.version_info):
         return ""  # the same for one version of Python, unlike the rest of `sys`
     if value is sys.modules or isinstance(value, io.IOBase):
-        return "is of this process alone"
+        return "belongs to this process alone"
     home = _home(value)
     if home.partition(".")[0] in _OUTSIDE and is_installed(home):
-        return f"belongs to {home}: files, clocks, random states and the interpreter are other ones another time"
+        return f"belongs to {home}: files, clocks, random states and the interpreter differ from one run to the next"
     if home == _DRAWS and getattr(value, "__name__", "") not in _NO_DRAWS:
         return "draws from MLX's random state. Give it `key=mx.random.key(...)`"
     if type(getattr(value, "__self__", None)).__name__ == "RandomState":
@@ -166,7 +166,7 @@ def unknowable_attribute(owner: Any, name: str) -> str:
         name: The attribute's.
     """
     if name in _LOOKING_NAMES:
-        return f"looks through {name!r} at what is not in it"
+        return f"looks through {name!r} at values outside it"
     if name in _READING_NAMES:
         return f"calls {name!r}, which reads a file or the clock"
     if isinstance(owner, type) and is_installed(owner.__module__) and _READING.fullmatch(name):
@@ -180,5 +180,5 @@ def is_draw(value: Any) -> bool:
 
 
 def is_generator_maker(value: Any) -> bool:
-    """Whether it makes a random generator of numpy's, which is another one each time without a seed."""
+    """Whether it makes a numpy random generator, which differs each time unless it has a seed."""
     return getattr(value, "__name__", None) in _GENERATORS and _home(value).startswith("numpy.")

@@ -1,4 +1,4 @@
-"""`Ablate`: replace an activation by values that say nothing about the prompt."""
+"""`Ablate`: replace an activation by values that carry no information about the prompt."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ _DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "b
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
 class Ablate(Intervention):
-    """Replace an activation by values that say nothing about this prompt.
+    """Replace an activation by values that carry no information about this prompt.
 
     Args:
         kind: `"zero"`: zeros. `"mean"`: the mean activation. `"resample"`: the activation of another row of a batch,
@@ -99,7 +99,7 @@ class Ablate(Intervention):
         _refuse_unused(kind, arguments)
         if over == "batch" and skip:
             raise ValueRefusedError(
-                f"`skip` must be left out of a mean over 'batch', which is one for each position. Got {skip}."
+                f"`skip` must be left out of a mean over 'batch', which takes one mean per position. Got {skip}."
             )
         if arguments["scale"] <= 0:
             raise ValueRefusedError(f"`scale` must be more than 0. Got {scale}.")
@@ -189,8 +189,8 @@ def _resample(ablate: Ablate, activation: mx.array, where: Where) -> mx.array:
     batch = where.whole.shape[0]
     if batch == 1:
         raise ValueRefusedError(
-            "`source` must be given where the run has one row: there is no other to take values from. Got None. "
-            "Pass the cache of several prompts, or several prompts as one array: those of a list are each alone."
+            "`source` must be given if the run has one row: there is no other row to take values from. Got None. Pass "
+            "the cache of several prompts, or pass several prompts as one array. Prompts of a list each run alone."
         )
     order = derangement(start, batch)
     rows = mx.array([order[row] for row in where.rows])

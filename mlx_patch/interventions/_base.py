@@ -63,7 +63,7 @@ class Intervention(ABC):
 
     @property
     def overwrites(self) -> bool:
-        """Whether nothing of the activation goes into what it gives.
+        """Whether the result ignores the old activation.
 
         A sweep then need not compute what an edit of a whole activation would only throw away: it passes zeros. False,
         the default, is safe.
@@ -77,8 +77,8 @@ class Intervention(ABC):
             KindError: It has none.
         """
         raise KindError(
-            f"`intervention` must be an Interpolate where `over` has 'alpha'. Got {self!r}. "
-            "Write mp.Interpolate(source, 1.0)."
+            f"`intervention` must be an Interpolate if `over` has 'alpha'. Got {self!r}. Write mp.Interpolate(source, "
+            "1.0)."
         )
 
     @property

@@ -36,7 +36,7 @@ class Clamp(Intervention):
 
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
-            raise ValueRefusedError("`low` must be given where `high` is not. Got None for both. Give one or both.")
+            raise ValueRefusedError("`low` must be given if `high` is not. Got None for both. Give one or both.")
         for name in ("low", "high"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, finite(name, getattr(self, name)))

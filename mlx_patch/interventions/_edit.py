@@ -48,7 +48,7 @@ class Transformation(Protocol):
 
     @property
     def overwrites(self) -> bool:
-        """Whether nothing of the activation goes into what it gives."""
+        """Whether the result ignores the old activation."""
         ...
 
     @property
@@ -215,7 +215,7 @@ def refuse_steps(edit: Edit, generation: bool) -> None:
     """
     if any(member.steps is not None for member in edit.parts) and not generation:
         raise KindError(
-            f"`edits` must not say `during` where mlx_patch does not generate. Got {edit!r}. Pass it to "
+            f"`edits` must not use `during` unless mlx_patch generates the text. Got {edit!r}. Pass it to "
             "`model.generate`, `model.stream` or `model.generate_with_cache`, which know where the prompt ends."
         )
 
@@ -253,11 +253,11 @@ def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, .
     layers = _numbers("layer", layer)
     if isinstance(site, str) and site in SITES:
         if layers is not None and not SITES[site].layered:
-            raise SelectionError(f"`layer` must be None for {site!r}, of which there is one. Got {layer!r}.")
+            raise SelectionError(f"`layer` must be None for {site!r}, which the model has once. Got {layer!r}.")
         return site, layers
     parsed = Site.parse(site)
     if layers is not None:
-        raise SelectionError(f"`layer` must be None where the site says it ({site}). Got {layer!r}.")
+        raise SelectionError(f"`layer` must be None if the site names it ({site}). Got {layer!r}.")
     if parsed.layer is None:
         return parsed.name, None
     return parsed.name, (parsed.layer,)
@@ -317,7 +317,7 @@ def _slice(pos: slice) -> slice:
         raise SelectionError(f"`pos` must be a slice of ints. Got {pos!r}.") from None
     if step is not None and step < 1:
         raise SelectionError(
-            f"`pos` must be a slice that goes forward. Got {pos!r}. Turn it round: what it holds is a set."
+            f"`pos` must be a slice that goes forward. Got {pos!r}. Reverse it: the order of positions has no effect."
         )
     backwards = start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop
     if backwards or stop == 0:

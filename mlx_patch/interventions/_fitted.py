@@ -18,11 +18,11 @@ def fitted(value: object, activation: mx.array, intervention: object) -> mx.arra
     if not is_real(value.dtype):
         raise KindError(f"`{intervention!r}` must return real numbers. Got {value.dtype}.")
     if mx.issubdtype(value.dtype, mx.floating) and not mx.issubdtype(dtype, mx.floating):
-        raise KindError(f"`{intervention!r}` must return integers where it was given {dtype}. Got {value.dtype}.")
+        raise KindError(f"`{intervention!r}` must return integers for an activation of {dtype}. Got {value.dtype}.")
     if not broadcasts(value.shape, shape):
         raise ShapeError(
-            f"`{intervention!r}` must return the shape that it was given, {shape}, or one that broadcasts to it. "
-            f"Got {value.shape}."
+            f"`{intervention!r}` must return the shape it received, {shape}, or one that broadcasts to it. Got "
+            f"{value.shape}."
         )
     return mx.broadcast_to(value, shape).astype(dtype)
 

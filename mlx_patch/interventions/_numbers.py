@@ -39,8 +39,8 @@ def strength(name: str, value: object) -> Strength:
         return finite(name, value)
     if value.ndim:
         raise ShapeError(
-            f"`{name}` must be a number, or an array without axes. Got shape {value.shape}. Take one entry, "
-            "or make one edit a number."
+            f"`{name}` must be a number, or an array without axes. Got shape {value.shape}. Take one entry, or make "
+            "one edit per number."
         )
     if value.dtype == mx.bool_ or mx.issubdtype(value.dtype, mx.complexfloating):
         raise KindError(f"`{name}` must be a number. Got an array of {value.dtype}.")

@@ -35,7 +35,7 @@ class _Joined(Edit):
         return self.members
 
     def refuse_other_rows(self, activation: mx.array, site: Site) -> None:
-        """Refuse an array whose first axis does not hold the rows: a raw path into a heap of experts' tokens, say.
+        """Refuse an array whose first axis does not hold the rows, such as a raw path into experts.
 
         Raises:
             ShapeError: It does not.

@@ -98,9 +98,7 @@ def _orthonormal(direction: mx.array) -> np.ndarray:
     rows = np.array(direction.astype(mx.float32), dtype=np.float64)
     rows = np.atleast_2d(rows)
     if not np.all(np.isfinite(rows)):
-        raise ValueRefusedError(
-            "`direction` must hold finite numbers. Got NaN or infinity. Look at where it came from."
-        )
+        raise ValueRefusedError("`direction` must hold finite numbers. Got NaN or infinity. Check where it came from.")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.all(lengths):
         raise ValueRefusedError(

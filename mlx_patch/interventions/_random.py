@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed, the site and the absolute position alone.
+"""Random numbers that depend only on the seed, the site and the absolute position.
 
 They do not depend on how a prompt was split over passes, nor on which other positions, rows or heads are picked. So a
 patched run can be compared with the run that it patches, and a fast sweep with a slow one.

@@ -46,7 +46,7 @@ class Span:
         """
         if isinstance(pos, Selector):
             raise SelectionError(
-                f"`pos` must be positions where the prompt is not known. Got {pos!r}. Resolve it first, "
+                f"`pos` must hold numbers if the prompt is not known. Got {pos!r}. Resolve it first, "
                 f"pos=mp.pos.{pos!r}.resolve(tokens, tokenizer), or pass the edits to `model.run` or `model.generate`."
             )
         if isinstance(pos, slice):
@@ -79,9 +79,8 @@ class Span:
             return position
         if self.prompt is None:
             raise SelectionError(
-                f"`pos` must be 0 or more where the prompt comes in pieces. Got {position}. Negative positions count "
-                "from the end of the prompt, which is not known here: pass the edits to `model.run` or "
-                "`model.generate`."
+                f"`pos` must be 0 or more if the prompt comes in pieces. Got {position}. Negative positions count from "
+                "the end of the prompt, which is not known here: pass the edits to `model.run` or `model.generate`."
             )
         return position + self.prompt
 
@@ -93,8 +92,8 @@ class Span:
             raise SelectionError(f"`pos` must lie in {-end} to {end - 1}, the {end} positions. Got {choice}.")
         if position < self.offset:
             raise SelectionError(
-                f"`pos` must be {self.offset} or more: the prompt cache holds the positions before, and what is in it "
-                f"is computed already. Got {choice}. Run the prompt without the prompt cache."
+                f"`pos` must be {self.offset} or more: the prompt cache already holds the positions before. Got "
+                f"{choice}. Run the prompt without the prompt cache."
             )
 
 

@@ -98,10 +98,10 @@ class Both(Steps):
 
 
 prompt: Steps = PromptSteps()
-"""While the prompt is read: all of it, however many forward passes that takes. What comes after it stays unedited."""
+"""While the prompt is read: all of it, however many forward passes that takes. What comes after it stays unpatched."""
 
 generated: Steps = Generated()
-"""While generated tokens are read, from the first one on. The prompt, whose last token gives the first, is unedited."""
+"""While generated tokens are read, from the first one on. The prompt is unpatched; its last token gives the first."""
 
 
 def every(n: int) -> Steps:

@@ -170,8 +170,8 @@ def refuse_no_positions(site: Site, shape: tuple[int, ...], span: Span) -> None:
     axis = pos_axis(site)
     if axis >= len(shape) or shape[axis] != span.length:
         raise SelectionError(
-            f"`site` must have the {span.length} positions of this pass along axis {axis}, for an edit that goes by "
-            f"position. Got {site}, of shape {shape}. Leave `pos` out, or choose a named site."
+            f"`site` must have the {span.length} positions of this pass along axis {axis}, for an edit by position. "
+            f"Got {site}, of shape {shape}. Leave `pos` out, or choose a named site."
         )
 
 

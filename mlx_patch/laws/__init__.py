@@ -67,6 +67,8 @@ def bench_of(model: Any, prompt: Any = None) -> Bench:
         prompt = mx.array([ids])
     tokens = tokens_of(prompt, model.tokenizer, model.d_vocab)
     if tokens.shape[1] < 4:
-        raise ShapeError(f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out for a made-up one.")
+        raise ShapeError(
+            f"`prompt` must have 4 tokens or more. Got {tokens.shape[1]}. Leave it out to use a made-up one."
+        )
     other_tokens = (tokens + model.d_vocab // 2) % model.d_vocab
     return Bench(model, tokens, other_tokens)

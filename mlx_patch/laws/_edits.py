@@ -1,4 +1,4 @@
-"""Laws 3, 4 and 5: an edit does what it says, and nothing else."""
+"""Laws 3, 4 and 5: an edit changes what it names, and nothing else."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

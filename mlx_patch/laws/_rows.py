@@ -1,4 +1,4 @@
-"""Law 10: rows are independent. A row of a batch is what it is alone, whatever edits the other rows have.
+"""Law 10: rows are independent. A row of a batch has the values of its own run, whatever edits other rows have.
 
 An edit that reads the batch (its mean, its deviation, another row) reads it as it was before any row was edited. And a
 list of prompts gives what each prompt gives alone.

@@ -184,6 +184,6 @@ def _refuse_same(right: Answers, wrong: Answers) -> None:
     for right_answer, wrong_answer in pairs:
         if right_answer == wrong_answer:
             raise ValueRefusedError(
-                f"`wrong` must differ from `right` in every example. Got {right_answer!r} for both, "
-                "which makes it always 0."
+                f"`wrong` must differ from `right` in every example. Got {right_answer!r} for both, which makes the "
+                "metric always 0."
             )

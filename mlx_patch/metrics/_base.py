@@ -170,7 +170,7 @@ class MultiPositionMetric(Metric):
     @override
     def __post_init__(self) -> None:
         if self.pos is not None:
-            raise KindError(f"`pos` must be left out: `positions` says which. Got {self.pos}.")
+            raise KindError(f"`pos` must be left out: the metric reads `positions`. Got {self.pos}.")
         super().__post_init__()
 
     @abstractmethod
@@ -207,7 +207,9 @@ class MultiPositionMetric(Metric):
                 )
         from_start = tuple(pos % length for pos in positions)
         if not from_start or len(set(from_start)) < len(from_start):
-            raise SelectionError(f"`positions` of {self.name} must be some, and each once. Got {positions}.")
+            raise SelectionError(
+                f"`positions` of {self.name} must name at least one position, and each once. Got {positions}."
+            )
         return from_start
 
     @override

@@ -119,7 +119,7 @@ def _concatenated(rows: list[mx.array]) -> mx.array:
     for number, row in enumerate(rows):
         if row.shape != (1, rows[0].shape[1]):
             raise ShapeError(
-                f"`reference_logits` must hold the logits of one prompt an entry, all of one vocabulary, as "
+                "`reference_logits` must hold one prompt's logits per entry, all over one vocabulary, as "
                 f"`model.run_each` returns them. Got {row.shape[0]} of {row.shape[1]} tokens in entry {number}."
             )
     row = mx.concatenate(rows, axis=0)
@@ -131,8 +131,8 @@ def _check_fit(reference: mx.array, row: mx.array) -> None:
     """Refuse a reference of another vocabulary, or of another number of rows."""
     if reference.shape[1] != row.shape[1]:
         raise ShapeError(
-            f"`reference_logits` must have the run's vocabulary, {row.shape[1]}. Got {reference.shape[1]}. "
-            "Compare models of one tokenizer."
+            f"`reference_logits` must have the run's vocabulary, {row.shape[1]}. Got {reference.shape[1]}. Compare "
+            "models with the same tokenizer."
         )
     batch = row.shape[0]
     if reference.shape[0] not in (1, batch):

@@ -67,8 +67,8 @@ class GenerateMatches(Metric):
     @override
     def measure(self, logits: mx.array) -> NoReturn:
         raise KindError(
-            f"`metric` must be measured by letting the model write. Got logits for {self.name}. "
-            "Use mp.measure(model, tokens, metric, edits), or mp.sweep."
+            f"`metric` must be measured on generated text. Got logits for {self.name}. Use mp.measure(model, tokens, "
+            "metric, edits), or mp.sweep."
         )
 
     @override

@@ -50,5 +50,5 @@ def as_position(pos: object) -> int:
         KindError: It is not a whole number.
     """
     if isinstance(pos, bool) or not isinstance(pos, SupportsIndex):
-        raise KindError(f"`pos` must be one position's number. Got {pos!r}. Make one metric for each position.")
+        raise KindError(f"`pos` must be the number of one position. Got {pos!r}. Make one metric for each position.")
     return pos.__index__()

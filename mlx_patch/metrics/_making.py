@@ -52,8 +52,8 @@ def maker(name: str, obj: object) -> Callable[[], Metric]:
 def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
     if not issubclass(cls, Metric) or not _accepts(cls, 0):
         raise KindError(
-            f"A class named {name!r} must be a Metric that can be made without arguments. Got {cls.__qualname__}. "
-            "Give its fields defaults, or register one that you have made."
+            f"A class registered as {name!r} must be a Metric that needs no arguments. Got {cls.__qualname__}. Give "
+            "its fields defaults, or register an instance."
         )
     return lambda: _labelled(name, cls())
 
@@ -61,7 +61,7 @@ def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
 def _labelled(name: str, metric: object) -> Metric:
     """A copy of the metric with another name."""
     if not isinstance(metric, Metric):
-        raise KindError(f"A function of no arguments must make a Metric. Got {metric!r} from that of {name!r}.")
+        raise KindError(f"A registered function without arguments must return a Metric. Got {metric!r} from {name!r}.")
     labelled = copy.copy(metric)
     object.__setattr__(labelled, "name", name)
     return labelled

@@ -39,7 +39,7 @@ def offer_of(name: str) -> EntryPoint | None:
     if len(points) > 1:
         raise ValueRefusedError(
             f"`name` must be offered by one package. Got {name!r}, offered by {listed(map(distribution, points))}. "
-            "Uninstall one, or import the metric that you mean and pass it itself."
+            "Uninstall one, or import the metric you want and pass the object."
         )
     return next(iter(points), None)
 

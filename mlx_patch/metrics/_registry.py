@@ -160,15 +160,15 @@ def _refuse_taken(name: str, entry: _Entry) -> None:
     registered = _ENTRIES.get(name)
     if registered is not None:
         if registered.source != entry.source:
-            raise ValueRefusedError(f"`name` must be one that nothing else has. Got {name!r}. Choose another.")
+            raise ValueRefusedError(f"`name` must not be taken already. Got {name!r}. Choose another.")
         return
     if not entry.module:
         return
     point = offer_of(name)
     if point is not None and _package(entry.module) != _package(point.module):
         raise ValueRefusedError(
-            f"`name` must be one that nothing else has. Got {name!r}, which the package {distribution(point)} offers. "
-            "Choose another, or uninstall that package."
+            f"`name` must not be taken already. Got {name!r}, which the package {distribution(point)} offers. Choose "
+            "another, or uninstall that package."
         )
 
 

@@ -32,8 +32,8 @@ class SequenceMetric(Metric):
     @override
     def measure(self, logits: mx.array) -> NoReturn:
         raise KindError(
-            f"`metric` must be measured on runs of its own. Got logits for {self.name}, which reads what comes after "
-            "the prompt. Use mp.measure(model, tokens, metric, edits), or mp.sweep."
+            f"`metric` must be measured on runs of its own. Got logits for {self.name}, which reads past the prompt. "
+            "Use mp.measure(model, tokens, metric, edits), or mp.sweep."
         )
 
     @property
@@ -115,7 +115,9 @@ class SequenceLogitDiff(SequenceMetric):
         for name in ("right", "wrong"):
             object.__setattr__(self, name, as_sequences(name, getattr(self, name)))
         if self.right == self.wrong:
-            raise ValueRefusedError(f"`wrong` must differ from `right`. Got {self.right!r} for both, always 0.")
+            raise ValueRefusedError(
+                f"`wrong` must differ from `right`. Got {self.right!r} for both, which makes the metric always 0."
+            )
         super().__post_init__()
 
     @override

@@ -42,5 +42,6 @@ def refuse_same_names(metrics: Sequence[Metric]) -> None:
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
         raise ValueRefusedError(
-            f"`metric` must hold metrics of different names. Got {listed(names)}. Name them yourself: `name=`."
+            f"`metric` must hold metrics of different names. Got {listed(names)}. Give them different names with "
+            "`name=`."
         )

@@ -154,7 +154,7 @@ def _single_token(argument: str, answer: Answer, tokenizer: Tokenizer | None) ->
     assert tokenizer is not None
     raise TokenError(
         f"`{argument}` must be one token. Got {brief(answer)}, which gives {len(ids)}: {_pieces(ids, tokenizer)}. "
-        f"{_other_spacing(answer, tokenizer)}{_whole_answer(argument, answer)} For the first token alone give its id, "
+        f"{_other_spacing(answer, tokenizer)}{_whole_answer(argument, answer)} For the first token alone, give its id, "
         f"{ids[0]}."
     )
 
@@ -164,12 +164,12 @@ def _whole_answer(argument: str, answer: str) -> str:
     text = brief(answer)
     if argument in ("right", "wrong"):
         return (
-            "Compare whole answers with `SequenceLogitDiff(right, wrong)`, or take the probability that what is "
-            f"written starts with one: `StartsWith({text})`."
+            "Compare whole answers with `SequenceLogitDiff(right, wrong)`, or take the probability that the generated "
+            f"text starts with one: `StartsWith({text})`."
         )
     return (
-        f"Measure the whole of it with `SequenceLogProb({text})`, or the probability that what is written starts with "
-        f"it: `StartsWith({text})`."
+        f"Measure the whole of it with `SequenceLogProb({text})`, or the probability that the generated text starts "
+        f"with it: `StartsWith({text})`."
     )
 
 
@@ -181,8 +181,8 @@ def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
     """
     if tokenizer is None:
         raise TokenError(
-            f"`tokenizer` must be given where `{argument}` is text. Got None with {text!r}. Give token ids, or "
-            "wrap the model with its tokenizer."
+            f"`tokenizer` must be given if `{argument}` is text. Got None with {text!r}. Give token ids, or wrap the "
+            "model with its tokenizer."
         )
     ids = encoded(tokenizer, text, add_special_tokens=False, what="An answer")
     if not ids:

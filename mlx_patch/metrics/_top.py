@@ -76,7 +76,7 @@ def _top(logits: np.ndarray, probabilities: np.ndarray, k: int, tokenizer: Token
     """The top tokens of one example, whose arrays have the shape `(d_vocab,)`."""
     if np.isnan(logits).any() or np.isnan(probabilities).any():
         raise ValueRefusedError(
-            "`logits` must give probabilities. Got NaN. Look for where it begins with `model.run_with_cache`."
+            "`logits` must give probabilities. Got NaN. Find where it begins with `model.run_with_cache`."
         )
     order = np.argsort(-logits, kind="stable")[:k].tolist()
     tokens = []

@@ -110,6 +110,6 @@ def positions_of_text(pos: PositionsOfText, offset: int, prompt: int) -> Positio
 def _refuse_keys(site: Site) -> None:
     if "key_pos" in site.axes:
         raise SelectionError(
-            f"`sites` must not have an axis of keys, which become more with each generated token. Got {site}. "
-            "Run `model.run_with_cache` over the prompt and the text."
+            f"`sites` must not have an axis of keys, which grows with each generated token. Got {site}. Run "
+            "`model.run_with_cache` over the prompt and the text."
         )

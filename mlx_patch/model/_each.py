@@ -41,8 +41,8 @@ def _tokenize_all(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Itera
     for number, prompt in enumerate(prompts):
         if _is_part_of_prompt(prompt):
             raise KindError(
-                "`prompts` must hold texts, chats or token ids, one an entry. "
-                f"Got {type(prompt).__name__} in entry {number}. Put the prompt into a list."
+                f"`prompts` must hold texts, chats or token ids, one per entry. Got {type(prompt).__name__} in entry "
+                f"{number}. Put the prompt into a list."
             )
         yield _tokenize_entry(prompt, number, tokenizer, d_vocab)
 
@@ -164,8 +164,8 @@ def _edits_by_row(edits: EditsOfEach, n_rows: int) -> list[tuple[Edit, ...]]:
         return [as_edits(cast("tuple[Edit, ...]", entries))] * n_rows
     if len(entries) != n_rows:
         raise ValueRefusedError(
-            f"`edits` must be edits for all prompts, or a list of edits for each of the {n_rows}. "
-            f"Got {len(entries)} lists. Give a prompt that stays as it is an empty list."
+            f"`edits` must be edits for all prompts, or a list of edits for each of the {n_rows}. Got {len(entries)} "
+            "lists. Give an unpatched prompt an empty list."
         )
     return [as_edits(entry) for entry in entries]
 

@@ -1,4 +1,4 @@
-"""`Editing`: a block in which whatever runs a model is edited."""
+"""`Editing`: a block in which every run of a model is edited."""
 
 from contextlib import AbstractContextManager, ContextDecorator
 from typing import Generic, TypeVar

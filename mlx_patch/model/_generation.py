@@ -1,4 +1,4 @@
-"""Generation through mlx_lm with edits in force: its KV cache and samplers, absolute positions."""
+"""Generation through mlx_lm, its KV cache and its samplers, with edits in force."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -116,7 +116,7 @@ def _prepare(
     layout: Layout, tokenizer: Any, prompt: Any, edits: Iterable[Edit], options: dict[str, Any]
 ) -> _Generation:
     if tokenizer is None and not is_text_or_chat(prompt):
-        raise KindError("`tokenizer` must be there to generate text. Got None. Pass it to HookedModel.")
+        raise KindError("`tokenizer` must be given to generate text. Got None. Pass it to HookedModel.")
     _refuse_options(options)
     ids = tokens_of(prompt, tokenizer, layout.d_vocab)
     if ids.shape[0] != 1:
@@ -139,16 +139,16 @@ def _refuse_unlearned(layout: Layout, prompt: int, max_tokens: int) -> None:
     refuse_unlearned(layout, prompt + 1, "prompt", "Shorten it, to leave room for a token.")
     if learned and not 0 < max_tokens <= learned - prompt:
         raise ValueRefusedError(
-            f"`max_tokens` must be {learned - prompt} or fewer: the model has learned {learned} positions, of which "
-            f"the prompt takes {prompt}. Got {max_tokens}. Write a smaller number."
+            f"`max_tokens` must be {learned - prompt} or fewer: the model has learned {learned} positions, and the "
+            f"prompt takes {prompt}. Got {max_tokens}. Write a smaller number."
         )
 
 
 def _refuse_options(options: dict[str, Any]) -> None:
     if options.get("draft_model") is not None:
         raise KindError(
-            "`draft_model` must be None with edits: a pass then reads several tokens, some of which are taken back, so "
-            "that steps and captures have no meaning. Leave it out, or use mlx_lm.generate inside `model.editing`."
+            "`draft_model` must be None with edits. With one, a pass reads several tokens and takes some back, so "
+            "steps and captures have no meaning. Leave it out, or use mlx_lm.generate inside `model.editing`."
         )
     if options.get("input_embeddings") is not None:
         raise KindError(

@@ -306,7 +306,7 @@ class HookedModel:
         return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
     def editing(self, *edits: Edit) -> "Editing[HookedModel]":
-        """A block in which whatever runs `model.model` is edited: mlx_lm's own functions, another run.
+        """A block in which every run of `model.model` is edited, from mlx_lm's own functions too.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
         the end of the prompt is not known, and they are refused.

@@ -218,7 +218,7 @@ def _with_rejoin(layout: Layout, edit: Hook) -> list[Hook]:
     def rejoin(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         if not {"stream", "added"} <= terms.keys():
             raise ArchitectureError(
-                f"`family` must have {site} and {added.site} before {end.site}. Got a table by which they come after."
+                f"`family` must have {site} and {added.site} before {end.site}. Got a table where they come after it."
             )
         return rule.post(**terms, block=end.block)
 
@@ -287,7 +287,7 @@ def at_positions(value: mx.array, site: Site, span: Span, indices: tuple[int, ..
 
 
 def refuse_unused(hooks: Sequence[Hook]) -> None:
-    """Raise if a hook was never met, or an edit never acted.
+    """Raise if a hook was never reached, or an edit never acted.
 
     Raises:
         EditNotUsedError: The message names the place and the reason.
@@ -295,7 +295,7 @@ def refuse_unused(hooks: Sequence[Hook]) -> None:
     for hook in hooks:
         if hook.met == 0:
             raise EditNotUsedError(
-                f"`{hook.place.site}` must come to pass in a run to be read or edited. It did not: "
+                f"`{hook.place.site}` must be computed in a run to be read or edited. It was not: "
                 f"{_module_at(hook.place)} was not called. Choose a module that runs."
             )
         if hook.phase in (Phase.EDIT, Phase.EDIT_ARGUMENT) and hook.acted == 0:

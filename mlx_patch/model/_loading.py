@@ -68,7 +68,7 @@ _MISMATCH = re.compile(r"(?P<kind>Missing|Received) (?P<count>\d+) parameters")
 
 
 def _reason(error: BaseException) -> str:
-    """Why mlx_lm does not load a model, and what helps; with the names of weights that do not fit the model."""
+    """Why mlx_lm cannot load a model, with the remedy and the names of weights that do not fit."""
     mismatch = _MISMATCH.match(str(error))
     if mismatch is None:
         remedy = "Check the name and the network, or give a folder with config.json and safetensors."
@@ -82,7 +82,8 @@ def _reason(error: BaseException) -> str:
     else:
         problem = f"its weights have {mismatch['count']} arrays that the model has no place for: {examples}"
     return (
-        f"{problem}. Its config.json and its safetensors do not fit: convert it anew with `python -m mlx_lm convert`."
+        f"{problem}. Its config.json and its safetensors do not match: convert it again with `python -m mlx_lm "
+        "convert`."
     )
 
 
@@ -102,8 +103,8 @@ def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) 
     _refuse_no_adapter(_checked_folder(adapter_path))
     if tuned or has_adapter(model):
         raise ValueRefusedError(
-            "`model` must be a base model to be given an adapter. Got one that has an adapter, whose weights the other "
-            "would take the place of. Load the base without `adapter_path`."
+            "`model` must be a base model to take an adapter. Got one that already has an adapter, whose weights "
+            "would be replaced. Load the base model without `adapter_path`."
         )
     return _apply_adapter(twin(model), adapter_path)
 
@@ -181,7 +182,7 @@ def refuse_unreachable(name: str) -> None:
     path = Path(name).expanduser()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
-        raise FileError(f"`path_or_hub_id` must be a folder that is there, or a hub id. Got {name!r}. Check the path.")
+        raise FileError(f"`path_or_hub_id` must be an existing folder, or a hub id. Got {name!r}. Check the path.")
     if path.is_dir() and not (path / "config.json").exists():
         raise FileError(f"`path_or_hub_id` must be a folder with a config.json. Got {name!r}. Check the path.")
 

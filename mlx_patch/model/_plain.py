@@ -47,9 +47,9 @@ def check_pass(layout: Layout) -> Callable[[ForwardPass], None]:
 def _warn_uncached(layout: Layout, stacklevel: int) -> None:
     if layout.family.cached:
         warn(
-            f"{layout.family.name} was called without a prompt cache: layers that share keys and values then use keys "
-            "of their own, and the logits are not those of `model.run(tokens)`, which makes a prompt cache. "
-            "Write `model.run(tokens)`, or pass `cache=mlx_lm.models.cache.make_prompt_cache(model.model)`.",
+            f"{layout.family.name} was called without a prompt cache, so layers that share keys and values use keys of "
+            "their own. The logits differ from those of `model.run(tokens)`, which makes a prompt cache. Write "
+            "`model.run(tokens)`, or pass `cache=mlx_lm.models.cache.make_prompt_cache(model.model)`.",
             UncachedWarning,
             stacklevel,
         )

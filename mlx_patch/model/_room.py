@@ -29,8 +29,8 @@ def refuse_unlearned(layout: Layout, end: int, argument: str = "tokens", remedy:
     """
     if layout.n_positions and end > layout.n_positions:
         raise ValueRefusedError(
-            f"`{argument}` must stay within the {layout.n_positions} positions that the model has learned. "
-            f"Got {end} in all. {remedy}"
+            f"`{argument}` must stay within the {layout.n_positions} positions that the model has learned. Got {end} "
+            f"in total. {remedy}"
         )
 
 
@@ -48,9 +48,9 @@ def refuse_no_room(layout: Layout, tokens: mx.array, offset: int) -> None:
     needed, memory = n_scores * _SCORE, _memory()
     if memory and needed > memory and has_attention:
         raise ValueRefusedError(
-            f"`tokens` must leave room for attention. Got {length} positions, whose scores take "
-            f"{needed / 2**30:.0f} GiB a layer on a CPU, of {memory / 2**30:.0f} GiB of memory. "
-            "Run them in pieces, `model.run(piece, prompt_cache=...)`, or choose fewer."
+            f"`tokens` must leave memory for attention. Got {length} positions, whose scores take {needed / 2**30:.0f} "
+            f"GiB per layer on a CPU with {memory / 2**30:.0f} GiB of memory. Run them in pieces, `model.run(piece, "
+            "prompt_cache=...)`, or choose fewer."
         )
 
 

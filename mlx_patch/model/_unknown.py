@@ -71,7 +71,7 @@ def _layout_by_table(model: nn.Module, family: Family) -> Layout:
             raise
         raise ArchitectureError(
             f"`model` must be a whole model, with its unembedding. Got {type(model).__name__}, which is a part of "
-            f"{model_class.__module__}.{model_class.__name__}. Pass the model that holds it, which mlx_lm.load returns."
+            f"{model_class.__module__}.{model_class.__name__}. Pass the model that mlx_lm.load returns."
         ) from error
 
 
@@ -97,7 +97,8 @@ def _blocks_elsewhere(layout: Layout) -> str:
     if not paths:
         return ""
     return (
-        f"its blocks seem to be at {layout.family.blocks!r}, and there are more of their kind: {listed(sorted(paths))}"
+        f"its blocks seem to be at {layout.family.blocks!r}, but there are more modules of that kind: "
+        f"{listed(sorted(paths))}"
     )
 
 
@@ -225,7 +226,7 @@ def _failed_checks(layout: Layout) -> Iterator[str]:
     unhooked_logits = layout.model(tokens)
     unpatched = run(layout, tokens, sites=layout.sites)
     if not _same(unpatched.logits, unhooked_logits):
-        yield "its logits are not the same when its blocks are watched"
+        yield "its logits change when its blocks are captured"
     for layer in range(len(layout.blocks) - 1):
         output, next_input = Site("resid_post", layer), Site("resid_pre", layer + 1)
         if not _same(unpatched.activations[output], unpatched.activations[next_input]):
@@ -233,7 +234,7 @@ def _failed_checks(layout: Layout) -> Iterator[str]:
     last = Site("resid_post", len(layout.blocks) - 1)
     donor = run(layout, other_tokens, sites=(last,))
     if _same(donor.logits, unhooked_logits):
-        yield "its logits are the same for other tokens, so that nothing can be checked"
+        yield "its logits do not depend on the tokens, so nothing can be checked"
     patched = run(layout, tokens, [Replace(donor.activations[last]).at(last)])
     if not _same(patched.logits, donor.logits):
         yield "what leaves its last block does not decide its logits"
@@ -246,13 +247,13 @@ def _failed_independence(layout: Layout, tokens: mx.array, other_tokens: mx.arra
     unpatched = run(layout, tokens, sites=(first, last))
     other_row = run(layout, mx.concatenate([tokens[:1], other_tokens[1:]], axis=0))
     if not _near(other_row.logits[:1], unpatched.logits[:1]):
-        yield "the logits of a row depend on what other rows hold"
+        yield "the logits of a row depend on other rows"
     other_start = run(layout, mx.concatenate([other_tokens[:, :1], tokens[:, 1:]], axis=1), sites=(first,))
     if not _near(other_start.activations[first][:, 1:], unpatched.activations[first][:, 1:]):
-        yield "what enters block 0 depends on other positions, so that there are more blocks before it"
+        yield "what enters block 0 depends on other positions, so there are more blocks before it"
     edited_end = run(layout, tokens, [Scale(0.5).at(last, pos=0)])
     if not _near(edited_end.logits[:, 1:], unpatched.logits[:, 1:]):
-        yield "what follows its last block reads other positions, so that there are more blocks behind it"
+        yield "what follows its last block reads other positions, so there are more blocks after it"
 
 
 def _same(array: mx.array, reference: mx.array) -> bool:

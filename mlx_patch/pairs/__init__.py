@@ -1,4 +1,4 @@
-"""Pairs of prompts that differ in what they ask for, checked on a model; and generators of the classic tasks."""
+"""Pairs of clean and corrupted prompts, checked on a model; and generators of the classic tasks."""
 
 from mlx_patch.pairs import tasks as tasks
 

@@ -47,8 +47,8 @@ class PromptPair:
             object.__setattr__(self, name, _checked_answer(name, getattr(self, name)))
         if shared := [answer for answer in self.answers if answer in self.foils]:
             raise ValueRefusedError(
-                f"`foil` must differ from `answer`. Got {brief(shared[0])} for both. Write what the corrupted prompt "
-                "asks for."
+                f"`foil` must differ from `answer`. Got {brief(shared[0])} for both. Give the answer to the corrupted "
+                "prompt."
             )
 
     @property
@@ -114,8 +114,8 @@ def _refuse_double_bos(name: str, tokens: mx.array, tokenizer: Any) -> None:
     bos = getattr(tokenizer, "bos_token_id", None)
     if bos is not None and tokens[0, :2].tolist() == [bos, bos]:
         raise TokenError(
-            f"`{name}` must begin once. Got two beginning-of-sequence tokens ({bos}). "
-            "Take one away: the tokenizer adds its own to a text that has none."
+            f"`{name}` must begin with one beginning-of-sequence token. Got two ({bos}). Remove one: the tokenizer "
+            "adds its own to text that has none."
         )
 
 
@@ -125,7 +125,7 @@ def _answer_ids(name: str, answer: Wanted, model: HookedModel, pair: PromptPair)
         ids = single_tokens(name, answer, model.tokenizer)
     except TokenError as error:
         sequence = f"mp.metrics.SequenceLogitDiff({brief(pair.answer)}, {brief(pair.foil)})"
-        raise TokenError(f"{error} For answers of several tokens there is {sequence}.") from error
+        raise TokenError(f"{error} For answers of several tokens, use {sequence}.") from error
     for token in _as_tuple(ids):
         if isinstance(token, int) and token >= model.d_vocab:
             raise SelectionError(f"`{name}` must be a token of the model, 0 to {model.d_vocab - 1}. Got {token}.")

@@ -18,7 +18,7 @@ from ._report import PairReport
 
 @dataclass(frozen=True, repr=False)
 class PromptPairs(Sequence[PromptPair]):
-    """Pairs of prompts, one an example. A sequence: `pairs[0]` is a `PromptPair`, `pairs[:4]` are pairs again.
+    """Pairs of prompts, one per example. A sequence: `pairs[0]` is a `PromptPair`, `pairs[:4]` are pairs again.
 
     `mp.sweep_pair(model, pairs.clean, pairs.corrupted, "resid_post", metric=pairs.metric)` takes them as they are.
 
@@ -103,7 +103,9 @@ class PromptPairs(Sequence[PromptPair]):
             ValueRefusedError: The report is of other pairs, or none passed.
         """
         if report.pairs != self.pairs:
-            raise ValueRefusedError("`report` must be of these pairs. Got one of others. Use `pairs.check(model)`.")
+            raise ValueRefusedError(
+                "`report` must come from these pairs. Got one of other pairs. Use `pairs.check(model)`."
+            )
         if len(report.failing) == len(self):
             raise ValueRefusedError(
                 f"`report` must have a pair that passed. Got {len(self)} that failed. Print it to see why."

@@ -96,14 +96,14 @@ def _interval_ends(ends: np.ndarray | None) -> np.ndarray | None:
 def _check_values(lines, layers) -> None:
     if lines.ndim != 2 or lines.shape[1] != len(layers) or lines.size == 0:
         raise ShapeError(
-            f"`values` must have one number a layer, shape ({len(layers)},) or (line, {len(layers)}). "
-            f"Got {lines.shape}. Give as many layers."
+            f"`values` must have one number per layer, shape ({len(layers)},) or (line, {len(layers)}). Got "
+            f"{lines.shape}. Give as many layers."
         )
 
 
 def _check_count(name: str, texts, count: int) -> None:
     if texts is not None and len(texts) != count:
-        raise ShapeError(f"`{name}` must be {count} in number. Got {len(texts)}. Give all or none.")
+        raise ShapeError(f"`{name}` must have {count} entries. Got {len(texts)}. Give all or none.")
 
 
 def _check_band(lines, lows, highs) -> None:
@@ -134,7 +134,7 @@ def _baseline_per_line(baseline, n: int) -> list[float]:
         return []
     baselines = np.asarray(baseline, dtype=np.float64)
     if baselines.shape not in ((), (n,)):
-        raise ShapeError(f"`baseline` must be one number, or one a line, ({n},). Got {baselines.shape}.")
+        raise ShapeError(f"`baseline` must be one number, or one per line, ({n},). Got {baselines.shape}.")
     return np.broadcast_to(baselines, n).tolist()
 
 

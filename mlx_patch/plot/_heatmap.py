@@ -57,11 +57,13 @@ def heatmap(
     values = np.asarray(values, dtype=np.float64)
     if values.shape != (len(rows), len(columns)) or 0 in values.shape:
         raise ShapeError(
-            f"`values` must have one row a row label and one column a column label, ({len(rows)}, {len(columns)}). "
+            f"`values` must have one row per row label and one column per column label, ({len(rows)}, {len(columns)}). "
             f"Got {values.shape}. Give labels for each."
         )
     if tokens is not None and len(tokens) != len(columns):
-        raise ShapeError(f"`tokens` must be one a column, {len(columns)}. Got {len(tokens)}. Give all or none.")
+        raise ShapeError(
+            f"`tokens` must hold one token per column, {len(columns)}. Got {len(tokens)}. Give all or none."
+        )
     axes = axes_of(ax, *size_of_heatmap(len(rows), len(columns), tokens is not None))
     if limit is None:
         limit = limit_of(values, center)

@@ -1,4 +1,4 @@
-"""Selectors of positions by what stands there, and alignments of the positions of two prompts."""
+"""Selectors of positions by their text or role, and alignments of the positions of two prompts."""
 
 from mlx_patch.positions import _pos as pos
 from mlx_patch.positions._align import align as align

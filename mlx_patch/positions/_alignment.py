@@ -130,8 +130,8 @@ class Alignment:
 def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) -> None:
     if not pairs:
         raise ValueRefusedError(
-            "`pairs` must hold a pair of positions. Got none: the two prompts have nothing in common. "
-            "Give the pairs that you mean: mp.Alignment(source, target, [(3, 4)])."
+            "`pairs` must hold a pair of positions. Got none: the two prompts have nothing in common. Give the pairs "
+            "yourself: mp.Alignment(source, target, [(3, 4)])."
         )
     for source, target in pairs:
         if not (0 <= source < n_source and 0 <= target < n_target):
@@ -142,7 +142,8 @@ def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) 
     for before, after in pairwise(pairs):
         if before[0] >= after[0] or before[1] >= after[1]:
             raise ValueRefusedError(
-                f"`pairs` must rise in source and target, and name each position once. Got {before}, then {after}."
+                f"`pairs` must be in rising order in source and target, and name each position once. Got {before}, "
+                f"then {after}."
             )
 
 

@@ -30,7 +30,7 @@ class Last(Selector):
 
 @dataclass(frozen=True, repr=False)
 class Token(Selector):
-    """Where a token stands."""
+    """The positions of a token."""
 
     token: str | int
     nth: Nth
@@ -95,8 +95,9 @@ class Text(Selector):
             behind = prompt.text[min(high, end) : high]
             if (before + behind).strip():
                 raise SelectionError(
-                    f"`text` must be made of whole tokens. Got {self.text!r}, of which position {position} has a part: "
-                    f"{prompt.texts[position]!r}. Write the whole of it, or say which match is meant: nth=-1, say."
+                    f"`text` must consist of whole tokens. Got {self.text!r}, but the token at position {position} "
+                    f"holds more text: {prompt.texts[position]!r}. Write the whole token, or choose another match, "
+                    "such as nth=-1."
                 )
 
     @override
@@ -118,7 +119,7 @@ class Matching(Selector):
         tokens = enumerate(zip(prompt.ids, texts, strict=True))
         positions = tuple(position for position, (token, text) in tokens if self.function(position, token, text))
         if not positions:
-            raise SelectionError(f"`pos` must choose something. Got no position from {self!r}. Look at its function.")
+            raise SelectionError(f"`pos` must choose something. Got no position from {self!r}. Check its function.")
         return positions
 
     @override
@@ -127,7 +128,7 @@ class Matching(Selector):
 
 
 def checked_nth(nth: object) -> Nth:
-    """Which of several matches.
+    """`nth`, checked: the number of a match, or "all".
 
     Raises:
         KindError: No number, and not "all".
@@ -174,8 +175,8 @@ def _pick(selector: Selector, matches: list[tuple[int, ...]], nth: Nth, prompt: 
         )
     if nth is None and count > 1:
         raise SelectionError(
-            f"`pos` must choose one of {count}. Got {selector!r}, which is at {_format_matches(matches)}. "
-            "Say which, nth=0 or nth=-1, or nth='all'."
+            f"`pos` must choose one of {count} matches. Got {selector!r}, which is at {_format_matches(matches)}. "
+            "Choose one with nth=0 or nth=-1, or take all with nth='all'."
         )
     if nth is None:
         return (0,)

@@ -47,15 +47,15 @@ def turns_of(ids: Sequence[int], tokenizer: Any) -> tuple[Turn, ...]:
         candidates = readings(spelling, tokenizer)
     if not candidates:
         raise TokenError(
-            "`tokens` must be a chat, as the tokenizer's template makes it, where positions go by role or turn. "
-            f"Got {tokenizer.decode(list(ids))[:60]!r}. Make them with model.tokenize(messages), or go by text: "
-            "mp.pos.text(...)."
+            "`tokens` must be a chat from the tokenizer's template if positions go by role or turn. Got "
+            f"{tokenizer.decode(list(ids))[:60]!r}. Make them with model.tokenize(messages), or choose positions by "
+            "text: mp.pos.text(...)."
         )
     if len(candidates) > 1:
         raise TokenError(
-            "`tokens` must say whose each part is, where positions go by role or turn. Got tokens that could be "
-            f"{_roles(candidates[0])}, or {_roles(candidates[1])}. Pass the messages in place of tokens, or go by "
-            "text: mp.pos.text(...)."
+            "`tokens` must show the role of each part if positions go by role or turn. Got tokens that could be "
+            f"{_roles(candidates[0])}, or {_roles(candidates[1])}. Pass the messages instead of tokens, or choose "
+            "positions by text: mp.pos.text(...)."
         )
     return tuple(
         Turn(content.role, spelling.within(content.start, content.end))

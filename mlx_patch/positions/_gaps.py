@@ -90,8 +90,8 @@ def gaps_of(tokenizer: Any) -> Gaps:
     """
     if not has_chat_template(tokenizer):
         raise TokenError(
-            "`tokenizer` must have a chat template where positions go by role or turn. Got one without. "
-            "Go by text: mp.pos.text(...)."
+            "`tokenizer` must have a chat template if positions go by role or turn. Got one without. Choose positions "
+            "by text: mp.pos.text(...)."
         )
     version = (str(getattr(tokenizer, "chat_template", None)), date.today())  # some templates write the date
     learnt_version, gaps = _learnt.get(tokenizer, (None, {}))

@@ -44,7 +44,7 @@ class Pieces:
         """
         if self.tokenizer is None:
             raise TokenError(
-                "`tokenizer` must be given where positions go by text. Got None. Wrap the model with its tokenizer."
+                "`tokenizer` must be given if positions go by text. Got None. Wrap the model with its tokenizer."
             )
         return tuple(_texts(self.ids, self.tokenizer))
 
@@ -67,8 +67,8 @@ class Pieces:
         """
         if self.tokenizer is None:
             raise TokenError(
-                "`tokenizer` must be given where positions go by role or turn. Got None. "
-                "Wrap the model with its tokenizer."
+                "`tokenizer` must be given if positions go by role or turn. Got None. Wrap the model with its "
+                "tokenizer."
             )
         return turns_of(self.ids, self.tokenizer)
 
@@ -122,6 +122,6 @@ def prompt_ids(name: str, given: object, tokenizer: Any = None) -> tuple[int, ..
         array = array[0]
     if array.ndim != 1 or array.size == 0:
         raise ShapeError(
-            f"`{name}` must be one prompt, of shape (pos,) or (1, pos). Got {array.shape}. Take them one by one."
+            f"`{name}` must be one prompt, of shape (pos,) or (1, pos). Got {array.shape}. Pass prompts one by one."
         )
     return tuple(int(token) for token in array)

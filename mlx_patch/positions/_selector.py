@@ -1,4 +1,4 @@
-"""`Selector`: positions by what stands there, and combinations of selectors."""
+"""`Selector`: positions chosen by their text or role, and combinations of selectors."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mlx_patch.positions._pieces import Pieces, prompt_ids
 
 
 class Selector(ABC):
-    """Positions of a prompt, chosen by what stands there. `mp.pos` makes them.
+    """Positions of a prompt, chosen by their text or role. `mp.pos` makes them.
 
     A selector goes wherever a position goes. `a | b` is the positions of both, `a + 1` those after, `a.first` and
     `a.final` the first and the last one. It is resolved against the tokens of the run; a batch row by row.

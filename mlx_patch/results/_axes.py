@@ -1,4 +1,4 @@
-"""The one table of axes: what a sweep can run over, and how each axis is chosen along, counted and written."""
+"""The one table of axes: what a sweep can run over, and how each axis is chosen, counted and written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ def checked_coords(
         ValueRefusedError: An axis is empty, or a coordinate is there twice.
     """
     if len(shape) != len(axes):
-        raise ShapeError(f"`values` must have the axes {listed(axes)}. Got shape {shape}. Name one axis each.")
+        raise ShapeError(f"`values` must have the axes {listed(axes)}. Got shape {shape}. Name each of its axes.")
     allowed = set(axes)
     if "pos" in axes:
         allowed.add("token")
@@ -91,12 +91,13 @@ def _check_labels(name: str, labels: tuple[Any, ...], size: int) -> None:
     """Refuse labels that are not one per place, or not different; tokens may repeat."""
     if len(labels) != size:
         raise ShapeError(
-            f"`coords` must have one entry a place of `values` along {name!r}, {size}. Got {len(labels)}. Give as many."
+            f"`coords` must have one entry per place of `values` along {name!r}, {size}. Got {len(labels)}. Give as "
+            "many."
         )
     if size == 0:
         raise ValueRefusedError(f"`values` must not be empty. Got no place along {name!r}. Sweep at least one.")
     if name != "token" and len(set(labels)) != size:
-        raise ValueRefusedError(f"`coords` must be different along {name!r}. Got {labels}. Leave doubles out.")
+        raise ValueRefusedError(f"`coords` must be different along {name!r}. Got {labels}. Remove duplicates.")
 
 
 def _python_value(label: Any) -> Any:

@@ -143,7 +143,7 @@ def read_result(
         return _built_result(kind, about[direction], arrays, f"{direction}/")
     except (PatchError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
-            f"`path` must be a file that {written_by} wrote. Got {path}, where not all fits: {error}."
+            f"`path` must be a file that {written_by} wrote. Got {path}, which is inconsistent: {error}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""`Labelled`: numbers with the names of their axes, their coordinates, and where they came from.
+"""`Labelled`: numbers with their axes, coordinates and provenance.
 
 It knows no model, no plan and no pass, so every measurement of the library can return one.
 """
@@ -172,8 +172,8 @@ def check_baseline(baseline: np.ndarray, axes: tuple[str, ...], shape: tuple[int
         expected = shape[-2:]
     if baseline.shape != expected:
         raise ShapeError(
-            f"`baseline` must have the last axes of `values`, shape {expected}. Got {baseline.shape}. "
-            "Give one number an example, and a metric if there are several."
+            f"`baseline` must have the last axes of `values`, shape {expected}. Got {baseline.shape}. Give one number "
+            "per example, and per metric if there are several."
         )
 
 
@@ -195,8 +195,7 @@ def mask_of_runs(mask: object, values: np.ndarray, baseline: np.ndarray) -> np.n
         raise KindError(f"`run_mask` must be a numpy array of bool. Got {_kind_text(mask)}. Use `.astype(bool)`.")
     elif mask.shape != values.shape:
         raise ShapeError(
-            f"`run_mask` must have the shape of `values`, {values.shape}. Got {mask.shape}. "
-            "Give one truth value a number."
+            f"`run_mask` must have the shape of `values`, {values.shape}. Got {mask.shape}. Give one bool per number."
         )
     else:
         run_mask = mask | is_number

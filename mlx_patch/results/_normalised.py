@@ -38,7 +38,7 @@ def reference(name: str, scores: object, shape: tuple[int, ...]) -> np.ndarray:
     allowed = ((), shape[-1:], shape)
     if array.shape not in allowed:
         forms = listed_shapes(allowed)
-        raise ShapeError(f"`{name}` must have a shape of {forms}. Got {array.shape}. Give one number an example.")
+        raise ShapeError(f"`{name}` must have a shape of {forms}. Got {array.shape}. Give one number per example.")
     return array
 
 
@@ -112,7 +112,7 @@ def _refuse_other_start(result: Labelled) -> None:
     else:
         return
     raise ValueRefusedError(
-        f"`normalised` must start from a metric's own values. Got {problem}. Take the sweep's own result, complete."
+        f"`normalised` must start from a metric's raw values. Got {problem}. Use the sweep's own result, complete."
     )
 
 
@@ -128,7 +128,8 @@ def _scores(name: str, source: Any, result: Labelled) -> np.ndarray:
     else:
         return reference(name, source.baseline, shape)
     raise ValueRefusedError(
-        f"`{name}` must be a result of the same metrics, in their own units. Got {problem}. Give that run's numbers."
+        f"`{name}` must be a result of the same metrics, in their own units. Got {problem}. Pass the numbers of that "
+        "run."
     )
 
 
@@ -137,7 +138,6 @@ def _warning(excluded: np.ndarray) -> str:
     if excluded.ndim == 2:
         subject = f"{int(excluded.any(0).sum())} of {excluded.shape[1]} examples, for one metric or more,"
     return (
-        f"{subject} have no gap between clean and corrupted to be a fraction of, or NaN in the unpatched run: "
-        "they are NaN and left out of means. "
-        "Check these prompts, or the metric."
+        f"{subject} have no gap between clean and corrupted, or NaN in the unpatched run. They are NaN and left out of "
+        "means. Check these prompts, or the metric."
     )

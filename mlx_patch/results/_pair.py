@@ -51,8 +51,8 @@ class PairResult:
                 )
         if differences := _axis_differences(self.denoising, self.noising):
             raise ShapeError(
-                "`noising` must have the axes and coordinates of `denoising`. "
-                f"Got others: {differences}. Sweep the same."
+                f"`noising` must have the axes and coordinates of `denoising`. Got others: {differences}. Sweep the "
+                "same axes."
             )
         _refuse_exchanged(self.denoising.baseline_mean(), self.noising.baseline_mean())
 
@@ -154,9 +154,9 @@ def _refuse_exchanged(denoising_start: np.ndarray, noising_start: np.ndarray) ->
     """Refuse baselines that show that the two sweeps, or clean and corrupted, were exchanged."""
     if (denoising_start > 0.5).any() or (noising_start < 0.5).any():
         raise ValueRefusedError(
-            "`denoising` must start from the corrupted run, at 0, and `noising` from the clean run, at 1. "
-            f"Got starts at {_rounded(denoising_start)} and {_rounded(noising_start)}. Exchange the two, or "
-            "`clean` and `corrupted`."
+            "`denoising` must start from the corrupted run, at 0, and `noising` from the clean run, at 1. Got starts "
+            f"at {_rounded(denoising_start)} and {_rounded(noising_start)}. Swap the two, or swap `clean` and "
+            "`corrupted`."
         )
 
 

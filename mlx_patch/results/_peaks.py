@@ -76,5 +76,5 @@ def largest_effects(result: Labelled, n: int) -> list[Peak]:
         return peaks
     remedy = "Run the sweep to its end, on examples whose clean and corrupted runs differ."
     if result.complete and not result.left_out.any():
-        remedy = "They were run, and overflow: load the model in bfloat16 or float32."
-    raise ValueRefusedError(f"`peak` must have a cell with a value to point at. Got NaN in all of them. {remedy}")
+        remedy = "They ran and overflowed: load the model in bfloat16 or float32."
+    raise ValueRefusedError(f"`peak` must have at least one cell with a value. Got NaN in all cells. {remedy}")

@@ -78,7 +78,7 @@ def one_metric(result: Result, metric: str | None) -> Result:
     if "metric" in result.axes:
         if metric is None:
             raise ValueRefusedError(
-                f"`metric` must say which, where there are several. Got None. Choose from: {listed(result.metrics)}."
+                f"`metric` must name one of several metrics. Got None. Choose from: {listed(result.metrics)}."
             )
         return select(result, {"metric": metric})
     if metric is not None and metric not in result.metrics:

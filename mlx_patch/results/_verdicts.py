@@ -1,4 +1,4 @@
-"""The verdict on each cell, necessary or sufficient, from what denoising restores and noising leaves."""
+"""The verdict on each cell, necessary or sufficient, from denoising and noising."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -124,8 +124,8 @@ def _stored_sites(model: HookedModel, sites: Sequence[Site]) -> tuple[StoredSite
 
 def _not_by_position(site: Site, defect: str) -> ShapeError:
     return ShapeError(
-        f"`sites` must each have the axes (batch, pos, ...), whose positions can be put one after the other. "
-        f"Got {site}, which has {defect}. Capture it with `model.run_each_with_cache`."
+        f"`sites` must each have the axes (batch, pos, ...), whose positions can be joined. Got {site}, which has "
+        f"{defect}. Capture it with `model.run_each_with_cache`."
     )
 
 
@@ -139,7 +139,7 @@ def _write_shards(
         if n_shards < len(index.shards):
             _refuse_other_prompts(folder, index, n_shards, window, n_done)
         elif index.complete:
-            raise _other_prompts(folder, f"{n_done} prompts, and more were given")
+            raise _other_prompts(folder, f"{n_done} prompts, but more were given")
         else:
             index = index.with_shard(_capture_shard(request, n_shards, window))
             index.write(folder)
@@ -217,13 +217,13 @@ def _refuse_other_prompts(folder: Path, index: Index, number: int, window: Seque
             difference = f"{len(prompt)} tokens, which differ"
         raise _other_prompts(folder, f"another prompt (number {n}: {difference})")
     if len(stored) > len(prompts):
-        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, and fewer were given")
+        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, but fewer were given")
     if len(stored) < len(prompts):
-        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, and more were given")
+        raise _other_prompts(folder, f"{first + len(stored)} prompts up to there, but more were given")
 
 
 def _other_prompts(folder: Path, contents: str) -> FileError:
-    return FileError(f"`path` must be a store of these prompts. Got {folder}, which is of {contents}. {_OTHER}")
+    return FileError(f"`path` must be a store of these prompts. Got {folder}, which holds {contents}. {_OTHER}")
 
 
 def _make_folder(path: object) -> Path:
@@ -263,7 +263,7 @@ def _resume_index(folder: Path, index: Index) -> Index:
     clauses = list(differences(stored_index.identity, index.identity))
     if clauses:
         raise FileError(
-            f"`path` must be of this capture. Got {folder}, which is of {' and of '.join(clauses)}. {_OTHER}"
+            f"`path` must belong to this capture. Got {folder}, which has {' and '.join(clauses)}. {_OTHER}"
         )
     return stored_index
 

@@ -125,24 +125,24 @@ def _check_kinds(index: Index) -> None:
     """
     holds_texts = isinstance(index.model, dict) and all(isinstance(text, str) for text in index.model.values())
     if not holds_texts or not isinstance(index.identity, dict):
-        raise Malformed("its model and its identity are not texts by name")
+        raise Malformed("its model and its identity do not map names to text")
     if not _is_count(index.n_layers) or not isinstance(index.complete, bool):
-        raise Malformed(f"it is of a model of {index.n_layers!r} layers, and {index.complete!r} says that all is there")
+        raise Malformed(f"its model has {index.n_layers!r} layers, and it is complete: {index.complete!r}")
 
 
 def _check_site(stored: StoredSite, n_layers: int) -> None:
     site = Site.parse(stored.site)
     if str(site) != stored.site or (site.layer or 0) >= n_layers:
-        raise Malformed(f"{stored.site!r} is no full name of a site of {n_layers} layers")
+        raise Malformed(f"{stored.site!r} is not the full name of a site in {n_layers} layers")
     if not isinstance(stored.dtype, str) or not isinstance(getattr(mx, stored.dtype, None), mx.Dtype):
-        raise Malformed(f"{stored.dtype!r} is no dtype")
+        raise Malformed(f"{stored.dtype!r} is not a dtype")
     if not all(map(_is_count, stored.shape)):
         raise Malformed(f"{stored.site!r} has rows of shape {stored.shape}")
 
 
 def _check_shard(number: int, shard: Shard) -> None:
     if shard.file != file_name(number):
-        raise Malformed(f"shard {number} must be {file_name(number)}, and is {shard.file!r}")
+        raise Malformed(f"shard {number} must be {file_name(number)}, but is {shard.file!r}")
     are_counts = all(map(_is_count, (shard.prompts, shard.rows, shard.bytes)))
     if not are_counts or shard.rows < shard.prompts:
         raise Malformed(f"{shard.file} has {shard.prompts!r} prompts, {shard.rows!r} rows, {shard.bytes!r} bytes")
@@ -193,7 +193,7 @@ def read_index(folder: Path) -> Index:
     try:
         return _parse_index(about)
     except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{refusal}, whose {NAME} does not fit: {error}. Capture into another folder.") from error
+        raise FileError(f"{refusal}, whose {NAME} is inconsistent: {error}. Capture into another folder.") from error
 
 
 def _refuse_other_version(folder: Path, stored_format: object) -> None:
@@ -201,8 +201,8 @@ def _refuse_other_version(folder: Path, stored_format: object) -> None:
     if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
         stored_version = stored_format.partition("/")[2]
         raise FileError(
-            f"`path` must be of version {version} of its format. Got {folder}, of version {stored_version}. "
-            "Read it with the mlx_patch that wrote it, or capture again."
+            f"`path` must have format version {version}. Got {folder}, which has version {stored_version}. Read it "
+            "with the mlx_patch that wrote it, or capture again."
         )
 
 

@@ -48,8 +48,8 @@ def mean_of_rows(shards: Iterable[OpenShard], sites: Sequence[str], skip: int = 
                 norms[site] = shard_norms
     if not counts.any():
         raise ValueRefusedError(
-            f"`skip` must leave a position to take the mean of. Got {skip}, and positions up to it alone. "
-            "Leave out fewer, or capture longer prompts."
+            f"`skip` must leave a position to average. Got {skip}, with no position after it. Skip fewer, or capture "
+            "longer prompts."
         )
     present = np.flatnonzero(counts)
     warn_of((site, present.tolist(), total[present] / counts[present]) for site, total in norms.items())

@@ -30,7 +30,7 @@ _TICK_NS = 50_000_000  # longer than a tick of any kernel
 
 
 class ShardFile:
-    """One file of a store, which is checked when it is first read, and again when it has changed on the disk since.
+    """One file of a store, checked when it is first read, and again after a change on disk.
 
     Args:
         folder: Of the store.
@@ -56,7 +56,7 @@ class ShardFile:
         with self._open() as file:
             stamp = stamp_of(file)
             if stamp[2] != self.shard.bytes:
-                raise _damaged(self.folder, self.shard, f"has {stamp[2]} bytes of {self.shard.bytes}")
+                raise _damaged(self.folder, self.shard, f"has {stamp[2]} bytes instead of {self.shard.bytes}")
             if check and stamp != self._checked:
                 self._refuse_other_bytes(file)
             yield file
@@ -235,12 +235,12 @@ def open_shard(source: ShardFile, index: Index, number: int, check: bool = True)
     descriptions = _array_descriptions(index, shard)
     for name, description in descriptions.items():
         if arrays.description(name) != description:
-            defect = f"has {arrays.description(name)} for {name!r}, and the index {description}"
+            defect = f"has {arrays.description(name)} for {name!r}, but the index says {description}"
             raise _damaged(source.folder, shard, defect)
     first = sum(previous.prompts for previous in index.shards[:number])
     candidate = OpenShard(arrays, first)
     if arrays.keys() != {*descriptions, "tokens"} or not _is_consistent(candidate, shard):
-        raise _damaged(source.folder, shard, "does not fit: its prompts do not add up")
+        raise _damaged(source.folder, shard, "is inconsistent: its prompts do not add up")
     return candidate
 
 

@@ -55,8 +55,8 @@ class ActivationStore:
         self._index = read_index(self.path)
         if not self._index.complete:
             raise FileError(
-                f"`path` must be a store that is finished. Got {self.path}, with {len(self._index.shards)} shards so "
-                "far. Call `ActivationStore.capture` with the same arguments again: it goes on from there."
+                f"`path` must be a finished store. Got {self.path}, with {len(self._index.shards)} shards so far. Call "
+                "`ActivationStore.capture` with the same arguments again to continue."
             )
         for shard in self._index.shards:
             refuse_other_size(self.path, shard)
@@ -144,9 +144,9 @@ class ActivationStore:
         try:
             n = as_int(index)
         except TypeError:
-            raise SelectionError(f"`store` must be given the number of a prompt. Got {index!r}.") from None
+            raise SelectionError(f"`store` must be indexed by the number of a prompt. Got {index!r}.") from None
         if not -len(self) <= n < len(self):
-            raise SelectionError(f"`store` must be given a prompt of {-len(self)} to {len(self) - 1}. Got {n}.")
+            raise SelectionError(f"`store` must be indexed from {-len(self)} to {len(self) - 1}. Got {n}.")
         n %= len(self)
         shard = self._shard(bisect_right(self._ends, n))
         return self._cache(shard, n - shard.first)
@@ -260,8 +260,8 @@ class ActivationStore:
         lengths = set(self.lengths)
         if len(lengths) > 1:
             raise ValueRefusedError(
-                f"`n_positions` must be given where prompts differ in length: they have {min(lengths)} to "
-                f"{max(lengths)} tokens. Got None. Give the length of the prompts that are to be ablated."
+                f"`n_positions` must be given if prompts differ in length: they have {min(lengths)} to {max(lengths)} "
+                "tokens. Got None. Give the length of the prompts to ablate."
             )
         return lengths.pop()
 

@@ -36,8 +36,8 @@ def refuse_with_several(kinds: Kinds, **choices: object) -> None:
     for name, value in choices.items():
         if value is not None:
             raise KindError(
-                f"`{name}` must be left out where {kind} stands beside metrics that are none. Got {value!r}. "
-                f"Sweep the others with it, and {kind} by itself."
+                f"`{name}` must be left out if {kind} is swept with metrics of other kinds. Got {value!r}. Sweep the "
+                f"others with it, and {kind} separately."
             )
 
 
@@ -79,7 +79,7 @@ def sweep_kinds(
 
 
 def plan_kinds(kinds: Kinds, plan_of: Callable[[list[Metric]], Plan]) -> Plan:
-    """The plan of the first kind, with the cost of the other kinds added to what comes beside its passes."""
+    """The plan of the first kind, with the cost of the other kinds added."""
     plans = [plan_of(metrics) for _, metrics in kinds]
     return _add_cost(plans[0], plans[1:])
 

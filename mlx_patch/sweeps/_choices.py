@@ -44,7 +44,7 @@ class Choices:
         if name == "pos":
             return self._positions()
         if name == "alpha":
-            raise ValueRefusedError("`alphas` must be given where `over` has 'alpha'. Got None. Write [0.0, 0.5, 1.0].")
+            raise ValueRefusedError("`alphas` must be given if `over` has 'alpha'. Got None. Write [0.0, 0.5, 1.0].")
         return range(self.shapes.size(name, self.sites, self._layer_numbers()))
 
     def count_from_start(self, over: Sequence[str]) -> Mapping[str, Sequence[AxisChoice] | None]:
@@ -81,7 +81,7 @@ class Choices:
     def _positions(self) -> Sequence[AxisChoice]:
         if len(self.batches) > 1:
             raise ValueRefusedError(
-                "`positions` must be given where prompts differ in length. Got None. Count from the end: [-2, -1]."
+                "`positions` must be given if prompts differ in length. Got None. Count from the end: [-2, -1]."
             )
         return range(self.batches[0].length)
 
@@ -181,14 +181,14 @@ def _find_common_layers(sites: Sequence[str], model: HookedModel) -> list[int]:
     for name in sites:
         if name not in SITES or not SITES[name].layered:
             raise SelectionError(
-                f"`over` must not have 'layer' at {name!r}, which is not one of a kind that blocks have. "
-                "Leave 'layer' out, or name the site without its layer."
+                f"`over` must not have 'layer' at {name!r}, which is not a site of blocks. Leave 'layer' out, or name "
+                "the site without its layer."
             )
     layers_by_site = [{site.layer for site in model.layout.select(name, None)} for name in sites]
     shared_layers = set.intersection(*layers_by_site)
     common = sorted(layer for layer in shared_layers if layer is not None)
     if not common:
         raise SelectionError(
-            f"`at` must be sites that a layer has together. Got {listed(sites)}. Sweep them one by one."
+            f"`at` must be sites that occur together in a layer. Got {listed(sites)}. Sweep them one by one."
         )
     return common

@@ -203,7 +203,7 @@ def merge_choices(choices: Sequence[AxisChoice]) -> tuple[int, ...] | Selector:
         return flatten(choices)
     if len(selectors) < len(choices):
         raise SelectionError(
-            f"`positions` must be selectors or numbers where `over` has no 'pos'. Got both: {listed(choices)}. "
+            f"`positions` must be all selectors or all numbers if `over` has no 'pos'. Got both: {listed(choices)}. "
             "Write mp.pos.last for -1."
         )
     return reduce(or_, selectors)

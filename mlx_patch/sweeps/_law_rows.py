@@ -1,4 +1,4 @@
-"""Law 10 of sweeps: one intervention a prompt, a list of prompts, and positions that differ from row to row."""
+"""Law 10 of sweeps: one intervention per prompt, a list of prompts, and positions that differ from row to row."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def independent_in_sweeps(bench: Bench) -> Iterator[Finding]:
 
 
 def _check_intervention_a_prompt(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
-    """One intervention a prompt: each row is that of a run in which all rows have its intervention."""
+    """One intervention per prompt: each row is that of a run in which all rows have its intervention."""
     cells = [_cell(site, Scale(1.0)) for site in sites if site.name != "pattern"]
     interventions: list[Intervention] = [Ablate("noise"), Ablate("resample"), Ablate("mean")]
     places = [{"site": cell.name, "layer": cell.edits[0].layer} for cell in cells]

@@ -51,7 +51,7 @@ def measure(model: HookedModel, tokens: Prompts, metric: Any, edits: Iterable[Ed
     kinds = metrics_by_measurement(metrics)
     if len(kinds) > 1:
         kind = type(kinds[-1][1][0]).__name__
-        raise KindError(f"`metric` must be one metric where it is {kind}. Got {len(metrics)}. Measure them one by one.")
+        raise KindError(f"`metric` must be one metric if it is {kind}. Got {len(metrics)}. Measure them one by one.")
     readouts = readouts_by_batch(plain_of(metrics), batches)
     if any(may_follow_the_norm(model.layout, edit) for edit in edit_list):
         readouts = tuple(readout.whole() for readout in readouts)

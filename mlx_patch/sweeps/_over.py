@@ -18,7 +18,7 @@ from mlx_patch.sweeps._sources import sources_of
 
 @dataclass(frozen=True, eq=False)
 class RequestedCells:
-    """The edits of every cell, for each intervention; the coordinates of the cells; and the request, in words."""
+    """The edits of every cell for each intervention, the cells' coordinates, and the request in words."""
 
     edits: Sequence[Sequence[tuple[Edit, ...]]]
     coords: Mapping[str, tuple[Coordinate, ...]]
@@ -58,8 +58,8 @@ def cells_of_list(
     for axis, argument in arguments.items():
         if argument is not None:
             raise ValueRefusedError(
-                f"`{AXES[axis].argument}` must be left out where `over` holds cells. Got {argument!r}. "
-                "Say it in each cell."
+                f"`{AXES[axis].argument}` must be left out if `over` holds cells. Got {argument!r}. Set it in each "
+                "cell."
             )
     edits = place_cells(over, interventions, sites)
     description = {
@@ -147,7 +147,7 @@ def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[st
         )
     if intervention is None:
         raise KindError(
-            "`intervention` must be an Intervention where `over` holds dicts. Got None. Write mp.Ablate('zero')."
+            "`intervention` must be an Intervention if `over` holds dicts. Got None. Write mp.Ablate('zero')."
         )
     return _place_intervention(intervention, cell, sites)
 
@@ -160,7 +160,7 @@ def _place_intervention(intervention: Intervention, where: Mapping[str, Any], si
     if "site" in where:
         sites = (where["site"],)
     if not sites:
-        raise ValueRefusedError(f"`at` must be a site where a cell has none. Got None with {dict(where)}. Add 'site'.")
+        raise ValueRefusedError(f"`at` must be a site if a cell has none. Got None with {dict(where)}. Add 'site'.")
     return tuple(intervention.at(**{**where, "site": site}) for site in sites)
 
 
@@ -169,6 +169,6 @@ def _refuse_unused(interventions: Sequence[object], sites: Sequence[str], dicts:
     for name, values, is_used in (("intervention", interventions, bool(dicts)), ("at", sites, needs_sites)):
         if values and not is_used:
             raise ValueRefusedError(
-                f"`{name}` must be left out where every cell of `over` brings its own. Got {values[0]!r}. "
-                "Leave it out, or give cells as dicts."
+                f"`{name}` must be left out if every cell of `over` has its own. Got {values[0]!r}. Leave it out, or "
+                "give cells as dicts."
             )

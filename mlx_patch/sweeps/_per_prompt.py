@@ -1,4 +1,4 @@
-"""Interventions, one for all prompts or one a prompt, as the edits of each group of prompts."""
+"""Interventions, one for all prompts or one per prompt, as the edits of each group of prompts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,14 +23,15 @@ def edits_by_batch(
 def checked_interventions(
     argument: Intervention | Sequence[Intervention] | None, n_examples: int
 ) -> list[Intervention]:
-    """One intervention for all prompts, or one a prompt; an empty list for None."""
+    """One intervention for all prompts, or one per prompt; an empty list for None."""
     if argument is None:
         return []
     if not isinstance(argument, list | tuple):
         return [_require_intervention(argument)]
     if len(argument) != n_examples:
         raise ValueRefusedError(
-            f"`intervention` must be one, or one a prompt: {n_examples}. Got {len(argument)}. Compose several with `|`."
+            f"`intervention` must be one intervention, or one per prompt: {n_examples}. Got {len(argument)}. Compose "
+            "several with `|`."
         )
     return list(map(_require_intervention, argument))
 
@@ -38,7 +39,7 @@ def checked_interventions(
 def _require_intervention(value: object) -> Intervention:
     if not isinstance(value, Intervention):
         raise KindError(
-            f"`intervention` must be an Intervention, or one a prompt. Got {value!r}. Write mp.Replace(cache), say."
+            f"`intervention` must be an Intervention, or one per prompt. Got {value!r}. Write mp.Replace(cache), say."
         )
     return value
 
@@ -52,9 +53,8 @@ def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
     for edit in edits:
         if several and edit.batch is not None:
             raise ValueRefusedError(
-                f"`batch` must be left out where prompts differ in length, stand in a list, or have an "
-                f"intervention each. Got {edit!r}. "
-                "Pass prompts of one length as one array, or give one intervention a prompt."
+                "`batch` must be left out if prompts differ in length, are a list, or have one intervention each. Got "
+                f"{edit!r}. Pass prompts of one length as one array, or give one intervention per prompt."
             )
 
 

@@ -1,4 +1,4 @@
-"""`sweep`: many patched runs, at the cost of few. `plan`: what that would be."""
+"""`sweep`: many patched runs at the cost of few. `plan`: its passes and cost, without running."""
 
 import os
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def sweep(
     checkpoint: str | os.PathLike[str] | None = None,
     group: mx.distributed.Group | None = None,
 ) -> SweepResult:
-    """Patch many places, one after another, and measure each time: exact, at the least cost that the arithmetic allows.
+    """Patch many places, one after another, and measure each time: exact, at minimum cost.
 
     A cell is one patched run; `over` says what varies from cell to cell. Cells share what they have in common: what
     lies before the first patched position, and below the first patched layer, is computed once.
@@ -60,7 +60,7 @@ def sweep(
         heads: Which heads. Groups as for layers.
         neurons: Which entries of the site's last axis. Groups as for layers.
         alphas: How far to go, where `over` has "alpha".
-        executor: "auto", or "grow", "rows" or "reference", one full forward pass a cell.
+        executor: "auto", or "grow", "rows" or "reference", one full forward pass per cell.
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal or in a notebook. Inside a long pass, the cells that its share of the work stands for count.
         memory: Bytes that a pass may take beside the weights; None is half of what the device has left, where it says.
@@ -117,7 +117,7 @@ def plan(
     executor: str = "auto",
     memory: int | None = None,
 ) -> Plan:
-    """What a sweep would run and what that costs, without running it. The arguments are those of `sweep`.
+    """The passes of a sweep and their cost, without running it. The arguments are those of `sweep`.
 
     Raises:
         PatchError: As `sweep`.

@@ -17,7 +17,7 @@ CellChoice = Edit | Sequence[Edit] | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Variation:
-    """What a sweep varies, as its caller says it. The attributes are the arguments of `sweep`."""
+    """What a sweep varies, as the caller wrote it. The attributes are the arguments of `sweep`."""
 
     at: str | Site | Sequence[str | Site] | None
     over: str | Sequence[str] | Sequence[CellChoice]

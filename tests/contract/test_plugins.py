@@ -75,7 +75,7 @@ print(metrics.as_metric("example_top_margin")(mx.array([[[1.0, 5.0]]])).item())
 
 
 def test_a_metric_of_several_positions_pays_for_those(installed):
-    """Three positions of twelve, edited at the tenth: what lies behind it, and the unedited run."""
+    """Three positions of twelve, edited at the tenth: what lies behind it, and the unpatched run."""
     code = """
 import mlx_patch as mp
 from mlx_patch.testing import tiny_model

@@ -84,7 +84,9 @@ def test_ranks_that_run_other_sweeps_are_refused(two_ranks, what: str):
     for rank in two_ranks("failing"):
         kind, message = rank[what]
         assert kind == "RankError"
-        assert re.match(rf"`group` must have the same sweep on every rank. Got another {what} on rank 1 than", message)
+        assert re.match(
+            rf"`group` must run the same sweep on every rank. Got a different {what} on rank 1 than", message
+        )
 
 
 def test_after_a_failure_the_ranks_can_go_on_together(two_ranks):

@@ -32,15 +32,15 @@ def test_places_of_which_a_rank_has_a_part_are_refused(two_ranks, what: str):
     for number, rank in enumerate(two_ranks("sharded")):
         kind, message = rank["refused"][what]
         assert kind == "MissingSiteError"
-        assert f"of which rank {number} of 2 has its own part only" in message
-        assert "For the rest load the model unsharded." in message
+        assert f"so rank {number} of 2 may hold only a part" in message
+        assert "For other sites, load the model unsharded." in message
 
 
 def test_passes_of_a_sharded_model_are_not_divided(two_ranks):
     for rank in two_ranks("sharded"):
         kind, message = rank["refused"]["group"]
         assert kind == "ArchitectureError"
-        assert "`group` must be None where the model is sharded: every rank takes part in every pass." in message
+        assert "`group` must be None if the model is sharded: every rank takes part in every pass." in message
 
 
 def test_what_is_refused_is_refused_before_the_model_runs(two_ranks):

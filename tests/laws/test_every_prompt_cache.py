@@ -232,9 +232,7 @@ def test_law_9_parts_give_what_the_bare_model_gives(kind, size):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_padded_rows_are_refused(kind):
-    message = (
-        r"`prompt_cache` must hold equally many positions in each row\. Got a padded batch .* Group prompts by leng"
-    )
+    message = r"`prompt_cache` must hold the same number of positions in each row\. Got a padded batch .* Group prompts"
     with pytest.raises(KindError, match=message):
         HookedModel(tiny_model("llama")).run(TOKENS, prompt_cache=[REFUSED[kind]] * 3)
 

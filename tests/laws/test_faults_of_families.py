@@ -111,7 +111,7 @@ def test_a_table_whose_blocks_are_no_list_is_refused():
     raw = tiny_model("llama")
     wrong = replace(family_of(raw), blocks="model")
     with pytest.raises(
-        ArchitectureError, match=r"Got one whose blocks are 'model', which is no list of modules in mlx"
+        ArchitectureError, match=r"Got one whose blocks are 'model', which is not a list of modules in mlx"
     ):
         HookedModel(raw, family=wrong)
 

@@ -54,7 +54,7 @@ def cases(draw, unknown: bool = False) -> Case:
 
 
 def simulated(case: Case) -> int:
-    """The least, counted one by one: the unedited prompts, and what of each cell differs from them."""
+    """The least, counted one by one: the unpatched prompts, and what of each cell differs from them."""
     touched = 0
     for group, cells in zip(case.groups, case.cells, strict=True):
         for _row in range(group.batch):

@@ -31,7 +31,7 @@ def test_a_text_under_an_edit_that_changes_nothing_is_mlx_lms(smollm2, prompt, t
 
 
 def test_generated_tokens_alone_are_edited(smollm2, prompt):
-    """Against whole passes; the first token is the unedited model's."""
+    """Against whole passes; the first token is the unpatched model's."""
     n, text, wanted = prompt.shape[1], prompt, []
     edit = Scale(0.0).at("mlp_out", layer=range(4, 16))
     for _ in range(5):

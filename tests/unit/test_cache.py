@@ -116,7 +116,7 @@ def test_a_stack_of_nothing_is_refused(cache):
 
 def test_a_stack_of_unequal_shapes_is_refused():
     arrays = {Site("z", 0): mx.zeros((1, 2, 3, 4)), Site("z", 1): mx.zeros((1, 2, 5, 4))}
-    with pytest.raises(ShapeError, match="`layers` must have one shape to be stacked"):
+    with pytest.raises(ShapeError, match="`layers` must have activations of one shape to be stacked"):
         ActivationCache(arrays, mx.array([[0, 1]]), (0, 1), 2).stack("z")
 
 
@@ -192,7 +192,7 @@ def test_a_folder_that_is_not_there_is_refused(cache, tmp_path):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     mx.save_safetensors(str(tmp_path / "weights.safetensors"), {"a": mx.zeros((2,))})
-    with pytest.raises(FileError, match=r"must be a file that ActivationCache\.save wrote.* which is another kind"):
+    with pytest.raises(FileError, match=r"must be a file that ActivationCache\.save wrote.* which is of another kind"):
         ActivationCache.load(tmp_path / "weights.safetensors")
 
 

@@ -243,7 +243,7 @@ def test_of_tokens_alone_messages_are_the_same_or_refused(template, kind):
         ids, positions = made
         forget()
         if "system message in the" in template and (name == "paragraphs" or "system" in name):
-            with pytest.raises(TokenError, match="must say whose each part is"):
+            with pytest.raises(TokenError, match="must show the role of each part"):
                 pos.turn(0).resolve(ids, tokenizer)
             continue
         assert {number: pos.turn(number).resolve(ids, tokenizer) for number in range(len(chat))} == positions
@@ -279,7 +279,7 @@ def test_chats_of_the_same_tokens_are_told_apart_or_refused():
     assert pos.role("user").resolve(parted, tokenizer) == positions[1]
     forget()
     assert len(pos.role("user").resolve(whole, tokenizer)) > len(positions[1])
-    with pytest.raises(TokenError, match=r"Got tokens that could be .*system \+ user.* Pass the messages in place of"):
+    with pytest.raises(TokenError, match=r"Got tokens that could be .*system \+ user.* Pass the messages instead of"):
         pos.role("user").resolve(tokenize(tokenizer, parted), tokenizer)
 
 
@@ -305,15 +305,13 @@ def test_keywords_that_say_how_to_encode_are_refused(name):
 
 def test_a_text_goes_through_no_template():
     tokenizer = tokenizer_of("characters", TEMPLATES["GLM"])
-    with pytest.raises(
-        KindError, match=r"`template` must be left out for a text.* Got enable_thinking\. Pass chat mess"
-    ):
+    with pytest.raises(KindError, match=r"`template` must be left out for text.* Got enable_thinking\. Pass chat mess"):
         tokenize(tokenizer, "hi", enable_thinking=True)
 
 
 def test_what_transformers_refuses_is_said_in_our_words():
     tokenizer = tokenizer_of("characters", TEMPLATES["GLM"])
-    with pytest.raises(TokenError, match=r"messages that the tokenizer's chat template takes.*not compatible"):
+    with pytest.raises(TokenError, match=r"messages that the tokenizer's chat template accepts.*not compatible"):
         tokenize(tokenizer, CHATS["one question"], continue_final_message=True)
 
 
@@ -330,9 +328,9 @@ class WithoutKeywords:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (WithoutKeywords, r"WithoutKeywords, of which encode\(text, add_special_tokens=\) says"),
-        (characters, r"Tokenizer, whose encode returns Encoding in place of ids\. Wrap one of the package tokenizers"),
-        (object, r"Got builtins\.object, of which"),
+        (WithoutKeywords, r"WithoutKeywords, whose encode\(text, add_special_tokens=\) raises"),
+        (characters, r"Tokenizer, whose encode returns Encoding instead of ids\. If it is from the package tokenizers"),
+        (object, r"Got builtins\.object, whose"),
     ],
 )
 def test_a_tokenizer_that_encodes_otherwise_is_refused(tiny, tokens, make, message, use):
@@ -346,5 +344,5 @@ def test_a_tokenizer_that_encodes_otherwise_is_refused(tiny, tokens, make, messa
         "selector": lambda: model.run(tokens, logits_at=pos.token("hi")),
         "metric": lambda: LogProb("hi").resolve(model.tokenizer),
     }
-    with pytest.raises(KindError, match=f"`tokenizer` must be one of mlx_lm or of Hugging Face.*{message}"):
+    with pytest.raises(KindError, match=f"`tokenizer` must be mlx_lm's or Hugging Face's.*{message}"):
         uses[use]()

@@ -94,7 +94,7 @@ def test_a_folder_that_is_not_there(capsys):
     out, err = capsys.readouterr()
     assert not out
     assert err == (
-        "error: `path_or_hub_id` must be a folder that is there, or a hub id. Got '/no/such/folder'. Check the path.\n"
+        "error: `path_or_hub_id` must be an existing folder, or a hub id. Got '/no/such/folder'. Check the path.\n"
     )
 
 
@@ -155,8 +155,8 @@ def test_a_name_that_is_not_in_the_zoo_is_one_line(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([str(TINY), "--zoo", "llama"], "a model and --zoo must not come together. Leave one of them out."),
-        (["--prompt", "the capital of"], "--adapter-path and --prompt must come with a model."),
+        ([str(TINY), "--zoo", "llama"], "a model and --zoo exclude each other. Leave one of them out."),
+        (["--prompt", "the capital of"], "--adapter-path and --prompt need a model."),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments, message, capsys):

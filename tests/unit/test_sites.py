@@ -86,7 +86,7 @@ def test_a_layered_site_needs_a_block_number(layer):
 
 @pytest.mark.parametrize("name", ["embed", "final_norm", "model.norm:input"])
 def test_a_site_of_which_there_is_one_takes_no_layer(name):
-    with pytest.raises(SelectionError, match=r"`layer` must be None for .* of which there is one\. Got 2\."):
+    with pytest.raises(SelectionError, match=r"`layer` must be None for .* which the model has once\. Got 2\."):
         Site(name, 2)
 
 

@@ -56,18 +56,20 @@ def test_a_tokenizer_without_bos_adds_none():
 
 
 def test_text_without_a_tokenizer_is_refused():
-    with pytest.raises(TokenError, match=r"`tokenizer` must be there to turn text into tokens\. Got None\. Pass one"):
+    with pytest.raises(TokenError, match=r"`tokenizer` must be given to turn text into tokens\. Got None\. Pass one"):
         tokenize(None, "hi")
 
 
 def test_a_chat_without_a_template_is_refused():
-    with pytest.raises(TokenError, match=r"`prompt` must be a text where the tokenizer has no chat template"):
+    with pytest.raises(TokenError, match=r"`prompt` must be text if the tokenizer has no chat template"):
         tokenize(WithoutTemplate(), CHAT)
 
 
 @pytest.mark.parametrize("prompt", [[], ["hi"], [1, 2]])
 def test_what_is_neither_text_nor_chat_is_refused(prompt):
-    with pytest.raises(TokenError, match="`prompt` must be a text or chat messages, dicts with role and content"):
+    with pytest.raises(
+        TokenError, match="`prompt` must be text or chat messages, which are dicts with role and content"
+    ):
         tokenize(Fake(), prompt)
 
 
@@ -77,12 +79,12 @@ def test_an_empty_text_is_refused():
 
 
 def test_a_lone_surrogate_is_refused():
-    with pytest.raises(TokenError, match=r"`prompt` must be text that UTF-8 can hold\. Got '\\ud83d' in it"):
+    with pytest.raises(TokenError, match=r"`prompt` must be text that UTF-8 can encode\. Got '\\ud83d' in it"):
         tokenize(Fake(), "smile \ud83d")
 
 
 def test_a_real_tokenizer_refuses_a_lone_surrogate_too(word_tokenizer):
-    with pytest.raises(TokenError, match="`prompt` must be text that UTF-8 can hold"):
+    with pytest.raises(TokenError, match="`prompt` must be text that UTF-8 can encode"):
         tokenize(word_tokenizer, "w3 \ud83d")
 
 
@@ -114,7 +116,9 @@ def test_other_shapes_are_refused(given):
 
 
 def test_rows_of_different_lengths_are_refused():
-    with pytest.raises(ShapeError, match=r"`tokens` must have equally many in each row\. .* list to `model\.run_each`"):
+    with pytest.raises(
+        ShapeError, match=r"`tokens` must have the same number in each row\. .* list to `model\.run_each`"
+    ):
         as_tokens([[1, 2], [3]], 96)
 
 

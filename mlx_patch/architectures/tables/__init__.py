@@ -1,4 +1,4 @@
-"""The tables: a module for each architecture, named as mlx_lm names its own. A table that is in one is registered."""
+"""The tables: one module per architecture, named as in mlx_lm. Every table in them is registered."""
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module

@@ -27,7 +27,7 @@ BLOCK = {
     "mlp_out": Point("mlp", "output"),
 }
 
-SHARED_KEY = {"k": "a part of each head's key is its own and a part is shared by all, and no module has both"}
+SHARED_KEY = {"k": "each head's key has a part of its own and a part shared by all heads, and no module holds both"}
 """Why an attention that unfolds keys from a latent lacks `k`."""
 
 DEEPSEEK_V2 = Family("deepseek_v2", {**BLOCK, **ROUTED}, absent=SHARED_KEY)

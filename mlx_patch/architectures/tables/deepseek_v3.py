@@ -12,8 +12,8 @@ from mlx_patch.architectures.tables.deepseek_v2 import QUERIES
 LATENT = {
     "k": "its keys are unfolded from the cached latent, for all positions at each step",
     "v": "its values are unfolded from the cached latent, for all positions at each step",
-    "rot_q": "its scores are a sum of two products, rotated and not, and no array holds whole queries",
-    "rot_k": "its scores are a sum of two products, rotated and not, and no array holds whole keys",
+    "rot_q": "its scores are the sum of a rotated and an unrotated product, so no array holds whole queries",
+    "rot_k": "its scores are the sum of a rotated and an unrotated product, so no array holds whole keys",
 }
 """Why an attention on a cached latent lacks keys and values by head."""
 

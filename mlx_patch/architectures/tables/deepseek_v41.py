@@ -50,11 +50,11 @@ DEEPSEEK_V41 = Family(
     },
     absent={
         **NEURONS_OF_EXPERTS,
-        "k": "one projection makes what is key and value at once",
-        "v": "one projection makes what is key and value at once, rotated; what attention gathers is rotated back",
-        "rot_k": "its keys are rows that each query picks, and some of them stand for several positions",
-        "resid_mid": "its MLP reads a mixture of copies whose weights are made before attention, so no one stream "
-        "stands between",
+        "k": "one projection is both key and value",
+        "v": "one projection is both key and value, rotated; what attention gathers is rotated back",
+        "rot_k": "its keys are rows that each query picks, and some rows stand for several positions",
+        "resid_mid": "its MLP reads a mixture of copies whose weights are computed before attention, so no single "
+        "stream lies between",
     },
     stream=Stream(
         says="copies = weight * mixer_out + mixing @ copies, then the same with mlp_out",

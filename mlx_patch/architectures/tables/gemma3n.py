@@ -54,8 +54,8 @@ GEMMA3N = Family(
     },
     absent={
         **DENSE,
-        "resid_mid": "its MLP reads the active stream with a low-rank map of it beside attention, and what goes on "
-        "from there is a correction of four predicted streams",
+        "resid_mid": "its MLP reads the active stream plus a low-rank map of it, and the block then corrects four "
+        "predicted streams",
     },
     blocks=f"{_TOWER}.layers",
     final_norm=f"{_TOWER}.norm",

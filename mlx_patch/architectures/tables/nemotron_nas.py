@@ -17,8 +17,8 @@ NEMOTRON_NAS = Family(
     },
     absent={
         **DENSE,
-        **dict.fromkeys(_ATTENTION, "the search left it no block with attention"),
-        **dict.fromkeys(("resid_mid", "mlp_post", "mlp_out"), "the search left it no block with such an MLP"),
-        "mixer_out": "the search left it no block with a mixer",
+        **dict.fromkeys(_ATTENTION, "the architecture search left no block with attention"),
+        **dict.fromkeys(("resid_mid", "mlp_post", "mlp_out"), "the architecture search left no block with such an MLP"),
+        "mixer_out": "the architecture search left no block with a mixer",
     },
 )

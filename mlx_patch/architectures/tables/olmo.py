@@ -7,7 +7,7 @@ mlx_lm 0.32.2 cannot run it on more than one token: it adds the mask to the scor
 from mlx_patch.architectures._family import BLOCK_ENDS, DENSE, Family, Point, adds
 from mlx_patch.architectures._views import ByHead, Fused, HeadsFirst
 
-_BY_HAND = "a method of its block writes attention out, and only what a module's call itself does can be looked into"
+_BY_HAND = "its block computes attention in a method, and only values inside a module's own call can be read"
 
 OLMO = Family(
     "olmo",

@@ -111,7 +111,7 @@ def may_follow_the_norm(layout: Layout, edit: Edit) -> bool:
 
 
 def _first_position(layout: Layout, edit: Edit, length: int) -> int:
-    """The first position from which on a shorter run gives the same as a run of the whole prompt."""
+    """The first position from which a shorter run gives the same numbers as a run of the whole prompt."""
     if edit.pos is None:
         return 0
     prompt = Span(0, length, length)

@@ -62,8 +62,9 @@ class Shapes:
         sizes = self.sizes(axis, names, layers)
         if len(sizes) > 1:
             raise SelectionError(
-                f"`{axis}s` must be given where sites or layers differ in how many they have: {listed(sorted(sizes))}. "
-                f"Got None. Give those that all have, {axis}s=range({min(sizes)}), or choose layers that agree."
+                f"`{axis}s` must be given if sites or layers have different numbers of {axis}s: "
+                f"{listed(sorted(sizes))}. Got None. Give those that all have, {axis}s=range({min(sizes)}), or choose "
+                "layers with the same number."
             )
         return sizes.pop()
 

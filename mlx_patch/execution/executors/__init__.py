@@ -1,4 +1,4 @@
-"""How the cells of a sweep are run: an executor a file. An executor whose file is here can be chosen by its name."""
+"""How the cells of a sweep run: one executor per file. Every executor here can be chosen by its name."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -36,7 +36,7 @@ def choose_executor(name: str, layout: Layout, cells: Sequence[Cell], whole_rows
     by_name = executors()
     if name not in (*by_name, AUTO):
         suggestion = did_you_mean(str(name), (*by_name, AUTO))
-        raise UnknownNameError(f"`executor` must be the name of one. Got {name!r}. {suggestion}")
+        raise UnknownNameError(f"`executor` must be the name of an executor. Got {name!r}. {suggestion}")
     if name == AUTO:
         executor, why = _choose_preferred(by_name.values(), layout, cells)
     else:

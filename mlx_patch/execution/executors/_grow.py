@@ -15,7 +15,7 @@ from mlx_patch.sites import Site
 
 @final
 class Grow(Executor):
-    """The cheapest executor: it takes all that lies below a cell's first changed block from the unpatched run."""
+    """The cheapest executor: everything below a cell's first changed block comes from the unpatched run."""
 
     name = "grow"
     description = "each row begins at the first block that its cell changes"

@@ -1,4 +1,4 @@
-"""`Reference`: one full forward pass a cell. The other executors are compared with it."""
+"""`Reference`: one full forward pass per cell. The other executors are compared with it."""
 
 from collections.abc import Sequence
 from typing import final
@@ -19,7 +19,7 @@ class Reference(Executor):
     """`model.run` with the edits of each cell: nothing is shared."""
 
     name = "reference"
-    description = "one full forward pass a cell"
+    description = "one full forward pass per cell"
     one_cell_a_pass = True
 
     @override

@@ -1,4 +1,4 @@
-"""How metrics are measured: a kind a file. A file in this folder is all that a new kind needs."""
+"""How metrics are measured: one kind per file. A new kind needs only a file in this folder."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -19,12 +19,12 @@ from mlx_patch.sites import Site
 
 @final
 class OfGeneratedText(Measurement):
-    """Metrics of generated text: each cell is a run of its prompt, and then a forward pass a token."""
+    """Metrics of generated text: each cell is one run of its prompt, then one forward pass per token."""
 
     order = 1
     one_cell_a_pass = True
     whole_rows = True
-    provenance: ClassVar[Mapping[str, str]] = {"written": "a run a cell, then token after token"}
+    provenance: ClassVar[Mapping[str, str]] = {"written": "one run per cell, then token by token"}
 
     @override
     def serves(self, metric: Metric) -> bool:

@@ -64,7 +64,7 @@ class CellRows:
         if value.shape[:1] != (self.height,):
             raise ShapeError(
                 f"`executor` must be 'reference' for edits at {site}, whose first axis does not hold the rows of the "
-                f"batch. Got shape {value.shape} with {self.height} rows. Choose it, or a named site."
+                f"batch. Got shape {value.shape} with {self.height} rows. Use 'reference', or choose a named site."
             )
         pieces = []
         n_copied = 0  # rows of the batch that are in `pieces`

@@ -109,8 +109,8 @@ class Plan:
             self._executor_line(),
             f"cost: {self.token_layers:,} token-layers (one position of one row through one block), "
             f"{self.base:,} of them unpatched",
-            f"the least that these cells can cost: {_compared(self.minimum, self.token_layers)}",
-            f"one full forward pass a cell would cost: {_compared(self.reference, self.token_layers)}",
+            f"the minimum that these cells can cost: {_compared(self.minimum, self.token_layers)}",
+            f"one full forward pass per cell would cost: {_compared(self.reference, self.token_layers)}",
             f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
         ]
         if self.written:

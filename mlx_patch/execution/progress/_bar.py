@@ -37,9 +37,7 @@ class Progress:
                 "Leave it out for a bar on a terminal or in a notebook."
             )
         if choice is True and not find_spec("tqdm"):
-            raise MissingExtraError(
-                "`progress` must be a function where tqdm is not installed. Got True. Run `pip install tqdm`."
-            )
+            raise MissingExtraError("`progress=True` needs tqdm. Run `pip install tqdm`, or pass a function.")
         self.callback: Callable[[int, int], object] | None = None
         if callable(choice):
             self.callback = choice

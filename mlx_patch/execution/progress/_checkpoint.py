@@ -53,16 +53,16 @@ class Checkpoint:
         try:
             differing = list(differences(about["identity"], self.identity))
             if differing:
-                difference = f"which is of {' and of '.join(differing)}"
-                raise FileError(f"`checkpoint` must be of this sweep. Got {self.path}, {difference}. {_REMEDY}")
+                difference = f"which has {' and '.join(differing)}"
+                raise FileError(f"`checkpoint` must belong to this sweep. Got {self.path}, {difference}. {_REMEDY}")
             plan = Plan.from_dict(about["plan"])
             token_layers = int(arrays["token_layers"])
             numbers = Numbers(arrays["values"], arrays["done"], arrays["baseline"], token_layers=token_layers)
             _check_fit(plan, numbers, blank)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
-                f"`checkpoint` must be a file that {_WRITTEN_BY} wrote. Got {self.path}, where not all fits: {error}. "
-                f"{_REMEDY}"
+                f"`checkpoint` must be a file that {_WRITTEN_BY} wrote. Got {self.path}, which is inconsistent: "
+                f"{error}. {_REMEDY}"
             ) from error
         return plan, numbers
 
@@ -98,7 +98,7 @@ def checked_path(checkpoint: object) -> Path:
         raise KindError(f"`checkpoint` must be a path or None. Got {type(checkpoint).__name__}.")
     path = Path(checkpoint)
     if path.is_dir():
-        raise FileError(f"`checkpoint` must be a file's name. Got {path}: Is a directory. Choose another name.")
+        raise FileError(f"`checkpoint` must be a file's name. Got {path}, which is a directory. Choose another name.")
     reason = _why_not_writable(path.parent)
     if reason:
         raise FileError(

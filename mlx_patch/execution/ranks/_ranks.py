@@ -1,4 +1,4 @@
-"""`Ranks`: the processes of `mlx.launch`, which divide the passes of a sweep and send each other what they found."""
+"""`Ranks`: the processes of `mlx.launch`, which divide the passes of a sweep and exchange their numbers."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ PassRunner = Callable[[Callable[[int], None]], None]
 
 
 class _StoppedError(Exception):
-    """Another rank was interrupted, so this one stops as well."""
+    """Another rank was interrupted, so this rank stops too."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class Ranks:
             for name, digest in sweeps[0].items():
                 if rank_sweep[name] != digest:
                     raise RankError(
-                        f"`group` must have the same sweep on every rank. Got another {name} on rank {rank} than on "
-                        "rank 0. Give every rank the same arguments."
+                        f"`group` must run the same sweep on every rank. Got a different {name} on rank {rank} than on "
+                        "rank 0. Pass the same arguments on every rank."
                     )
 
     def work(self, run: PassRunner, pack: Callable[[], bytes], show: Callable[[int], None]) -> tuple[bool, list[bytes]]:
@@ -216,7 +216,7 @@ def ranks_of(group: RankGroup | None, layout: Layout) -> Ranks:
         return Ranks(group)
     if group is not None and group.size() > 1:
         raise ArchitectureError(
-            "`group` must be None where the model is sharded: every rank takes part in every pass. "
-            f"Got a group of {group.size()}. Leave it out, or load the model whole on each rank."
+            "`group` must be None if the model is sharded: every rank takes part in every pass. Got a group of "
+            f"{group.size()}. Leave it out, or load the whole model on each rank."
         )
     return Ranks(sharded, divided=False)

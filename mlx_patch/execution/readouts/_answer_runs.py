@@ -46,7 +46,7 @@ class AnswerRuns:
         return sum(len(batch.examples) for batch in self.batches)
 
     def groups(self) -> list[tuple[int, int, Batch]]:
-        """What is run: the number of a batch, that of a run, and their tokens as a batch with rows numbered anew."""
+        """The groups to run: batch number, run number, and their tokens as a batch with renumbered rows."""
         groups = []
         n_rows = 0
         for number, batch in enumerate(self.batches):
@@ -146,7 +146,7 @@ def _refuse_unknown_tokens(slot: Slot, d_vocab: int) -> None:
     for answer in slot:
         for token in answer:
             if token >= d_vocab:
-                raise SelectionError(f"`metric` must have answers of the model's {d_vocab} tokens. Got {token}.")
+                raise SelectionError(f"`metric` must have answers among the model's {d_vocab} tokens. Got {token}.")
 
 
 def _share_runs(slots: Iterable[Slot]) -> tuple[tuple[Slot, ...], ...]:

@@ -1,4 +1,4 @@
-"""Text generated after an edited prompt, for `GenerateMatches`: one run a cell, then token after token."""
+"""Text generated after an edited prompt, for `GenerateMatches`: one run per cell, then token by token."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -89,7 +89,7 @@ def require_tokenizer(model: HookedModel, metric: GenerateMatches) -> None:
         KindError: It has none.
     """
     if model.tokenizer is None:
-        raise KindError(f"`tokenizer` must be there for {metric.name}. Got None. Pass it to HookedModel.")
+        raise KindError(f"`tokenizer` must be given for {metric.name}. Got None. Pass it to HookedModel.")
 
 
 def _generate_texts(

@@ -49,8 +49,8 @@ def _refuse_without_positions(shape: tuple[int, ...], site: Site, span: Span) ->
     axis = pos_axis(site)
     if axis >= len(shape) or shape[axis] != span.length:
         raise SelectionError(
-            f"`site` must have the {span.length} positions of a run along axis {axis} where an answer is behind the "
-            f"prompt. Got {site}, of shape {shape}. Choose a named site, or a metric of one token."
+            f"`site` must have the {span.length} positions of a run along axis {axis} if an answer follows the prompt. "
+            f"Got {site}, of shape {shape}. Choose a named site, or a metric of one token."
         )
 
 

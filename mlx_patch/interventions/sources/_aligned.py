@@ -35,7 +35,7 @@ class Aligned:
         _refuse_other_prompt(self.source, self.alignment)
         if not self.positions:
             raise SelectionError(
-                f"`source` must hold a position that the alignment takes. Got {self.source!r}, and an alignment of "
+                f"`source` must hold a position that the alignment uses. Got {self.source!r} and an alignment of "
                 f"{list(self.alignment.sources)}. Capture all positions: leave out `pos`."
             )
 
@@ -64,8 +64,8 @@ class Aligned:
         site = site_of(key, getattr(self.source, "n_layers", None))
         if site.axes[-1:] == ("key_pos",):
             raise KindError(
-                f"`source` must not be aligned at {site}. Got an alignment; its keys are positions as well, and "
-                "the prompts have others. Patch 'z', or 'q', 'k' and 'v'."
+                f"`source` must not be aligned at {site}. Got an alignment, but the site's keys are positions too, and "
+                "the prompts differ in them. Patch 'z', or 'q', 'k' and 'v'."
             )
         row = {position: i for i, position in enumerate(self.source.positions)}
         rows = mx.array([row[source] for source, _ in self._pairs])
@@ -90,13 +90,13 @@ def aligned(name: str, source: object, alignment: Alignment | None) -> Any:
         return source
     if not isinstance(alignment, Alignment):
         raise KindError(
-            f"`positions` must be an Alignment. Got {alignment!r}. Write mp.align(clean, corrupted); "
-            "where to put it goes to `.at(..., pos=...)`."
+            f"`positions` must be an Alignment. Got {alignment!r}. Write mp.align(clean, corrupted), and choose where "
+            "to patch with `.at(..., pos=...)`."
         )
     if isinstance(source, mx.array) or not isinstance(source, ActivationSource):
         raise KindError(
             f"`{name}` must be an ActivationCache to be aligned. Got {type(source).__name__}, whose prompt is unknown. "
-            "Take the rows that you mean, and give `.at(..., pos=...)`."
+            "Pick the rows you need, and pass `.at(..., pos=...)`."
         )
     return Aligned(source, alignment)
 
@@ -128,7 +128,7 @@ def _refuse_other_prompt(source: ActivationSource, alignment: Alignment) -> None
 def _remedy(is_target: bool) -> str:
     if is_target:
         return "It is the alignment's target: use `alignment.inverse`."
-    return "Capture the prompt that the alignment was made of."
+    return "Capture the prompt that the alignment was made from."
 
 
 def _row(tokens: object) -> tuple[int, ...] | None:

@@ -93,8 +93,8 @@ def without_first(array: mx.array, axis: int, positions: Sequence[int], skip: in
         return array, positions
     if first == len(positions):
         raise ValueRefusedError(
-            f"`skip` must leave a position to take the mean of. Got {skip}, and positions up to {positions[-1]}. "
-            "Leave out fewer, or capture longer prompts."
+            f"`skip` must leave a position to average. Got {skip}, with positions up to {positions[-1]}. Skip fewer, "
+            "or capture longer prompts."
         )
     index = (slice(None),) * axis + (slice(first, None),)
     return array[index], positions[first:]
@@ -105,6 +105,6 @@ def _refuse_single(where: Where, over: str, axes: tuple[int, ...]) -> None:
     if all(where.whole.shape[axis] == 1 for axis in axes):
         size = "one row" if over == "batch" else "one row of one position"
         raise ValueRefusedError(
-            f"`source` must be given where the run has {size}: its mean over {over!r} would change nothing. Got None. "
+            f"`source` must be given if the run has {size}: its mean over {over!r} would change nothing. Got None. "
             "Pass the cache of several prompts."
         )

@@ -140,6 +140,6 @@ def _outlier(site: str, positions: Sequence[int], norms: np.ndarray) -> tuple[fl
     if position >= _FIRST:
         remedy = "Take the mean of activations without it"
     return times, (
-        f"the mean at {site} is mostly that of position {position}, whose norm of {longest:.4g} is {times:.4g} "
-        f'times the median position\'s, {median:.4g}. {remedy}, or take the mean of each position: `over="batch"`.'
+        f"position {position} dominates the mean at {site}: its norm of {longest:.4g} is {times:.4g} times the median "
+        f'position\'s, {median:.4g}. {remedy}, or take the mean of each position: `over="batch"`.'
     )

@@ -96,7 +96,7 @@ def check_source(name: str, source: Source, sites: Iterable[Site]) -> None:
     mx.eval(*holds_nan.values())
     for label, is_nan in holds_nan.items():
         if is_nan.item():
-            raise ValueRefusedError(f"`{name}` must not hold NaN. Got NaN in {label}. Look at the run it came from.")
+            raise ValueRefusedError(f"`{name}` must not hold NaN. Got NaN in {label}. Check the run it came from.")
 
 
 def _activation(name: str, source: ActivationSource, site: Site) -> mx.array:
@@ -136,8 +136,8 @@ _ALIGN = (
     "`mp.Replace(cache, positions=mp.align(clean, corrupted))`."
 )
 _OF_THIS_LENGTH = (
-    "It is taken position by position: take it of prompts of this length, or, for a mean, take one over all positions, "
-    '`over="batch_pos"`. `store.mean("batch", n_positions=...)` gives one for a length.'
+    "It has one value per position: take it from prompts of this length. For a mean, take it over all positions, "
+    '`over="batch_pos"`, or for one length, `store.mean("batch", n_positions=...)`.'
 )
 
 

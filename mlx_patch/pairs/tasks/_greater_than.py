@@ -69,6 +69,6 @@ def _year_tokens(prompt: str, century: int, tokenizer: Any) -> tuple[str, list[s
         if len(first_tokens) == 100 and len(set(first_tokens)) >= 10:
             return ending, first_tokens
     raise TokenError(
-        f"`tokenizer` must have tokens that tell the years of a century apart. Got {type(tokenizer).__name__}, which "
-        "has fewer than ten. Leave it out, and give answers of your own."
+        f"`tokenizer` must have tokens that distinguish the years of a century. Got {type(tokenizer).__name__}, which "
+        "has fewer than ten. Leave it out, and give your own answers."
     )

@@ -21,7 +21,7 @@ from mlx_patch.testing._fuzz._ways import NumbersOf, ways
 _MAY_REFUSE = (
     "`executor` must be 'reference'",
     "`executor` must be one that can run these cells",
-    "`batch` must be left out where prompts differ in length",
+    "`batch` must be left out if prompts differ in length",
     "Leave `pos` out, or choose a named site",  # a raw path that has another shape in a batch
     "Choose a named site, or run the prompts one by one",
     "must not attend to keys that the prompt cache keeps no more",  # behind a window, where the whole prompt has them

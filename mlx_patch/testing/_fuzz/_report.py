@@ -62,7 +62,7 @@ def fuzz_sweeps(
     stop_after: int = 5,
     progress: Callable[[int], None] | None = None,
 ) -> FuzzReport:
-    """Compare random sweeps, and other ways to the same numbers, with one plain run a cell.
+    """Compare random sweeps, and other ways to the same numbers, with one plain run per cell.
 
     A sweep is drawn from the seed and its number: a model, prompts (a batch, or a list of any lengths), cells of one
     to three edits, what metrics read, the executor, the memory, the pieces. Each cell is a case.

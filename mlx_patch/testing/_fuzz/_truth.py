@@ -1,4 +1,4 @@
-"""The right numbers of a sweep: one plain run a cell, in which rows that differ are edited one by one."""
+"""The right numbers of a sweep: one plain run per cell, in which rows that differ are edited one by one."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

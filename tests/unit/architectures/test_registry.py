@@ -138,6 +138,6 @@ def test_no_two_tables_serve_one_model(tiny):
 def test_an_installed_table_that_cannot_be_used_is_named(tmp_path, monkeypatch, what, got):
     install(tmp_path, monkeypatch, what)
     model = tiny_model("llama")
-    with pytest.raises(ArchitectureError, match=rf"must give a Family.*{got}.*Mend or uninstall a-family-of-my-own"):
+    with pytest.raises(ArchitectureError, match=rf"must give a Family.*{got}.*Fix or uninstall a-family-of-my-own"):
         family_of(model)
     _registry._families.cache_clear()

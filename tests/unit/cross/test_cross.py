@@ -238,15 +238,17 @@ def test_models_that_do_not_fit_are_refused_with_what_would_help(pair, tmp_path)
     with pytest.raises(ValueRefusedError, match=r"Got a stream of 32 for one of 64. Give linear_map=mp.cross.fit_maps"):
         mp.cross_patch(target, wide, **run)
     path = mp.cross.capture(wider, TOKENS, tmp_path / "w.safetensors")
-    with pytest.raises(ShapeError, match=r"must have a stream of 64, the target's. Got 32. Give linear_map"):
+    with pytest.raises(ShapeError, match=r"must have the target's stream width, 64. Got 32. Give linear_map"):
         mp.cross_patch(target, path, **run, layers=[0, 1])
     with pytest.raises(ShapeError, match=r"must have the 7 positions of `tokens`. Got 5. Give alignment=mp.align"):
         mp.cross_patch(target, pair[1], LONGER, metric=METRIC, donor_tokens=TOKENS)
     with pytest.raises(KindError, match=r"`at` must be a site that layers have. Got 'embed'"):
         mp.cross_patch(target, cache, at="embed", **run)
-    with pytest.raises(SelectionError, match=r"must lie within 3 and 5 layers, from 0. Got \(2, 7\)"):
+    with pytest.raises(
+        SelectionError, match=r"must stay within 3 target layers and 5 donor layers, counted from 0. Got \(2, 7\)"
+    ):
         mp.cross_patch(target, deeper, **run, layer_map=mp.LayerMap([(0, 0), (2, 7)]))
-    with pytest.raises(MissingSiteError, match=r"`linear_map` must have layer 0. Got maps of \[1\]"):
+    with pytest.raises(MissingSiteError, match=r"`linear_map` must hold a map for layer 0. Got maps for layers \[1\]"):
         mp.cross_patch(target, cache, **run, linear_map={1: mp.LinearMap(np.eye(64))})
 
 
@@ -266,22 +268,34 @@ def test_tokenizers_that_cut_otherwise_are_told(word_tokenizer):
     ("make", "error", "message"),
     [
         (lambda: mp.LayerMap([]), ValueRefusedError, "must hold a pair of layers"),
-        (lambda: mp.LayerMap([(1, 0), (1, 1)]), ValueRefusedError, r"must rise.*Got \(1, 0\), then \(1, 1\)"),
+        (
+            lambda: mp.LayerMap([(1, 0), (1, 1)]),
+            ValueRefusedError,
+            r"must be in rising order.*Got \(1, 0\), then \(1, 1\)",
+        ),
         (lambda: mp.LayerMap([(0, -1)]), KindError, r"from 0. Got \(0, -1\)"),
         (lambda: mp.LayerMap([(0, 1)]).donor_of(2), SelectionError, r"one that the map has: \[0\]. Got 2"),
         (lambda: mp.LayerMap.proportional(0, 3), ValueRefusedError, "must be 1 or more. Got 0 and 3"),
         (lambda: mp.LinearMap(np.ones(3)), ShapeError, r"must have the shape \(d_donor, d_target\)"),
         (lambda: mp.LinearMap(np.ones((3, 2)), np.ones(3)), ShapeError, r"`bias` must have the shape \(2,\)"),
         (lambda: mp.LinearMap(np.full((3, 2), np.nan)), ValueRefusedError, "must be finite. Got NaN"),
-        (lambda: mp.LinearMap(np.eye(3))(mx.ones((1, 2))), ShapeError, "of activations 2 wide. Got one of 3"),
+        (
+            lambda: mp.LinearMap(np.eye(3))(mx.ones((1, 2))),
+            ShapeError,
+            "take activations of width 2. Got a map of width 3",
+        ),
         (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((8, 2))), ShapeError, "the same rows. Got 9 and 8"),
         (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((9, 2)), 1.0), ValueRefusedError, "between 0 and 1"),
         (lambda: mp.LinearMap.fit(np.ones((9, 2)), np.ones((9, 2)), groups=[0]), ShapeError, r"9 rows.*shape \(1,\)"),
-        (lambda: mp.LinearMap.fit(np.eye(9), np.eye(9), groups=[0] * 9), ValueRefusedError, "2 or more.*Got 1. Give"),
+        (
+            lambda: mp.LinearMap.fit(np.eye(9), np.eye(9), groups=[0] * 9),
+            ValueRefusedError,
+            "2 groups or more.*Got 1. Pass",
+        ),
         (
             lambda: mp.LinearMap.fit(np.eye(9), np.eye(9)),
             ValueRefusedError,
-            "in 10 directions.*Got 7 rows in 7, with 2",
+            "in 10 directions.*Got 7 rows in 7 directions, with 2",
         ),
         (lambda: mp.LinearMap.fit(np.ones((50, 4)), np.ones((50, 2))), ValueRefusedError, "Got 40 rows in 1"),
         (lambda: mp.LinearMap.fit(np.full((9, 1), np.nan), np.ones((9, 1))), ValueRefusedError, "must be finite"),
@@ -295,7 +309,7 @@ def test_maps_that_are_none_are_refused(make, error, message):
 def test_two_by_twos_of_other_sweeps_are_refused(pair):
     base, other = pair
     one = mp.cross_patch(base, other, TOKENS, metric=METRIC)
-    with pytest.raises(KindError, match="`over` must be 'layer', and one metric"):
+    with pytest.raises(KindError, match="`over` must be 'layer' alone, with one metric"):
         mp.TwoByTwo.of(one, mp.cross_patch(other, base, TOKENS, metric=METRIC, over=("layer", "pos")))
     with pytest.raises(ShapeError, match="must have the layers and examples of `into_base`"):
         mp.TwoByTwo.of(one, mp.cross_patch(other, base, TOKENS, metric=METRIC, layers=[0]))
@@ -315,16 +329,18 @@ def test_a_proportional_map_is_exact_where_a_quotient_rounds():
 
 def test_two_by_twos_that_are_none_are_refused(pair):
     base, other = pair
-    with pytest.raises(KindError, match=r"must replace resid_post, .* Got Replace\(.* at mlp_out. Write mp.Replace"):
+    with pytest.raises(
+        KindError, match=r"must replace the whole resid_post, .* Got Replace\(.* at mlp_out. Write mp.Replace"
+    ):
         mp.two_by_two(base, other, TOKENS, METRIC, at="mlp_out")
-    with pytest.raises(KindError, match=r"must replace resid_post, .* Got Interpolate\("):
+    with pytest.raises(KindError, match=r"must replace the whole resid_post, .* Got Interpolate\("):
         mp.two_by_two(base, other, TOKENS, METRIC, alpha=0.5)
     run = {"other_tokens": LONGER, "alignment": mp.align(TOKENS, LONGER)}
     with pytest.raises(ValueRefusedError, match=r"`positions` must be None with an alignment. Got \[0\]"):
         mp.two_by_two(base, other, TOKENS, METRIC, **run, positions=[0])
     into_base = mp.cross_patch(base, other, TOKENS, metric=METRIC)
     into_other = mp.cross_patch(other, base, TOKENS, metric=LogProb(4))
-    with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(3\), as `into_base`. Got log_prob\(4\)"):
+    with pytest.raises(ValueRefusedError, match=r"must measure log_prob\(3\), like `into_base`. Got log_prob\(4\)"):
         mp.TwoByTwo.of(into_base, into_other)
 
 
@@ -361,7 +377,7 @@ def test_a_two_by_two_goes_by_what_the_sweeps_did(pair):
     np.testing.assert_array_equal(mp.TwoByTwo.of(patched(base, mp.Replace(theirs)), into_other).cells, whole)
     for result in as_replaces(base, theirs):
         assert result.provenance["intervention"].startswith("Replace(")
-        with pytest.raises(KindError, match=r"and do nothing else\. Got Replace"):
+        with pytest.raises(KindError, match=r"with a run's own activations\. Got Replace"):
             mp.TwoByTwo.of(result, into_other)
 
 
@@ -374,7 +390,7 @@ def test_what_was_patched_in_is_data_in_files_too(pair, tmp_path):
     assert again.provenance["sources"] == [{"model": other.identity, "tokens": TOKENS.tolist()}]
     mp.TwoByTwo.of(again, into_other)
     for sources in (None, [], "Replace(", [{"model": "llama", "tokens": []}]):
-        with pytest.raises(KindError, match="and do nothing else"):
+        with pytest.raises(KindError, match="with a run's own activations"):
             mp.TwoByTwo.of(replace(again, provenance={**again.provenance, "sources": sources}), into_other)
 
 
@@ -442,7 +458,7 @@ def test_a_vocabulary_with_two_ids_exchanged_is_another(word_tokenizer):
         (
             lambda: mp.LinearMap.fit(np.random.default_rng(0).normal(size=(50, 3)), np.full((50, 2), 0.1)),
             ValueRefusedError,
-            "`y` must vary, for R2 to be defined. Got 10 equal rows held out",
+            "`y` must vary for R2 to be defined. Got 10 equal held-out rows",
         ),
     ],
 )
@@ -456,7 +472,7 @@ def test_prompts_that_the_models_cut_otherwise_teach_no_map(word_tokenizer):
     swapped = copy.deepcopy(word_tokenizer)
     swapped.encode = lambda text, **how: word_tokenizer.encode(text, **how)[::-1]
     target, donor = (mp.HookedModel(tiny_model("llama"), t) for t in (word_tokenizer, swapped))
-    with pytest.raises(KindError, match=r"`prompts` must be cut alike by both .* prompt 1. Pass token ids"):
+    with pytest.raises(KindError, match=r"`prompts` must have the same tokens in both .* prompt 1. Pass token ids"):
         mp.cross.fit_maps(target, donor, ["w01 w05 w01", "w03 w04 w05"])
 
 
@@ -519,7 +535,7 @@ MANY_REFUSED = {
     "a file": (ValueRefusedError, r"`file` must be None for several prompts", {"file": "donor.safetensors"}),
     "one alignment": (
         ValueRefusedError,
-        r"`alignment` must be one a prompt, 3\. Got 1\.",
+        r"`alignment` must hold one alignment per prompt, 3\. Got 1\.",
         {"alignment": mp.align(TOKENS, TOKENS)},
     ),
     "a map for several sites": (
@@ -544,7 +560,7 @@ def test_caches_are_one_a_prompt(pair):
     caches = other.run_each_with_cache(PROMPTS)[1]
     with pytest.raises(ValueRefusedError, match=r"`donor` must hold a cache for each of 3 prompts\. Got 2\."):
         mp.cross_patch(base, caches[:2], PROMPTS, metric=METRIC)
-    with pytest.raises(ValueRefusedError, match=r"where each has its alignment\. Got one of all"):
+    with pytest.raises(ValueRefusedError, match=r"if each has its own alignment\. Got one cache for all"):
         mp.cross_patch(base, caches[0], PROMPTS, metric=METRIC, alignment=[mp.align(p, p) for p in PROMPTS])
 
 

@@ -150,7 +150,7 @@ def test_a_model_that_compiles_nothing_itself_runs_compiled(tiny):
 def test_a_traced_call_is_refused(tiny, transformed):
     model, batch = tiny(), mx.concatenate([TOKENS[None], TOKENS[None]])
     given = batch if transformed is mx.vmap else TOKENS
-    message = r"`tokens` must have values\. Got an array inside mx\.compile or mx\.vmap.*Call it outside of them"
+    message = r"`tokens` must have values\. Got an array inside mx\.compile or mx\.vmap.*Call it outside them"
     with pytest.raises(KindError, match=message):
         transformed(model.run)(given)
     with pytest.raises(KindError, match=message), model.editing(ZERO):

@@ -300,7 +300,7 @@ def test_a_block_whose_edits_a_task_was_to_use_says_so(runs):
         with runs.model.editing(ZERO):
             await asyncio.create_task(asyncio.to_thread(runs.now))
 
-    with pytest.raises(EditNotUsedError, match="must come to pass in a run"):
+    with pytest.raises(EditNotUsedError, match="must be computed in a run"):
         asyncio.run(main())
 
 

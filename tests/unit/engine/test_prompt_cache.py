@@ -84,7 +84,7 @@ def test_an_edit_reaches_later_runs_through_the_cache(model, tokens):
 
 @pytest.mark.parametrize("pos", [0, 4])
 def test_positions_that_the_cache_holds_are_refused(model, tokens, held, pos):
-    message = r"`pos` must be 5 or more: the prompt cache holds the positions before.* Run the prompt without"
+    message = r"`pos` must be 5 or more: the prompt cache already holds the positions before.* Run the prompt without"
     with pytest.raises(SelectionError, match=message):
         model.run(tokens[:, 5:], [Scale(2.0).at("z", pos=pos)], prompt_cache=held)
     with pytest.raises(SelectionError, match=message):
@@ -126,7 +126,7 @@ def test_an_empty_cache_is_empty_again_after_a_failure(model, tokens):
 
 
 def test_a_cache_of_padded_rows_is_refused(model, tokens):
-    message = r"`prompt_cache` must hold equally many positions in each row\. Got a padded batch \(BatchKVCache\)"
+    message = r"`prompt_cache` must hold the same number of positions in each row\. Got a padded batch \(BatchKVCache\)"
     with pytest.raises(KindError, match=message):
         model.run(tokens, prompt_cache=[BatchKVCache([0])] * 3)
 
@@ -195,17 +195,25 @@ MISFITS = {
     "too few entries": (
         lambda m, o: make_prompt_cache(m.model)[:-1],
         ValueRefusedError,
-        r"the 3 entries .* Got 2\. Make",
+        r"have 3 entries, .* Got 2\. Make",
     ),
-    "too many entries": (lambda m, o: [*filled(m), KVCache()], ValueRefusedError, r"the 3 entries of .* Got 4\."),
+    "too many entries": (lambda m, o: [*filled(m), KVCache()], ValueRefusedError, r"have 3 entries, .* Got 4\."),
     "another model's": (
         lambda m, o: filled(o),
         ShapeError,
         r"\(batch, \.\.\., 2, 32\)\. Got .*entry 0\. It is another",
     ),
     "more rows": (lambda m, o: filled(m, rows=2), ShapeError, r"as many rows as `tokens`, 1\. Got 2\."),
-    "states": (lambda m, o: [ArraysCache(2) for _ in range(3)], KindError, r"Got ArraysCache for KVCache in entry 0"),
-    "one cache thrice": (lambda m, o: [KVCache()] * 3, ValueRefusedError, r"of its own for each layer\. Got one twice"),
+    "states": (
+        lambda m, o: [ArraysCache(2) for _ in range(3)],
+        KindError,
+        r"Got ArraysCache instead of KVCache in entry 0",
+    ),
+    "one cache thrice": (
+        lambda m, o: [KVCache()] * 3,
+        ValueRefusedError,
+        r"separate cache for each layer\. Got the same one twice",
+    ),
     "a cache and no list": (
         lambda m, o: KVCache(),
         KindError,
@@ -303,7 +311,7 @@ def test_what_a_model_has_written_fits_it(name):
         refuse_misfit(model.model, caches, rows)
         with pytest.raises(ShapeError, match="as many rows"):
             refuse_misfit(model.model, caches, rows + 1)
-        with pytest.raises(ValueRefusedError, match="entries of this model's"):
+        with pytest.raises(ValueRefusedError, match="entries, like this model's"):
             refuse_misfit(model.model, caches[:-1], rows)
 
 

@@ -82,7 +82,7 @@ def test_calls_are_counted_anew_in_every_pass(tiny, tokens):
 
 
 def test_a_call_that_does_not_come_is_told(tiny, tokens):
-    with pytest.raises(EditNotUsedError, match=rf"`{ROPE}:output\[2\]` must come to pass in a run"):
+    with pytest.raises(EditNotUsedError, match=rf"`{ROPE}:output\[2\]` must be computed in a run"):
         tiny().run(tokens, [Scale(2.0).at(f"{ROPE}:output[2]")])
 
 

@@ -123,7 +123,9 @@ def test_a_watched_cache_is_a_cache_to_the_model(tiny):
 
 
 def test_what_is_not_python_is_refused():
-    with pytest.raises(ArchitectureError, match=r"must be a Python function to be looked into. Compiled calls cannot"):
+    with pytest.raises(
+        ArchitectureError, match=r"must be a Python function, so that its values can be read. Got a compiled call"
+    ):
         stand_in("sdpa", partial(print), Notes("pattern"), (), {})
 
 

@@ -45,7 +45,7 @@ def test_a_copy_holds_what_the_original_held():
 def test_states_that_something_else_moved_on_are_refused():
     cache = recurrent(7)
     cache[1][1] = mx.zeros((1, 4))
-    with pytest.raises(KindError, match="must say how many positions it holds"):
+    with pytest.raises(KindError, match="must know how many positions it holds"):
         offset_of(cache)
 
 

@@ -63,5 +63,5 @@ def test_a_fourth_executor_is_not_chosen_unless_it_is_named(toy):
 def test_executors_are_those_that_have_a_file(tiny, tokens):
     gc.collect()
     assert [*executors()] == ["grow", "rows", "reference"]
-    with pytest.raises(UnknownNameError, match=r"`executor` must be the name of one\. Got 'one_row'"):
+    with pytest.raises(UnknownNameError, match=r"`executor` must be the name of an executor\. Got 'one_row'"):
         mp.plan(tiny("llama"), tokens, mp.Scale(0.5), "z", metric=mp.metrics.LogProb(3), executor="one_row")

@@ -79,7 +79,7 @@ def test_a_third_measurement_is_one_class(tiny, tokens):
 @pytest.mark.usefixtures("_toy")
 def test_what_several_sweeps_cannot_share_is_refused(tiny, tokens, tmp_path):
     ask = {"over": [mp.Scale(0.5).at("z")], "metric": [mp.metrics.LogProb(3), StreamNorm(1)]}
-    with pytest.raises(KindError, match=r"`checkpoint` must be left out where StreamNorm stands beside metrics"):
+    with pytest.raises(KindError, match=r"`checkpoint` must be left out if StreamNorm is swept with metrics"):
         mp.sweep(tiny("llama"), tokens, checkpoint=tmp_path / "a.npz", **ask)
 
 

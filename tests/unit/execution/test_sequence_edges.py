@@ -149,12 +149,12 @@ def test_answers_share_a_run_where_they_share_what_is_appended(tiny):
 
 def test_rows_of_prompts_in_groups_are_refused(tiny):
     edit = mp.Scale(0.0).at("mlp_out", layer=0, batch=0)
-    with pytest.raises(ValueRefusedError, match="`batch` must be left out where prompts differ in length"):
+    with pytest.raises(ValueRefusedError, match="`batch` must be left out if prompts differ in length"):
         mp.measure(tiny(), [PROMPT, PROMPT[:, :3]], LogProb(3), [edit])
 
 
 def test_a_heap_of_tokens_does_not_say_which_are_the_prompts(tiny):
     model = tiny("mixtral")
     path = "model.layers.0.block_sparse_moe.switch_mlp.down_proj:output"
-    with pytest.raises(SelectionError, match="where an answer is behind the prompt"):
+    with pytest.raises(SelectionError, match="if an answer follows the prompt"):
         mp.measure(model, mx.arange(40)[None], SequenceLogProb(ANSWER), [mp.Scale(0.0).at(path)])

@@ -184,7 +184,11 @@ def test_texts_become_the_tokenizers_own_tokens(word_tokenizer):
 
 REFUSED = {
     "on logits": (lambda m: SequenceLogProb([5])(mx.zeros((1, 2, 96))), KindError, "Use mp.measure"),
-    "writing on logits": (lambda m: GenerateMatches("a")(mx.zeros((1, 2, 96))), KindError, "letting the model write"),
+    "writing on logits": (
+        lambda m: GenerateMatches("a")(mx.zeros((1, 2, 96))),
+        KindError,
+        "measured on generated text",
+    ),
     "empty": (lambda m: SequenceLogProb(""), ValueRefusedError, "must hold a token. Got ''"),
     "empty list": (lambda m: SequenceLogProb([[]]), ValueRefusedError, "must hold a token. Got an empty list"),
     "no answer": (lambda m: SequenceLogProb(3.5), KindError, "must be a text, token ids, or a list of answers"),
@@ -203,16 +207,16 @@ REFUSED = {
     "no tokens": (lambda m: GenerateMatches("a", max_tokens=0), ValueRefusedError, "must be 1 or more. Got 0"),
     "half a token": (lambda m: GenerateMatches("a", max_tokens=0.5), KindError, "must be a whole number. Got 0.5"),
     "cold": (lambda m: GenerateMatches("a", temperature=0), ValueRefusedError, "must be more than 0. Got 0"),
-    "silent": (lambda m: mp.measure(m, PROMPTS, GenerateMatches("a")), KindError, "`tokenizer` must be there for gen"),
+    "silent": (lambda m: mp.measure(m, PROMPTS, GenerateMatches("a")), KindError, "`tokenizer` must be given for gen"),
     "kept": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=[GenerateMatches("a"), LogProb(3)], checkpoint="x"),
         KindError,
-        "`checkpoint` must be left out where GenerateMatches",
+        "`checkpoint` must be left out if GenerateMatches",
     ),
     "swept in silence": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=GenerateMatches("a")),
         KindError,
-        "`tokenizer` must be there for gen",
+        "`tokenizer` must be given for gen",
     ),
     "twice": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=[GenerateMatches("a"), GenerateMatches("a")]),
@@ -222,7 +226,7 @@ REFUSED = {
     "among others": (
         lambda m: mp.measure(m, PROMPTS, [GenerateMatches("a"), LogProb(3)]),
         KindError,
-        "must be one metric where it is GenerateMatches. Got 2",
+        "must be one metric if it is GenerateMatches. Got 2",
     ),
 }
 

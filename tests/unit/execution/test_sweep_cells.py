@@ -1,4 +1,4 @@
-"""Cells: the first block and the first position that differ from the unedited run, found without running it."""
+"""Cells: the first block and the first position that differ from the unpatched run, found without running it."""
 
 from dataclasses import replace
 
@@ -199,7 +199,9 @@ def test_a_cell_of_unknown_block_keeps_rows_from_growing(layout):
 
 
 def test_an_executor_that_nobody_knows_is_refused(layout):
-    with pytest.raises(UnknownNameError, match=r"`executor` must be the name of one\. Got 'row'\. Did you mean rows"):
+    with pytest.raises(
+        UnknownNameError, match=r"`executor` must be the name of an executor\. Got 'row'\. Did you mean rows"
+    ):
         choose_executor("row", layout, [])
 
 

@@ -38,7 +38,7 @@ def stopping_after(passes, error=Stop):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """What ran: passes and unedited runs, in order."""
+    """What ran: passes and unpatched runs, in order."""
     ran = []
 
     def counting(module, name):
@@ -80,7 +80,7 @@ def arguments(model, tokens, executor="auto"):
     }
 
 
-# On mamba2 and the hybrids with its chunks the unedited run rounds differently when it is made in other pieces.
+# On mamba2 and the hybrids with its chunks the unpatched run rounds differently when it is made in other pieces.
 MODELS = ["llama", "jamba", "mamba2", "falcon_h1", "nemotron_h", "gemma3n"]
 
 
@@ -271,44 +271,44 @@ def metric_of(token):
 
 
 DIFFERENCES = {
-    "model": (lambda now: {"model": changed_weights(now["model"])}, r"of another model \(weights\). Give another path"),
+    "model": (lambda now: {"model": changed_weights(now["model"])}, r"another model \(weights\). Give another path"),
     "dtype": (
         lambda now: {"model": HookedModel(tiny_model("llama", "float16"))},
-        r"of another model \(dtype: 'float32' in the file, 'float16' here, weights\)",
+        r"another model \(dtype: 'float32' in the file, 'float16' here, weights\)",
     ),
     "tokens": (
         lambda now: {"tokens": mx.array([[11, 48, 85, 26, 63, 4, 41, 77]])},
-        r"of another prompt \(number 1 of 1: 8 tokens, which differs\)",
+        r"another prompt \(number 1 of 1: 8 tokens, which differs\)",
     ),
     "rows": (
         lambda now: {"tokens": mx.concatenate([now["tokens"]] * 2)},
-        r"of another prompt \(1 in the file, 2 here\)",
+        r"another prompt \(1 in the file, 2 here\)",
     ),
     "source": (
         lambda now: {"intervention": Replace(doubled(now["intervention"].source))},
-        r"of another intervention \(number 1 of 1: Replace\(ActivationCache.*\), which differs\)",
+        r"another intervention \(number 1 of 1: Replace\(ActivationCache.*\), which differs\)",
     ),
     "intervention": (
         lambda now: {"intervention": Scale(2.0)},
-        r"of another intervention \(number 1 of 1: Replace\(.*\) in the file, Scale\(2.0\) here\)",
+        r"another intervention \(number 1 of 1: Replace\(.*\) in the file, Scale\(2.0\) here\)",
     ),
-    "site": (lambda now: {"at": "resid_pre", "intervention": Scale(2.0)}, r"of another choice of cells \(site\)"),
-    "layers": (lambda now: {"layers": [1, 0]}, r"of another choice of cells \(layer\)"),
-    "positions": (lambda now: {"positions": [0, 2, 5, 6]}, r"of another choice of cells \(pos\)"),
+    "site": (lambda now: {"at": "resid_pre", "intervention": Scale(2.0)}, r"another choice of cells \(site\)"),
+    "layers": (lambda now: {"layers": [1, 0]}, r"another choice of cells \(layer\)"),
+    "positions": (lambda now: {"positions": [0, 2, 5, 6]}, r"another choice of cells \(pos\)"),
     "number": (
         lambda now: {"layers": [1]},
-        r"of another choice of cells \(number: 8 in the file, 4 here, site, layer, pos",
+        r"another choice of cells \(number: 8 in the file, 4 here, site, layer, pos",
     ),
-    "order": (lambda now: {"over": ("pos", "layer")}, r"of another choice of cells \(layer, pos\)"),
+    "order": (lambda now: {"over": ("pos", "layer")}, r"another choice of cells \(layer, pos\)"),
     "metric": (
         lambda now: {"metric": LogProb(4)},
-        r"of another metric \(.*log_prob\(3\) in the file, log_prob\(4\) here",
+        r"another metric \(.*log_prob\(3\) in the file, log_prob\(4\) here",
     ),
     "metric's position": (
         lambda now: {"metric": LogProb(3, pos=6, name="log_prob(3)")},
-        r"of another metric \(.*log_prob\(3\), which differs",
+        r"another metric \(.*log_prob\(3\), which differs",
     ),
-    "executor": (lambda now: {"executor": "rows"}, r"of another executor \(name: 'grow' in the file, 'rows' here\)"),
+    "executor": (lambda now: {"executor": "rows"}, r"another executor \(name: 'grow' in the file, 'rows' here\)"),
 }
 
 
@@ -326,7 +326,7 @@ def test_a_checkpoint_of_another_sweep_is_refused(wanted, tmp_path, counted, wha
     sweep(**wanted, checkpoint=tmp_path / "a")
     before = (tmp_path / "a").read_bytes()
     counted.clear()
-    with pytest.raises(FileError, match=rf"`checkpoint` must be of this sweep. Got .*a, which is {message}"):
+    with pytest.raises(FileError, match=rf"`checkpoint` must belong to this sweep. Got .*a, which has {message}"):
         sweep(**{**wanted, **change(wanted)}, checkpoint=tmp_path / "a")
     assert counted == []
     assert (tmp_path / "a").read_bytes() == before
@@ -394,15 +394,15 @@ DAMAGES = {
     ),
     "another version": (
         lambda path: rewrite(path, lambda about: about.update(format="mlx_patch.sweep.checkpoint/0")),
-        r"`checkpoint` must be of version 1 of its format. Got .*, of version 0. Give another path, or delete it.",
+        r"`checkpoint` must have format version 1. Got .*, which has version 0. Give another path, or delete it.",
     ),
     "no plan": (
         lambda path: rewrite(path, lambda about: about.pop("plan")),
-        r"where not all fits: 'plan'. Give another",
+        r"which is inconsistent: 'plan'. Give another",
     ),
     "a pass is missing": (
         lambda path: rewrite(path, lambda about: about["plan"]["passes"].pop()),
-        r"not all fits: its plan does not have every cell once for group 0 of the prompts",
+        r"is inconsistent: its plan does not have every cell once for group 0 of the prompts",
     ),
     "shape": (
         lambda path: rewrite(path, lambda about: None, {"done.npy": b"\x93NUMPY\x01\x00" + bytes(2)}),
@@ -442,7 +442,7 @@ def test_no_part_of_a_file_is_read_as_the_whole(wanted, tmp_path):
             FileError,
             r"`checkpoint` must be in a folder that can be written to. Got .*: No such directory.",
         ),
-        ("", FileError, r"`checkpoint` must be a file's name. Got .*: Is a directory. Choose another name."),
+        ("", FileError, r"`checkpoint` must be a file's name. Got .*, which is a directory. Choose another name."),
         (3, KindError, r"`checkpoint` must be a path or None. Got int."),
     ],
 )
@@ -488,5 +488,5 @@ def test_numbers_of_another_size_are_refused(wanted, tmp_path):
     sweep(**wanted, checkpoint=tmp_path / "a")
     fewer = array_members({"values": np.zeros((3, 1, 1), np.float32)})
     rewrite(tmp_path / "a", lambda about: None, fewer)
-    with pytest.raises(FileError, match=r"not all fits: 'values' has shape \(3, 1, 1\), not \(8, 1, 1\)"):
+    with pytest.raises(FileError, match=r"is inconsistent: 'values' has shape \(3, 1, 1\), not \(8, 1, 1\)"):
         sweep(**wanted, checkpoint=tmp_path / "a")

@@ -98,8 +98,8 @@ def test_a_plan_says_what_it_costs():
         "prompts: 1 of 8 tokens; 4 layers",
         "executor: grow (each row begins at the first block that its cell changes)",
         "cost: 52 token-layers (one position of one row through one block), 32 of them unpatched",
-        "the least that these cells can cost: 52, the same",
-        "one full forward pass a cell would cost: 96, 1.85 times as many",
+        "the minimum that these cells can cost: 52, the same",
+        "one full forward pass per cell would cost: 96, 1.85 times as many",
         "memory: about 0.0 MiB for the largest pass, beside the weights",
     ]
 
@@ -108,8 +108,8 @@ def test_a_plan_says_why_it_is_not_the_cheapest():
     text = str(planned([[Cell(2, 0)] * 3], "rows", bounds=Bounds(rows=2), why="blocks of rwkv7 read the tokens"))
     assert text.startswith("3 cells in 2 passes of up to 2\n")
     assert "executor: rows (every row runs through all blocks), because blocks of rwkv7 read the tokens\n" in text
-    assert "the least that these cells can cost: 80, 1.60 times less\n" in text
-    assert "one full forward pass a cell would cost: 128, the same\n" in text
+    assert "the minimum that these cells can cost: 80, 1.60 times less\n" in text
+    assert "one full forward pass per cell would cost: 128, the same\n" in text
 
 
 def test_a_plan_of_many_lengths_says_how_many():

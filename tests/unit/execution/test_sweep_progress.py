@@ -98,7 +98,7 @@ def test_what_is_no_progress_is_refused():
 
 def test_a_bar_needs_tqdm(monkeypatch):
     monkeypatch.setattr(_bar, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"where tqdm is not installed\. Got True\. Run `pip install tqdm`"):
+    with pytest.raises(MissingExtraError, match=r"`progress=True` needs tqdm\. Run `pip install tqdm`"):
         Progress(True, 4)
     assert written(monkeypatch, None, Terminal()) == ""
     assert importlib.util.find_spec("tqdm")

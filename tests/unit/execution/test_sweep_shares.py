@@ -13,7 +13,7 @@ def plan_of(groups: list[PromptGroup], passes: list[Pass]) -> Plan:
 
 
 def layers_of_one_prompt(n: int) -> Plan:
-    """A pass for each layer, each of one row; the unedited run costs as much as the first."""
+    """A pass for each layer, each of one row; the unpatched run costs as much as the first."""
     return plan_of([PromptGroup(10, 1)], [Pass(0, 0, (i,), (i % N_LAYERS,)) for i in range(n)])
 
 
@@ -38,7 +38,7 @@ drawn = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 
 
 @given(drawn, st.integers(1, 5))
 def test_no_rank_has_much_more_than_its_share(chosen: list, ranks: int):
-    """At most a pass and the unedited prompts more."""
+    """At most a pass and the unpatched prompts more."""
     own = [Pass(group, start, (0,), (entry,)) for group, start, entry in chosen]
     plan = plan_of([PromptGroup(5, 2), PromptGroup(6, 1)], own)
     of = shares(plan, ranks)

@@ -60,14 +60,14 @@ def test_a_stopped_sweep_goes_on_and_writes_nothing_twice(sweep, whole, tmp_path
     sweep(progress=stopping_after(3), checkpoint=path)
     monkeypatch.setattr(_generated_text, "match_rates", lambda *given: texts.append(given) or match_rates(*given))
     again = sweep(checkpoint=path)
-    assert len(texts) < 2 * (4 + 1)  # two prompts, four layers and the unedited run
+    assert len(texts) < 2 * (4 + 1)  # two prompts, four layers and the unpatched run
     np.testing.assert_array_equal(again.values, whole.values)
     np.testing.assert_array_equal(again.baseline, whole.baseline)
     assert again.provenance["token_layers"] == whole.provenance["token_layers"]
     texts.clear()
     sweep(checkpoint=path)
     assert not texts
-    with pytest.raises(FileError, match="which is of another metric"):
+    with pytest.raises(FileError, match="which has another metric"):
         sweep(GenerateMatches(r"\d", max_tokens=4), checkpoint=path)
 
 

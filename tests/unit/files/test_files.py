@@ -79,7 +79,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 def test_a_folder_of_that_name_is_refused(tmp_path):
     """Nothing is left beside it."""
     (tmp_path / "a").mkdir()
-    message = r"`path` must be a file's name\. Got .*/a: Is a directory\. Choose another name"
+    message = r"`path` must be a file's name\. Got .*/a, which is a directory\. Choose another name"
     with pytest.raises(FileError, match=message), written_whole(tmp_path / "a") as beside:
         beside.write_text("whole")
     assert names(tmp_path) == ["a"]

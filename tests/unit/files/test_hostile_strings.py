@@ -52,9 +52,9 @@ def test_a_long_answer_is_refused_in_a_short_message(model):
 
 def test_lone_surrogates_are_refused_everywhere(model):
     for act in (model.tokenize, model.generate, lambda text: model.tokenize(user(text))):
-        with pytest.raises(TokenError, match=r"`prompt` must be text that UTF-8 can hold\. Got '\\ud83d'"):
+        with pytest.raises(TokenError, match=r"`prompt` must be text that UTF-8 can encode\. Got '\\ud83d'"):
             act("smile \ud83d")
-    with pytest.raises(TokenError, match=r"An answer must be text that UTF-8 can hold\. Got '\\ud83d'"):
+    with pytest.raises(TokenError, match=r"An answer must be text that UTF-8 can encode\. Got '\\ud83d'"):
         metrics.Prob("\ud83d").resolve(model.tokenizer)
 
 
@@ -96,12 +96,12 @@ def test_a_template_refuses_in_its_own_words(word_tokenizer, tiny):
     )
     try:
         for messages, said in (
-            (user("w06") + user("w07"), "roles user, user; the template says: Roles must alternate"),
-            ([{"role": "wizard", "content": "w06"}], "roles wizard; the template says: Roles must alternate"),
-            (user(3), r"the template says: can only concatenate str"),
-            (user(None, tool_calls=[{"name": "f"}]), r"the template says: .*content"),
+            (user("w06") + user("w07"), "roles user, user, and the template raises: Roles must alternate"),
+            ([{"role": "wizard", "content": "w06"}], "roles wizard, and the template raises: Roles must alternate"),
+            (user(3), r"the template raises: can only concatenate str"),
+            (user(None, tool_calls=[{"name": "f"}]), r"the template raises: .*content"),
         ):
-            with pytest.raises(TokenError, match=rf"that the tokenizer's chat template takes\. Got the .*{said}"):
+            with pytest.raises(TokenError, match=rf"that the tokenizer's chat template accepts\. Got the .*{said}"):
                 HookedModel(tiny().model, word_tokenizer).tokenize(messages)
     finally:
         word_tokenizer._tokenizer.chat_template = before
@@ -130,7 +130,7 @@ def test_a_prompt_that_the_memory_cannot_hold_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(_room, "_memory", lambda: 2**30)
     if mx.default_device() == mx.Device(mx.cpu):
         with pytest.raises(
-            ValueRefusedError, match=r"leave room for attention. Got \d+ positions.*GiB a layer on a CPU"
+            ValueRefusedError, match=r"leave memory for attention. Got \d+ positions.*GiB per layer on a CPU"
         ):
             embedded.run(tokens)
         with pytest.raises(ValueRefusedError, match="Run them in pieces"):

@@ -265,7 +265,7 @@ class Bound:
     [
         (
             threading.Lock(),
-            r"`metric` must consist of what another process can know again. Got metric, a _thread.lock.",
+            r"`metric` must consist of values that another process can recognise. Got metric, a _thread.lock.",
         ),
         ({"a": [object()]}, r"Got metric: entry 'a': part 0 of a list, a builtins.object. Leave `checkpoint` out, or"),
         (Plain(np.random.default_rng(0)), r"Got metric: attribute 'x'.*a .*Generator"),

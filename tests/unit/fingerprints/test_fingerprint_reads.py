@@ -606,7 +606,7 @@ def f(x): return len(os.listdir('.')) * x
 # whether a file is there => exists, which belongs to genericpath
 def f(x): return os.path.exists('a') * x
 
-# the interpreter => is of this process alone
+# the interpreter => belongs to this process alone
 def f(x): return len(sys.modules) * x
 
 # a module by its name => import_module, which belongs to importlib
@@ -720,7 +720,7 @@ f = C()
 # a partial => open, which reads or runs
 f = functools.partial(open, 'a')
 
-# a text that is open => is of this process alone
+# a text that is open => belongs to this process alone
 import io
 F = io.StringIO('1')
 def f(x): return F
@@ -750,7 +750,7 @@ def f(x): return V.get()
 @pytest.mark.parametrize(("body", "why"), UNKNOWABLE.values(), ids=UNKNOWABLE)
 def test_what_cannot_be_known_is_refused(body, why):
     with pytest.raises(
-        KindError, match=rf"`edit` must consist of what another process can know again\. Got edit.*({why})"
+        KindError, match=rf"`edit` must consist of values that another process can recognise\. Got edit.*({why})"
     ):
         fingerprint(made(body), "edit")
 
@@ -758,7 +758,7 @@ def test_what_cannot_be_known_is_refused(body, why):
 def test_a_file_that_is_open_is_refused():
     with (
         open(os.devnull) as file,
-        pytest.raises(KindError, match=r"a _io.TextIOWrapper, which is of this process alone"),
+        pytest.raises(KindError, match=r"a _io.TextIOWrapper, which belongs to this process alone"),
     ):
         fingerprint(made("def f(x): return FILE", FILE=file))
 
@@ -860,7 +860,9 @@ def test_a_checkpoint_sees_a_function_changed_in_its_module(tiny, tokens, study,
     study(2)
     assert go(Apply(made(body))) == first
     study(3)
-    with pytest.raises(FileError, match=r"`checkpoint` must be of this sweep.*another intervention \(number 1 of 1"):
+    with pytest.raises(
+        FileError, match=r"`checkpoint` must belong to this sweep.*another intervention \(number 1 of 1"
+    ):
         go(Apply(made(body)))
     path.unlink()
     assert go(Apply(made(body))) != first
@@ -884,5 +886,5 @@ def test_a_store_sees_what_chooses_its_positions(tiny, word_tokenizer, tmp_path)
         return ActivationStore.capture(model, prompts, tmp_path / "store", pos=chosen)
 
     assert len(go(0)) == len(go(0)) == 2
-    with pytest.raises(FileError, match=r"which is of another choice of positions"):
+    with pytest.raises(FileError, match=r"which has another choice of positions"):
         go(1)

@@ -87,7 +87,7 @@ def test_a_position_s_mean_is_of_the_same_absolute_position():
 
 def test_the_mean_of_each_position_needs_prompts_of_one_length():
     for source in (cached(X[:, :5], n_positions=5), X[:, :5]):
-        with pytest.raises(ShapeError, match=r"`source` must .* Got \(4, 5, 3, 5\)\. It is taken position"):
+        with pytest.raises(ShapeError, match=r"`source` must .* Got \(4, 5, 3, 5\)\. It has one value per position"):
             done(Ablate("mean", source, over="batch"))
 
 
@@ -108,9 +108,7 @@ def test_a_mean_of_very_many_is_not_cut_short():
 
 def test_a_mean_of_one_thing_is_refused():
     one = X[:1]
-    with pytest.raises(
-        ValueRefusedError, match=r"`source` must be given where the run has one row: its mean over 'bat"
-    ):
+    with pytest.raises(ValueRefusedError, match=r"`source` must be given if the run has one row: its mean over 'bat"):
         done(Ablate("mean", over="batch"), one)
     with pytest.raises(ValueRefusedError, match=r"has one row of one position: its mean over 'batch_pos' would change"):
         done(Ablate("mean"), one[:, :1], span=Span(5, 1, 6))

@@ -94,7 +94,7 @@ def test_a_slice_is_for_positions_forward_and_made_of_ints():
     with pytest.raises(SelectionError, match=r"`head` must be an int or a list of ints\. Got slice\(0, 2, None\)"):
         HALVE.at("z", head=slice(0, 2))
     for step in (-1, 0):
-        with pytest.raises(SelectionError, match=r"`pos` must be a slice that goes forward\. Got .* Turn it round"):
+        with pytest.raises(SelectionError, match=r"`pos` must be a slice that goes forward\. Got .* Reverse it"):
             HALVE.at("z", pos=slice(None, None, step))
     with pytest.raises(SelectionError, match=r"`pos` must be a slice of ints\. Got slice\('a', None, None\)"):
         HALVE.at("z", pos=slice("a", None))
@@ -116,9 +116,9 @@ def test_an_axis_that_the_site_lacks_is_refused(site, what, axes):
 
 def test_a_layer_is_refused_where_the_site_leaves_no_choice():
     """Where there is one, or where the site says it."""
-    with pytest.raises(SelectionError, match=r"`layer` must be None for 'embed', of which there is one\. Got 1\."):
+    with pytest.raises(SelectionError, match=r"`layer` must be None for 'embed', which the model has once\. Got 1\."):
         HALVE.at("embed", layer=1)
-    with pytest.raises(SelectionError, match=r"`layer` must be None where the site says it \(z\.3\)\. Got 1\."):
+    with pytest.raises(SelectionError, match=r"`layer` must be None if the site names it \(z\.3\)\. Got 1\."):
         HALVE.at("z.3", layer=1)
 
 

@@ -78,7 +78,7 @@ def test_derangements_and_donors_have_equal_chances():
 
 
 def test_resampling_a_batch_of_one_is_refused():
-    with pytest.raises(ValueRefusedError, match=r"`source` must be given where the run has one row: there is no other"):
+    with pytest.raises(ValueRefusedError, match=r"`source` must be given if the run has one row: there is no other"):
         done(Ablate("resample"), X[:1])
 
 

@@ -53,7 +53,7 @@ def test_a_number_must_be_finite(name, make, number):
 
 
 def test_bounds_must_be_given_and_in_order():
-    with pytest.raises(ValueRefusedError, match=r"`low` must be given where `high` is not\. Got None for both"):
+    with pytest.raises(ValueRefusedError, match=r"`low` must be given if `high` is not\. Got None for both"):
         Clamp()
     with pytest.raises(ValueRefusedError, match=r"`low` must be at most `high`\. Got 2\.0 and 1\.0\. Swap them"):
         Clamp(2, 1)
@@ -106,7 +106,7 @@ def test_what_is_applied_must_be_a_function_with_a_name():
         (np.zeros(8), KindError, r"must return an mx\.array\. Got ndarray"),
         (mx.zeros((8,), dtype=mx.complex64), KindError, r"must return real numbers\. Got mlx\.core\.complex64"),
         (mx.zeros((8,), dtype=mx.bool_), KindError, r"must return real numbers\. Got mlx\.core\.bool"),
-        (mx.zeros((3,)), ShapeError, r"must return the shape that it was given, \(2, 5, 8\), or one .* Got \(3,\)"),
+        (mx.zeros((3,)), ShapeError, r"must return the shape it received, \(2, 5, 8\), or one .* Got \(3,\)"),
         (mx.zeros((1, 2, 5, 8)), ShapeError, r"or one that broadcasts to it\. Got \(1, 2, 5, 8\)"),
     ],
 )
@@ -116,7 +116,7 @@ def test_what_a_function_returns_is_checked(returned, error, message):
 
 
 def test_fractions_are_not_put_among_integers():
-    with pytest.raises(KindError, match=r"must return integers where it was given mlx\.core\.int32\. Got"):
+    with pytest.raises(KindError, match=r"must return integers for an activation of mlx\.core\.int32\. Got"):
         done(Replace(mx.array(0.5)), mx.zeros((2, 5), dtype=mx.int32))
 
 

@@ -169,7 +169,7 @@ def test_a_cache_with_positions_not_of_its_array_is_refused():
 @pytest.mark.parametrize("make", [Replace, Add, lambda source: Interpolate(source, 0.5)])
 def test_nan_is_refused_before_anything_runs(make):
     name = "value" if make is Add else "source"
-    with pytest.raises(ValueRefusedError, match=rf"`{name}` must not hold NaN\. Got NaN in {name}\. Look at the run"):
+    with pytest.raises(ValueRefusedError, match=rf"`{name}` must not hold NaN\. Got NaN in {name}\. Check the run"):
         make(mx.array([1.0, mx.nan])).check([Z])
     with pytest.raises(ValueRefusedError, match=r"must not hold NaN\. Got NaN in blocks\.1\.attn\.hook_z"):
         make(Cache(Y * mx.nan)).check([Z])

@@ -102,7 +102,7 @@ def test_the_mean_of_a_store_leaves_out_first_positions(model, tmp_path):
     rows = [np.array(model.run_with_cache([p])[1]["resid_post", 1])[0, 1:] for p in prompts]
     np.testing.assert_allclose(np.array(got), np.concatenate(rows).mean(axis=0), rtol=1e-5, atol=1e-5)
     [text] = warned(store.mean)
-    assert "is mostly that of position 0, whose norm of" in text
+    assert "position 0 dominates the mean at" in text
     assert "Leave it out with `skip=1`" in text
     assert not warned(lambda: store.mean("batch", n_positions=6))
 
@@ -175,10 +175,10 @@ def test_a_skip_that_means_nothing_is_refused(make, message):
 
 def test_a_skip_that_leaves_nothing_is_refused(model, cache, tmp_path):
     for ablate in (mp.Ablate("mean", cache, skip=6), mp.Ablate("mean", skip=6)):
-        with pytest.raises(ValueRefusedError, match=r"`skip` must leave a position .* Got 6, and positions up to 5"):
+        with pytest.raises(ValueRefusedError, match=r"`skip` must leave a position .* Got 6, with positions up to 5"):
             at_last(model, ablate)
     store = mp.ActivationStore.capture(model, PROMPT, tmp_path / "store", ["resid_post"])
-    with pytest.raises(ValueRefusedError, match=r"`skip` must leave a position to take the mean of\. Got 9"):
+    with pytest.raises(ValueRefusedError, match=r"`skip` must leave a position to average\. Got 9"):
         store.mean(skip=9)
     with pytest.raises(ValueRefusedError, match=r"`skip` must be 0 or more\. Got -1"):
         store.mean(skip=-1)

@@ -84,13 +84,15 @@ def test_a_negative_position_before_the_prompt_is_refused():
 
 
 def test_a_position_that_the_prompt_cache_holds_is_refused():
-    with pytest.raises(SelectionError, match=r"`pos` must be 100 or more: the prompt cache holds .* Got 99\. Run the"):
+    with pytest.raises(
+        SelectionError, match=r"`pos` must be 100 or more: the prompt cache already holds .* Got 99\. Run the"
+    ):
         CONTINUED.local((99,))
 
 
 @pytest.mark.parametrize("pos", [(-1,), slice(-1, None)])
 def test_a_negative_position_needs_a_prompt_whose_end_is_known(pos):
-    with pytest.raises(SelectionError, match=r"`pos` must be 0 or more where the prompt comes in pieces\. Got -1\."):
+    with pytest.raises(SelectionError, match=r"`pos` must be 0 or more if the prompt comes in pieces\. Got -1\."):
         Span(0, 4, None, pieces=True).local(pos)
 
 

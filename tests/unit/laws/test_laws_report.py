@@ -117,6 +117,6 @@ def test_a_model_verifies_itself(tiny):
 
 def test_three_tokens_are_too_few(tiny):
     with pytest.raises(
-        ShapeError, match=r"`prompt` must have 4 tokens or more. Got 3. Leave it out for a made-up one."
+        ShapeError, match=r"`prompt` must have 4 tokens or more. Got 3. Leave it out to use a made-up one."
     ):
         check_laws(tiny(), mx.array([[1, 2, 3]]))

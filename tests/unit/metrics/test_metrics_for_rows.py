@@ -81,7 +81,7 @@ def test_a_divergence_takes_the_list_that_run_each_returns(tiny, tokens):
 
 
 def test_a_list_of_logits_is_one_prompt_an_entry():
-    with pytest.raises(ShapeError, match=r"logits of one prompt an entry.*Got 2 of 4 tokens in entry 1"):
+    with pytest.raises(ShapeError, match=r"one prompt's logits per entry.*Got 2 of 4 tokens in entry 1"):
         KL([mx.zeros((1, 3, 4)), mx.zeros((2, 3, 4))])
-    with pytest.raises(ShapeError, match=r"all of one vocabulary.*Got 1 of 5 tokens in entry 1"):
+    with pytest.raises(ShapeError, match=r"all over one vocabulary.*Got 1 of 5 tokens in entry 1"):
         KL([mx.zeros((1, 3, 4)), mx.zeros((1, 3, 5))])

@@ -103,9 +103,9 @@ def test_called_itself_it_reads_its_positions(tiny):
     ("where", "error", "message"),
     [
         ((16,), SelectionError, r"`positions` of at\(3, \[16\]\) must lie in -16 to 15, .* Got 16"),
-        ((), SelectionError, r"`positions` of .* must be some, and each once\. Got \(\)"),
-        ((1, -15), SelectionError, r"must be some, and each once\. Got \(1, -15\)"),
-        ((1.5,), KindError, "must be one position's number"),
+        ((), SelectionError, r"`positions` of .* must name at least one position, and each once\. Got \(\)"),
+        ((1, -15), SelectionError, r"must name at least one position, and each once\. Got \(1, -15\)"),
+        ((1.5,), KindError, "must be the number of one position"),
     ],
 )
 def test_positions_that_are_none_are_refused_first(tiny, where, error, message):
@@ -115,5 +115,5 @@ def test_positions_that_are_none_are_refused_first(tiny, where, error, message):
 
 
 def test_it_has_no_one_position():
-    with pytest.raises(KindError, match=r"`pos` must be left out: `positions` says which\. Got 3"):
+    with pytest.raises(KindError, match=r"`pos` must be left out: the metric reads `positions`\. Got 3"):
         At(3, (1,), pos=3)

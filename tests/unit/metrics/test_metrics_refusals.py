@@ -32,7 +32,7 @@ def test_a_position_past_the_edge_is_refused(make, pos):
 
 @pytest.mark.parametrize("pos", [None, "last", 1.0, True])
 def test_a_position_is_one_whole_number(pos):
-    with pytest.raises(KindError, match=r"`pos` must be one position's number"):
+    with pytest.raises(KindError, match=r"`pos` must be the number of one position"):
         Prob(1, pos=pos)
 
 

@@ -192,7 +192,7 @@ def test_running_a_cell_again_replaces_what_it_registered():
 @pytest.mark.parametrize("other", [lambda logits: logits[:, -1, 0], Margin, Prob(2)])
 def test_a_taken_name_is_refused(other):
     metric("taken")(top)
-    with pytest.raises(ValueRefusedError, match=r"`name` must be one that nothing else has. Got 'taken'"):
+    with pytest.raises(ValueRefusedError, match=r"`name` must not be taken already. Got 'taken'"):
         metric("taken")(other)
     assert named("taken")(LOGITS).tolist() == [3.0, 5.0]
 
@@ -218,7 +218,7 @@ def test_a_decorator_without_a_name_is_refused():
 
 @pytest.mark.parametrize("obj", [Prob, dict, TopK])
 def test_a_class_that_cannot_be_made_is_refused(obj):
-    with pytest.raises(KindError, match=rf"must be a Metric that can be made without arguments. Got {obj.__name__}"):
+    with pytest.raises(KindError, match=rf"must be a Metric that needs no arguments. Got {obj.__name__}"):
         metric("class")(obj)
 
 
@@ -230,5 +230,7 @@ def test_what_is_no_metric_is_not_registered(obj):
 
 
 def test_a_factory_that_makes_no_metric_is_refused():
-    with pytest.raises(KindError, match=r"A function of no arguments must make a Metric. Got 3 from that of 'three'"):
+    with pytest.raises(
+        KindError, match=r"A registered function without arguments must return a Metric. Got 3 from 'three'"
+    ):
         metric("three")(lambda: 3)

@@ -83,7 +83,7 @@ def test_a_token_set_is_the_union_of_its_strings():
 def test_an_answer_of_several_tokens_is_refused_with_its_pieces():
     with pytest.raises(TokenError, match=r"`token` must be one token. Got 'Tokyo', which gives 2: 'Tok' \(4\), 'yo'"):
         Prob("Tokyo").resolve(TOKENIZER)
-    with pytest.raises(TokenError, match=r"`SequenceLogitDiff\(right, wrong\)`.*For the first token alone .* 4\."):
+    with pytest.raises(TokenError, match=r"`SequenceLogitDiff\(right, wrong\)`.*For the first token alone, .* 4\."):
         LogitDiff(" Mary", "Tokyo").resolve(TOKENIZER)
     SequenceLogitDiff(" Mary", "Tokyo").resolve(TOKENIZER)  # the remedies exist
     StartsWith("Tokyo").resolve(TOKENIZER)
@@ -119,7 +119,7 @@ def test_text_that_gives_no_token_is_refused(metric):
 
 
 def test_text_without_a_tokenizer_is_refused():
-    with pytest.raises(TokenError, match=r"`tokenizer` must be given where `token` is text. Got None with ' Mary'"):
+    with pytest.raises(TokenError, match=r"`tokenizer` must be given if `token` is text. Got None with ' Mary'"):
         Prob(" Mary").resolve(None)
 
 

@@ -123,7 +123,7 @@ def test_an_edit_may_use_editing_itself(tiny, tokens):
 def test_an_edit_that_never_acted_is_told_at_the_block_s_end(tiny, tokens):
     model = tiny()
     with (
-        pytest.raises(EditNotUsedError, match="must come to pass in a run to be read or edited"),
+        pytest.raises(EditNotUsedError, match="must be computed in a run to be read or edited"),
         model.editing(ZERO.at("z")),
     ):
         pass
@@ -146,7 +146,7 @@ def test_negative_positions_count_from_the_end_of_a_pass(tiny, tokens):
 def test_negative_positions_are_refused_with_a_cache(tiny, tokens):
     model = tiny()
     before = classes(model)
-    message = r"`pos` must be 0 or more where the prompt comes in pieces\. Got -1\. .*model\.run.*model\.generate"
+    message = r"`pos` must be 0 or more if the prompt comes in pieces\. Got -1\. .*model\.run.*model\.generate"
     with pytest.raises(SelectionError, match=message), model.editing(ZERO.at("resid_post", layer=0, pos=-1)):
         model.model(tokens, cache=make_prompt_cache(model.model))
     assert classes(model) == before
@@ -154,7 +154,7 @@ def test_negative_positions_are_refused_with_a_cache(tiny, tokens):
 
 def test_a_part_of_the_model_called_alone_is_refused(tiny, tokens):
     model = tiny()
-    message = "`model.model` must be called as a whole while edits are in force"
+    message = "`model.model` must be called as a whole while edits are active"
     with pytest.raises(KindError, match=message), model.editing(ZERO.at("z")):
         model.model.model(tokens)
 

@@ -84,7 +84,7 @@ def test_a_negative_position_before_the_prompt_is_refused(llama, tokens):
 def test_a_draft_model_is_refused(llama, tokens):
     with pytest.raises(
         KindError,
-        match="`draft_model` must be None with edits: a pass then reads several tokens, some of which are taken back",
+        match=r"`draft_model` must be None with edits\. With one, a pass reads several tokens and takes some back",
     ):
         llama.generate(tokens, [Scale(2.0).at("z")], draft_model=llama.model)
 
@@ -95,9 +95,9 @@ def test_a_batch_is_refused(llama, tokens):
 
 
 def test_a_model_without_a_tokenizer_is_refused(tiny, tokens):
-    with pytest.raises(KindError, match="`tokenizer` must be there to generate text"):
+    with pytest.raises(KindError, match="`tokenizer` must be given to generate text"):
         tiny("llama").generate(tokens)
-    with pytest.raises(TokenError, match="`tokenizer` must be there to turn text into tokens"):
+    with pytest.raises(TokenError, match="`tokenizer` must be given to turn text into tokens"):
         tiny("llama").generate(WORDS)
 
 

@@ -86,7 +86,7 @@ def test_a_prompt_cache_file_of_states_alone_is_refused(tiny, tokens, word_token
     """Recurrent states do not say how many positions they hold."""
     model = HookedModel(tiny("mamba").model, word_tokenizer)
     caches = from_file(model, tokens, tmp_path / "cache.safetensors")
-    message = r"`prompt_cache` must say how many positions it holds.*filled elsewhere\. Fill it with `model\.run"
+    message = r"`prompt_cache` must know how many positions it holds.*filled elsewhere\. Fill it with `model\.run"
     for generate in (model.stream, model.generate, model.generate_with_cache):
         with pytest.raises(KindError, match=message):
             generate(tokens[:, 5:], prompt_cache=caches)

@@ -127,7 +127,7 @@ def test_a_condition_that_never_held_is_told(llama, tokens):
 
 
 def test_steps_outside_generation_are_refused(llama, tokens):
-    edit, message = EDIT.during(steps.prompt), r"`edits` must not say `during` .*`model\.generate`, `model\.stream`"
+    edit, message = EDIT.during(steps.prompt), r"`edits` must not use `during` .*`model\.generate`, `model\.stream`"
     with pytest.raises(KindError, match=message):
         llama.run(tokens, [edit])
     with pytest.raises(KindError, match=message):

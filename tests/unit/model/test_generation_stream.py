@@ -110,7 +110,7 @@ def test_refusals_come_before_the_first_response(llama, tiny, tokens):
         llama.generate_with_cache(tokens, draft_model=llama.model)
     with pytest.raises(KindError, match=r"`input_embeddings` must be None .*edit `embed` with Replace"):
         llama.stream(tokens, input_embeddings=mx.zeros((8, 64)))
-    with pytest.raises(TokenError, match="`tokenizer` must be there to turn text into tokens"):
+    with pytest.raises(TokenError, match="`tokenizer` must be given to turn text into tokens"):
         tiny("llama").stream("w11 w48")
 
 

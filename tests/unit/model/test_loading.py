@@ -38,7 +38,7 @@ def test_a_folder_is_loaded_with_its_tokenizer(folder, tiny, tokens):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such", "~/no-such", "a/b/c"])
 def test_a_path_that_leads_nowhere_is_refused_at_once(name):
-    message = rf"`path_or_hub_id` must be a folder that is there, or a hub id\. Got '{name}'\. Check the path"
+    message = rf"`path_or_hub_id` must be an existing folder, or a hub id\. Got '{name}'\. Check the path"
     with pytest.raises(FileError, match=message):
         HookedModel.load(name)
 

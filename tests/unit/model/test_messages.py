@@ -49,7 +49,7 @@ def test_a_mean_by_position_of_another_length_is_not_aligned(tiny, tokens):
     array = mp.Ablate("mean", shorter["mlp_out", 1], over="batch").at("mlp_out", layer=1)
     resampled = mp.Ablate("resample", shorter).at("mlp_out", layer=1)
     for edit in (by_position, array, resampled):
-        with pytest.raises(ShapeError, match=r'prompts of this length, or, for a mean, .*`over="batch_pos"`') as caught:
+        with pytest.raises(ShapeError, match=r'prompts of this length\. For a mean, .*`over="batch_pos"`') as caught:
             model.run(tokens, [edit])
         assert "align" not in str(caught.value)
     with pytest.raises(ShapeError, match=r"mp\.align"):

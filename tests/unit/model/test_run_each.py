@@ -137,7 +137,7 @@ def test_texts_chats_and_arrays_are_prompts(tiny, word_tokenizer):
 
 
 def test_ragged_rows_are_refused_with_the_remedy(tiny):
-    with pytest.raises(ShapeError, match=r"`tokens` must have equally many .*row\. .*Pass them as a list to `mod"):
+    with pytest.raises(ShapeError, match=r"`tokens` must have the same number .*row\. .*Pass them as a list to `mod"):
         tiny().run(PROMPTS)
     assert len(tiny().run_each(PROMPTS)) == 6
 
@@ -148,13 +148,13 @@ def test_ragged_rows_are_refused_with_the_remedy(tiny):
         ("w11 w48", KindError, r"`prompts` must be a list of prompts\. Got str\. Put it into a list"),
         ({"role": "user"}, KindError, r"`prompts` must be a list of prompts\. Got dict"),
         (3, KindError, r"`prompts` must be a list of prompts\. Got int"),
-        ([1, 2, 3], KindError, r"`prompts` must hold texts, chats or token ids, one an entry\. Got int in entry 0"),
+        ([1, 2, 3], KindError, r"`prompts` must hold texts, chats or token ids, one per entry\. Got int in entry 0"),
         (mx.array([1, 2]), KindError, r"Got array in entry 0\. Put the prompt into a list"),
         ([[1], {"role": "user"}], KindError, r"Got dict in entry 1"),
-        ([[1], [[1], [2]]], ShapeError, r"`tokens` must hold one prompt an entry\. Got 2 in entry 1"),
+        ([[1], [[1], [2]]], ShapeError, r"`tokens` must hold one prompt per entry\. Got 2 in entry 1"),
         ([[1], []], (KindError, ShapeError), r"`tokens` must"),
         ([[1], [1, 96]], SelectionError, r"`tokens` must lie in 0 to 95\. Got 96\. .* This is entry 1 of `prompts`\."),
-        ([[1], "w11"], TokenError, r"`tokenizer` must be there"),
+        ([[1], "w11"], TokenError, r"`tokenizer` must be given"),
     ],
 )
 def test_what_is_no_list_of_prompts_is_refused(tiny, prompts, error, message):
@@ -163,7 +163,7 @@ def test_what_is_no_list_of_prompts_is_refused(tiny, prompts, error, message):
 
 
 def test_lists_of_edits_that_are_not_one_a_prompt_are_refused(tiny):
-    message = r"`edits` must be edits for all prompts, or a list of edits for each of the 6\. Got 2 lists\. Give a prom"
+    message = r"`edits` must be edits for all prompts, or a list of edits for each of the 6\. Got 2 lists\. Give an unp"
     with pytest.raises(ValueRefusedError, match=message):
         tiny().run_each(PROMPTS, [[], []])
     with pytest.raises(KindError, match=r"`edits` must hold edits"):
@@ -184,7 +184,7 @@ def test_what_a_single_run_refuses_is_refused(tiny):
         model.run_each(PROMPTS, [Replace(three).at("resid_post", layer=0)])
     with pytest.raises(ShapeError, match="must have the activation's shape"):
         model.run_each([[1, 2, 3], [4, 5, 6]], [Add(mx.ones((2, 3, model.d_model))).at("embed")])
-    with pytest.raises(ValueRefusedError, match=r"`source` must be given where the run has one row"):
+    with pytest.raises(ValueRefusedError, match=r"`source` must be given if the run has one row"):
         model.run_each([[1], [2]], [Ablate("mean").at("resid_post", layer=0)])
     with pytest.raises(SelectionError, match="`pos` must lie in"):
         model.run_each(PROMPTS, [Scale(2.0).at("embed", pos=2)])

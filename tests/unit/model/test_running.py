@@ -199,7 +199,7 @@ def test_a_module_that_never_runs_is_told(tiny, tokens):
     model = tiny()
     model.model.model.spare = nn.Linear(2, 2)
     try:
-        message = r"`model\.spare:output` must come to pass in a run .* the module at 'model\.spare' was not called"
+        message = r"`model\.spare:output` must be computed in a run .* the module at 'model\.spare' was not called"
         with pytest.raises(EditNotUsedError, match=message):
             model.run(tokens, [Scale(2.0).at("model.spare:output")])
         with pytest.raises(EditNotUsedError, match=message):
@@ -313,7 +313,7 @@ def test_whatever_stops_a_run_leaves_the_model_as_before(tiny, tokens, stop):
 def test_an_error_inside_the_model_leaves_it_as_before(tiny, tokens):
     model = tiny()
     before = classes(model)
-    with pytest.raises(ShapeError, match="must return the shape that it was given"):
+    with pytest.raises(ShapeError, match="must return the shape it received"):
         model.run_with_hooks(tokens, [("resid_post.1", lambda activation, site: activation[:, :3])])
     assert classes(model) == before
 

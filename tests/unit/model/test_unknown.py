@@ -243,11 +243,11 @@ class BatchNorm(Decoder):
 
 
 REFUSED = {
-    InTwo: r"its blocks seem to be at 'stages\.1', and there are more of their kind: stages\.0\.0, stages\.0\.1",
-    Apart: r"at 'stages', and there are more of their kind: coda, prelude",
-    Prelude: r"what enters block 0 depends on other positions, so that there are more blocks before it",
-    Coda: r"what follows its last block reads other positions, so that there are more blocks behind it",
-    BatchNorm: r"the logits of a row depend on what other rows hold",
+    InTwo: r"its blocks seem to be at 'stages\.1', but there are more modules of that kind: stages\.0\.0, stages\.0\.1",
+    Apart: r"at 'stages', but there are more modules of that kind: coda, prelude",
+    Prelude: r"what enters block 0 depends on other positions, so there are more blocks before it",
+    Coda: r"what follows its last block reads other positions, so there are more blocks after it",
+    BatchNorm: r"the logits of a row depend on other rows",
     Backwards: r"the modules at 'stages' must be called in order, once each\. Got 2, 1, 0",
     Twice: r"must be called in order, once each\. Got 0, 1, 2, 0, 1, 2",
     Skipping: r"must be called in order, once each\. Got 0, 1\.",
@@ -255,8 +255,8 @@ REFUSED = {
     Around: r"what leaves its last block does not decide its logits",
     Pairs: r"must be an array to be read or edited\. Got tuple",
     PositionsFirst: r"must take and return arrays \(batch, pos, d_model\)\. Got \(5, 2, 8\)",
-    Deaf: r"its logits are the same for other tokens",
-    Noisy: r"its logits are not the same when its blocks are watched",
+    Deaf: r"its logits do not depend on the tokens",
+    Noisy: r"its logits change when its blocks are captured",
     LastOnly: r"must be logits \(batch, pos, d_vocab\)\. Got \(2, 13\)",
     WantsMore: r"it raised TypeError: .*image",
 }
@@ -265,7 +265,7 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 def test_what_a_short_run_does_not_bear_out_is_refused(kind):
     begins = (
-        r"`model` must be of an architecture that has a table\. Got .*test_unknown, and without one it cannot be read"
+        r"`model` must be of an architecture that has a table\. Got .*test_unknown, which has none and cannot be read.*"
     )
     ends = r"docs/adding-an-architecture\.md says how to add a table\."
     with pytest.raises(ArchitectureError, match=f"{begins}: .*{REFUSED[kind]}.*{ends}"):
@@ -273,7 +273,7 @@ def test_what_a_short_run_does_not_bear_out_is_refused(kind):
 
 
 def test_a_model_without_a_list_of_modules_is_refused():
-    with pytest.raises(ArchitectureError, match="it has no list of modules, which its blocks could be"):
+    with pytest.raises(ArchitectureError, match="it has no list of modules that could be its blocks"):
         HookedModel(nn.Linear(2, 2))
 
 

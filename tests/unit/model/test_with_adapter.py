@@ -182,7 +182,7 @@ def test_a_model_that_has_an_adapter_is_refused_another(tmp_path, lora):
     base = HookedModel(tiny_model("llama"))
     full = save("full", tiny_model("llama"), tmp_path / "full")
     for donor in (base.with_adapter(lora), base.with_adapter(full)):
-        message = r"`model` must be a base model to be given an adapter\. Got one that has .*Load the base without `ada"
+        message = r"`model` must be a base model to take an adapter\. Got one that already has .*Load the base model"
         with pytest.raises(ValueRefusedError, match=message):
             donor.with_adapter(lora)
 

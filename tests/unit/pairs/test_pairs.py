@@ -94,12 +94,12 @@ class Exploding:
         ((A, B, "w05 w06", 4), r"`answer` must be one token.*SequenceLogitDiff\('w05 w06', 4\)"),
         ((A, B, 96, 4), r"`answer` must be a token of the model, 0 to 95\. Got 96"),
         ((A, B, "w05", 5), r"`foil` must differ from `answer`\. Got 5 for both"),
-        (([1, 1, 5], [1, 1, 6], 3, 4), r"`clean` must begin once\. Got two beginning-of-sequence tokens \(1\)"),
+        (([1, 1, 5], [1, 1, 6], 3, 4), r"`clean` must begin with one beginning-of-sequence token\. Got two \(1\)"),
         (([5, 99], [5, 6], 3, 4), r"`tokens` must lie in 0 to 95\. Got 99"),
         (("", "w05", 3, 4), r"`prompt` must give at least one token\. Got ''"),
         ((" \n ", "w05", 3, 4), r"`prompt` must give at least one token\."),
-        (("w05 \ud800", "w05", 3, 4), r"`prompt` must be text that UTF-8 can hold"),
-        ((A, B, "\ud800", 4), r"An answer must be text that UTF-8 can hold\. Got '\\ud800' in it"),
+        (("w05 \ud800", "w05", 3, 4), r"`prompt` must be text that UTF-8 can encode"),
+        ((A, B, "\ud800", 4), r"An answer must be text that UTF-8 can encode\. Got '\\ud800' in it"),
         ((A, B, " ", 4), r"`answer` must give a token\. Got ' ', which gives none"),
     ],
 )
@@ -191,7 +191,7 @@ def test_other_values_are_refused(make, error, said):
 
 def test_a_report_of_other_pairs_is_refused(model):
     pairs = PromptPairs([preferring(model)])
-    with pytest.raises(ValueRefusedError, match=r"`report` must be of these pairs\. Got one of others"):
+    with pytest.raises(ValueRefusedError, match=r"`report` must come from these pairs\. Got one of other pairs"):
         PromptPairs([pairs[0].swapped]).passing(pairs.check(model))
     bad = PromptPairs([PromptPair(A, A, 3, 4)])
     with pytest.raises(ValueRefusedError, match=r"`report` must have a pair that passed\. Got 1 that failed"):

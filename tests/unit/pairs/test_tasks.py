@@ -91,7 +91,7 @@ def test_a_tokenizer_that_no_pair_fits_is_refused(word_tokenizer):
         ValueRefusedError, match=r"`n` must be at most the number of different pairs whose prompts have"
     ):
         TASKS["ioi"](2, tokenizer=word_tokenizer)
-    with pytest.raises(TokenError, match=r"`tokenizer` must have tokens that tell the years of a century apart"):
+    with pytest.raises(TokenError, match=r"`tokenizer` must have tokens that distinguish the years of a century"):
         TASKS["greater_than"](2, tokenizer=word_tokenizer)
 
 

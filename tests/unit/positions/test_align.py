@@ -89,9 +89,13 @@ def test_the_inverse_goes_the_other_way():
         (lambda: mp.Alignment([1], [2], []), ValueRefusedError, "must hold a pair of positions. Got none"),
         (lambda: mp.align([1, 2], [3, 4, 5], changed="none"), ValueRefusedError, "nothing in common"),
         (lambda: mp.Alignment([1, 2], [2], [(2, 0)]), SelectionError, r"within the 2 and 1 positions.*Got \(2, 0\)"),
-        (lambda: mp.Alignment([1, 2], [2, 3], [(1, 0), (0, 1)]), ValueRefusedError, r"must rise.*Got \(1, 0\), then"),
+        (
+            lambda: mp.Alignment([1, 2], [2, 3], [(1, 0), (0, 1)]),
+            ValueRefusedError,
+            r"must be in rising order.*Got \(1, 0\), then",
+        ),
         (lambda: mp.align([1], [1], changed="all"), UnknownNameError, "must be one of ends, none. Got 'all'"),
-        (lambda: mp.align("a", "b"), TokenError, "`tokenizer` must be there to turn text into tokens"),
+        (lambda: mp.align("a", "b"), TokenError, "`tokenizer` must be given to turn text into tokens"),
         (lambda: mp.align([0.5], [1]), KindError, "`clean` must be token ids, a text or chat messages"),
         (lambda: mp.align([1], mx.zeros((2, 3), mx.int32)), ShapeError, "`corrupted` must be one prompt.*one by one"),
     ],
@@ -151,7 +155,7 @@ def test_a_cache_of_some_positions_serves_these(tiny):
     assert aligned.positions == (2, 5)
     assert aligned["resid_post", 0].shape == (1, 2, model.d_model)
     assert bits(aligned["resid_post", 0], cache["resid_post", 0])
-    with pytest.raises(SelectionError, match="must hold a position that the alignment takes"):
+    with pytest.raises(SelectionError, match="must hold a position that the alignment uses"):
         model.run_with_cache(SHORT, "resid_post", pos=3)[1].aligned(BY_HAND)
 
 
@@ -166,7 +170,7 @@ def test_other_prompts_are_refused(tiny):
         mp.Replace(short, positions=mp.Alignment([11, 48, 9, 26, 63], LONG, PAIRS))
     with pytest.raises(
         ShapeError,
-        match=r"must have the 3 positions of the .* Got 5. Capture the prompt that the alignment was made of",
+        match=r"must have the 3 positions of the .* Got 5. Capture the prompt that the alignment was made from",
     ):
         mp.Replace(short, positions=mp.align([1, 2, 3], [1, 2]).inverse.inverse)
     with pytest.raises(KindError, match=r"must not be aligned at blocks.0.attn.hook_pattern.*Patch 'z'"):

@@ -78,7 +78,9 @@ def test_a_longer_word_does_not_hinder_the_match_that_is_named():
 
 @pytest.mark.parametrize("nth", [0, -3, "all"])
 def test_a_named_match_that_is_a_part_of_a_word_is_refused(nth):
-    with pytest.raises(SelectionError, match=r"position 0 has a part: 'Bartholomew'.*which match is meant: nth=-1"):
+    with pytest.raises(
+        SelectionError, match=r"position 0 holds more text: 'Bartholomew'.*another match, such as nth=-1"
+    ):
         pos.text("Bart", nth=nth).resolve([1, 2, 3, 2, 3], words())
 
 
@@ -120,10 +122,14 @@ def test_an_answer_that_has_been_begun_is_the_last_turn(embedded):
 
 REFUSED = {
     "nothing": (pos.token(8), SelectionError, r"must choose something. Got none for token\(8\) in the 4 tokens"),
-    "too much": (pos.token(7), SelectionError, r"one of 2. Got token\(7\), which is at 1, 3. Say which, nth=0"),
+    "too much": (
+        pos.token(7),
+        SelectionError,
+        r"one of 2 matches. Got token\(7\), which is at 1, 3. Choose one with nth=0",
+    ),
     "a number past the end": (pos.token(7, nth=2), SelectionError, r"`nth` must lie in -2 to 1. Got 2"),
     "an offset past the end": (pos.last + 1, SelectionError, r"must lie in 0 to 3. Got 4 from last \+ 1"),
-    "a text without a tokenizer": (pos.text("a"), TokenError, "`tokenizer` must be given where positions go by text"),
+    "a text without a tokenizer": (pos.text("a"), TokenError, "`tokenizer` must be given if positions go by text"),
     "a token without a tokenizer": (pos.token(" a"), TokenError, "`tokenizer` must be given where a token is text"),
     "a function that says no": (pos.where(lambda p, t, x: False), SelectionError, "must choose something. Got no pos"),
 }
@@ -140,11 +146,11 @@ def test_what_a_prompt_does_not_have_is_refused_in_its_words(embedded):
     ids, tokenizer = embedded.tokenize(TEXT), embedded.tokenizer
     with pytest.raises(SelectionError, match=r"Got none for text\('Peter'\) in '<s>John met"):
         pos.text("Peter").resolve(ids, tokenizer)
-    with pytest.raises(SelectionError, match=r"must be made of whole tokens. Got 'ohn m', of which position"):
+    with pytest.raises(SelectionError, match=r"must consist of whole tokens. Got 'ohn m', but the token at"):
         pos.text("ohn m").resolve(ids, tokenizer)
     with pytest.raises(TokenError, match=r"must be one token. Got ' Mary', which gives \d.*mp.pos.text\(' Mary'\)"):
         pos.token(" Mary").resolve(ids, tokenizer)
-    with pytest.raises(TokenError, match=r"`tokens` must be a chat, as the tokenizer's template makes it"):
+    with pytest.raises(TokenError, match=r"`tokens` must be a chat from the tokenizer's template"):
         pos.turn(-1).resolve(tokenizer.encode("no chat at all", add_special_tokens=False), tokenizer)
     chat = embedded.tokenize(CHAT)
     with pytest.raises(SelectionError, match=r"`role` must be one of this chat. Got 'tool'. It has: user, assistant"):
@@ -156,7 +162,7 @@ def test_what_a_prompt_does_not_have_is_refused_in_its_words(embedded):
 
 
 def test_roles_need_a_template(word_tokenizer):
-    with pytest.raises(TokenError, match="must have a chat template where positions go by role or turn"):
+    with pytest.raises(TokenError, match="must have a chat template if positions go by role or turn"):
         pos.role("user").resolve([3, 4], word_tokenizer)
 
 
@@ -252,7 +258,7 @@ def test_generation_knows_its_prompt(embedded):
 def test_where_the_prompt_is_not_known_selectors_are_refused(tiny, tokens):
     model = tiny()
     with (
-        pytest.raises(SelectionError, match=r"must be positions where the prompt is not known. Got last. Resolve it"),
+        pytest.raises(SelectionError, match=r"must hold numbers if the prompt is not known. Got last. Resolve it"),
         model.editing(Scale(0.0).at("z", layer=1, pos=pos.last)),
     ):
         model.model(tokens)
@@ -280,7 +286,7 @@ def test_a_sweep_goes_over_selectors(tiny, executor):
 
 
 def test_a_sweep_refuses_selectors_among_numbers(tiny, tokens):
-    with pytest.raises(SelectionError, match=r"selectors or numbers where `over` has no 'pos'. Got both: last, 3"):
+    with pytest.raises(SelectionError, match=r"all selectors or all numbers if `over` has no 'pos'. Got both: last, 3"):
         sweep(tiny(), tokens, Scale(0.0), "z", "layer", LogProb(3), positions=[pos.last, 3])
 
 
@@ -310,5 +316,5 @@ def test_a_checkpoint_knows_an_alignment_again(tiny, tmp_path):
     first = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
     again = sweep(*arguments, positions=align(short, long), checkpoint=tmp_path / "c")
     assert (first.values == again.values).all()
-    with pytest.raises(FileError, match="of another"):
+    with pytest.raises(FileError, match="has another"):
         sweep(*arguments, positions=Alignment(short, long, [(0, 0), (2, 3)]), checkpoint=tmp_path / "c")

@@ -214,12 +214,18 @@ def test_a_curve_over_positions_has_tokens():
             r"`values` must have one row .* \(1, 1\). Got \(1, 2\). Give labels",
         ),
         (lambda: heatmap(np.ones((0, 1)), [], [0]), r"Got \(0, 1\)"),
-        (lambda: heatmap(np.ones((1, 1)), [0], [0], tokens=[]), r"`tokens` must be one a column, 1. Got 0. Give all"),
-        (lambda: layer_curve(np.ones(3), [0]), r"`values` must have one number a layer, .* Got \(1, 3\). Give as many"),
+        (
+            lambda: heatmap(np.ones((1, 1)), [0], [0], tokens=[]),
+            r"`tokens` must hold one token per column, 1. Got 0. Give all",
+        ),
+        (
+            lambda: layer_curve(np.ones(3), [0]),
+            r"`values` must have one number per layer, .* Got \(1, 3\). Give as many",
+        ),
         (lambda: layer_curve(np.ones(0), []), r"Got \(1, 0\)"),
         (lambda: layer_curve(np.ones(1), [0], low=np.ones(1)), r"`low` and `high` must both .* Give both or neither."),
-        (lambda: layer_curve(np.ones(1), [0], labels=["a", "b"]), r"`labels` must be 1 in number. Got 2. Give all or"),
-        (lambda: layer_curve(np.ones(1), [0], tokens=[]), r"`tokens` must be 1 in number. Got 0."),
+        (lambda: layer_curve(np.ones(1), [0], labels=["a", "b"]), r"`labels` must have 1 entries. Got 2. Give all or"),
+        (lambda: layer_curve(np.ones(1), [0], tokens=[]), r"`tokens` must have 1 entries. Got 0."),
         (lambda: layer_curve(np.ones(1), [0], baseline=[1, 2]), r"`baseline` must be one number, or .* Got \(2,\)."),
     ],
 )

@@ -41,7 +41,7 @@ def test_cells_that_overflow_are_not_missing(half, tokens, executor):
     assert result.run_mask.all()
     assert (result.missing, result.complete) == (0, True)
     assert f"complete, {len(result.values)} of {len(result.values)} cells were computed to be NaN" in repr(result)
-    with pytest.raises(ValueRefusedError, match="They were run, and overflow: load the model in bfloat16 or float32"):
+    with pytest.raises(ValueRefusedError, match="They ran and overflowed: load the model in bfloat16 or float32"):
         result.peak()
 
 

@@ -100,7 +100,7 @@ def test_axes_that_are_unknown_or_out_of_order_are_refused(axes, error, message)
 @pytest.mark.parametrize(
     ("coords", "error", "message"),
     [
-        ({"layer": (0,)}, ShapeError, r"one entry a place of `values` along 'layer', 2. Got 1. Give as many."),
+        ({"layer": (0,)}, ShapeError, r"one entry per place of `values` along 'layer', 2. Got 1. Give as many."),
         ({"layer": (3, 3)}, ValueRefusedError, r"`coords` must be different along 'layer'. Got \(3, 3\)"),
         ({"head": (1,)}, UnknownNameError, r"belong to the axes layer, pos, example, .* Got head. Leave them out."),
         ({"token": ("a",)}, ShapeError, r"along 'token', 3. Got 1."),
@@ -186,7 +186,9 @@ def test_an_infinite_value_is_furthest():
 def test_several_metrics_have_a_peak_each(double):
     assert double.peak(metric="prob").where == {"layer": 2}
     assert double.peak("kl") == Peak({"layer": 1}, -9.0, -9.0)
-    with pytest.raises(ValueRefusedError, match=r"`metric` must say which, .* Got None. Choose from: prob, kl."):
+    with pytest.raises(
+        ValueRefusedError, match=r"`metric` must name one of several .* Got None. Choose from: prob, kl."
+    ):
         double.peak()
     with pytest.raises(SelectionError, match=r"`metric` must be among .* Got 'kll'. Did you mean kl\?"):
         double.peak("kll")
@@ -215,7 +217,9 @@ def test_a_number_of_peaks_is_one_or_more(grid, n, error, message):
 
 def test_no_value_has_no_peak():
     empty = made([[np.nan]], ("layer", "example"))
-    with pytest.raises(ValueRefusedError, match=r"`peak` must have a cell with a value .* Run the sweep to its end"):
+    with pytest.raises(
+        ValueRefusedError, match=r"`peak` must have at least one cell with a value.* Run the sweep to its end"
+    ):
         empty.peak()
 
 

@@ -164,10 +164,10 @@ def npy(array, **options):
         ({"about_json": "{"}, r"damaged or of another kind"),
         ({"about_json": "[1]"}, r"which is of another kind."),
         ({"about_json": '{"format": "mlx_patch.PairResult/1"}'}, r"which is of another kind."),
-        ({"about_json": '{"format": "mlx_patch.SweepResult/1"}'}, r"where not all fits: 'coords'"),
+        ({"about_json": '{"format": "mlx_patch.SweepResult/1"}'}, r"which is inconsistent: 'coords'"),
         (
             {"about_json": '{"format": "mlx_patch.SweepResult/7"}'},
-            r"`path` must be of version 1 of its format. Got .*, of version 7. Read it with the mlx_patch that wrote",
+            r"`path` must have format version 1. Got .*, which has version 7. Read it with the mlx_patch that wrote",
         ),
     ],
 )
@@ -190,7 +190,9 @@ def test_arrays_that_do_not_fit_are_refused(saved):
     with zipfile.ZipFile(saved) as archive:
         about = archive.read("about.json")
     write(saved, about_json=about, values_npy=npy(np.zeros((2, 2), dtype=np.float32)), baseline_npy=npy(np.zeros(1)))
-    with pytest.raises(FileError, match=r"where not all fits: `values` must have the axes layer, pos, metric, example"):
+    with pytest.raises(
+        FileError, match=r"which is inconsistent: `values` must have the axes layer, pos, metric, example"
+    ):
         SweepResult.load(saved)
 
 
@@ -202,7 +204,9 @@ def test_a_pair_s_file_is_told_from_a_result_s(saved):
 def test_a_damaged_pair_is_refused(tmp_path):
     path = tmp_path / "pair.npz"
     write(path, about_json='{"format": "mlx_patch.PairResult/1"}')
-    with pytest.raises(FileError, match=r"a file that PairResult.save wrote. Got .*, where not all fits: 'denoising'"):
+    with pytest.raises(
+        FileError, match=r"a file that PairResult.save wrote. Got .*, which is inconsistent: 'denoising'"
+    ):
         PairResult.load(path)
 
 
@@ -274,5 +278,5 @@ def test_an_array_that_says_it_is_huge_is_refused(saved):
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     for name in (tmp_path / "pipe.npz", "/dev/zero"):
-        with pytest.raises(FileError, match=rf"Got {name}, which .* is no regular file"):
+        with pytest.raises(FileError, match=rf"Got {name}, which .* is not a regular file"):
             SweepResult.load(name)

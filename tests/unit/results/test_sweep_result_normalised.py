@@ -109,20 +109,20 @@ def test_where_no_example_has_a_gap_there_is_no_peak(raw):
 
 def test_only_a_sweep_s_own_values_are_normalised(raw):
     done = raw.normalised(clean=[3, 10], corrupted=[-1, 0])
-    with pytest.raises(ValueRefusedError, match=r"`normalised` must start .* Got one that is normalised already. Take"):
+    with pytest.raises(ValueRefusedError, match=r"`normalised` must start .* Got one that is normalised already. Use"):
         done.normalised(clean=1, corrupted=0)
     with pytest.raises(ValueRefusedError, match=r"Got one whose baseline has NaN"):
         made([[1]], [np.nan]).normalised(clean=1, corrupted=0)
 
 
 def test_references_that_do_not_fit_are_refused(raw):
-    with pytest.raises(ShapeError, match=r"`clean` must have a shape of \(\), \(2,\). Got \(3,\). Give one number an"):
+    with pytest.raises(ShapeError, match=r"`clean` must have a shape of \(\), \(2,\). Got \(3,\). Give one number per"):
         raw.normalised(clean=[1, 2, 3], corrupted=0)
     with pytest.raises(KindError, match=r"`corrupted` must be a number, an array of numbers or a SweepResult. Got str"):
         raw.normalised(clean=1, corrupted="low")
     with pytest.raises(ValueRefusedError, match=r"`clean` must be a result of the same metrics, .* Got one of other"):
         raw.normalised(clean=made([[1, 1]], [1, 1], provenance={"metrics": ["other"]}), corrupted=0)
-    with pytest.raises(ValueRefusedError, match=r"Got one that is normalised. Give that run's numbers."):
+    with pytest.raises(ValueRefusedError, match=r"Got one that is normalised. Pass the numbers of that run."):
         raw.normalised(clean=raw.normalised(clean=9, corrupted=-9), corrupted=0)
 
 
@@ -185,7 +185,7 @@ def test_a_pair_of_several_metrics_is_read_one_at_a_time():
     assert pair.sufficient().tolist() == [[True, False]]
     assert len(pair.summary(metric="a").rows) == 1
     assert pair.summary(metric="b").rows == ()
-    with pytest.raises(ValueRefusedError, match=r"`metric` must say which"):
+    with pytest.raises(ValueRefusedError, match=r"`metric` must name one of several"):
         pair.summary()
 
 
@@ -210,7 +210,7 @@ def test_pairs_that_do_not_belong_together_are_refused():
     other = made([[1]], [1], provenance={"metrics": ["other"]}).normalised(clean=1, corrupted=0)
     with pytest.raises(ShapeError, match=r"metrics \('m',\) and \('other',\)"):
         PairResult(low, other)
-    with pytest.raises(ValueRefusedError, match=r"`denoising` must start from the corrupted run, at 0, .* Exchange"):
+    with pytest.raises(ValueRefusedError, match=r"`denoising` must start from the corrupted run, at 0, .* Swap"):
         PairResult(high, low)
     with pytest.raises(ValueRefusedError, match=r"Got starts at 0.0 and 0.0"):
         PairResult(low, low)

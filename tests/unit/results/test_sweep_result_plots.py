@@ -109,7 +109,7 @@ def test_a_metric_is_chosen():
     axes = result.plot(metric="kl")
     assert colours(axes) == [[6, 8, 10], [12, 14, 16]]
     assert axes.images[0].colorbar.ax.get_ylabel() == "change of kl"
-    with pytest.raises(ValueRefusedError, match=r"`metric` must say which, .* Choose from: prob, kl."):
+    with pytest.raises(ValueRefusedError, match=r"`metric` must name one of several .* Choose from: prob, kl."):
         result.plot()
 
 

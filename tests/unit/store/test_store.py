@@ -348,9 +348,9 @@ def test_slices_and_negative_numbers_choose_prompts(stored):
 def test_what_is_not_there_is_refused(stored):
     store, _ = stored
     for n in (17, -18):
-        with pytest.raises(SelectionError, match=rf"`store` must be given a prompt of -17 to 16\. Got {n}"):
+        with pytest.raises(SelectionError, match=rf"`store` must be indexed from -17 to 16\. Got {n}"):
             store[n]
-    with pytest.raises(SelectionError, match=r"`store` must be given the number of a prompt\. Got 'a'"):
+    with pytest.raises(SelectionError, match=r"`store` must be indexed by the number of a prompt\. Got 'a'"):
         store["a"]
     message = r"`site` must be one that the store holds\. Got blocks\.1\.hook_resid_pre\. It holds: .*Capture it with"
     for read in (store.array, store.numpy, lambda site: store.batches(site, 4), lambda site: store.mean(sites=[site])):
@@ -372,9 +372,7 @@ def test_means_that_mean_nothing_are_refused(stored):
         store.mean("pos")
     with pytest.raises(ValueRefusedError, match=r"`n_positions` must be left out of a mean over 'batch_pos'\. Got 3"):
         store.mean(n_positions=3)
-    message = (
-        r"`n_positions` must be given where prompts differ in length: they have 1 to 7 tokens\. Got None\. Give the"
-    )
+    message = r"`n_positions` must be given if prompts differ in length: they have 1 to 7 tokens\. Got None\. Give the"
     with pytest.raises(ValueRefusedError, match=message):
         store.mean("batch")
     with pytest.raises(ValueRefusedError, match=r"`n_positions` must be 1 or more positions\. Got 0"):
@@ -412,7 +410,7 @@ def test_means_that_mean_nothing_are_refused(stored):
         ({"prompts": "w11"}, KindError, r"`prompts` must be a list of prompts\. Got str"),
         ({"prompts": []}, ValueRefusedError, r"`prompts` must hold a prompt\. Got none"),
         ({"prompts": [[96]]}, SelectionError, "`tokens` must lie in 0 to 95"),
-        ({"prompts": ["w11"]}, TokenError, "`tokenizer` must be there"),
+        ({"prompts": ["w11"]}, TokenError, "`tokenizer` must be given"),
         ({"path": 3}, KindError, r"`path` must be the path of a folder\. Got int"),
         (
             {"path": "/no/such/folder"},
@@ -432,7 +430,7 @@ def test_an_edit_that_no_process_could_know_again_is_refused(tiny, tmp_path):
     hidden = object()
     edit = Apply(lambda own, site: own * bool(hidden)).at("embed")
     with pytest.raises(
-        KindError, match=r"`edits` must consist of what another process can know again\. .*Capture without"
+        KindError, match=r"`edits` must consist of values that another process can recognise\. .*Capture without"
     ):
         ActivationStore.capture(tiny(), PROMPTS, tmp_path / "store", edits=[edit])
 

@@ -74,7 +74,7 @@ WRONG = {
     "a shard of the folder beside": (shard(0, file="../other/shard-00000.safetensors"), "shard 0 must be shard-00000"),
     "a shard by its whole path": (shard(0, file="/tmp/shard-00000.safetensors"), "shard 0 must be shard-00000"),
     "a shard by a longer path": (shard(0, file="./shard-00000.safetensors"), "shard 0 must be shard-00000"),
-    "a device": (shard(1, file="/dev/zero"), r"shard 1 must be shard-00001\.safetensors, and is '/dev/zero'"),
+    "a device": (shard(1, file="/dev/zero"), r"shard 1 must be shard-00001\.safetensors, but is '/dev/zero'"),
     "a shard of no name": (shard(0, file=""), "shard 0 must be shard-00000"),
     "a name with a zero byte": (shard(0, file="shard-00000.safetensors\0"), "shard 0 must be shard-00000"),
     "a name that is a number": (shard(0, file=3), "shard 0 must be shard-00000"),
@@ -84,9 +84,9 @@ WRONG = {
     "a first shard that is lost": (lacks("shards", 0), "shard 0 must be shard-00000"),
     "a shard between that is lost": (lacks("shards", 1), "shard 1 must be shard-00001"),
     "every shard lost": (says(shards=[]), "it has no site, or no shard"),
-    "shards that are a number": (says(shards=3), "does not fit"),
-    "shards that are texts": (says(shards=["shard-00000.safetensors"]), "does not fit"),
-    "shards by name": (says(shards={"a": 1}), "does not fit"),
+    "shards that are a number": (says(shards=3), "is inconsistent"),
+    "shards that are texts": (says(shards=["shard-00000.safetensors"]), "is inconsistent"),
+    "shards by name": (says(shards={"a": 1}), "is inconsistent"),
     "no prompt": (shard(0, prompts=0), "has 0 prompts"),
     "-1 prompts": (shard(0, prompts=-1), "has -1 prompts"),
     "2.0 prompts": (shard(0, prompts=2.0), "has 2.0 prompts"),
@@ -95,33 +95,36 @@ WRONG = {
     "rows that are a text": (shard(0, rows="6"), "'6' rows"),
     "bytes of nothing": (shard(0, bytes=0), "0 bytes"),
     "bytes that are null": (shard(0, bytes=None), "None bytes"),
-    "other bytes": (shard(0, bytes=10), r"shard-00000\.safetensors has \d+ bytes of 10"),
+    "other bytes": (shard(0, bytes=10), r"shard-00000\.safetensors has \d+ bytes instead of 10"),
     "a checksum that is a number": (shard(0, crc32=12345678), "has the checksum 12345678"),
     "a checksum that is too short": (shard(0, crc32="abc"), "has the checksum 'abc'"),
     "something more of a shard": (shard(0, offset=4), "offset"),
     "something less of a shard": (lambda index: index["shards"][0].pop("rows"), "rows"),
     "a site twice": (twice("sites"), "it names a site twice"),
     "no site": (says(sites=[]), "it has no site, or no shard"),
-    "sites that are texts": (says(sites=["hook_embed"]), "does not fit"),
-    "sites that are null": (says(sites=None), "does not fit"),
-    "an unknown site": (site(0, site="hook_embedding"), "does not fit"),
-    "a site that is a number": (site(0, site=3), "does not fit"),
-    "a site in short": (site(0, site="embed"), "'embed' is no full name of a site"),
-    "a site of a layer that the model lacks": (site(0, site="blocks.3.hook_resid_post"), "no full name of a site of 3"),
-    "a dtype that is a function": (site(0, dtype="mean"), "'mean' is no dtype"),
-    "a dtype that is a number": (site(0, dtype=32), "32 is no dtype"),
-    "a dtype that is a path": (site(0, dtype="core.float32"), "'core.float32' is no dtype"),
+    "sites that are texts": (says(sites=["hook_embed"]), "is inconsistent"),
+    "sites that are null": (says(sites=None), "is inconsistent"),
+    "an unknown site": (site(0, site="hook_embedding"), "is inconsistent"),
+    "a site that is a number": (site(0, site=3), "is inconsistent"),
+    "a site in short": (site(0, site="embed"), "'embed' is not the full name of a site"),
+    "a site of a layer that the model lacks": (
+        site(0, site="blocks.3.hook_resid_post"),
+        "not the full name of a site in 3",
+    ),
+    "a dtype that is a function": (site(0, dtype="mean"), "'mean' is not a dtype"),
+    "a dtype that is a number": (site(0, dtype=32), "32 is not a dtype"),
+    "a dtype that is a path": (site(0, dtype="core.float32"), "'core.float32' is not a dtype"),
     "a negative width": (site(0, shape=[-64]), r"has rows of shape \(-64,\)"),
     "a width of 0": (site(0, shape=[0]), r"has rows of shape \(0,\)"),
     "a width that is a text": (site(0, shape=["64"]), "has rows of shape"),
-    "a width that is no list": (site(0, shape=64), "does not fit"),
-    "no layers": (says(n_layers=0), "a model of 0 layers"),
-    "layers that are a text": (says(n_layers="3"), "a model of '3' layers"),
-    "no number of layers": (lacks("n_layers"), "does not fit"),
+    "a width that is no list": (site(0, shape=64), "is inconsistent"),
+    "no layers": (says(n_layers=0), "its model has 0 layers"),
+    "layers that are a text": (says(n_layers="3"), "its model has '3' layers"),
+    "no number of layers": (lacks("n_layers"), "is inconsistent"),
     "a model of numbers": (says(model={"bits": 4}), "its model and its identity"),
     "a model that is a list": (says(model=[]), "its model and its identity"),
     "an identity that is null": (says(identity=None), "its model and its identity"),
-    "complete by a number": (says(complete=1), "1 says that all is there"),
+    "complete by a number": (says(complete=1), "it is complete: 1"),
     "something more": (says(more=1), "more"),
 }
 
@@ -155,7 +158,7 @@ def test_an_index_that_could_be_but_was_not_written_is_refused(tiny, folder, cha
     index = index_of(folder)
     change(index)
     put(folder, index, seal=False)
-    message = rf"Got {folder}, whose index\.json does not fit: it is not what was written: its checksum differs"
+    message = rf"Got {folder}, whose index\.json is inconsistent: it is not what was written: its checksum differs"
     for use in (ActivationStore, lambda path: ActivationStore.capture(tiny(), PROMPTS, path)):
         with pytest.raises(FileError, match=message):
             use(folder)
@@ -178,7 +181,7 @@ def test_shards_that_changed_places_are_refused(folder):
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
-    with pytest.raises(FileError, match=r"shard-00000\.safetensors (is not what was written|has \d+ bytes of)"):
+    with pytest.raises(FileError, match=r"shard-00000\.safetensors (is not what was written|has \d+ bytes instead of)"):
         ActivationStore(folder)[0]
 
 
@@ -191,8 +194,8 @@ NO_FILES = {
     "a link to nothing": (linked("nothing"), "is a symbolic link"),
     "a link to a device": (linked("/dev/zero"), "is a symbolic link"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "is a symbolic link"),
-    "a pipe": (os.mkfifo, "is no regular file"),
-    "a folder": (Path.mkdir, "is no regular file|Is a directory"),
+    "a pipe": (os.mkfifo, "is not a regular file"),
+    "a folder": (Path.mkdir, "is not a regular file|Is a directory"),
 }
 
 
@@ -295,9 +298,9 @@ def put_in(**arrays):
 
 
 MISFITS = {
-    "an array too many": (put_in(more=[1]), "does not fit"),
+    "an array too many": (put_in(more=[1]), "is inconsistent"),
     "an array too few": (lambda held: held.pop("hook_embed"), "has nothing for 'hook_embed'"),
-    "no tokens": (lambda held: held.pop("tokens"), "does not fit"),
+    "no tokens": (lambda held: held.pop("tokens"), "is inconsistent"),
     "too few tokens": (put_in(tokens=[1, 2, 3, 4, 5]), "its prompts do not add up"),
     "tokens in rows": (put_in(tokens=[[1, 2, 3], [2, 3, 4]]), "its prompts do not add up"),
     "tokens that are none": (put_in(tokens=[-1, 2, 3, 2, 3, 4]), "its prompts do not add up"),

@@ -57,9 +57,7 @@ def test_a_capture_that_was_stopped_goes_on_to_the_same_files(tiny, tmp_path, fo
     with pytest.raises(Stopped):
         ActivationStore.capture(tiny(), until(n), path, **HOW)
     done = len(list(path.glob("shard-*")))
-    with pytest.raises(
-        FileError, match=rf"`path` must be a store that is finished\. Got .*, with {done} shards so far\."
-    ):
+    with pytest.raises(FileError, match=rf"`path` must be a finished store\. Got .*, with {done} shards so far\."):
         ActivationStore(path)
     run_rows = _capture.run_rows
     monkeypatch.setattr(_capture, "run_rows", lambda *args, **how: ran.append(1) or run_rows(*args, **how))
@@ -98,7 +96,7 @@ def other_weights():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": other_weights}, r"which is of another model \(weights\)\. Give another path, or delete the folder"),
+        ({"model": other_weights}, r"which has another model \(weights\)\. Give another path, or delete the folder"),
         (
             {"model": lambda: HookedModel(tiny_model("gpt2"))},
             r"another model \(architecture: 'llama' in the file, 'gpt2' he",
@@ -124,7 +122,7 @@ def test_a_folder_of_another_capture_is_refused(tiny, folder, change, message):
     before = contents(folder)
     change = dict(change)
     model = change.pop("model", tiny)()
-    with pytest.raises(FileError, match=rf"`path` must be of this capture\. Got .*{message}"):
+    with pytest.raises(FileError, match=rf"`path` must belong to this capture\. Got .*{message}"):
         ActivationStore.capture(model, PROMPTS, folder, **{**HOW, **change})
     assert contents(folder) == before
 
@@ -172,10 +170,10 @@ def changed(n, prompt):
         ),
         (changed(2, [1] * 9), r"another prompt \(number 3: 4 tokens in the folder, 9 here\)"),
         (PROMPTS[::-1], r"another prompt \(number 1: 1 tokens in the folder, 4 here\)"),
-        (PROMPTS[:16], r"17 prompts up to there, and fewer were given"),
-        (PROMPTS[:5], r"\d+ prompts up to there, and fewer were given|more prompts than the 5 that were given"),
-        ([*PROMPTS, [3]], r"17 prompts up to there, and more were given"),
-        ([*PROMPTS, *PROMPTS], r"17 prompts up to there, and more were given"),
+        (PROMPTS[:16], r"17 prompts up to there, but fewer were given"),
+        (PROMPTS[:5], r"\d+ prompts up to there, but fewer were given|more prompts than the 5 that were given"),
+        ([*PROMPTS, [3]], r"17 prompts up to there, but more were given"),
+        ([*PROMPTS, *PROMPTS], r"17 prompts up to there, but more were given"),
         ([], r"more prompts than the 0 that were given"),
     ],
 )
@@ -191,7 +189,7 @@ def test_a_folder_of_other_prompts_is_refused(tiny, folder, prompts, message):
 
 def test_prompts_beyond_a_full_last_shard_are_refused(tiny, tmp_path):
     ActivationStore.capture(tiny(), PROMPTS[:3], tmp_path / "store", shard_mb=1e-6)
-    with pytest.raises(FileError, match="which is of 3 prompts, and more were given"):
+    with pytest.raises(FileError, match="which holds 3 prompts, but more were given"):
         ActivationStore.capture(tiny(), PROMPTS[:4], tmp_path / "store", shard_mb=1e-6)
 
 
@@ -249,7 +247,7 @@ def test_a_byte_that_was_not_written_is_refused_when_read(folder, at):
 def test_a_shard_of_another_store_is_refused(tiny, tmp_path, folder):
     ActivationStore.capture(tiny(), PROMPTS[::-1], tmp_path / "other", **HOW)
     shutil.copy(tmp_path / "other" / "shard-00001.safetensors", folder)
-    with pytest.raises(FileError, match=r"shard-00001\.safetensors (is not what was written|has \d+ bytes of)"):
+    with pytest.raises(FileError, match=r"shard-00001\.safetensors (is not what was written|has \d+ bytes instead of)"):
         list(ActivationStore(folder))
 
 
@@ -269,8 +267,12 @@ def edited(folder, name, value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("dtype", "float16", r"has float32 \(\d+, \d+\) for 'blocks\.0\.hook_resid_post', and the index float16 "),
-        ("shape", [63], r"has float32 \(\d+, 64\) for 'blocks\.0\.hook_resid_post', and the index float32 \(\d+, 63\)"),
+        ("dtype", "float16", r"has float32 \(\d+, \d+\) for 'blocks\.0\.hook_resid_post', but the index says float16 "),
+        (
+            "shape",
+            [63],
+            r"has float32 \(\d+, 64\) for 'blocks\.0\.hook_resid_post', but the index says float32 \(\d+, 63\)",
+        ),
         ("site", "blocks.0.hook_resid_pre", r"has nothing for 'blocks\.0\.hook_resid_pre'"),
     ],
 )
@@ -295,7 +297,7 @@ def test_prompts_that_do_not_add_up_are_refused(folder):
     mx.save_safetensors(str(shard), arrays)
     index["shards"][0] |= {"bytes": shard.stat().st_size, "crc32": _shards.crc_of(shard)}
     rewrite(folder, shards=index["shards"])
-    with pytest.raises(FileError, match=r"shard-00000\.safetensors does not fit: its prompts do not add up"):
+    with pytest.raises(FileError, match=r"shard-00000\.safetensors is inconsistent: its prompts do not add up"):
         list(ActivationStore(folder))
 
 
@@ -304,7 +306,7 @@ def test_a_file_that_is_no_safetensors_is_refused(folder):
     shard.write_bytes(b"nothing of the kind")
     index["shards"][0] |= {"bytes": shard.stat().st_size, "crc32": _shards.crc_of(shard)}
     rewrite(folder, shards=index["shards"])
-    with pytest.raises(FileError, match=r"shard-00000\.safetensors is no safetensors file: "):
+    with pytest.raises(FileError, match=r"shard-00000\.safetensors is not a safetensors file: "):
         list(ActivationStore(folder))
 
 
@@ -316,14 +318,14 @@ def test_a_file_that_is_no_safetensors_is_refused(folder):
         ('{"format": "mlx_patch.Other/1"}', r"whose index\.json is of another kind"),
         (
             '{"format": "mlx_patch.ActivationStore/3"}',
-            r"`path` must be of version 2 of its format\. Got .*, of version 3\.",
+            r"`path` must have format version 2\. Got .*, which has version 3\.",
         ),
-        ('{"format": "mlx_patch.ActivationStore/2"}', r"whose index\.json does not fit: .*sites"),
+        ('{"format": "mlx_patch.ActivationStore/2"}', r"whose index\.json is inconsistent: .*sites"),
         (
             '{"format": "mlx_patch.ActivationStore/2", "sites": '
             '[{"site": "hook_embed", "shape": [4], "dtype": "mean"}], "shards": [], '
             '"identity": {}, "model": {}, "n_layers": 2}',
-            r"does not fit: 'mean' is no dtype",
+            r"is inconsistent: 'mean' is not a dtype",
         ),
     ],
 )

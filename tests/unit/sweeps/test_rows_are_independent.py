@@ -68,7 +68,7 @@ def test_the_same_intervention_for_each_prompt_is_one(model, ablation, executor)
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_interventions_of_other_prompts_do_not_reach_a_row(model, executor):
-    """Row 0's noise has the deviation of the unedited batch, whatever is done to rows 1 and 2."""
+    """Row 0's noise has the deviation of the unpatched batch, whatever is done to rows 1 and 2."""
     several = [mp.Ablate("noise"), mp.Scale(50.0), mp.Ablate("resample")]
     values = mp.sweep(model, BATCH, several, "mlp_out", metric=DIFF, executor=executor).values
     for row, intervention in enumerate(several):
@@ -104,7 +104,7 @@ def test_an_array_is_a_batch_and_lists_of_ids_are_prompts(model):
 
 @pytest.mark.parametrize("ablation", [mp.Ablate("resample"), mp.Ablate("mean", over="batch")])
 def test_a_prompt_of_a_list_has_no_other_row(model, ablation):
-    prompts, remedy = [[5, 9, 2, 7, 11], [6, 1, 2, 8, 3]], "`source` must be given where the run has one row"
+    prompts, remedy = [[5, 9, 2, 7, 11], [6, 1, 2, 8, 3]], "`source` must be given if the run has one row"
     with pytest.raises(ValueRefusedError, match=remedy):
         mp.sweep(model, prompts, ablation, "mlp_out", metric=DIFF)
     with pytest.raises(ValueRefusedError, match=remedy):

@@ -134,5 +134,5 @@ def test_what_makes_no_grid_is_refused(error, message, over, sites, chosen):
 
 
 def test_only_an_interpolation_has_alphas():
-    with pytest.raises(KindError, match=r"must be an Interpolate where `over` has 'alpha'\. Got Scale\(2\.0\)\."):
+    with pytest.raises(KindError, match=r"must be an Interpolate if `over` has 'alpha'\. Got Scale\(2\.0\)\."):
         grid(("alpha",), alpha=[0.0]).edits(Scale(2.0))

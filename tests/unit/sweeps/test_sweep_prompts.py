@@ -49,15 +49,15 @@ def test_texts_and_chats_are_prompts(word_tokenizer):
         (ShapeError, r"`tokens` must have the shape \(batch, pos\), and not be empty", mx.zeros((0, 3), mx.int32)),
         (
             ShapeError,
-            r"must hold one prompt an entry\. Got 2 in entry 1\. Pass a batch",
+            r"must hold one prompt per entry\. Got 2 in entry 1\. Pass a batch",
             [[1], np.array([[1, 2], [3, 4]])],
         ),
         (SelectionError, r"`tokens` must lie in 0 to 95\. Got 96\.", [[1], [2, 96]]),
         (KindError, r"`tokens` must be integers", [[1.5], [2, 3]]),
         (KindError, r"`tokens` must be integers", []),
         (KindError, r"`tokens` must be integers", None),
-        (TokenError, r"`tokenizer` must be there to turn text into tokens\. Got None\.", ["w03", "w04 w05"]),
-        (TokenError, r"`prompt` must be a text where the tokenizer has no chat template", [[{"role": "user"}], "w03"]),
+        (TokenError, r"`tokenizer` must be given to turn text into tokens\. Got None\.", ["w03", "w04 w05"]),
+        (TokenError, r"`prompt` must be text if the tokenizer has no chat template", [[{"role": "user"}], "w03"]),
     ],
 )
 def test_what_is_no_prompt_is_refused(word_tokenizer, error, message, given):

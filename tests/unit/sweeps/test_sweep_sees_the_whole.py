@@ -118,7 +118,7 @@ def test_an_edit_that_attends_to_keys_that_are_gone_is_refused(tiny, name):
     prompt_cache = make_prompt_cache(model.model)
     model.run(PROMPT[:, :11], prompt_cache=prompt_cache)
     spread = mp.Apply(lambda pattern, site: mx.full(pattern.shape, 1 / pattern.shape[-1])).at("pattern", layer=layer)
-    with pytest.raises(SelectionError, match="must not attend to keys that the prompt cache keeps no more"):
+    with pytest.raises(SelectionError, match="must not attend to keys that the prompt cache no longer holds"):
         model.run(PROMPT[:, 11:], [spread], prompt_cache=prompt_cache)
     assert offset_of(prompt_cache) == 11
 

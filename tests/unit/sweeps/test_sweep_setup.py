@@ -57,20 +57,24 @@ REFUSALS = [
     (KindError, r"`metric` must be a metric, or several\. Got an empty list\.", {"metric": []}),
     (KindError, r"`metric` must be a Metric, a function of logits, or a registered name\. Got int", {"metric": 3}),
     (UnknownNameError, r"Did you mean", {"metric": "entropyy"}),
-    (ValueRefusedError, r"of different names\. Got prob\(1\), prob\(1\)\. Name them", {"metric": [Prob(1), Prob(1)]}),
-    (TokenError, r"`tokenizer` must be given where `token` is text", {"metric": Prob(" Mary")}),
+    (ValueRefusedError, r"of different names\. Got prob\(1\), prob\(1\)\. Give them", {"metric": [Prob(1), Prob(1)]}),
+    (TokenError, r"`tokenizer` must be given if `token` is text", {"metric": Prob(" Mary")}),
     (ShapeError, r"`token` must hold one answer for all or one per example, 1\. Got 2", {"metric": Prob([1, 2])}),
     (ShapeError, r"batch of 1, for one example\. Got 3", {"metric": KL(mx.zeros((3, 96)))}),
     (SelectionError, r"`pos` of prob\(1, pos=8\) must lie in -8 to 7", {"metric": Prob(1, pos=8)}),
     # interventions
     (KindError, r"`intervention` must be an Intervention\. Got None\. Write", {"intervention": None}),
-    (KindError, r"an Intervention, or one a prompt\. Got 'zero'\. Write", {"intervention": "zero"}),
-    (KindError, r"an Intervention, or one a prompt\. Got Scale\(2\.0\)\.at", {"intervention": SCALE.at("z")}),
-    (ValueRefusedError, r"must be one, or one a prompt: 1\. Got 2\. Compose several", {"intervention": [SCALE, SCALE]}),
-    (ValueRefusedError, r"must be one, or one a prompt: 1\. Got 0", {"intervention": []}),
+    (KindError, r"an Intervention, or one per prompt\. Got 'zero'\. Write", {"intervention": "zero"}),
+    (KindError, r"an Intervention, or one per prompt\. Got Scale\(2\.0\)\.at", {"intervention": SCALE.at("z")}),
+    (
+        ValueRefusedError,
+        r"must be one intervention, or one per prompt: 1\. Got 2\. Compose several",
+        {"intervention": [SCALE, SCALE]},
+    ),
+    (ValueRefusedError, r"must be one intervention, or one per prompt: 1\. Got 0", {"intervention": []}),
     (ValueRefusedError, r"must not hold NaN\. Got NaN", {"intervention": Add(mx.array([mx.nan]))}),
     (ShapeError, r"must have the activation's shape", {"intervention": Add(mx.zeros((7,)))}),
-    (ValueRefusedError, r"`source` must be given where the run has one row", {"intervention": Ablate("resample")}),
+    (ValueRefusedError, r"`source` must be given if the run has one row", {"intervention": Ablate("resample")}),
     # sites
     (ValueRefusedError, r"`at` must be a site\. Got None\. Write at='resid_post'", {"at": None}),
     (ValueRefusedError, r"`at` must be a site\. Got None", {"at": []}),
@@ -84,18 +88,18 @@ REFUSALS = [
         r"`site` must be a module's path\. Got 'model\.norms'",
         {"at": "model.norms:input", "over": "pos"},
     ),
-    (SelectionError, r"must not have 'layer' at 'embed', which is not one of a kind that blocks have", {"at": "embed"}),
+    (SelectionError, r"must not have 'layer' at 'embed', which is not a site of blocks", {"at": "embed"}),
     (SelectionError, r"must not have 'layer' at 'blocks\.1\.attn\.hook_z'.* without its layer", {"at": Site("z", 1)}),
-    (SelectionError, r"`layer` must be None where the site says it", {"at": Site("z", 1), "layers": [0]}),
+    (SelectionError, r"`layer` must be None if the site names it", {"at": Site("z", 1), "layers": [0]}),
     # axes
     (UnknownNameError, r"`over` must hold axes of a sweep\. Got 'layers'\. Did you mean layer", {"over": "layers"}),
     (KindError, r"`over` must be names of axes, or a list of cells\. Got dict\.", {"over": {"layer": 1}}),
     (KindError, r"`over` must be names of axes, or a list of cells\. Got Edit\.", {"over": SCALE.at("z")}),
     (KindError, r"`over` must be names of axes, or a list of cells\. Got NoneType\.", {"over": None}),
-    (KindError, r"an Interpolate where `over` has 'alpha'\. Got Scale", {"over": "alpha", "alphas": [0, 1]}),
+    (KindError, r"an Interpolate if `over` has 'alpha'\. Got Scale", {"over": "alpha", "alphas": [0, 1]}),
     (
         ValueRefusedError,
-        r"`alphas` must be given where `over` has 'alpha'\. Got None",
+        r"`alphas` must be given if `over` has 'alpha'\. Got None",
         {"over": "alpha", "intervention": Interpolate(mx.zeros((32,)), 1.0)},
     ),
     (ValueRefusedError, r"`alphas` must be left out unless `over` has 'alpha'\. Got 0\.5", {"alphas": 0.5}),
@@ -148,23 +152,23 @@ REFUSALS = [
     (KindError, r"`over` must hold names of axes, or cells: .* Got 3\.", {"over": [{"layer": 1}, 3]}),
     (
         KindError,
-        r"`intervention` must be an Intervention where `over` holds dicts\. Got None",
+        r"`intervention` must be an Intervention if `over` holds dicts\. Got None",
         {"over": [{"layer": 1}], "intervention": None},
     ),
     (UnknownNameError, r"dicts of what `\.at` takes\. Got 'layers' in .*Did you mean layer", {"over": [{"layers": 1}]}),
-    (ValueRefusedError, r"`at` must be a site where a cell has none", {"over": [{"layer": 1}], "at": None}),
+    (ValueRefusedError, r"`at` must be a site if a cell has none", {"over": [{"layer": 1}], "at": None}),
     (
         ValueRefusedError,
-        r"`intervention` must be left out where every cell .* Got Scale",
+        r"`intervention` must be left out if every cell .* Got Scale",
         CELL | {"intervention": SCALE},
     ),
-    (ValueRefusedError, r"`at` must be left out where every cell .* Got 'z'", CELL | {"at": "z"}),
-    (ValueRefusedError, r"`layers` must be left out where `over` holds cells\. Got 1\.", CELL | {"layers": 1}),
-    (ValueRefusedError, r"`alphas` must be left out where `over` holds cells", CELL | {"alphas": [1]}),
+    (ValueRefusedError, r"`at` must be left out if every cell .* Got 'z'", CELL | {"at": "z"}),
+    (ValueRefusedError, r"`layers` must be left out if `over` holds cells\. Got 1\.", CELL | {"layers": 1}),
+    (ValueRefusedError, r"`alphas` must be left out if `over` holds cells", CELL | {"alphas": [1]}),
     (SelectionError, r"`pos` must lie in -8 to 7, the 8 positions\. Got 9\.", {"over": [{"layer": 1, "pos": 9}]}),
     (SelectionError, r"`batch` must lie in -1 to 0\. Got 1\.", {"over": [{"layer": 1, "batch": 1}]}),
     # how it is run
-    (UnknownNameError, r"`executor` must be the name of one\. Got 'fast'", {"executor": "fast"}),
+    (UnknownNameError, r"`executor` must be the name of an executor\. Got 'fast'", {"executor": "fast"}),
     (
         ArchitectureError,
         r"Got 'grow', but a cell edits a module whose block is unknown\. Use 'auto'",
@@ -183,16 +187,16 @@ def test_it_is_refused_before_a_prompt_is_run(tiny, tokens, runs, error, message
 
 
 RAGGED_REFUSALS = [
-    (ValueRefusedError, r"`positions` must be given where prompts differ in length\. Got None", {"over": "pos"}),
+    (ValueRefusedError, r"`positions` must be given if prompts differ in length\. Got None", {"over": "pos"}),
     (SelectionError, r"`positions` must lie in -2 to 1\. Got 2\.", {"positions": [2]}),
     (SelectionError, r"`positions` must not name anything twice", {"positions": [0, -2]}),
     (SelectionError, r"`positions` must not name anything twice", {"over": "pos", "positions": [-2, 1]}),
     (SelectionError, r"`pos` of prob.* must lie in -2 to 1", {"metric": Prob(1, pos=2)}),
     (ShapeError, r"one per example, 2\. Got 3 answers", {"metric": Prob([1, 2, 3])}),
     (ShapeError, r"must have the activation's shape", {"intervention": Replace(mx.zeros((1, 3, 4, 32)))}),
-    (ValueRefusedError, r"`batch` must be left out where prompts differ", {"over": [{"layer": 1, "batch": 0}]}),
-    (ValueRefusedError, r"one a prompt: 2\. Got 3", {"intervention": [SCALE] * 3}),
-    (KindError, r"one a prompt\. Got None", {"intervention": [SCALE, None]}),
+    (ValueRefusedError, r"`batch` must be left out if prompts differ", {"over": [{"layer": 1, "batch": 0}]}),
+    (ValueRefusedError, r"one per prompt: 2\. Got 3", {"intervention": [SCALE] * 3}),
+    (KindError, r"one per prompt\. Got None", {"intervention": [SCALE, None]}),
 ]
 
 
@@ -224,7 +228,7 @@ def test_a_cache_that_lacks_a_site_or_holds_nan_is_refused(tiny, tokens, runs):
 def test_layers_that_differ_in_heads_must_have_them_chosen(tiny, tokens):
     model = tiny("openelm")
     message = (
-        r"`heads` must be given where sites or layers differ in how many they have: 2, 4\. Got None\. .*range\(2\)"
+        r"`heads` must be given if sites or layers have different numbers of heads: 2, 4\. Got None\. .*range\(2\)"
     )
     refused(SelectionError, message, model, tokens, over=("layer", "head"))
     result = sweep(model, tokens, SCALE, "z", ("layer", "head"), DIFF, heads=range(2))
@@ -234,9 +238,7 @@ def test_layers_that_differ_in_heads_must_have_them_chosen(tiny, tokens):
 
 
 def test_sites_of_one_sweep_agree_in_heads(tiny, tokens):
-    refused(
-        SelectionError, r"differ in how many they have: 2, 4\.", tiny(), tokens, at=["z", "k"], over=("site", "head")
-    )
+    refused(SelectionError, r"different numbers of heads: 2, 4\.", tiny(), tokens, at=["z", "k"], over=("site", "head"))
 
 
 def test_heads_that_count_from_the_end_are_those_that_they_name(tiny, tokens):
@@ -304,7 +306,9 @@ def test_an_answer_of_several_tokens_is_refused(tiny, tokens, word_tokenizer):
 
 
 def test_sites_that_no_layer_has_together_are_swept_one_by_one(tiny, tokens):
-    with pytest.raises(SelectionError, match=r"`at` must be sites that a layer has together\. Got .*Sweep them one by"):
+    with pytest.raises(
+        SelectionError, match=r"`at` must be sites that occur together in a layer\. Got .*Sweep them one by"
+    ):
         sweep(tiny("nemotron_h"), tokens, SCALE, ["mixer_out", "mlp_out"], ("site", "layer"), LogProb(3))
 
 
