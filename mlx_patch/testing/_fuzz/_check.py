@@ -24,7 +24,7 @@ _MAY_REFUSE = (
     "`batch` must be left out if prompts differ in length",
     "Leave `pos` out, or choose a named site",  # a raw path that has another shape in a batch
     "Choose a named site, or run the prompts one by one",
-    "must not attend to keys that the prompt cache keeps no more",  # behind a window, where the whole prompt has them
+    "must not attend to keys that the prompt cache no longer holds",  # behind a window, where the whole prompt has them
 )
 """Refusals of a sweep alone, whose remedy runs."""
 
