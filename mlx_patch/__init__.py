@@ -8,6 +8,7 @@ from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
 from mlx_patch import metrics as metrics
 from mlx_patch._version import __version__ as __version__
+from mlx_patch.attribution import attribute as attribute
 from mlx_patch.cache import ActivationCache as ActivationCache
 from mlx_patch.cross import Compatibility as Compatibility
 from mlx_patch.cross import LayerMap as LayerMap
@@ -38,6 +39,7 @@ from mlx_patch.pairs import tasks as tasks
 from mlx_patch.positions import Alignment as Alignment
 from mlx_patch.positions import align as align
 from mlx_patch.positions import pos as pos
+from mlx_patch.results import Estimate as Estimate
 from mlx_patch.sites import SITES as SITES
 from mlx_patch.sites import Site as Site
 from mlx_patch.store import ActivationStore as ActivationStore

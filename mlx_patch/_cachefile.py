@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from mlx_patch.errors import FileError, PatchError, ValueRefusedError
 from mlx_patch.files import (
+    Format,
     Malformed,
     bits_of,
     content_digest,
@@ -22,11 +23,10 @@ from mlx_patch.files import (
 from mlx_patch.provenance import versions
 from mlx_patch.sites import Site
 
-_KIND, _VERSION = "mlx_patch.ActivationCache", "2"
-_FORMAT = f"{_KIND}/{_VERSION}"
+_FORMAT = Format("mlx_patch.ActivationCache", 2)
 _MOST_TOKENS = 2**31
 _TOKENS, _CHECKSUM = "tokens", "checksum"
-_NAMES = {"format", "sites", "positions", "n_positions", "n_layers", "model", "versions", _CHECKSUM}
+_NAMES = {*_FORMAT.entry, "sites", "positions", "n_positions", "n_layers", "model", "versions", _CHECKSUM}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def _as_clause(error: Exception) -> str:
 
 def _describe(contents: Contents) -> dict[str, str]:
     return {
-        "format": _FORMAT,
+        **_FORMAT.entry,
         "sites": json.dumps([str(site) for site in contents.activations]),
         "positions": json.dumps(contents.positions),
         "n_positions": json.dumps(contents.n_positions),
@@ -116,22 +116,22 @@ def _describe(contents: Contents) -> dict[str, str]:
 def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, mx.array]]:
     with open_checked(path) as file:
         header = read_header(file)
-        _refuse_other_kind(header.metadata.get("format", ""))
+        _refuse_other_format(header.metadata)
         return header.metadata, {name: read_array(file, entry) for name, entry in header.entries.items()}
 
 
-def _refuse_other_kind(file_format: str) -> None:
-    kind, _, version = file_format.partition("/")
-    if kind != _KIND:
+def _refuse_other_format(metadata: Mapping[str, str]) -> None:
+    version = _FORMAT.version_in(metadata)
+    if version is None:
         raise Malformed("is of another kind")
-    if version != _VERSION:
-        raise Malformed(f"is of version {version} of the format, where this mlx_patch reads {_VERSION}")
+    if not _FORMAT.describes(metadata):
+        raise Malformed(f"is of version {version} of the format, where this mlx_patch reads {_FORMAT.version}")
 
 
 def _parse(metadata: Mapping[str, str], arrays: Mapping[str, mx.array]) -> Contents:
     if metadata.keys() != _NAMES:
         raise Malformed(f"is damaged: {sorted(metadata.keys() ^ _NAMES)[0]!r} is missing or unexpected")
-    about = {name: strict_json(metadata[name]) for name in _NAMES - {"format", _CHECKSUM}}
+    about = {name: strict_json(metadata[name]) for name in _NAMES - {*_FORMAT.entry, _CHECKSUM}}
     names = about["sites"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Malformed(f"is damaged: its sites are {names!r}")

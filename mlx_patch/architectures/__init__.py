@@ -1,7 +1,9 @@
 """Architectures as data: one table per family, saying where each site lives in mlx_lm's module tree."""
 
+from mlx_patch.architectures._exact import keep_bits as keep_bits
 from mlx_patch.architectures._family import Boxing as Boxing
 from mlx_patch.architectures._family import Family as Family
+from mlx_patch.architectures._family import HasModule as HasModule
 from mlx_patch.architectures._family import Heads as Heads
 from mlx_patch.architectures._family import Point as Point
 from mlx_patch.architectures._family import Stream as Stream
@@ -24,5 +26,5 @@ from mlx_patch.architectures._views import Interleaved as Interleaved
 from mlx_patch.architectures._views import Times as Times
 from mlx_patch.architectures._views import View as View
 from mlx_patch.architectures._views import Whole as Whole
-from mlx_patch.architectures._views import attribute as attribute
+from mlx_patch.architectures._views import attribute_at as attribute_at
 from mlx_patch.architectures.tables import FAMILIES as FAMILIES

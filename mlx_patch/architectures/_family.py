@@ -7,7 +7,7 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures._views import ByHead, View, Whole, attribute
+from mlx_patch.architectures._views import ByHead, View, Whole, attribute_at
 from mlx_patch.errors import ArchitectureError
 
 Side = Literal["input", "output", "inside", "next"]
@@ -29,6 +29,7 @@ Recipe = Literal[
     "loop",
     "inputs",
     "given",
+    "differentiated",
 ]
 """How the values that a module computes inside its call are reached.
 
@@ -49,7 +50,29 @@ Recipe = Literal[
 * `loop`: it runs experts token by token.
 * `inputs`: it multiplies what experts read with the `mx.sigmoid` of their logits.
 * `given`: it is called with an array, the chosen experts and their weights.
+* `differentiated`: it sorts indices out of values, or rounds, while gradients are taken.
 """
+
+
+@dataclass(frozen=True)
+class HasModule:
+    """Whether a block has a module: a condition of a `Point`.
+
+    Attributes:
+        path: The module's path, from the block.
+        class_name: The name of the class that the module must have; None is any.
+    """
+
+    path: str
+    class_name: str | None = None
+
+    def __call__(self, block: nn.Module) -> bool:
+        """Whether the block has it."""
+        try:
+            module = attribute_at(block, self.path)
+        except (ArchitectureError, KeyError):
+            return False
+        return isinstance(module, nn.Module) and self.class_name in (None, type(module).__name__)
 
 
 @dataclass(frozen=True)
@@ -70,8 +93,8 @@ class Point:
             returned (None: what is returned is the array).
         of: The name of the class that the module must have, for blocks of a hybrid that keep different mixers under
             one name.
-        given: The path of a module that the block must have as well, for blocks of a hybrid that give one name to
-            modules in different places; `path:Class` if it must be of that class. Or whether a block has the site.
+        given: What must hold of a block besides, for blocks of a hybrid that give one name to modules in different
+            places: that it has another module, `HasModule`, or any other function of a block.
         flat: Whether the array has the positions of all rows one after another, `(batch * pos, ...)`.
         part: Which layer of a block that is several, or which walk of a loop, has the site there; None is all.
         boxed: For a stream between two modules of a family with a `Boxing`: an edit is made in the box.
@@ -88,27 +111,17 @@ class Point:
     carried: str | None = None
     item: int | None = None
     of: str | None = None
-    given: str | Callable[[nn.Module], bool] = ""
+    given: Callable[[nn.Module], bool] | None = None
     flat: bool = False
     part: int | None = None
     boxed: bool = False
     beside: str | None = None
 
     def serves(self, block: nn.Module) -> bool:
-        """Whether a block has this module."""
-        if callable(self.given):
-            return self.given(block) and _has(block, self.path, self.of)
-        path, _, class_name = self.given.partition(":")
-        return _has(block, path, class_name or None) and _has(block, self.path, self.of)
-
-
-def _has(block: nn.Module, path: str, class_name: str | None) -> bool:
-    """Whether a block has a module at a path, of a class by name."""
-    try:
-        module = attribute(block, path)
-    except (ArchitectureError, KeyError):
-        return False
-    return isinstance(module, nn.Module) and class_name in (None, type(module).__name__)
+        """Whether a block has the site here: what is `given` holds, and the module is there."""
+        if self.given is not None and not self.given(block):
+            return False
+        return HasModule(self.path, self.of)(block)
 
 
 def _plus(stream: mx.array, added: mx.array, block: nn.Module) -> mx.array:
@@ -334,7 +347,7 @@ def wrapped(family: Family, name: str, inner: str = "language_model") -> Family:
     """The table of a model that holds one of `family` as its text tower, at a path."""
 
     def applies(model: nn.Module) -> bool:
-        tower = attribute(model, inner)
+        tower = attribute_at(model, inner)
         module_name = type(tower).__module__.removeprefix("mlx_lm.models.")
         return module_name in (*family.modules, name) and family.applies(tower)
 

@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from mlx_patch.architectures._family import Family, Point, Side
 from mlx_patch.architectures._registry import family_of
-from mlx_patch.architectures._views import attribute
+from mlx_patch.architectures._views import attribute_at
 from mlx_patch.errors import ArchitectureError, MissingSiteError, SelectionError, UnknownNameError, did_you_mean, listed
 from mlx_patch.sites import SITES, Site
 
@@ -58,7 +58,7 @@ class Layout:
         """The number of streams that `resid_pre` and `resid_post` hold side by side."""
         if not self.family.streams:
             return 1
-        return attribute(self.model, self.family.streams)
+        return attribute_at(self.model, self.family.streams)
 
     @property
     def d_vocab(self) -> int:
@@ -71,12 +71,12 @@ class Layout:
         positions = self.family.positions
         if isinstance(positions, int):
             return positions
-        return attribute(self.model, positions).weight.shape[0]
+        return attribute_at(self.model, positions).weight.shape[0]
 
     def _number(self, path: str | int) -> int:
         if isinstance(path, int):
             return path
-        return attribute(self.model, path)
+        return attribute_at(self.model, path)
 
     @property
     def _walk_length(self) -> int:
@@ -98,6 +98,11 @@ class Layout:
     def points(self) -> tuple[Mapping[str, Point], ...]:
         """For each block, the point of every site that it has."""
         return tuple(self._block_points(layer) for layer in range(len(self.blocks)))
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, tuple[int, ...] | None], tuple[Site, ...]]:
+        """What `select` returned, by its arguments."""
+        return {}
 
     def _block_points(self, layer: int) -> dict[str, Point]:
         points = {name: self._point(name, layer) for name in self.family.block}
@@ -136,6 +141,12 @@ class Layout:
             MissingSiteError: The architecture, or one of the layers, has no such site; the message says why.
             SelectionError: There is no such layer.
         """
+        choice = (name, layers)
+        if choice not in self._selected:  # one sweep or attribution asks thousands of times for the same
+            self._selected[choice] = self._select(name, layers)
+        return self._selected[choice]
+
+    def _select(self, name: str, layers: tuple[int, ...] | None) -> tuple[Site, ...]:
         if name not in SITES or not SITES[name].layered:
             return (Site(name),)
         count = len(self.blocks)
@@ -174,17 +185,17 @@ class Layout:
         if self.times > 1:
             walk = layer // self._walk_length
             point = replace(point, call=walk * point.calls + (point.call or 0))
-        return Place(site, attribute(block, point.path), point, block)
+        return Place(site, attribute_at(block, point.path), point, block)
 
     def _embed(self, site: Site) -> Place:
         point = self.family.embed
         if point is None:
             return replace(self.place(Site("resid_pre", 0)), site=site)
-        return Place(site, attribute(self.model, point.path), point, self.model)
+        return Place(site, attribute_at(self.model, point.path), point, self.model)
 
     def _final_norm(self, site: Site) -> Place:
         path = self.final_norm
-        norm = attribute(self.model, path)
+        norm = attribute_at(self.model, path)
         last_call = self.times - 1 if self._norm_ends_each_time else None
         return Place(site, norm, Point(path, "output", call=last_call), self.model)
 
@@ -193,14 +204,14 @@ class Layout:
         if layer + 1 < len(self.blocks):
             return self.place(Site("resid_pre", layer + 1))
         path = self.final_norm
-        norm = attribute(self.model, path)
+        norm = attribute_at(self.model, path)
         return Place(Site("final_norm"), norm, Point(path, "input", boxed=True), self.model)
 
     def between(self, layer: int, stream: mx.array) -> mx.array:
         """The stream that enters a block, from the stream that leaves the previous block."""
         starts_walk = layer % self._walk_length == 0
         if starts_walk and self._norm_ends_each_time:
-            return attribute(self.model, self.final_norm)(stream)
+            return attribute_at(self.model, self.final_norm)(stream)
         return stream
 
     @property
@@ -219,7 +230,7 @@ class Layout:
         if path is None or site.layer not in self.with_module(path):
             return None
         block = self.blocks[site.layer]
-        return Place(site, attribute(block, path), Point(path, side), block)
+        return Place(site, attribute_at(block, path), Point(path, side), block)
 
     def attentions(self) -> list[Place]:
         """Each attention that calls mlx_lm's `scaled_dot_product_attention`, as a place inside it."""
@@ -273,7 +284,7 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
     """
     family = family or family_of(model)
     times = family.loop.times(model) if family.loop else 1
-    blocks = attribute(model, family.blocks)
+    blocks = attribute_at(model, family.blocks)
     if not isinstance(blocks, list | tuple):
         raise ArchitectureError(
             f"`family` must be a table of this architecture. Got one whose blocks are {family.blocks!r}, which is not "
@@ -295,7 +306,7 @@ def _refuse_other_table(layout: Layout) -> None:
     for name, point in layout.family.block.items():
         if name in served or name in layout.family.absent:
             continue
-        if isinstance(point, tuple) or point.of or point.given:
+        if isinstance(point, tuple) or point.of or point.given is not None:
             continue
         if not _is_replaced(name, layout.family, served):
             raise ArchitectureError(

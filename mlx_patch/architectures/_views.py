@@ -15,10 +15,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from typing_extensions import override
 
+from mlx_patch.architectures._exact import keep_bits
 from mlx_patch.errors import ArchitectureError
 
 
-def attribute(module: nn.Module, path: str) -> Any:
+def attribute_at(module: nn.Module, path: str) -> Any:
     """The value at a dotted path under a module: `self_attn.n_heads`, `layers.3.mlp`; the module itself for "".
 
     Raises:
@@ -92,7 +93,7 @@ class ByHead(View):
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        heads = self.heads if isinstance(self.heads, int) else attribute(block, self.heads)
+        heads = self.heads if isinstance(self.heads, int) else attribute_at(block, self.heads)
         return by_heads(raw, heads)
 
     @override
@@ -113,7 +114,7 @@ class Fused(View):
     part: int
 
     def _bounds(self, block: nn.Module) -> tuple[int, int, int]:
-        counts = [attribute(block, path) for path in self.heads]
+        counts = [attribute_at(block, path) for path in self.heads]
         start = sum(counts[: self.part])
         return start, start + counts[self.part], sum(counts)
 
@@ -145,7 +146,7 @@ class Interleaved(View):
     parts: int = 3
 
     def _split(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return by_heads(raw, attribute(block, self.heads), self.parts)
+        return by_heads(raw, attribute_at(block, self.heads), self.parts)
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
@@ -174,8 +175,8 @@ class Grouped(View):
     part: int
 
     def _split(self, raw: mx.array, block: nn.Module) -> list[mx.array]:
-        groups = attribute(block, self.kv_heads)
-        queries = attribute(block, self.heads) // groups
+        groups = attribute_at(block, self.kv_heads)
+        queries = attribute_at(block, self.heads) // groups
         by_group = raw.reshape(*raw.shape[:-1], groups, queries + 2, -1)
         return list(mx.split(by_group, [queries, queries + 1], axis=-2))
 
@@ -204,8 +205,8 @@ class WithinHead(View):
     start: str
 
     def _split(self, raw: mx.array, block: nn.Module) -> tuple[mx.array, mx.array]:
-        by_head = raw.reshape(*raw.shape[:-1], attribute(block, self.heads), -1)
-        before, site = mx.split(by_head, [attribute(block, self.start)], axis=-1)
+        by_head = raw.reshape(*raw.shape[:-1], attribute_at(block, self.heads), -1)
+        before, site = mx.split(by_head, [attribute_at(block, self.start)], axis=-1)
         return before, site
 
     @override
@@ -235,7 +236,7 @@ class Times(View):
     def _factor(self, block: nn.Module) -> float:
         if callable(self.factor):
             return self.factor(block)
-        return attribute(block, self.factor)
+        return attribute_at(block, self.factor)
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
@@ -244,7 +245,7 @@ class Times(View):
     @override
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         is_unchanged = new == self.read(raw, block)
-        return mx.where(is_unchanged, raw, new / self._factor(block))
+        return keep_bits(raw, new / self._factor(block), is_unchanged)
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ class Behind(View):
 
     @override
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        heads = () if self.heads is None else (attribute(block, self.heads),)
+        heads = () if self.heads is None else (attribute_at(block, self.heads),)
         batch, length = raw.shape[:2]
         return raw.reshape(batch, length, *heads, -1)
 

@@ -3,6 +3,7 @@
 from mlx_patch.engine._attention import attend as attend
 from mlx_patch.engine._attention import dequantized as dequantized
 from mlx_patch.engine._box import Box as Box
+from mlx_patch.engine._differentiable import differentiable as differentiable
 from mlx_patch.engine._fitness import refuse_random as refuse_random
 from mlx_patch.engine._fitting import refuse_misfit as refuse_misfit
 from mlx_patch.engine._frame import Frame as Frame

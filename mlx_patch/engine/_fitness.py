@@ -8,7 +8,7 @@ off, for the whole process; compiled functions then run as they are written.
 import dis
 import gc
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from itertools import pairwise
 from types import CodeType, FunctionType, MethodType
@@ -54,7 +54,21 @@ def _path(model: nn.Module, module: nn.Module) -> str:
 
 def compiles(parts: Iterable[Any]) -> bool:
     """Whether a model of these parts may call modules inside a function that it compiles."""
-    return any(_is_compiled(part) for part in parts)
+    return any(map(_is_compiled, parts))
+
+
+def is_compiling() -> bool:
+    """Whether `mx.compile` compiles, which MLX does not say: `mx.disable_compile` or the environment may forbid it."""
+    calls: list[int] = []
+
+    def counted(x: mx.array) -> mx.array:
+        calls.append(1)
+        return x
+
+    function: Callable[[mx.array], mx.array] = mx.compile(counted)
+    function(mx.zeros(()))
+    function(mx.zeros(()))
+    return len(calls) == 1
 
 
 def _is_compiled(module_or_function: Any) -> bool:
@@ -107,7 +121,7 @@ def _name(module: nn.Module) -> str:
 @cache
 def _draws(cls: type) -> bool:
     """Whether a class's call draws random numbers in training mode."""
-    return {"random", "training"} <= _names(cls, "__call__")
+    return {"random", "training"} <= names_in(cls, "__call__")
 
 
 @cache
@@ -142,19 +156,20 @@ def _never_draws(module: nn.Module) -> bool:
     return any(getattr(module, name, None) == 0 for name in _CHANCES)
 
 
-def _names(cls: type, method: str) -> set[str]:
+def names_in(cls: type, method: str) -> set[str]:
     """The names in the code of a method, and in the methods of its class that it mentions."""
     results: set[str] = set()
     queue = {method}
     while queue:
-        names = _names_of(getattr(cls, queue.pop(), None))
+        names = own_names(cls, queue.pop())
         queue |= {name for name in names - results if callable(getattr(cls, name, None))}
         results |= names
     return results
 
 
-def _names_of(function: Any) -> set[str]:
-    code = _code_of(function)
+def own_names(cls: type, method: str) -> set[str]:
+    """The names in the code of a method; none if the class has no such method, or it is not Python's."""
+    code = _code_of(getattr(cls, method, None))
     return set() if code is None else _names_of_code(code)
 
 

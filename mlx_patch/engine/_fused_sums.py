@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch.architectures import keep_bits
 from mlx_patch.engine._scope import Call, Listener, Scope
 
 _SUMS = ((("attn_out", "mixer_out"), "resid_mid"), (("mlp_out",), "resid_post"))
@@ -28,7 +29,7 @@ def fused_sums(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Cal
             added, _ = kernel(branch, nothing, alpha=mx.zeros_like(alpha), beta=beta, next_norm=None, **post)
             edited = _emit_each(listener, branch_sites, added)
             if edited is not added:
-                new = mx.where(edited == added, out, alpha * stream + edited)
+                new = keep_bits(out, alpha * stream + edited, edited == added)
         new = _emit_each(listener, (stream_site,), new)
         if new is not out and next_norm is not None:
             normed = scope["pre_norm"](new, next_norm, dtype=branch.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.architectures import Place
+from mlx_patch.architectures import Place, keep_bits
 from mlx_patch.engine._box import Box
 
 
@@ -60,6 +60,8 @@ class Phase(IntEnum):
     """The stream is put in a box, in which later edits change it."""
     SHARE = 8
     """Nothing is read or written: attention may compute in the way that suits rows with a shared past."""
+    STOP = 9
+    """Nothing is read or written: indices that the module sorts out of values are constants to a gradient."""
 
 
 @dataclass(eq=False)
@@ -116,4 +118,4 @@ class Hook:
         if self.beside is None:
             return written
         # Subtracting rounds, so the values of the sum that the edit left alone keep their raw ones, bit for bit.
-        return mx.where(written == total, raw, written - self.beside)
+        return keep_bits(raw, written - self.beside, written == total)

@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from mlx_patch.architectures import Place, Point, attribute
+from mlx_patch.architectures import Place, Point, attribute_at
 from mlx_patch.engine._call_arguments import CallArguments
 from mlx_patch.engine._fitness import compiles, parts_of, refuse_random
 from mlx_patch.engine._hook import ForwardPass, Hook, Phase
@@ -91,7 +91,7 @@ class HookState:
 
     def _refuse_unnumbered(self, module: nn.Module, call: int) -> None:
         for hook in self.at.get(id(module), ()):
-            if hook.place.point.call is None:
+            if hook.place.point.call is None and hook.phase is not Phase.STOP:
                 raise SelectionError(
                     f"`{hook.place.site}` must say which call it means. Got a module that runs {call + 1} times or "
                     f"more in one forward pass. Write {hook.place.site}[0] for the first."
@@ -103,6 +103,6 @@ def _with_readers(hooks: Iterable[Hook]) -> Iterator[Hook]:
     for hook in hooks:
         if path := hook.place.point.beside:
             block = hook.place.block
-            place = Place(hook.place.site, attribute(block, path), Point(path, "output"), block)
+            place = Place(hook.place.site, attribute_at(block, path), Point(path, "output"), block)
             yield Hook(place, hook.keep_beside, Phase.READ)
         yield hook

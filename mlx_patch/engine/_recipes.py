@@ -8,7 +8,7 @@ its sites pass.
 import builtins
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 from mlx_lm.models.base import scaled_dot_product_attention as fused_attention
@@ -183,6 +183,47 @@ def _mixed(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
     return {"_attn_res_mix": _attn_res_mix}, call
 
 
+INDICES = ("argmax", "argmin", "argpartition", "argsort")
+"""The functions of MLX that sort indices out of values."""
+
+ROUNDING: dict[str, str] = {
+    "fake_8bit_quant": "AFM 7's keys and values, which are rounded to 8 bits",
+    "_fake_quant_fp8": "DeepSeek V4.1's keys and values, which are rounded to 8 bits",
+}
+"""Functions of mlx_lm that round in the forward pass, so that they have no gradient but 0: what is rounded."""
+
+
+def _differentiated(listener: Listener, scope: Scope, call: Call) -> tuple[Scope, Call]:
+    """A module while gradients are taken: sorted indices are constants, as elsewhere in mlx_lm; rounding is refused."""
+    replaced: dict[str, Any] = {name: _refusing(scope[name], ROUNDING[name]) for name in ROUNDING if name in scope}
+    library = scope.get("mx", mx)  # another recipe's, if there is one
+    if "mx" in scope:
+        replaced["mx"] = Mlx(library, **{name: _stopped(getattr(library, name)) for name in INDICES})
+    return replaced, call
+
+
+def _stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    return lambda *args, **kwargs: mx.stop_gradient(function(*args, **kwargs))
+
+
+def _refusing(function: Callable[..., mx.array], rounded: str) -> Callable[..., Any]:
+    """A function that refuses to be differentiated by its first argument."""
+
+    def round_once(values: mx.array, *args: Any, **kwargs: Any) -> Any:
+        forward: Any = mx.custom_function(lambda values: function(values, *args, **kwargs))
+
+        @forward.vjp
+        def refuse(primals: Any, cotangents: Any, outputs: Any) -> NoReturn:
+            raise ArchitectureError(
+                f"`model` must be differentiable from the site to the logits. Got {rounded}: that has no gradient. "
+                "Choose sites behind the last attention."
+            )
+
+        return forward(values)
+
+    return round_once
+
+
 _RECIPES: dict[str, Callable[[Listener, Scope, Call], tuple[Scope, Call]]] = {
     "sdpa": _sdpa,
     "fast": _fast,
@@ -200,6 +241,7 @@ _RECIPES: dict[str, Callable[[Listener, Scope, Call], tuple[Scope, Call]]] = {
     "given": experts.given,
     "fused_sums": fused_sums,
     "either": _either,
+    "differentiated": _differentiated,
 }
 
 _IN_METHODS = ("either",)

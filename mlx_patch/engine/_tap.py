@@ -29,7 +29,7 @@ from weakref import ref
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.engine._compiling import is_compiling
+from mlx_patch.engine._fitness import is_compiling
 from mlx_patch.engine._guard import Guard
 from mlx_patch.engine._hook_state import HookState
 from mlx_patch.engine._owner import callers, can_suspend

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.execution._experiment import Experiment
@@ -71,10 +72,23 @@ def run_experiment(
     ranks.refuse_others(described(experiment, plan))
     with display:
         if cells_done:
-            display.more(0)
+            display.add(0)
         interrupted = _compute_numbers(experiment, plan, numbers, ranks, save, display)
     seconds = perf_counter() - start_time
     return build_result(experiment, plan, numbers, seconds), interrupted
+
+
+def measure_cells(experiment: Experiment) -> np.ndarray:
+    """The metrics of every cell, each in a full forward pass of its own. Shape `(cell, metric, example)`, float32.
+
+    An experiment without baseline has no other run.
+    """
+    numbers = no_numbers(experiment)
+    plan = plan_experiment(experiment, "reference", Bounds())
+    run_passes(experiment, plan, numbers, is_assigned=lambda number: True, on_finished=lambda cells: None)
+    if experiment.answers is None:
+        return numbers.values
+    return experiment.answers.combined(numbers.values)
 
 
 SaveNumbers = Callable[[Numbers], None]
@@ -123,10 +137,10 @@ def _compute_numbers(
 
         # Several ranks must evaluate alike, whichever of them shows progress: the ranks of a sharded model wait for
         # each other.
-        on_progress = report if display.seen and ranks.size == 1 else None
+        on_progress = report if display.is_shown and ranks.size == 1 else None
         run_passes(experiment, plan, numbers, is_assigned, on_finished, on_progress)
 
-    interrupted, messages = ranks.work(run, lambda: packed(numbers), display.more)
+    interrupted, messages = ranks.work(run, lambda: packed(numbers), display.add)
     if interrupted and numbers.done.any():
         save(numbers)
     if messages:
@@ -151,7 +165,7 @@ def plan_experiment(experiment: Experiment, executor_name: str, bounds: Bounds) 
     layout = experiment.model.layout
     groups = [PromptGroup(batch.length, batch.tokens.shape[0]) for batch in experiment.batches]
     n_layers = len(layout.blocks)
-    if experiment.measurement.one_cell_a_pass:
+    if experiment.measurement.needs_own_pass:
         bounds = replace(bounds, rows=1)
     memory = footprint(layout, experiment.readouts)
     plan = make_plan(experiment.cells, groups, n_layers, executor, bounds, memory, why)
@@ -171,4 +185,4 @@ def _delay_starts(experiment: Experiment) -> list[list[Cell]]:
 def _choose_executor(experiment: Experiment, name: str) -> tuple[Executor, str]:
     """The executor, and why no cheaper one can run all cells."""
     cells = [cell for group_cells in experiment.cells for cell in group_cells]
-    return choose_executor(name, experiment.model.layout, cells, experiment.measurement.whole_rows)
+    return choose_executor(name, experiment.model.layout, cells, experiment.measurement.needs_whole_rows)

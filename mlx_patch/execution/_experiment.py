@@ -25,6 +25,8 @@ class Experiment:
         coords: What stands along each axis, by its name, in order.
         description: What is done where, in words.
         answers: Maps each run back to the prompt and answer it measures; None if every answer is one token.
+        with_baseline: Whether the unpatched run is measured as well. Without it, only an executor can run the cells
+            whose passes need nothing of that run.
     """
 
     model: HookedModel
@@ -34,6 +36,7 @@ class Experiment:
     coords: Mapping[str, tuple[Coordinate, ...]]
     description: Mapping[str, Any]
     answers: AnswerRuns | None = None
+    with_baseline: bool = True
 
     @property
     def requested(self) -> "Experiment | AnswerRuns":

@@ -14,11 +14,30 @@ from mlx_patch.results import SweepResult
 
 def build_result(experiment: Experiment, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
     """The numbers of a sweep with their axes."""
+    return SweepResult(
+        **labelled(experiment, numbers),
+        provenance=_provenance(experiment, planned, numbers),
+        plan=planned,
+        seconds=seconds,
+    )
+
+
+def labelled(experiment: Experiment, numbers: Numbers, *, to_first_order: bool = False) -> dict[str, Any]:
+    """The numbers of an experiment as a result has them: values, axes, coordinates, baseline and mask.
+
+    Args:
+        experiment: What the numbers are of.
+        numbers: The numbers, of which each answer of several tokens has parts.
+        to_first_order: Whether they are estimates, which are put together to first order as well.
+    """
     values = numbers.values
     baseline = numbers.baseline
     run_mask = numbers.mask([batch.examples for batch in experiment.batches])
     if experiment.answers is not None:
-        values = experiment.answers.combined(values)
+        if to_first_order:
+            values = experiment.answers.to_first_order(values, baseline)
+        else:
+            values = experiment.answers.combined(values)
         baseline = experiment.answers.combined(baseline)
         run_mask = experiment.answers.measured(run_mask)
     has_metric_axis = len(experiment.requested.metrics) > 1
@@ -28,16 +47,13 @@ def build_result(experiment: Experiment, planned: Plan, numbers: Numbers, second
         run_mask = run_mask[:, 0]
     coords = _coordinates(experiment, n_examples=values.shape[-1])
     sizes = [len(coordinates) for coordinates in experiment.coords.values()]
-    return SweepResult(
-        values=values.reshape(*sizes, *values.shape[1:]),
-        axes=tuple(name for name in coords if name != "token"),
-        coords=coords,
-        baseline=baseline,
-        provenance=_provenance(experiment, planned, numbers),
-        plan=planned,
-        seconds=seconds,
-        run_mask=run_mask.reshape(*sizes, *run_mask.shape[1:]),
-    )
+    return {
+        "values": values.reshape(*sizes, *values.shape[1:]),
+        "axes": tuple(name for name in coords if name != "token"),
+        "coords": coords,
+        "baseline": baseline,
+        "run_mask": run_mask.reshape(*sizes, *run_mask.shape[1:]),
+    }
 
 
 def _coordinates(experiment: Experiment, n_examples: int) -> dict[str, tuple]:
@@ -54,16 +70,24 @@ def _coordinates(experiment: Experiment, n_examples: int) -> dict[str, tuple]:
     return coords
 
 
-def _provenance(experiment: Experiment, planned: Plan, numbers: Numbers) -> Mapping[str, Any]:
+def described_experiment(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment is, as the provenance of its result has it: versions, model, tokens, metrics, cells."""
     return {
         "versions": versions(),
         "model": experiment.model.identity,
         "tokens": _token_ids(experiment),
         "metrics": [metric.name for metric in experiment.requested.metrics],
         **experiment.description,
+    }
+
+
+def _provenance(experiment: Experiment, planned: Plan, numbers: Numbers) -> Mapping[str, Any]:
+    return {
+        **described_experiment(experiment),
         "executor": planned.executor,
         "fell_back": planned.why,
         "token_layers": numbers.token_layers,
+        "skipped": numbers.skipped,
         **experiment.measurement.provenance,
     }
 

@@ -5,14 +5,15 @@ is resumed, or that is divided over several processes, returns the same numbers 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_patch.execution._experiment import Experiment
-from mlx_patch.execution.executors import PassTask, executors
-from mlx_patch.execution.passes import UnpatchedRun
+from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.executors import Executor, executors
+from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask
 from mlx_patch.execution.plan import Pass, Plan
 from mlx_patch.execution.progress import Numbers, Within
 from mlx_patch.interventions.sources import Notes, norms_noted
@@ -65,9 +66,10 @@ def _run_group(
     rows = list(experiment.batches[group].examples)
     metrics = range(len(experiment.metrics))
     unpatched = _run_unpatched(experiment, plan, group)
-    if not numbers.done[group].any():
+    if experiment.with_baseline and not numbers.done[group].any():
         numbers.token_layers += unpatched.token_layers
         numbers.baseline[:, rows] = np.array(unpatched.values)
+    passes = _skip_unchanged(unpatched, numbers, rows, passes, lambda cells: on_finished(within.rest(cells)))
     started = (_start_pass(experiment, plan, unpatched, pass_) for pass_ in passes)
     for running in _overlap(started, within):
         cells = running.shape.cells
@@ -77,17 +79,59 @@ def _run_group(
         on_finished(within.rest(len(cells)))
 
 
+def _skip_unchanged(
+    unpatched: UnpatchedRun,
+    numbers: Numbers,
+    rows: Sequence[int],
+    passes: Sequence[Pass],
+    on_finished: Callable[[int], None],
+) -> list[Pass]:
+    """The passes without cells that change nothing, whose numbers are those of the unpatched run."""
+    remaining_passes = []
+    n_skipped = 0
+    for pass_ in passes:
+        entries = dict(zip(pass_.cells, pass_.entries, strict=True))
+        skipped = [cell for cell in pass_.cells if cell in unpatched.unchanged]
+        remaining = [cell for cell in pass_.cells if cell not in unpatched.unchanged]
+        if skipped:
+            numbers.values[np.ix_(skipped, range(numbers.values.shape[1]), rows)] = np.array(unpatched.values)
+            numbers.done[pass_.group, skipped] = True
+            n_skipped += len(skipped)
+        if remaining:
+            shape = replace(pass_, cells=tuple(remaining), entries=tuple(entries[cell] for cell in remaining))
+            remaining_passes.append(shape)
+    if n_skipped:
+        numbers.skipped += n_skipped
+        on_finished(n_skipped)
+    return remaining_passes
+
+
 def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedRun:
-    """The unpatched run for all passes of a group, also where few of them are left to run here.
+    """The unpatched run for all passes of a group, also where few of them are left to run here; empty without baseline.
 
     Where it begins, and the pieces in which it makes a past that cannot be cut afterwards, decide how it rounds.
     """
-    starts = sorted({pass_.start for pass_ in plan.passes if pass_.group == group})
+    if not experiment.with_baseline:
+        return UnpatchedRun(mx.array(0.0), 0)
+    layout = experiment.model.layout
     executor = executors()[plan.executor]
-    sites = executor.unpatched_sites(experiment.model.layout, experiment.cells[group])
-    tokens = experiment.batches[group].tokens
-    readout = experiment.readouts[group]
-    return experiment.measurement.run_unpatched(experiment.model, tokens, readout, starts, sites, plan.piece)
+    task = UnpatchedTask(
+        layout=layout,
+        tokens=experiment.batches[group].tokens,
+        readout=experiment.readouts[group],
+        starts=sorted({pass_.start for pass_ in plan.passes if pass_.group == group}),
+        sites=executor.unpatched_sites(layout, experiment.cells[group]),
+        piece=plan.piece,
+        cells=_cells_to_watch(experiment, executor, group),
+    )
+    return experiment.measurement.run_unpatched(experiment.model, task)
+
+
+def _cells_to_watch(experiment: Experiment, executor: Executor, group: int) -> Sequence[Cell]:
+    """The cells that need not run if they change nothing: none where each runs by itself."""
+    if executor.one_cell_a_pass or experiment.measurement.needs_own_pass:
+        return ()
+    return experiment.cells[group]
 
 
 @dataclass(frozen=True)
@@ -163,7 +207,7 @@ def _send(running: RunningPass, within: Within) -> None:
     One stage is always on its way while the one before is waited for, so that the device never waits.
     """
     previous: tuple[int, mx.array] | None = None
-    while running.stages and within.more is not None:
+    while running.stages and within.show is not None:
         stage = running.stages.pop(0)
         mx.async_eval(stage[1])
         _wait_for_stage(previous, running, within)

@@ -1,10 +1,11 @@
-"""Atomic writes, zips of arrays, and a checked reader of safetensors files."""
+"""Atomic writes, formats, zips of arrays, and a checked reader of safetensors files."""
 
 from mlx_patch.files._archive import ABOUT as ABOUT
 from mlx_patch.files._archive import array_members as array_members
 from mlx_patch.files._archive import read_archive as read_archive
 from mlx_patch.files._archive import write_archive as write_archive
 from mlx_patch.files._archive import write_members as write_members
+from mlx_patch.files._format import Format as Format
 from mlx_patch.files._safetensors import Header as Header
 from mlx_patch.files._safetensors import Malformed as Malformed
 from mlx_patch.files._safetensors import Stamp as Stamp

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.errors import FileError
+from mlx_patch.files._format import Format
 from mlx_patch.files._safetensors import open_checked, strict_json
 from mlx_patch.files._whole import written_whole
 
@@ -88,14 +89,14 @@ def _npy_bytes(array: np.ndarray) -> bytes:
 
 
 def read_archive(
-    path: str | os.PathLike[str], written_by: str, format_: str, argument: str = "path", remedy: str = ""
+    path: str | os.PathLike[str], written_by: str, format_: Format, argument: str = "path", remedy: str = ""
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays that `write_archive` wrote.
 
     Args:
         path: The file.
         written_by: The function that writes such files: `SweepResult.save`.
-        format_: The format and its version: `mlx_patch.SweepResult/1`.
+        format_: The format.
         argument: The caller's name for the file.
         remedy: What to do about a file that does not fit.
     Raises:
@@ -110,19 +111,10 @@ def read_archive(
         raise FileError(f"{refusal}: {error.strerror}. {remedy}".rstrip()) from error
     except _UNREADABLE as error:
         raise FileError(f"{refusal}, which is damaged or of another kind: {error}. {remedy}".rstrip()) from error
-    stored_format = None
-    if isinstance(about, dict):
-        stored_format = about.get("format")
-    if stored_format == format_:
-        return about, arrays
-    kind, _, version = format_.partition("/")
-    if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
-        stored_version = stored_format.partition("/")[2]
-        raise FileError(
-            f"`{argument}` must have format version {version}. Got {path}, which has version {stored_version}. "
-            f"{remedy or 'Read it with the mlx_patch that wrote it.'}"
-        )
-    raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())
+    format_.refuse_other_version(about, argument, path, remedy or "Read it with the mlx_patch that wrote it.")
+    if not format_.describes(about):
+        raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())
+    return about, arrays
 
 
 def _read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:

@@ -26,6 +26,7 @@ from mlx_patch.interventions._scale import Scale as Scale
 from mlx_patch.interventions._span import Span as Span
 from mlx_patch.interventions._steps import Steps as Steps
 from mlx_patch.interventions._where import ActivationChange as ActivationChange
+from mlx_patch.interventions._where import Pick as Pick
 from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import axis_of as axis_of
 from mlx_patch.interventions._where import index_of as index_of

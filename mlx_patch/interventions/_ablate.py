@@ -117,6 +117,11 @@ class Ablate(Intervention):
         own_mean = self.kind == "mean" and self.source is None and self.over == "batch_pos"
         return not own_mean and self.kind != "noise"
 
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return self.kind == "zero"
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return _KINDS[self.kind].run(self, own, where)

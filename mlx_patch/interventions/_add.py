@@ -1,29 +1,19 @@
 """`Add`: steer a model by adding to an activation."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._base import Intervention
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._numbers import Strength, is_exactly, strength, written
+from mlx_patch.interventions._sourced import Sourced
 from mlx_patch.interventions._where import Where
-from mlx_patch.interventions.sources import (
-    Source,
-    SourceLike,
-    as_source,
-    check_source,
-    describe,
-    serves_every_row,
-    values_of,
-)
-from mlx_patch.sites import Site
+from mlx_patch.interventions.sources import Source, SourceLike, as_source, describe, values_of
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class Add(Intervention):
+class Add(Sourced):
     """`own + scale * value`: steering.
 
     Args:
@@ -46,13 +36,8 @@ class Add(Intervention):
 
     @property
     @override
-    def by_row(self) -> bool:
-        return serves_every_row(self.value)
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
+    def _named_source(self) -> tuple[str, Source]:
+        return "value", self.value
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
@@ -61,10 +46,6 @@ class Add(Intervention):
         if is_exactly(self.scale, 1.0):
             return activation + value
         return activation + self.scale * value
-
-    @override
-    def check(self, sites: Iterable[Site]) -> None:
-        check_source("value", self.value, sites)
 
     @override
     def __repr__(self) -> str:

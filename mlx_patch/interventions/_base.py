@@ -70,6 +70,15 @@ class Intervention(ABC):
         """
         return False
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether each entry of its result depends on that entry of the activation alone, and on where it is.
+
+        The change of many parts of an activation is then computed at once. An intervention that reads an array in the
+        shape of what was picked must leave it so. False, the default, is safe.
+        """
+        return False
+
     def with_strength(self, alpha: float) -> "Intervention":
         """The same intervention with another strength: what a sweep over "alpha" varies.
 
@@ -153,6 +162,11 @@ class Chain(Intervention):
     """
 
     steps: tuple[Intervention, ...]
+
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return all(step.elementwise for step in self.steps)
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:

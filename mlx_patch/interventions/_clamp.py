@@ -7,7 +7,7 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._elementwise import Elementwise
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import finite
@@ -16,7 +16,7 @@ from mlx_patch.sites import Site
 
 
 @dataclass(frozen=True, repr=False)
-class Clamp(Intervention):
+class Clamp(Elementwise):
     """The activation held between two bounds; with both the same, set to a number.
 
     Args:
@@ -42,21 +42,6 @@ class Clamp(Intervention):
                 object.__setattr__(self, name, finite(name, getattr(self, name)))
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueRefusedError(f"`low` must be at most `high`. Got {self.low} and {self.high}. Swap them.")
-
-    @property
-    @override
-    def by_row(self) -> bool:
-        return True
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
-
-    @property
-    @override
-    def in_pieces(self) -> bool:
-        return True
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:

@@ -52,6 +52,11 @@ class Transformation(Protocol):
         ...
 
     @property
+    def elementwise(self) -> bool:
+        """Whether each entry of its result depends on the same entry alone."""
+        ...
+
+    @property
     def covers(self) -> tuple[int, ...] | None:
         """The positions that it has values for, if not for all."""
         ...
@@ -154,7 +159,7 @@ class Edit:
         """
         if self.steps is not None and not self.steps.holds(self._moment(span)):
             return None
-        picks = self._picks(activation.shape, site, span)
+        picks = self.picks(activation.shape, site, span)
         if any(pick == () for pick in picks):
             return None
         where = Where(site, activation, picks, span)
@@ -165,7 +170,16 @@ class Edit:
         refuse_steps(self, span.moment is not None)
         return cast("Moment", span.moment)
 
-    def _picks(self, shape: tuple[int, ...], site: Site, span: Span) -> tuple[Pick, ...]:
+    def picks(self, shape: tuple[int, ...], site: Site, span: Span) -> tuple[Pick, ...]:
+        """The indices along each axis of an activation that the edit acts on; None is all of them.
+
+        Args:
+            shape: The shape of the activation.
+            site: The site that it is.
+            span: The positions of this forward pass.
+        Raises:
+            SelectionError: A position, head, neuron or row that is not there.
+        """
         picks: list[Pick] = [None] * len(shape)
         for name in _AXES:
             choice = getattr(self, name)

@@ -6,28 +6,18 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._base import Intervention
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import Strength, is_exactly, number_of, strength, written
+from mlx_patch.interventions._sourced import Patching
 from mlx_patch.interventions._where import Where
-from mlx_patch.interventions.sources import (
-    Source,
-    SourceLike,
-    aligned,
-    as_source,
-    check_source,
-    covered,
-    describe,
-    serves_every_row,
-    values_of,
-)
+from mlx_patch.interventions.sources import SourceLike, describe, values_of
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class Interpolate(Intervention):
+class Interpolate(Patching):
     """`(1 - alpha) * own + alpha * source`: part of the way to the source, or beyond it.
 
     At the numbers 0 and 1 it is the activation and the source, bit for bit.
@@ -44,37 +34,15 @@ class Interpolate(Intervention):
         Interpolate(array (8,) float32, 0.25)
     """
 
-    source: Source
     alpha: Strength
 
     def __init__(self, source: SourceLike, alpha: Strength, positions: Alignment | None = None) -> None:
-        checked_source = as_source("source", source)
-        object.__setattr__(self, "source", aligned("source", checked_source, positions))
+        super().__init__(source, positions)
         object.__setattr__(self, "alpha", strength("alpha", alpha))
-
-    @property
-    @override
-    def by_row(self) -> bool:
-        return serves_every_row(self.source)
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
-
-    @property
-    @override
-    def in_pieces(self) -> bool:
-        return not isinstance(self.source, mx.array)  # an array may have the length of the prompt
 
     @override
     def with_strength(self, alpha: float) -> "Interpolate":
         return Interpolate(self.source, alpha)
-
-    @property
-    @override
-    def covers(self) -> tuple[int, ...] | None:
-        return covered(self.source)
 
     @override
     def aligned(self, alignment: Alignment) -> "Interpolate":
@@ -95,7 +63,7 @@ class Interpolate(Intervention):
         alpha = number_of(self.alpha)
         if alpha is None or not 0.0 <= alpha <= 1.0:
             refuse_masked(repr(self), sites, SCORES, "Use an `alpha` in 0 to 1.")
-        check_source("source", self.source, sites)
+        super().check(sites)
 
     @override
     def __repr__(self) -> str:

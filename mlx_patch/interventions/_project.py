@@ -28,7 +28,8 @@ class Project(Intervention):
 
     Args:
         direction: A vector, or several that are linearly independent. Their length and the angles between them do not
-            matter. Shape `(d_model,)` or `(direction, d_model)`, for whatever the last axis is.
+            matter. Shape `(d_model,)` or `(direction, d_model)`, for whatever the last axis is. `mx.grad`
+            differentiates by them, once.
         onto: Whether to keep the component, and drop the rest.
     Raises:
         ShapeError: `direction` has neither one axis nor two. When it runs: the last axis has another size.
@@ -43,7 +44,7 @@ class Project(Intervention):
     direction: mx.array
     onto: bool
     basis: mx.array
-    """Orthonormal vectors of the same span. Shape `(direction, d_model)`, float32."""
+    """Orthonormal vectors of the same span. Shape `(direction, d_model)`, float32. Has the gradient of the span."""
 
     def __init__(self, direction: mx.array | np.ndarray, onto: bool = False) -> None:
         array = as_source("direction", direction)
@@ -53,8 +54,9 @@ class Project(Intervention):
             raise KindError(f"`onto` must be True or False. Got {onto!r}.")
         object.__setattr__(self, "direction", array)
         object.__setattr__(self, "onto", onto)
-        basis = _orthonormal(array).astype(np.float32)
-        object.__setattr__(self, "basis", mx.array(basis))
+        basis = _basis_of(array.astype(mx.float32))
+        mx.eval(basis)
+        object.__setattr__(self, "basis", basis)
 
     @property
     @override
@@ -89,6 +91,27 @@ class Project(Intervention):
         if self.onto:
             return f"Project({describe(self.direction)}, onto=True)"
         return f"Project({describe(self.direction)})"
+
+
+def _float32_basis(direction: mx.array) -> mx.array:
+    """Orthonormal rows that span the directions. They are numpy's, so their gradient is written out below."""
+    return mx.array(_orthonormal(direction).astype(np.float32))
+
+
+def _gradient_by_direction(direction: mx.array, cotangent: mx.array, basis: mx.array) -> mx.array:
+    """Gradient by the directions, of what depends on their span alone.
+
+    A change of `direction` changes `to_basis @ direction`, which is the basis, by `to_basis @ change`. Of that, only
+    what is orthogonal to the span moves the span.
+    """
+    rows = np.atleast_2d(np.array(direction, dtype=np.float64))
+    to_basis = mx.array(np.linalg.inv(rows @ np.array(basis, dtype=np.float64).T).astype(np.float32))
+    tangent = cotangent - (cotangent @ basis.T) @ basis
+    return (to_basis.T @ tangent).reshape(direction.shape)
+
+
+_basis_of = mx.custom_function(_float32_basis)
+_basis_of.vjp(_gradient_by_direction)
 
 
 def _orthonormal(direction: mx.array) -> np.ndarray:

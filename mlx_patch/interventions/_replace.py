@@ -1,30 +1,18 @@
 """`Replace`: put other values in an activation's place."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._sourced import Patching
 from mlx_patch.interventions._where import Where
-from mlx_patch.interventions.sources import (
-    Source,
-    SourceLike,
-    aligned,
-    as_source,
-    check_source,
-    covered,
-    describe,
-    serves_every_row,
-    values_of,
-)
+from mlx_patch.interventions.sources import describe, values_of
 from mlx_patch.positions import Alignment
-from mlx_patch.sites import Site
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class Replace(Intervention):
+class Replace(Patching):
     """Put a source's values in an activation's place: activation patching proper.
 
     Args:
@@ -43,35 +31,9 @@ class Replace(Intervention):
         Replace(array (1, 3, 8) float32)
     """
 
-    source: Source
-
-    def __init__(self, source: SourceLike, positions: Alignment | None = None) -> None:
-        checked_source = as_source("source", source)
-        object.__setattr__(self, "source", aligned("source", checked_source, positions))
-
-    @property
-    @override
-    def covers(self) -> tuple[int, ...] | None:
-        return covered(self.source)
-
     @override
     def aligned(self, alignment: Alignment) -> "Replace":
         return Replace(self.source, alignment)
-
-    @property
-    @override
-    def by_row(self) -> bool:
-        return serves_every_row(self.source)
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
-
-    @property
-    @override
-    def in_pieces(self) -> bool:
-        return not isinstance(self.source, mx.array)  # an array may have the length of the prompt
 
     @property
     @override
@@ -81,10 +43,6 @@ class Replace(Intervention):
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return values_of("source", self.source, own, where)
-
-    @override
-    def check(self, sites: Iterable[Site]) -> None:
-        check_source("source", self.source, sites)
 
     @override
     def __repr__(self) -> str:

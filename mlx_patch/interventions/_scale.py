@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._elementwise import Elementwise
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._numbers import Strength, number_of, strength, written
@@ -15,7 +15,7 @@ from mlx_patch.sites import Site
 
 
 @dataclass(frozen=True, repr=False)
-class Scale(Intervention):
+class Scale(Elementwise):
     """`factor * own`.
 
     Args:
@@ -30,21 +30,6 @@ class Scale(Intervention):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", strength("factor", self.factor))
-
-    @property
-    @override
-    def by_row(self) -> bool:
-        return True
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
-
-    @property
-    @override
-    def in_pieces(self) -> bool:
-        return True
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:

@@ -22,7 +22,7 @@ from mlx_patch.laws._report import ErrorScale as ErrorScale
 from mlx_patch.laws._report import Finding as Finding
 from mlx_patch.laws._report import Report as Report
 from mlx_patch.laws._report import largest_deviation as largest_deviation
-from mlx_patch.laws._rows import Rows as Rows
+from mlx_patch.laws._rows import PromptRows as PromptRows
 from mlx_patch.laws._rows import independent as independent
 from mlx_patch.laws._running import grounds as grounds
 from mlx_patch.laws._running import restored as restored

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import mlx.core as mx
 
-from mlx_patch.architectures import attribute
+from mlx_patch.architectures import attribute_at
 from mlx_patch.cache import ActivationCache
 from mlx_patch.interventions import Apply, Edit, Replace
 from mlx_patch.laws._bench import Bench
@@ -53,7 +53,7 @@ def last_positions(bench: Bench, layer: int) -> mx.array:
 
 
 def _patterns(bench: Bench, layer: int) -> Iterator[Finding]:
-    cache, close = bench.own[1], bench.scale.close
+    cache, close = bench.captured_run[1], bench.scale.close
     site = str(Site("pattern", layer))
     pattern = cache["pattern", layer].astype(mx.float32)
     queries = mx.arange(pattern.shape[-2])[:, None]
@@ -80,7 +80,7 @@ def _sinks(bench: Bench, layer: int) -> mx.array | None:
     path = bench.heads.sinks
     if not path:
         return None
-    return attribute(bench.model.layout.blocks[layer], path)
+    return attribute_at(bench.model.layout.blocks[layer], path)
 
 
 def _attend_to_each_key(bench: Bench) -> ActivationCache:
@@ -88,7 +88,7 @@ def _attend_to_each_key(bench: Bench) -> ActivationCache:
 
     In a last row they attend to no key. Each block reads the unpatched stream, and so is tested by itself.
     """
-    unpatched = bench.own[1]
+    unpatched = bench.captured_run[1]
     patterns = [unpatched["pattern", layer] for layer in unpatched.layers("pattern")]
     n_keys = max(pattern.shape[-1] for pattern in patterns)
     edits = [_hold_in_every_row(unpatched, "resid_pre")]
@@ -116,7 +116,7 @@ def _gathered(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
     And z when it attends to one key alone is that key's v. Where z is gated, by query and not by key, this holds up to
     the gate, which is read off where each query attends to its own position.
     """
-    cache, close = bench.own[1], bench.scale.close
+    cache, close = bench.captured_run[1], bench.scale.close
     site = str(Site("pattern", layer))
     pattern = cache["pattern", layer][0].astype(mx.float32)
     z = cache["z", layer][0].astype(mx.float32)
@@ -154,7 +154,7 @@ def _values_make_z(bench: Bench, layer: int, by_key: mx.array) -> Finding:
 
 def _values_by_head(bench: Bench, layer: int) -> mx.array:
     """The values that each query head reads. Shape `(pos, head, d_head)`."""
-    cache = bench.own[1]
+    cache = bench.captured_run[1]
     values = cache["v", layer][0].astype(mx.float32)
     n_heads = cache["z", layer].shape[2]
     kv_heads = read_by(bench, n_heads, values.shape[1])
@@ -168,7 +168,7 @@ def _own_key(by_key: mx.array) -> mx.array:
 
 def _through_pattern(bench: Bench, layers: tuple[int, ...]) -> Iterator[Finding]:
     """Queries and keys act through the pattern alone: with the pattern held, other q and k leave z as it is."""
-    unpatched, close = bench.own[1], bench.scale.close
+    unpatched, close = bench.captured_run[1], bench.scale.close
     edits = [Replace(unpatched).at(name) for name in ("resid_pre", "pattern")]
     for name in ("q", "k"):
         if bench.has(name):
@@ -182,7 +182,7 @@ def _through_pattern(bench: Bench, layers: tuple[int, ...]) -> Iterator[Finding]
 
 def _gathered_and_normed(bench: Bench, layer: int, by_key: mx.array) -> Iterator[Finding]:
     """z is the gathered values, normed and gated; the gate is read off where each query attends to itself."""
-    cache = bench.own[1]
+    cache = bench.captured_run[1]
     pattern = cache["pattern", layer][0].astype(mx.float32)
     z = cache["z", layer][0].astype(mx.float32)
     values = _values_by_head(bench, layer)

@@ -103,7 +103,7 @@ class Bench:
         return mx.concatenate([first, second], axis=1)
 
     @cached_property
-    def own(self) -> tuple[mx.array, ActivationCache]:
+    def captured_run(self) -> tuple[mx.array, ActivationCache]:
         """Logits and all activations of `tokens`."""
         return self.model.run_with_cache(self.tokens, sites=self.model.sites)
 
@@ -177,7 +177,7 @@ class Bench:
 
     def layers(self, *names: str) -> tuple[int, ...]:
         """The layers that have all of these sites."""
-        cache = self.own[1]
+        cache = self.captured_run[1]
         layers = [set(cache.layers(name)) for name in names]
         return tuple(sorted(set.intersection(*layers)))
 

@@ -16,7 +16,7 @@ from mlx_patch.sites import SITES, Site
 
 def own_value(bench: Bench) -> Iterator[Finding]:
     """Law 3. The values come in float32, as a user's own arithmetic may give them, whatever the model computes in."""
-    cache = bench.own[1]
+    cache = bench.captured_run[1]
     patch = Apply(lambda activation, site: cache[site].astype(mx.float32), name="own value")
     for name in bench.names:
         logits = bench.run(patch.at(name))
@@ -115,7 +115,7 @@ def _zero_before(bench: Bench, site: Site) -> Iterator[Edit]:
         if not bench.has(name):
             continue
         end = site.layer or 0
-        layers = tuple(layer for layer in bench.own[1].layers(name) if layer < end)
+        layers = tuple(layer for layer in bench.captured_run[1].layers(name) if layer < end)
         if layers:
             yield ZERO.at(name, layer=layers)
 
@@ -136,7 +136,7 @@ def _negated(bench: Bench, name: str) -> Iterator[Finding]:
 
     The output is read where the map ends, because a norm may come before `mlp_out`.
     """
-    unpatched = bench.own[1]
+    unpatched = bench.captured_run[1]
     inputs: list[Edit] = []
     if name == "expert_weights":
         names = ("resid_pre", "resid_mid", "router_logits")
@@ -199,9 +199,9 @@ def forward_only(bench: Bench) -> Iterator[Finding]:
         yield from _forward_in_logits(bench, name, logits)
         layer = None
         if SITES[name].layered:
-            layer = bench.own[1].layers(name)[0]
+            layer = bench.captured_run[1].layers(name)[0]
         site = Site(name, layer)
-        unpatched = bench.own[1][site]
+        unpatched = bench.captured_run[1][site]
         donor = bench.donor[1][site]
         yield bench.scale.finding(5, f"{site}, as it was", before_edit[site], unpatched, bench.exactly("pattern"))
         expected = _splice(site, unpatched, donor, bench.middle)
@@ -221,7 +221,7 @@ def _should_show(bench: Bench, name: str) -> bool:
     """Whether the donor's value changes anything: a router of one expert, say, gives it all of every token."""
     if name == "router_logits" and bench.has("expert_weights"):
         name = "expert_weights"
-    unpatched, donor = bench.own[1], bench.donor[1]
+    unpatched, donor = bench.captured_run[1], bench.donor[1]
     if SITES[name].layered:
         sites = [Site(name, layer) for layer in unpatched.layers(name)]
     else:

@@ -12,7 +12,7 @@ def experts(bench: Bench) -> Iterator[Finding]:
     """Law 4. Patching the weights of another choice of experts gives that choice's output."""
     if not bench.has("router_logits", "expert_weights", "mlp_out"):
         return
-    unpatched, donor = bench.own[1], bench.donor[1]
+    unpatched, donor = bench.captured_run[1], bench.donor[1]
     inputs = [Replace(unpatched).at(name) for name in ("resid_pre", "resid_mid") if bench.has(name)]
     other_choice = bench.inside(("expert_weights", "mlp_out"), *inputs, Replace(donor).at("router_logits"))
     unpatched_router = Replace(unpatched).at("router_logits")

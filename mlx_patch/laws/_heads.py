@@ -19,7 +19,7 @@ def independent_heads(bench: Bench, layer: int) -> Iterator[Finding]:
 
     Two runs with a row for each head, at the same place in both: a BLAS may round other rows of a product otherwise.
     """
-    n_heads = bench.own[1]["z", layer].shape[2]
+    n_heads = bench.captured_run[1]["z", layer].shape[2]
     plain = bench.inside(Site("z", layer), rows=n_heads)["z", layer]
     caches = {name: _without_each_head(bench, name, layer, n_heads) for name in ("z", "pattern")}
     for head in range(n_heads):
@@ -48,7 +48,7 @@ def reach(bench: Bench, layer: int) -> Iterator[Finding]:
 
     One run, with a row for each site and head.
     """
-    unpatched = bench.own[1]
+    unpatched = bench.captured_run[1]
     cases: list[tuple[str, int]] = []
     for name in (*_OF_QUERIES, *_OF_KEYS, "v"):
         if (name, layer) in unpatched:
@@ -76,7 +76,7 @@ def reach(bench: Bench, layer: int) -> Iterator[Finding]:
 
 def _reachable(bench: Bench, site: Site, head: int, shape: tuple[int, ...]) -> mx.array:
     """Which scores or z an edit of a head at the middle position may change. Of the shape given."""
-    cache = bench.own[1]
+    cache = bench.captured_run[1]
     n_heads = cache[Site("z", site.layer)].shape[2]
     heads = read_by(bench, n_heads, cache[site].shape[2]) == head
     if bench.heads.mixed and site.name in ("q", "k"):

@@ -51,7 +51,7 @@ class Marked(Selector):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class PromptRows:
     """Three prompts of one length, and positions that differ between them.
 
     Attributes:
@@ -65,7 +65,7 @@ class Rows:
     marked: Marked
 
     @classmethod
-    def of(cls, bench: Bench) -> "Rows":
+    def of(cls, bench: Bench) -> "PromptRows":
         """The prompt, the donor's, and the prompt in reverse."""
         first = bench.tokens[:1]
         tokens = mx.concatenate([first, bench.other[:1], first[:, ::-1]], axis=0)
@@ -89,7 +89,7 @@ class Rows:
 
 def independent(bench: Bench) -> Iterator[Finding]:
     """Law 10, of runs."""
-    rows = Rows.of(bench)
+    rows = PromptRows.of(bench)
     batch_logits = bench.model.run(rows.tokens)
     row_logits = [rows.alone(number) for number in range(3)]
     deviations = []
@@ -105,7 +105,7 @@ def independent(bench: Bench) -> Iterator[Finding]:
     yield from _list_of_prompts(rows, tolerance)
 
 
-def _with_other_edits(rows: Rows, unpatched: mx.array, tolerance: float) -> Iterator[Finding]:
+def _with_other_edits(rows: PromptRows, unpatched: mx.array, tolerance: float) -> Iterator[Finding]:
     """Two sites at a time: one is edited in the first row, another in the second, nothing in the third."""
     bench, names = rows.bench, rows.bench.names
     for first, second in zip(names[::2], (*names[1::2], names[0]), strict=False):
@@ -120,7 +120,7 @@ def _with_other_edits(rows: Rows, unpatched: mx.array, tolerance: float) -> Iter
         yield bench.scale.finding(10, f"{description}: row 2", logits[2:], unpatched, tolerance)
 
 
-def _at_marked_positions(rows: Rows, tolerance: float) -> Iterator[Finding]:
+def _at_marked_positions(rows: PromptRows, tolerance: float) -> Iterator[Finding]:
     """A selector that finds other positions in each row gives what these positions give each row alone."""
     bench = rows.bench
     for name in _edited_sites(bench):
@@ -134,7 +134,7 @@ def _at_marked_positions(rows: Rows, tolerance: float) -> Iterator[Finding]:
             yield bench.scale.finding(10, description, row_logits, expected, tolerance)
 
 
-def _over_the_batch(rows: Rows, name: str) -> Iterator[Finding]:
+def _over_the_batch(rows: PromptRows, name: str) -> Iterator[Finding]:
     """An edit at other positions in each row gives there what the edit at all positions gives."""
     site = Site(name, _middle_layer(rows.bench, name))
     batch = Bench(rows.bench.model, rows.tokens, rows.tokens)
@@ -149,7 +149,7 @@ def _over_the_batch(rows: Rows, name: str) -> Iterator[Finding]:
         yield rows.bench.scale.finding(10, description, by_row, expected, rows.bench.scale.close)
 
 
-def _marks(rows: Rows, site: Site, ndim: int) -> mx.array:
+def _marks(rows: PromptRows, site: Site, ndim: int) -> mx.array:
     """Whether each position of each row is marked, to broadcast over the other axes of a site."""
     shape = [1] * ndim
     shape[0], shape[pos_axis(site)] = rows.tokens.shape
@@ -159,7 +159,7 @@ def _marks(rows: Rows, site: Site, ndim: int) -> mx.array:
     return mx.array(marks).reshape(shape)
 
 
-def _list_of_prompts(rows: Rows, tolerance: float) -> Iterator[Finding]:
+def _list_of_prompts(rows: PromptRows, tolerance: float) -> Iterator[Finding]:
     """A list of prompts, one of them shorter, gives what each prompt gives alone, even if an edit reads the batch."""
     bench, name = rows.bench, _edited_sites(rows.bench)[-1]
     prompts = [rows.row(0), rows.row(1), rows.row(2)[:, :-1]]
@@ -180,7 +180,7 @@ def _edited_sites(bench: Bench) -> tuple[str, ...]:
 def _middle_layer(bench: Bench, name: str) -> int | None:
     if not SITES[name].layered:
         return None
-    layers = bench.own[1].layers(name)
+    layers = bench.captured_run[1].layers(name)
     return layers[len(layers) // 2]
 
 

@@ -30,7 +30,7 @@ def _axes(bench: Bench) -> Iterator[Finding]:
     for layer in range(bench.model.n_layers):
         sizes["key_pos", layer] = last_positions(bench, layer).size
     for site in bench.model.sites:
-        shape = bench.own[1][site].shape
+        shape = bench.captured_run[1][site].shape
         deviation = float("inf")
         if len(shape) == len(site.axes) and _fits(site, shape, sizes):
             deviation = 0.0
@@ -65,7 +65,7 @@ def watching(bench: Bench) -> Iterator[Finding]:
     fused = [site for site in bench.model.sites if site.name not in REWRITTEN]
     logits, _ = bench.model.run_with_cache(bench.tokens, sites=fused)
     yield bench.scale.finding(1, "logits, all sites but scores and pattern", logits, bench.plain, 0.0)
-    yield bench.scale.finding(1, "logits, all sites", bench.own[0], bench.plain, bench.exactly("pattern"))
+    yield bench.scale.finding(1, "logits, all sites", bench.captured_run[0], bench.plain, bench.exactly("pattern"))
     yield Finding(1, "classes of modules", float(bench.n_changed()), 0.0)
     yield from _at_positions(bench)
 
@@ -79,7 +79,7 @@ def _at_positions(bench: Bench) -> Iterator[Finding]:
     yield bench.scale.finding(1, "logits at positions", logits, expected, bench.scale.close)
     for name in names:
         site = Site(name, cache.layers(name)[-1])
-        activation = bench.own[1][site]
+        activation = bench.captured_run[1][site]
         expected = mx.take(activation, mx.array(positions), axis=pos_axis(site))
         yield bench.scale.finding(1, f"{site} at positions", cache[site], expected, bench.exactly("pattern"))
 
@@ -115,7 +115,7 @@ def _fails(bench: Bench, name: str, tokens: mx.array, prompt_cache: list | None 
     """Run with an edit that raises. Whether the exception came out of the run."""
     layer = None
     if SITES[name].layered:
-        layer = bench.own[1].layers(name)[-1]
+        layer = bench.captured_run[1].layers(name)[-1]
     try:
         bench.model.run(tokens, [Apply(_fail).at(name, layer=layer)], prompt_cache=prompt_cache)
     except _Planned:

@@ -34,7 +34,7 @@ def split(bench: Bench) -> Iterator[Finding]:
     yield compare(9, "logits", logits, bench.in_parts, bench.exactly("pattern"))
     tolerance = bench.scale.beside(largest_deviation(bench.in_parts, bench.plain))
     for site in bench.model.sites:
-        expected = bench.own[1][site]
+        expected = bench.captured_run[1][site]
         if site.name in REWRITTEN:
             actual, expected = _cached_keys(second[site], expected[:, :, bench.middle :])
         else:
@@ -46,7 +46,7 @@ def split(bench: Bench) -> Iterator[Finding]:
 
 def _edited(bench: Bench, name: str, tolerance: float) -> Finding:
     """An edit on both sides of the cut: the first is in the prompt cache, the second acts in the second pass."""
-    cut, layers = bench.middle, bench.own[1].layers(name)
+    cut, layers = bench.middle, bench.captured_run[1].layers(name)
     layer = None
     if layers:
         layer = layers[len(layers) // 2]

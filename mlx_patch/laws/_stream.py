@@ -11,7 +11,7 @@ from mlx_patch.sites import Site
 
 def sums(bench: Bench) -> Iterator[Finding]:
     """Law 2. If the table has no site that is added, only that the stream continues from block to block."""
-    cache = bench.own[1]
+    cache = bench.captured_run[1]
     rule, compare = bench.stream, bench.scale.finding
     for layer, block in enumerate(bench.model.layout.blocks):
         stream = cache["resid_pre", layer]
@@ -40,12 +40,12 @@ def _without(bench: Bench, name: str) -> Iterator[Finding]:
     Every other layer at a time: the output of a layer may be held only where the next layer reads it.
     """
     for start in (0, 1):
-        if layers := bench.own[1].layers(name)[start::2]:
+        if layers := bench.captured_run[1].layers(name)[start::2]:
             yield from _without_at(bench, name, layers)
 
 
 def _without_at(bench: Bench, name: str, layers: tuple[int, ...]) -> Iterator[Finding]:
-    unpatched = bench.own[1]
+    unpatched = bench.captured_run[1]
     edits = []
     for input_name in ("resid_pre", "mlp_out"):
         held_layers = [layer for layer in unpatched.layers(input_name) if layer in layers]

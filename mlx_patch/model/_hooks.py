@@ -6,7 +6,7 @@ from itertools import product
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures import Layout, Place, Point, attribute, refuse_parts
+from mlx_patch.architectures import Layout, Place, Point, attribute_at, refuse_parts
 from mlx_patch.engine import Action, Box, ForwardPass, Hook, Phase
 from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
 from mlx_patch.interventions import (
@@ -132,7 +132,7 @@ def _box_hooks(layout: Layout, hooks: Sequence[Hook]) -> Iterator[Hook]:
     if rule.whole:
         holders = [layout.model]
     for holder in holders:
-        yield Hook(Place(site, attribute(holder, rule.start.path), rule.start, holder), _put_in_box, Phase.BOX)
+        yield Hook(Place(site, attribute_at(holder, rule.start.path), rule.start, holder), _put_in_box, Phase.BOX)
     for block, path, call in product(blocks, rule.readers, range(layout.times)):
         yield _read_hook(site, block, Point(path, "input", call=call))
     if rule.whole:
@@ -145,7 +145,7 @@ def _unique(blocks: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def _read_hook(site: Site, holder: nn.Module, point: Point) -> Hook:
-    return Hook(Place(site, attribute(holder, point.path), point, holder), _read_nothing, Phase.READ)
+    return Hook(Place(site, attribute_at(holder, point.path), point, holder), _read_nothing, Phase.READ)
 
 
 def _put_in_box(value: mx.array, forward_pass: ForwardPass) -> Box:

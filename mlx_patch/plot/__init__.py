@@ -5,4 +5,5 @@ from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
 from mlx_patch.plot._heatmap import limit_of as limit_of
 from mlx_patch.plot._heatmap import size_of_heatmap as size_of_heatmap
+from mlx_patch.plot._scatter import scatter as scatter
 from mlx_patch.plot._text import visible as visible

@@ -1,9 +1,11 @@
 """Numbers with labels: what a sweep measured, with statistics over examples, files and plots."""
 
-from mlx_patch.results._axes import AXES as AXES
-from mlx_patch.results._axes import CHOSEN_AXES as CHOSEN_AXES
+from mlx_patch.results._agreement import Agreement as Agreement
 from mlx_patch.results._axes import Axis as Axis
+from mlx_patch.results._axes import known_axes as known_axes
+from mlx_patch.results._cell_result import CellResult as CellResult
 from mlx_patch.results._coordinates import Coordinate as Coordinate
+from mlx_patch.results._estimate import Estimate as Estimate
 from mlx_patch.results._files import StoredPlan as StoredPlan
 from mlx_patch.results._normalised import fraction_of_gap as fraction_of_gap
 from mlx_patch.results._pair import PairResult as PairResult

@@ -15,7 +15,7 @@ from mlx_patch.errors import (
     did_you_mean,
     listed,
 )
-from mlx_patch.results._axes import AXES, is_counted
+from mlx_patch.results._axes import is_counted, known_axes
 
 
 def cell_at(place: Sequence[Any], axes: Sequence[str], coords: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def checked_axes(axes: Iterable[str]) -> tuple[str, ...]:
         ValueRefusedError: An axis is there twice, or `example` or `metric` is not where it belongs.
     """
     axes = tuple(axes)
-    allowed = (*AXES, "metric", "example")
+    allowed = (*known_axes(), "metric", "example")
     for axis in axes:
         if axis not in allowed:
             suggestion = did_you_mean(axis, allowed)

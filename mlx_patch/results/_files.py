@@ -11,7 +11,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import FileError, PatchError
-from mlx_patch.files import read_archive, write_archive, written_whole
+from mlx_patch.files import Format, read_archive, write_archive, written_whole
 from mlx_patch.results._labelled import Labelled, Result
 
 
@@ -62,10 +62,14 @@ def tupled(value: Any) -> Any:
     return value
 
 
-_FORMAT = "mlx_patch.SweepResult/1"
+def format_of(kind: type[Labelled]) -> Format:
+    """The format of a result's file."""
+    return Format(f"mlx_patch.{kind.__name__}", 1)
 
 
-_JSON_FORMAT = "mlx_patch.SweepResult.json/1"
+def json_format_of(kind: type[Labelled]) -> Format:
+    """The format of a result as JSON text."""
+    return Format(f"mlx_patch.{kind.__name__}.json", 1)
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,15 @@ class StoredPlan:
 
 
 def save_result(result: Labelled, path: str | os.PathLike[str]) -> None:
-    """What `SweepResult.save` does."""
-    write_archive(path, {"format": _FORMAT, **about_result(result)}, result_arrays(result))
+    """What `save` of a result does."""
+    write_archive(path, {**format_of(type(result)).entry, **about_result(result)}, result_arrays(result))
 
 
 def load_result(kind: type[Result], path: str | os.PathLike[str]) -> Result:
-    """What `SweepResult.load` returns."""
-    about, arrays = read_archive(path, "SweepResult.save", _FORMAT)
-    return read_result(kind, path, about, arrays, "SweepResult.save")
+    """What `load` of a kind of result returns."""
+    written_by = f"{kind.__name__}.save"
+    about, arrays = read_archive(path, written_by, format_of(kind))
+    return read_result(kind, path, about, arrays, written_by)
 
 
 def about_result(result: Labelled) -> dict[str, Any]:
@@ -114,6 +119,8 @@ def result_arrays(result: Labelled, prefix: str = "") -> dict[str, np.ndarray]:
     default_mask = replace(result, run_mask=None).run_mask
     if not np.array_equal(default_mask, result.run_mask):
         arrays[f"{prefix}run_mask"] = result.run_mask
+    for name in result.further_arrays:
+        arrays[f"{prefix}{name}"] = getattr(result, name)
     return arrays
 
 
@@ -147,6 +154,9 @@ def read_result(
         ) from error
 
 
+_OF_EVERY_RESULT = ("values", "baseline", "run_mask")
+
+
 def _built_result(
     kind: type[Result], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str
 ) -> Result:
@@ -154,6 +164,11 @@ def _built_result(
     plan = None
     if about["plan"] is not None:
         plan = StoredPlan(**about["plan"])
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    further: dict[str, Any] = {}
+    for name, array in own.items():
+        if "/" not in name and name not in _OF_EVERY_RESULT:
+            further[name] = array
     return kind(
         values=arrays[f"{prefix}values"],
         axes=tupled(about["axes"]),
@@ -162,18 +177,21 @@ def _built_result(
         provenance=about["provenance"],
         plan=plan,
         run_mask=arrays.get(f"{prefix}run_mask"),
+        **further,
     )
 
 
 def result_as_json(result: Labelled, path: str | os.PathLike[str] | None) -> str:
     """What `SweepResult.to_json` returns."""
-    fields: dict[str, Any] = {"format": _JSON_FORMAT, "complete": result.complete, "seconds": result.seconds}
+    fields: dict[str, Any] = {**json_format_of(type(result)).entry}
+    fields |= {"complete": result.complete, "seconds": result.seconds}
     fields |= about_result(result)
     if result.plan is not None:
         fields["plan"] = fields["plan"]["values"]
     if not result.complete:
         fields["run_mask"] = result.run_mask.tolist()
     fields |= {"baseline": result.baseline, "values": result.values}
+    fields |= {name: getattr(result, name) for name in result.further_arrays}
     text = json_text(fields)
     if path is not None:
         with written_whole(path) as temporary:

@@ -108,6 +108,11 @@ class Labelled(ABC):
         """Whether every cell was run."""
         return self.missing == 0
 
+    @property
+    def further_arrays(self) -> Mapping[str, tuple[str, ...]]:
+        """The axes of each array that this kind of result has beside those of every result, by its name."""
+        return {}
+
     def mean(self) -> np.ndarray:
         """The mean over examples; NaN where one is NaN or was not run. Shape: `values` without its last axis."""
         return mean_over_examples(self.values, self.left_out)

@@ -93,11 +93,16 @@ def normalise(result: Result, clean: Any, corrupted: Any) -> Result:
     baseline = fraction_of_gap(result.baseline, **scores)
     note: dict[str, Any] = {name: array.tolist() for name, array in scores.items()}
     note["left_out"] = int(excluded.sum())
+    further = {}
+    for name, axes in result.further_arrays.items():
+        if axes == result.axes:
+            further[name] = np.where(excluded, np.float32(np.nan), fraction_of_gap(getattr(result, name), **scores))
     return replace(
         result,
         values=np.where(excluded, np.float32(np.nan), values),
         baseline=np.where(excluded, np.float32(np.nan), baseline),
         provenance={**result.provenance, "normalised": note},
+        **further,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import ShapeError, ValueRefusedError
-from mlx_patch.files import read_archive, write_archive
+from mlx_patch.files import Format, read_archive, write_archive
 from mlx_patch.results._figures import draw_pair
 from mlx_patch.results._files import about_result, read_result, result_arrays
 from mlx_patch.results._result import SweepResult
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 
-_FORMAT = "mlx_patch.PairResult/1"
+_FORMAT = Format("mlx_patch.PairResult", 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class PairResult:
         """
         about = {"denoising": about_result(self.denoising), "noising": about_result(self.noising)}
         arrays = result_arrays(self.denoising, "denoising/") | result_arrays(self.noising, "noising/")
-        write_archive(path, {"format": _FORMAT, **about}, arrays)
+        write_archive(path, {**_FORMAT.entry, **about}, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "PairResult":

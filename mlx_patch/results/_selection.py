@@ -22,6 +22,10 @@ def select(result: Result, labels: Mapping[str, Any]) -> Result:
         places["token"] = places["pos"]
     dropped = [axis for axis in (*result.over, "metric") if axis in labels and _is_scalar(labels[axis])]
     coords = {name: tuple(entries[place] for place in places[name]) for name, entries in result.coords.items()}
+    further = {}
+    for name, axes in result.further_arrays.items():
+        gone = [axis for axis in dropped if axis in axes]
+        further[name] = _subarray(getattr(result, name), axes, places, gone)
     return replace(
         result,
         values=_subarray(result.values, result.axes, places, dropped),
@@ -30,6 +34,7 @@ def select(result: Result, labels: Mapping[str, Any]) -> Result:
         run_mask=_subarray(result.run_mask, result.axes, places, dropped),
         baseline=_subarray(result.baseline, result.axes[-result.baseline.ndim :], places, dropped),
         provenance=_selection_noted(result.provenance, dropped, coords),
+        **further,
     )
 
 

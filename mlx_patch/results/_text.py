@@ -11,9 +11,9 @@ from mlx_patch.results._selection import one_metric
 
 
 def description(result: Labelled) -> str:
-    """The `repr` of a `SweepResult`."""
+    """The `repr` of a result of cells."""
     sizes = " x ".join(range_text(axis, result.coords[axis]) for axis in result.axes if axis != "metric")
-    lines = [f"SweepResult: {sizes}"]
+    lines = [f"{type(result).__name__}: {sizes}"]
     selected = dict(result.provenance.get("selected", {}))
     selected.pop("metric", None)
     if selected:

@@ -13,10 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_patch.errors import FileError, KindError, PatchError
-from mlx_patch.files import Malformed, open_checked, strict_json, written_whole
+from mlx_patch.files import Format, Malformed, open_checked, strict_json, written_whole
 from mlx_patch.sites import Site
 
-FORMAT = "mlx_patch.ActivationStore/2"
+_FORMAT = Format("mlx_patch.ActivationStore", 2)
 NAME = "index.json"
 _CHECKSUM = "checksum"
 _CRC = re.compile("[0-9a-f]{8}")
@@ -101,7 +101,7 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Write the file of the index, whole or not at all."""
-        about = {"format": FORMAT, **asdict(self)}
+        about = {**_FORMAT.entry, **asdict(self)}
         text = json.dumps({**about, _CHECKSUM: _checksum(about)}, indent=1, sort_keys=True)
         with written_whole(folder / NAME) as temporary:
             temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -184,26 +184,13 @@ def read_index(folder: Path) -> Index:
         raise FileError(f"{refusal}: {NAME}: {error.strerror}. Check the path.") from error
     except Malformed as error:
         raise FileError(f"{refusal}, whose {NAME} {error}. Capture into another folder.") from error
-    stored_format = None
-    if isinstance(about, dict):
-        stored_format = about.pop("format", None)
-    if stored_format != FORMAT:
-        _refuse_other_version(folder, stored_format)
+    _FORMAT.refuse_other_version(about, "path", folder, "Read it with the mlx_patch that wrote it, or capture again.")
+    if not _FORMAT.describes(about):
         raise FileError(f"{refusal}, whose {NAME} is of another kind. Check the path.")
     try:
-        return _parse_index(about)
+        return _parse_index({name: value for name, value in about.items() if name not in _FORMAT.entry})
     except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
         raise FileError(f"{refusal}, whose {NAME} is inconsistent: {error}. Capture into another folder.") from error
-
-
-def _refuse_other_version(folder: Path, stored_format: object) -> None:
-    kind, _, version = FORMAT.partition("/")
-    if isinstance(stored_format, str) and stored_format.startswith(f"{kind}/"):
-        stored_version = stored_format.partition("/")[2]
-        raise FileError(
-            f"`path` must have format version {version}. Got {folder}, which has version {stored_version}. Read it "
-            "with the mlx_patch that wrote it, or capture again."
-        )
 
 
 def _parse_index(about: dict[str, Any]) -> Index:
@@ -218,6 +205,6 @@ def _parse_index(about: dict[str, Any]) -> Index:
     index = Index(sites=sites, shards=shards, **about)
     if not sites or (index.complete and not shards):
         raise Malformed("it has no site, or no shard")
-    if _checksum({"format": FORMAT, **asdict(index)}) != checksum:
+    if _checksum({**_FORMAT.entry, **asdict(index)}) != checksum:
         raise Malformed("it is not what was written: its checksum differs")
     return index

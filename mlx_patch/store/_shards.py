@@ -19,12 +19,22 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import FileError
-from mlx_patch.files import Header, Malformed, Stamp, open_checked, read_array, read_header, stamp_of, written_whole
+from mlx_patch.files import (
+    Format,
+    Header,
+    Malformed,
+    Stamp,
+    open_checked,
+    read_array,
+    read_header,
+    stamp_of,
+    written_whole,
+)
 from mlx_patch.model import RunResult
 from mlx_patch.sites import Site
 from mlx_patch.store._index import Index, Shard, StoredSite, file_name
 
-_FORMAT = "mlx_patch.ActivationStore.shard/1"
+_FORMAT = Format("mlx_patch.ActivationStore.shard", 1)
 _CHUNK = 1 << 22
 _TICK_NS = 50_000_000  # longer than a tick of any kernel
 
@@ -181,7 +191,7 @@ def write_shard(folder: Path, number: int, runs: Sequence[RunResult], sites: Seq
     arrays["positions"] = mx.array([pos for run in runs for pos in run.positions], dtype=mx.int32)
     arrays["kept"] = mx.array([len(run.positions) for run in runs], dtype=mx.int32)
     with written_whole(folder / file_name(number)) as temporary:
-        mx.save_safetensors(str(temporary), arrays, {"format": _FORMAT})
+        mx.save_safetensors(str(temporary), arrays, _FORMAT.entry)
         size = temporary.stat().st_size
         checksum = crc_of(temporary)
     return Shard(file_name(number), len(runs), arrays["positions"].size, size, checksum)

@@ -134,5 +134,6 @@ def _join_provenance(results: Sequence[SweepResult], names: tuple[str, ...]) -> 
     for result in reversed(results):
         provenance |= result.provenance
     provenance["metrics"] = list(names)
-    provenance["token_layers"] = sum(result.provenance["token_layers"] for result in results)
+    for count in ("token_layers", "skipped"):
+        provenance[count] = sum(result.provenance[count] for result in results)
     return provenance

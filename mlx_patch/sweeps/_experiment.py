@@ -1,7 +1,6 @@
 """From the arguments of `sweep` to an `Experiment`; what can be refused is refused here, before anything long."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import Cell, Shapes, cell_of, check_sources, may_follow_the_norm, refuse_misfits
@@ -17,11 +16,10 @@ from mlx_patch.execution.readouts import (
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import Metric, metrics_of
 from mlx_patch.model import HookedModel, refuse_unlearned
-from mlx_patch.sweeps._alignment import apply_alignment
-from mlx_patch.sweeps._choices import Choices, choices_by_axis, chosen_by_axis, site_names
-from mlx_patch.sweeps._over import RequestedCells, are_axes, cells_of_axes, cells_of_list
+from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
-from mlx_patch.sweeps._variation import Variation
+from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
+from mlx_patch.sweeps.axes import SweepAxis, SweepScope
 from mlx_patch.tokens import Batch, Prompts, batches_of
 
 CellsByBatch = tuple[tuple[Cell, ...], ...]
@@ -41,51 +39,79 @@ def make_experiment(
     """
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
-    _check_metrics(model, metrics, batches)
+    check_metrics(model, metrics, batches)
+    interventions = checked_interventions(intervention, count_examples(batches))
+    interventions, axes = _align(interventions, variation.axes(), batches)
+    scope = SweepScope(model, batches, site_names(variation.at), Shapes(model.layout, batches[0].tokens), axes)
+    requested = _requested_cells(variation, interventions, scope)
+    return experiment_of_cells(model, batches, metrics, requested, scope.shapes)
+
+
+def experiment_of_cells(
+    model: HookedModel,
+    batches: tuple[Batch, ...],
+    metrics: tuple[Metric, ...],
+    requested: RequestedCells,
+    shapes: Shapes | None = None,
+    with_baseline: bool = True,
+) -> Experiment:
+    """An experiment of some cells, checked.
+
+    Args:
+        model: The model.
+        batches: The prompts, in groups of equal length.
+        metrics: Of one kind.
+        requested: The cells.
+        shapes: The model's shapes, so that every edit is tried on zeros; None where the first run comes at once.
+        with_baseline: Whether the unpatched run is measured as well.
+    Raises:
+        PatchError: As `sweep` says.
+    """
     answers = answer_runs(metrics, batches, model.d_vocab)
     readouts = readouts_by_batch(plain_of(metrics), batches)
-    interventions = checked_interventions(intervention, count_examples(batches))
-    interventions, positions = apply_alignment(interventions, variation.positions, batches)
-    shapes = Shapes(model.layout, batches[0].tokens)
-    requested = _requested_cells(model, batches, interventions, replace(variation, positions=positions), shapes)
     edits = [edit for cells in requested.edits for cell in cells for edit in cell]
-    refuse_rows(edits, several=any(batch.alone for batch in batches) or len(interventions) > 1)
+    refuse_rows(edits, several=any(batch.alone for batch in batches) or len(requested.edits) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in edits):
         readouts = tuple(readout.whole() for readout in readouts)
     cells = _cells_by_batch(model, batches, readouts, requested.edits)
     check_sources(model.layout, cells)
-    for batch, batch_cells in zip(batches, cells, strict=True):
-        refuse_misfits(shapes, batch.tokens.shape, batch_cells)
+    if shapes is not None:
+        for batch, batch_cells in zip(batches, cells, strict=True):
+            refuse_misfits(shapes, batch.tokens.shape, batch_cells)
     if answers is not None:
         batches, readouts, cells = with_answers(model.layout, answers, readouts, cells)
         refuse_unlearned(model.layout, max(batch.length for batch in batches), "metric", "Measure less.")
-    return Experiment(model, batches, readouts, cells, requested.coords, requested.description, answers)
+    coords, description = requested.coords, requested.description
+    return Experiment(model, batches, readouts, cells, coords, description, answers, with_baseline)
 
 
-def _check_metrics(model: HookedModel, metrics: Sequence[Metric], batches: Sequence[Batch]) -> None:
-    """Refuse a model that cannot measure the metrics, and prompts that leave no room for it."""
+def check_metrics(model: HookedModel, metrics: Sequence[Metric], batches: Sequence[Batch]) -> None:
+    """Refuse a model that cannot measure metrics of one kind, and prompts that leave no room for it.
+
+    Raises:
+        PatchError: As `sweep` says.
+    """
     measurement = measurement_of(metrics[0])
     measurement.check(model, metrics)
     longest = max(batch.length for batch in batches)
     refuse_unlearned(model.layout, longest + measurement.further_positions(metrics))
 
 
-def _requested_cells(
-    model: HookedModel,
-    batches: Sequence[Batch],
-    interventions: Sequence[Intervention],
-    variation: Variation,
-    shapes: Shapes,
-) -> RequestedCells:
+def _align(
+    interventions: list[Intervention], axes: Mapping[str, SweepAxis], batches: Sequence[Batch]
+) -> tuple[list[Intervention], dict[str, SweepAxis]]:
+    """Interventions and axes, after what each axis does to both before any choice is read."""
+    aligned_axes = {}
+    for name, axis in axes.items():
+        interventions, aligned_axes[name] = axis.aligned(interventions, batches)
+    return interventions, aligned_axes
+
+
+def _requested_cells(variation: Variation, interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
     """What `over` means: the cells of a grid, or those that stand in a list."""
-    sites, by_axis = site_names(variation.at), choices_by_axis(variation)
     if not are_axes(variation.over):
-        return cells_of_list(variation.over, interventions, sites, by_axis)
-    names = variation.over
-    if isinstance(names, str):
-        names = (names,)
-    chosen = chosen_by_axis(by_axis, model.n_layers, batches)
-    return cells_of_axes(names, interventions, Choices(model, batches, sites, chosen, shapes))
+        return cells_of_list(variation.over, interventions, scope.sites, scope.axes.values())
+    return cells_of_axes(axis_names(variation.over), interventions, scope)
 
 
 def _cells_by_batch(

@@ -16,6 +16,9 @@ from mlx_patch.sites import SITES, Site
 _SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 """Where to patch by layer, position and head; `mixer_out` in blocks whose mixer is no attention."""
 
+_MANY = 16
+"""Rows of a batch, of the prompt of the laws, in which experts sort their tokens."""
+
 _LAYERS = 5
 """Layers that are patched at each site at most: the first, the last, and some between."""
 
@@ -71,7 +74,7 @@ def everywhere(bench: Bench) -> Iterator[LawCell]:
     for name in bench.names:
         is_layered = SITES[name].layered
         if is_layered:
-            sites = [Site(name, layer) for layer in spread_evenly(bench.own[1].layers(name), 2)]
+            sites = [Site(name, layer) for layer in spread_evenly(bench.captured_run[1].layers(name), 2)]
         else:
             sites = [Site(name)]
         yield _cell(sites[0], early_edit, _reading_edit(bench, sites[0]))
@@ -89,7 +92,7 @@ def at_raw_paths(bench: Bench) -> Iterator[LawCell]:
     """
     early_edit = Scale(1.3).at("resid_post", layer=0, pos=bench.middle // 2)
     if bench.has("resid_mid"):
-        first_layer = bench.own[1].layers("resid_mid")[0]
+        first_layer = bench.captured_run[1].layers("resid_mid")[0]
         yield _cell(Site("resid_mid", first_layer), Scale(0.5).at("resid_mid"))
     for site in _raw_sites(bench):
         if _can_be_edited(bench, site):
@@ -170,13 +173,17 @@ def _raw_sites(bench: Bench) -> Iterator[Site]:
 
 
 def _can_be_edited(bench: Bench, site: Site) -> bool:
-    """Whether a plain run can edit a site position by position: it runs once, and holds the rows of the batch."""
+    """Whether a plain run can edit a site position by position: it runs once, and holds the rows of any batch.
+
+    Experts sort their tokens once there are many, and then hold them without rows: so a larger batch is tried too.
+    """
+    many_rows = mx.tile(bench.tokens, (_MANY, 1))
     try:
-        activation = bench.model.run_with_cache(bench.tokens, sites=site)[1][site]
         bench.run(_position_edit(bench, site), _reading_edit(bench, site))
+        shapes = [bench.model.run_with_cache(ids, site)[1][site].shape for ids in (bench.tokens, many_rows)]
     except PatchError:
         return False
-    return activation.shape[:1] == bench.tokens.shape[:1]
+    return all(shape[0] == ids.shape[0] for shape, ids in zip(shapes, (bench.tokens, many_rows), strict=True))
 
 
 def _patched_sites(bench: Bench) -> Iterator[Site]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_patch.errors import ValueRefusedError
 from mlx_patch.interventions import Ablate, Apply, Edit, Intervention, Scale
-from mlx_patch.laws import Bench, Finding, Rows
+from mlx_patch.laws import Bench, Finding, PromptRows
 from mlx_patch.results import SweepResult
 from mlx_patch.sites import SITES, Site
 from mlx_patch.sweeps._law import LawMetric, Measured, equal, read, sweep_tolerance
@@ -22,7 +22,7 @@ _NAMES = ("embed", "resid_post", "pattern")
 
 def independent_in_sweeps(bench: Bench) -> Iterator[Finding]:
     """Law 10, of sweeps."""
-    rows = Rows.of(bench)
+    rows = PromptRows.of(bench)
     sites = [Site(name, _middle(bench, name)) for name in _NAMES if bench.has(name)]
     yield from _check_intervention_a_prompt(rows, sites)
     yield from _check_positions_by_row(rows, sites)
@@ -30,7 +30,7 @@ def independent_in_sweeps(bench: Bench) -> Iterator[Finding]:
     yield from _check_resample(rows)
 
 
-def _check_intervention_a_prompt(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
+def _check_intervention_a_prompt(rows: PromptRows, sites: Sequence[Site]) -> Iterator[Finding]:
     """One intervention per prompt: each row is that of a run in which all rows have its intervention."""
     cells = [_cell(site, Scale(1.0)) for site in sites if site.name != "pattern"]
     interventions: list[Intervention] = [Ablate("noise"), Ablate("resample"), Ablate("mean")]
@@ -43,7 +43,7 @@ def _check_intervention_a_prompt(rows: Rows, sites: Sequence[Site]) -> Iterator[
     yield from _findings(rows, "one intervention a prompt", cells, result, np.array(expected), rows.tokens)
 
 
-def _check_positions_by_row(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
+def _check_positions_by_row(rows: PromptRows, sites: Sequence[Site]) -> Iterator[Finding]:
     """Positions that differ from row to row, in a sweep as in a plain run."""
     cells = [_cell(site, _reading_intervention(site), pos=rows.marked) for site in sites]
     over = [list(cell.edits) for cell in cells]
@@ -52,7 +52,7 @@ def _check_positions_by_row(rows: Rows, sites: Sequence[Site]) -> Iterator[Findi
     yield from _findings(rows, "positions by row", cells, result, np.array(expected), rows.tokens)
 
 
-def _check_prompt_list(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
+def _check_prompt_list(rows: PromptRows, sites: Sequence[Site]) -> Iterator[Finding]:
     """A list of prompts, two of one length: each gives what it gives alone."""
     prompts = [rows.row(0)[0], rows.row(1)[0], rows.row(2)[0, :-1]]
     batches = [prompt[None] for prompt in prompts]
@@ -66,7 +66,7 @@ def _check_prompt_list(rows: Rows, sites: Sequence[Site]) -> Iterator[Finding]:
     yield Finding(10, f"measure, a list of prompts, {cells[0].name}", deviation, sweep_tolerance(rows.bench))
 
 
-def _check_resample(rows: Rows) -> Iterator[Finding]:
+def _check_resample(rows: PromptRows) -> Iterator[Finding]:
     """A prompt of a list has no other row to take anything from."""
     prompts = [rows.row(0)[0], rows.row(1)[0]]
     over = [Ablate("resample").at("embed")]
@@ -93,13 +93,13 @@ def _cell(site: Site, intervention: Intervention, **selections: Any) -> LawCell:
     return LawCell(site.name, (edit,), 0, None)
 
 
-def _metric_values(rows: Rows, tokens: mx.array, edits: Sequence[Edit] = ()) -> np.ndarray:
+def _metric_values(rows: PromptRows, tokens: mx.array, edits: Sequence[Edit] = ()) -> np.ndarray:
     """The metric of a plain run. Shape `(metric, example)`."""
     return read(rows.bench.model.run(tokens, edits), (-1,))
 
 
 def _findings(
-    rows: Rows, over: str, cells: Sequence[LawCell], result: SweepResult, values: np.ndarray, *prompts: mx.array
+    rows: PromptRows, over: str, cells: Sequence[LawCell], result: SweepResult, values: np.ndarray, *prompts: mx.array
 ) -> Iterator[Finding]:
     """Findings of a sweep against the values of plain runs."""
     baseline = np.concatenate([_metric_values(rows, prompt) for prompt in prompts], axis=1)
@@ -111,5 +111,5 @@ def _middle(bench: Bench, name: str) -> int | None:
     """The layer in the middle of those that have a site; None for a site without layers."""
     if not SITES[name].layered:
         return None
-    layers = bench.own[1].layers(name)
+    layers = bench.captured_run[1].layers(name)
     return layers[len(layers) // 2]

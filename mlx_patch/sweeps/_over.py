@@ -1,65 +1,57 @@
 """From the `over` of a sweep, which names axes or lists cells, to the edits of every cell."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import Edit, Intervention
-from mlx_patch.positions import Selector
-from mlx_patch.results import AXES, Coordinate
-from mlx_patch.sweeps._choices import Choices
-from mlx_patch.sweeps._grid import AxisChoice, make_grid
+from mlx_patch.results import Coordinate
+from mlx_patch.sites import SITES, Site
+from mlx_patch.sweeps._grid import make_grid
 from mlx_patch.sweeps._sources import sources_of
+from mlx_patch.sweeps.axes import SweepAxis, SweepScope
 
 
 @dataclass(frozen=True, eq=False)
 class RequestedCells:
-    """The edits of every cell for each intervention, the cells' coordinates, and the request in words."""
+    """The edits of every cell, for each intervention; the coordinates of the cells; and the request, in words."""
 
     edits: Sequence[Sequence[tuple[Edit, ...]]]
     coords: Mapping[str, tuple[Coordinate, ...]]
     description: Mapping[str, Any]
 
 
-def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], choices: Choices) -> RequestedCells:
+def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
     """Every cell of a grid."""
     if not interventions:
         raise KindError("`intervention` must be an Intervention. Got None. Write mp.Ablate('zero'), say.")
-    if not choices.sites:
+    if not scope.sites:
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
-    grid = make_grid(over, choices.sites, choices.count_from_start(over), choices.axis_range)
+    parsed_axes = {name: axis.parsed(scope) for name, axis in scope.axes.items()}
+    grid = make_grid(over, replace(scope, axes=parsed_axes))
     edits = [grid.edits(intervention) for intervention in interventions]
     description: dict[str, Any] = {
         "intervention": describe_interventions(interventions),
-        "at": list(choices.sites),
+        "at": list(scope.sites),
     }
-    for name, choice in grid.fixed.items():
-        description[name] = _label(choice)
+    for name, axis in parsed_axes.items():
+        if axis.choices is not None and name in grid.fixed:
+            description[name] = axis.coordinate(grid.fixed[name])
     description["sources"] = sources_of(interventions, edits)
-    coords = {axis: tuple(map(_label, coordinates)) for axis, coordinates in grid.coords.items()}
+    coords = {axis.name: tuple(map(axis.coordinate, axis.choices)) for axis in grid.axes}
     return RequestedCells(edits, coords, description)
 
 
-def _label(choice: str | AxisChoice) -> Coordinate:
-    """A coordinate of a result: a selector is shown as it is written."""
-    if isinstance(choice, Selector):
-        return repr(choice)
-    return choice
-
-
 def cells_of_list(
-    over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str], arguments: Mapping[str, object]
+    over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str], axes: Iterable[SweepAxis]
 ) -> RequestedCells:
     """The cells of a list."""
-    for axis, argument in arguments.items():
-        if argument is not None:
+    for axis in axes:
+        if axis.choices is not None:
             raise ValueRefusedError(
-                f"`{AXES[axis].argument}` must be left out if `over` holds cells. Got {argument!r}. Set it in each "
-                "cell."
+                f"`{axis.title}` must be left out if `over` holds cells. Got {axis.choices!r}. Set it in each cell."
             )
     edits = place_cells(over, interventions, sites)
     description = {
@@ -70,24 +62,43 @@ def cells_of_list(
     return RequestedCells(edits, {"cell": label_cells(over)}, description)
 
 
+def site_names(at: object) -> tuple[str, ...]:
+    """The names of the sites in `at`, as `Intervention.at` takes them.
+
+    Raises:
+        KindError: Something is no site.
+        ValueRefusedError: A site is there twice.
+    """
+    if at is None:
+        sites = ()
+    elif isinstance(at, list | tuple):
+        sites = tuple(at)
+    else:
+        sites = (at,)
+    if not all(isinstance(site, str | Site) for site in sites):
+        raise KindError(f"`at` must be a site, or several. Got {at!r}. Write at='resid_post', say.")
+    names = tuple(map(_site_name, sites))
+    if len(set(map(_spell_out, names))) < len(names):
+        raise ValueRefusedError(f"`at` must name each site once. Got {listed(names)}. Leave one of them out.")
+    return names
+
+
+def _site_name(site: object) -> str:
+    if isinstance(site, Site) and site.layer is None:
+        return site.name
+    return str(site)
+
+
+def _spell_out(name: str) -> str:
+    """A site in its canonical spelling, so that "z.0" and "blocks.0.attn.hook_z" are recognised as the same."""
+    if name in SITES:
+        return name
+    return str(Site.parse(name))
+
+
 def describe_interventions(interventions: Sequence[Intervention]) -> str:
     """Interventions as they are written, each once."""
     return listed(dict.fromkeys(map(repr, interventions)))
-
-
-def are_axes(over: object) -> TypeIs[str | Sequence[str]]:
-    """Whether `over` names axes, and does not list cells.
-
-    Raises:
-        KindError: They are neither.
-    """
-    if not isinstance(over, str | list | tuple):
-        raise KindError(
-            f"`over` must be names of axes, or a list of cells. Got {type(over).__name__}. Write over=('layer',), say."
-        )
-    if isinstance(over, str):
-        return True
-    return bool(over) and all(isinstance(entry, str) for entry in over)
 
 
 _KEYS = ("site", "layer", "pos", "head", "neuron", "batch")
@@ -169,6 +180,6 @@ def _refuse_unused(interventions: Sequence[object], sites: Sequence[str], dicts:
     for name, values, is_used in (("intervention", interventions, bool(dicts)), ("at", sites, needs_sites)):
         if values and not is_used:
             raise ValueRefusedError(
-                f"`{name}` must be left out if every cell of `over` has its own. Got {values[0]!r}. Leave it out, or "
-                "give cells as dicts."
+                f"`{name}` must be left out if every cell of `over` has its own. Got {values[0]!r}. "
+                "Leave it out, or give cells as dicts."
             )

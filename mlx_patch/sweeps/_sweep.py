@@ -16,7 +16,7 @@ from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._by_measurement import check_kinds, kinds_of, plan_kinds, refuse_with_several, sweep_kinds
 from mlx_patch.sweeps._experiment import make_experiment
-from mlx_patch.sweeps._variation import CellChoice, Variation
+from mlx_patch.sweeps._variation import OverChoice, Variation
 from mlx_patch.tokens import Prompts
 
 
@@ -25,7 +25,7 @@ def sweep(
     tokens: Prompts,
     intervention: Intervention | Sequence[Intervention] | None = None,
     at: str | Site | Sequence[str | Site] | None = None,
-    over: str | Sequence[str] | Sequence[CellChoice] = ("layer",),
+    over: OverChoice = ("layer",),
     metric: object = None,
     layers: Any = None,
     positions: Any = None,
@@ -50,7 +50,8 @@ def sweep(
         intervention: What to do; or a list of them, one a prompt, where each prompt has its own source.
         at: A site, or several where `over` has "site".
         over: Axes, of "site", "layer", "pos", "head", "neuron" and "alpha" (of an `Interpolate`), in the order in which
-            the result has them. Or a list of cells: edits, lists of edits, or dicts for `Intervention.at`.
+            the result has them; or instances of a `SweepAxis`. Or a list of cells: edits, lists of edits, or dicts for
+            `Intervention.at`.
         metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
             tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
         layers: Which layers, numbers or a slice; None is all that have the site. A group of ints is patched together:
@@ -84,7 +85,8 @@ def sweep(
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     require_hooked("model", model)
-    variation = Variation(at, over, layers, positions, heads, neurons, alphas)
+    choices = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
+    variation = Variation(at, over, choices)
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
         def make() -> Experiment:
@@ -107,7 +109,7 @@ def plan(
     tokens: Prompts,
     intervention: Intervention | Sequence[Intervention] | None = None,
     at: str | Site | Sequence[str | Site] | None = None,
-    over: str | Sequence[str] | Sequence[CellChoice] = ("layer",),
+    over: OverChoice = ("layer",),
     metric: object = None,
     layers: Any = None,
     positions: Any = None,
@@ -124,7 +126,8 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
-    variation = Variation(at, over, layers, positions, heads, neurons, alphas)
+    choices = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
+    variation = Variation(at, over, choices)
 
     def plan_of(metrics: Any) -> Plan:
         return plan_experiment(make_experiment(model, tokens, intervention, variation, metrics), executor, bounds)

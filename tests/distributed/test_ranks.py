@@ -20,14 +20,14 @@ def test_the_passes_are_divided(two_ranks, name: str):
     ranks = two_ranks("divided")
     alone = ranks[0][name]["calls"][0]
     calls = [rank[name]["calls"][1] for rank in ranks]
-    assert sum(calls) == alone + 1  # each rank runs the prompt unedited
+    assert sum(calls) == alone + 1  # each rank runs the prompt unpatched
     assert max(calls) < 0.75 * alone
 
 
 def test_token_layers_are_those_of_all_ranks(two_ranks):
     ranks = two_ranks("divided")
     first, second = (rank["llama"]["shared"]["token_layers"] for rank in ranks)
-    assert first == second == ranks[0]["llama"]["alone"]["token_layers"] + 8 * 3  # 8 tokens, 3 layers, unedited
+    assert first == second == ranks[0]["llama"]["alone"]["token_layers"] + 8 * 3  # 8 tokens, 3 layers, unpatched
 
 
 def test_several_lengths_and_nan_metrics_come_through(two_ranks):

@@ -133,7 +133,7 @@ def test_law_1_watching_leaves_the_logits_and_the_cache(kind):
     assert offset_of(watched) == LENGTH
     assert activations.positions == tuple(range(HELD, LENGTH))
     allowed = 2 * here.scale.close if kind.startswith("Quantized") else here.exactly("pattern")
-    assert largest_deviation(here.own[0], logits) <= allowed
+    assert largest_deviation(here.captured_run[0], logits) <= allowed
     assert here.n_changed() == 0
 
 
@@ -182,7 +182,7 @@ def test_law_7_patterns_sum_to_1_and_see_no_later_key(kind):
     layers = here.layers("pattern")
     assert layers
     for layer in layers:
-        pattern = here.own[1]["pattern", layer]
+        pattern = here.captured_run[1]["pattern", layer]
         whole = mx.ones(pattern.shape[:-1])
         sinks = here.heads.sinks
         assert sinks or largest_deviation(mx.sum(pattern, axis=-1), whole) <= here.scale.close
@@ -227,7 +227,7 @@ def test_law_9_parts_give_what_the_bare_model_gives(kind, size):
         own = largest_deviation(bare, here.plain)
         for site in here.unwritten():
             got = mx.concatenate([activations[site] for _, activations in seen], axis=1)
-            assert largest_deviation(got, here.own[1][site]) <= here.scale.beside(own), site
+            assert largest_deviation(got, here.captured_run[1][site]) <= here.scale.beside(own), site
 
 
 @pytest.mark.parametrize("kind", REFUSED)

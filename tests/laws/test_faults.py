@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_patch.architectures import Point, View, attribute, family_of
+from mlx_patch.architectures import Point, View, attribute_at, family_of
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.testing import tiny_model
 
@@ -23,7 +23,7 @@ class Multiplied(View):
     factor: str
 
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw * attribute(block, self.factor)
+        return raw * attribute_at(block, self.factor)
 
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         return new

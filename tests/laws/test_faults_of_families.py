@@ -69,7 +69,7 @@ def does_the_same(hooked, bench):
         return False
     cache = hooked.run_with_cache(bench.tokens, sites=sites)[1]
     edits = [Scale(0.5).at(name) for name in {site.name for site in sites}]
-    return all(same(cache[site], bench.own[1][site]) for site in sites) and all(
+    return all(same(cache[site], bench.captured_run[1][site]) for site in sites) and all(
         same(*(model.run(bench.tokens, edit) for model in (hooked, own))) for edit in edits
     )
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_patch.architectures import ByHead, Fused, HeadsFirst, Interleaved, Point, View, attribute
+from mlx_patch.architectures import ByHead, Fused, HeadsFirst, Interleaved, Point, View, attribute_at
 from mlx_patch.errors import ArchitectureError, EditNotUsedError
 
 AXES, DECIDES, HEADS, UNUSED = 1, 4, 7, EditNotUsedError
@@ -19,7 +19,7 @@ class HeadsExchanged(View):
     heads: str
 
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw.reshape(*raw.shape[:-1], -1, attribute(block, self.heads)).swapaxes(-1, -2)
+        return raw.reshape(*raw.shape[:-1], -1, attribute_at(block, self.heads)).swapaxes(-1, -2)
 
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         return new.swapaxes(-1, -2).reshape(raw.shape)
@@ -32,7 +32,7 @@ class HeadsReversed(View):
     heads: str
 
     def read(self, raw: mx.array, block: nn.Module) -> mx.array:
-        return raw.reshape(*raw.shape[:-1], attribute(block, self.heads), -1)[..., ::-1, :]
+        return raw.reshape(*raw.shape[:-1], attribute_at(block, self.heads), -1)[..., ::-1, :]
 
     def write(self, raw: mx.array, new: mx.array, block: nn.Module) -> mx.array:
         return new[..., ::-1, :].reshape(raw.shape)

@@ -3,50 +3,22 @@
 Each was a fault of the library once, whose numbers were wrong in silence.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import mlx.core as mx
 import pytest
+from faults import Fault
 
 from mlx_patch import HookedModel
 from mlx_patch.engine import _recipes
 from mlx_patch.execution.cells import _cell
 from mlx_patch.execution.passes import _last_block, _pass_run
 from mlx_patch.interventions import RowEdits
-from mlx_patch.laws import Law, bench_of, independent, split
+from mlx_patch.laws import bench_of, independent, split
 from mlx_patch.model import SelectorResolver, _each
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import _measure, _per_prompt
 from mlx_patch.testing import exact_sweeps, independent_in_sweeps, tiny_model
 
 behind, joined = _last_block._is_behind, _each._join_edits
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A function to put in another's place.
-
-    Attributes:
-        what: What is wrong.
-        owner: The module or class that has it.
-        name: Its name there.
-        wrong: What stands in for it.
-        law: The law that must see it.
-        seen: In which finding it must show.
-        model: The model that shows it.
-    """
-
-    what: str
-    owner: object
-    name: str
-    wrong: Callable
-    law: Law
-    seen: str
-    model: str = "llama"
-
-    def __str__(self):
-        return self.what
 
 
 def keys_as_the_cache_has_them(listener, call):
@@ -81,13 +53,19 @@ def always_at_resid_pre(layout, layer):
 
 KEYS = [
     Fault(
-        "keys are the window's", _recipes, "in_order", keys_as_the_cache_has_them, split, f"{name} edited by key", model
+        "keys are the window's",
+        _recipes,
+        "in_order",
+        keys_as_the_cache_has_them,
+        f"{name} edited by key",
+        model,
+        law=split,
     )
     for model in ("gemma3_text", "llama-sliding", "gpt_oss")
     for name in ("attn_scores", "pattern")
 ]
 ROWS = [
-    Fault("rows are edited one after the other", RowEdits, "apply", one_after_the_other, law, seen)
+    Fault("rows are edited one after the other", RowEdits, "apply", one_after_the_other, seen, law=law)
     for law, seen in (
         (independent, "Ablate('noise') of embed by row"),
         (independent, "Ablate('mean') of resid_post by row"),
@@ -97,7 +75,7 @@ ROWS = [
     )
 ]
 LISTS = [
-    Fault("a list is swept as a batch", _per_prompt, "SelectorResolver", as_a_batch, independent_in_sweeps, seen)
+    Fault("a list is swept as a batch", _per_prompt, "SelectorResolver", as_a_batch, seen, law=independent_in_sweeps)
     for seen in ("by a list of prompts, grow, embed", "by a list of prompts, grow, resid_post", "is refused")
 ]
 LISTS += [
@@ -106,21 +84,26 @@ LISTS += [
         _measure,
         "SelectorResolver",
         as_a_batch,
-        independent_in_sweeps,
         "measure, a list",
+        law=independent_in_sweeps,
     ),
     Fault(
-        "each of a list is run as a batch", _each, "_join_edits", edits_of_the_batch, independent, "in a list, prompt 0"
+        "each of a list is run as a batch",
+        _each,
+        "_join_edits",
+        edits_of_the_batch,
+        "in a list, prompt 0",
+        law=independent,
     ),
 ]
 ENDS = [
     Fault("what reads all of the final norm's positions is given one", _last_block, "_is_behind",
-          final_sites_overlooked, exact_sweeps, f"by final site, {how}, {name}")
+          final_sites_overlooked, f"by final site, {how}, {name}", law=exact_sweeps)
     for how in ("grow", "rows in pieces") for name in ("final_norm", "raw paths")
 ]  # fmt: skip
 ENDS += [
-    Fault("rows enter behind `embed`", _pass_run, "_entrance", always_at_resid_pre, exact_sweeps,
-          "by site, grow, embed", "muse_spark"),
+    Fault("rows enter behind `embed`", _pass_run, "_entrance", always_at_resid_pre,
+          "by site, grow, embed", "muse_spark", law=exact_sweeps),
 ]  # fmt: skip
 
 
@@ -133,7 +116,7 @@ def is_seen(fault: Fault) -> bool:
 
 @pytest.mark.parametrize("fault", [*KEYS, *ROWS, *LISTS, *ENDS], ids=lambda f: f"{f}: {f.seen}, {f.model}")
 def test_a_fault_that_was_there_once_is_seen(fault, monkeypatch):
-    monkeypatch.setattr(fault.owner, fault.name, fault.wrong)
+    fault.seed(monkeypatch)
     assert is_seen(fault)
 
 
@@ -143,11 +126,11 @@ def test_a_sweep_that_takes_a_window_s_keys_for_all_is_seen(model, how, monkeypa
     """It begins behind the window."""
     monkeypatch.setattr(_cell, "keeps_all_keys", lambda caches: True)
     for seen in (f"by site, {how}, pattern", f"by site, {how}, attn_scores"):
-        fault = Fault("keys", _recipes, "in_order", keys_as_the_cache_has_them, exact_sweeps, seen, model)
-        monkeypatch.setattr(fault.owner, fault.name, fault.wrong)
+        fault = Fault("keys", _recipes, "in_order", keys_as_the_cache_has_them, seen, model, law=exact_sweeps)
+        fault.seed(monkeypatch)
         assert is_seen(fault)
 
 
 @pytest.mark.parametrize("law", [split, exact_sweeps, independent, independent_in_sweeps])
 def test_without_a_fault_nothing_is_seen(law):
-    assert not is_seen(Fault("nothing", None, "", law, law, ""))
+    assert not is_seen(Fault("nothing", None, "", None, "", law=law))

@@ -1,10 +1,10 @@
 """The list of seeded faults of sweeps. Each must turn law 8 red, where it says."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from faults import Fault
 
 from mlx_patch import HookedModel
 from mlx_patch.architectures import Layout
@@ -29,30 +29,6 @@ snapshot, opened, attend_shared, slice_hook = (
     _pass_run.slice_hook,
 )
 unpatched_stream = PassRun._unpatched_stream
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A function to put in another's place.
-
-    Attributes:
-        what: What is wrong.
-        owner: The module or class that has it.
-        name: Its name there.
-        wrong: What stands in for it.
-        seen: In which finding it must show; or the error with which it is refused.
-        model: The model that shows it.
-    """
-
-    what: str
-    owner: object
-    name: str
-    wrong: Callable
-    seen: str
-    model: str = "llama"
-
-    def __str__(self):
-        return self.what
 
 
 def rows_exchanged(self, base, reading, grow):
@@ -258,7 +234,7 @@ def is_seen(fault: Fault) -> bool:
 
 @pytest.mark.parametrize("fault", [*ROWS, *PASTS, *GROWTH, *ATTENTION, *READING], ids=str)
 def test_a_fault_in_sweeps_is_seen(fault, monkeypatch):
-    monkeypatch.setattr(fault.owner, fault.name, fault.wrong)
+    fault.seed(monkeypatch)
     assert is_seen(fault)
 
 

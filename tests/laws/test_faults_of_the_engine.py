@@ -1,13 +1,12 @@
 """The list of seeded faults, last part: an engine that errs. Each must turn the named law red."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import mlx.core as mx
 import pytest
+from faults import Fault
 
-from mlx_patch.architectures import Fused, HeadsFirst, Interleaved, Times, attribute
+from mlx_patch.architectures import Fused, HeadsFirst, Interleaved, Times, attribute_at
 from mlx_patch.engine import Hook, _attention, _hook_state, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.errors import EditNotUsedError
 from mlx_patch.interventions import Span, Where, _edit, index_of
@@ -16,32 +15,6 @@ from mlx_patch.model import _hooks, _running
 resolve_indices, local = _edit._resolve_indices, Span.local
 attend, recipe_of = _recipes.attend, dict(_recipes._RECIPES)
 plain_visit, slice_hook, spread = _visit.Visit, _hooks.slice_hook, _recipes_experts.spread
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A function to put in another's place.
-
-    Attributes:
-        what: What is wrong.
-        owner: The module or class that has it.
-        name: Its name there.
-        wrong: What stands in for it.
-        law: The law that must turn red.
-        model: The model that shows it.
-        precision: Likewise.
-    """
-
-    what: str
-    owner: object
-    name: str
-    wrong: Callable
-    law: int | type
-    model: str = "llama"
-    precision: str = "float32"
-
-    def __str__(self):
-        return self.what
 
 
 def read_only(self, raw, now):
@@ -157,7 +130,7 @@ def not_taken_back(self, raw, new, block):
 
 
 def taken_back_twice(self, raw, new, block):
-    return new / attribute(block, self.factor) ** 2
+    return new / attribute_at(block, self.factor) ** 2
 
 
 def heads_not_put_back(self, raw, new, block):
@@ -218,15 +191,10 @@ RUNS = [
 def seeded(monkeypatch):
     """Puts a fault in. What taps left behind is forgotten afterwards."""
     monkeypatch.setattr(_tap, "_registry", _tap._Registry())
-
-    def seed(fault: Fault):
-        put = monkeypatch.setitem if isinstance(fault.owner, dict) else monkeypatch.setattr
-        put(fault.owner, fault.name, fault.wrong)
-
-    return seed
+    return lambda fault: fault.seed(monkeypatch)
 
 
 @pytest.mark.parametrize("fault", [*EDITS, *VIEWS, *ATTENTION, *RUNS], ids=str)
 def test_a_fault_in_the_engine_is_seen(broken, seeded, fault):
     seeded(fault)
-    assert fault.law in broken(fault.model, precision=fault.precision)
+    assert fault.seen in broken(fault.model, precision=fault.precision)

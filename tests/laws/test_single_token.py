@@ -29,7 +29,7 @@ def _last(array: mx.array, name: str, keys: int) -> mx.array:
 def test_the_last_token_alone_is_as_in_the_whole(name):
     model = mp.HookedModel(tiny_model(name))
     bench = bench_of(model)
-    tokens, whole, prompt_cache = bench.tokens, bench.own[1], bench.prompt_cache()
+    tokens, whole, prompt_cache = bench.tokens, bench.captured_run[1], bench.prompt_cache()
     model.run(tokens[:, :-1], prompt_cache=prompt_cache)
     bare = model.model(tokens[:, -1:], cache=deepcopy(prompt_cache))
     own = largest_deviation(bare, bench.plain[:, -1:])

@@ -6,12 +6,13 @@ attention's. The linear attention has raw paths: `model.layers.0.attention.query
 is in the prompt cache (`prompt_cache[layer][0]`).
 """
 
-from mlx_patch.architectures._family import BLOCK_ENDS, Family, Point, attention_inside, routed
+from mlx_patch.architectures._family import BLOCK_ENDS, Family, HasModule, Point, attention_inside, routed
 from mlx_patch.architectures._views import ByHead, Fused
 from mlx_patch.architectures.tables.deepseek_v3 import LATENT
 
 _HEADS, _KV_HEADS = "attention.num_attention_heads", "attention.num_key_value_heads"
-_FULL, _LATENT = "attention:Attention", "attention:MultiLatentAttention"
+_FULL, _LATENT = "Attention", "MultiLatentAttention"
+_IS_FULL, _IS_LATENT = HasModule("attention", class_name=_FULL), HasModule("attention", class_name=_LATENT)
 
 _SHARED = {
     **BLOCK_ENDS,
@@ -28,13 +29,13 @@ BAILING_MOE_LINEAR = Family(
         **_SHARED,
         **{
             name: Point(
-                "attention.query_key_value", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS), index), given=_FULL
+                "attention.query_key_value", "output", Fused((_HEADS, _KV_HEADS, _KV_HEADS), index), given=_IS_FULL
             )
             for index, name in enumerate("qkv")
         },
-        **attention_inside("attention", of="Attention"),
-        "z": Point("attention.dense", "input", ByHead(_HEADS), given=_FULL),
-        "attn_out": Point("attention", "output", of="Attention"),
+        **attention_inside("attention", of=_FULL),
+        "z": Point("attention.dense", "input", ByHead(_HEADS), given=_IS_FULL),
+        "attn_out": Point("attention", "output", of=_FULL),
     },
 )
 BAILING_HYBRID = Family(
@@ -45,9 +46,9 @@ BAILING_HYBRID = Family(
             Point("attention.q_b_proj", "output", ByHead("attention.num_heads")),
             Point("attention.q_proj", "output", ByHead("attention.num_heads")),
         ),
-        **attention_inside("attention", ("attn_scores", "pattern"), of="MultiLatentAttention"),
-        "z": Point("attention.dense", "input", ByHead("attention.num_heads"), given=_LATENT),
-        "attn_out": Point("attention", "output", of="MultiLatentAttention"),
+        **attention_inside("attention", ("attn_scores", "pattern"), of=_LATENT),
+        "z": Point("attention.dense", "input", ByHead("attention.num_heads"), given=_IS_LATENT),
+        "attn_out": Point("attention", "output", of=_LATENT),
     },
     absent=LATENT,
 )

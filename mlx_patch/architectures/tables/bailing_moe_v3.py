@@ -1,10 +1,11 @@
 """Bailing MoE v3 (Ring 2.5): the latent attention of DeepSeek V3 with gated heads, among layers of linear attention."""
 
-from mlx_patch.architectures._family import BLOCK_ENDS, Family, Heads, Point, attention_inside, select_kept
+from mlx_patch.architectures._family import BLOCK_ENDS, Family, HasModule, Heads, Point, attention_inside, select_kept
 from mlx_patch.architectures._views import ByHead
 from mlx_patch.architectures.tables.deepseek_v3 import LATENT
 
-_HEADS, _LATENT = "attention.num_heads", "attention.kv_a_proj_with_mqa"
+_HEADS = "attention.num_heads"
+_IS_LATENT = HasModule("attention.kv_a_proj_with_mqa")
 
 BAILING_MOE_V3 = Family(
     "bailing_moe_v3",
@@ -12,7 +13,7 @@ BAILING_MOE_V3 = Family(
         **BLOCK_ENDS,
         "q": (
             Point("attention.q_b_proj", "output", ByHead(_HEADS)),
-            Point("attention.q_proj", "output", ByHead(_HEADS), given=_LATENT),
+            Point("attention.q_proj", "output", ByHead(_HEADS), given=_IS_LATENT),
         ),
         **attention_inside("attention", ("attn_scores", "pattern"), of="BailingMLA"),
         "z": Point("attention.dense", "input", ByHead(_HEADS)),

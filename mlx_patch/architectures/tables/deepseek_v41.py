@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import NEURONS_OF_EXPERTS, Family, Heads, Point, Stream, adds
-from mlx_patch.architectures._views import Behind, ByHead, attribute
+from mlx_patch.architectures._views import Behind, ByHead, attribute_at
 
 _COPIES = Behind()
 _ROUTER = Point("mlp.gate", "inside", recipe="gate", flat=True)
@@ -23,7 +23,7 @@ _ATTENTION = Point("self_attn", "inside", recipe="sparse")
 
 def _ends(block: nn.Module, positions: int) -> mx.array:
     """The last position of each compressed entry."""
-    ratio = attribute(block, "self_attn.ratio")
+    ratio = attribute_at(block, "self_attn.ratio")
     return mx.arange(ratio - 1, positions, ratio) if ratio else mx.arange(0)
 
 
@@ -58,8 +58,8 @@ DEEPSEEK_V41 = Family(
     },
     stream=Stream(
         says="copies = weight * mixer_out + mixing @ copies, then the same with mlp_out",
-        mid=lambda stream, added, block: _connected(stream, added, attribute(block, "attn_hc")),
-        post=lambda stream, added, block: _connected(stream, added, attribute(block, "ffn_hc")),
+        mid=lambda stream, added, block: _connected(stream, added, attribute_at(block, "attn_hc")),
+        post=lambda stream, added, block: _connected(stream, added, attribute_at(block, "ffn_hc")),
     ),
     streams="args.hc_mult",
     heads=Heads(sinks="self_attn.sinks", further=_ends),

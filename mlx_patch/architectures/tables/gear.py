@@ -6,15 +6,15 @@ paths: `model.layers.0.local_mixer.key_conv:output`, `...local_mixer.o_proj:inpu
 
 import mlx.nn as nn
 
-from mlx_patch.architectures._family import DENSE, Family, Point, attention_inside
-from mlx_patch.architectures._views import HeadsFirst, attribute
+from mlx_patch.architectures._family import DENSE, Family, HasModule, Point, attention_inside
+from mlx_patch.architectures._views import HeadsFirst, attribute_at
 from mlx_patch.architectures.tables.llama import BLOCK
 
 _ADDED = Point("post_attention_layernorm", "output")
 
 _BLOCK = {
     **BLOCK,
-    "attn_out": Point("post_attention_layernorm", "output", given="self_attn"),
+    "attn_out": Point("post_attention_layernorm", "output", given=HasModule("self_attn")),
     "mixer_out": _ADDED,
     "resid_mid": Point("pre_feedforward_layernorm", "input", carried="mlp_out"),
     "mlp_out": Point("post_feedforward_layernorm", "output"),
@@ -22,7 +22,7 @@ _BLOCK = {
 
 
 def _capped(model: nn.Module) -> bool:
-    return bool(attribute(model, "args.attn_logit_softcapping"))
+    return bool(attribute_at(model, "args.attn_logit_softcapping"))
 
 
 GEAR = Family("gear", _BLOCK, absent=DENSE, applies=lambda model: not _capped(model))

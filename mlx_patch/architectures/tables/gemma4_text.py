@@ -11,11 +11,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.architectures._family import DENSE, Family, Point, Stream
+from mlx_patch.architectures._family import DENSE, Family, HasModule, Point, Stream
 from mlx_patch.architectures._views import HeadsFirst
 from mlx_patch.architectures.tables.gemma3_text import SANDWICH
 
-_OWN = "self_attn.k_norm"
+_KEY_NORM = "self_attn.k_norm"
 
 
 def _post(stream: mx.array, added: mx.array, block: Any, more: mx.array | None = None) -> mx.array:
@@ -27,9 +27,9 @@ GEMMA4_TEXT = Family(
     "gemma4_text",
     {
         **SANDWICH,
-        "k": Point(_OWN, "input"),
+        "k": Point(_KEY_NORM, "input"),
         "v": Point("self_attn.v_norm", "output"),
-        "rot_k": Point("self_attn.rope", "output", HeadsFirst(), call=0, given=_OWN),
+        "rot_k": Point("self_attn.rope", "output", HeadsFirst(), call=0, given=HasModule(_KEY_NORM)),
         "router_logits": Point("router.proj", "output"),
         "expert_weights": Point("experts", "inside", recipe="given"),
         "resid_post": Point("", "output", item=0),

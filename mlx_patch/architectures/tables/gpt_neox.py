@@ -3,7 +3,7 @@
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import BLOCK_ENDS, DENSE, Family, Point, adds, attention_inside
-from mlx_patch.architectures._views import ByHead, Interleaved, attribute
+from mlx_patch.architectures._views import ByHead, Interleaved, attribute_at
 
 _HEADS = "attention.num_attention_heads"
 
@@ -22,7 +22,7 @@ _SHARED = {
 
 
 def _parallel(model: nn.Module) -> bool:
-    return attribute(model, "args.use_parallel_residual")
+    return attribute_at(model, "args.use_parallel_residual")
 
 
 GPT_NEOX_PARALLEL = Family(

@@ -8,7 +8,7 @@ space has raw paths: `model.layers.0.mamba.conv1d:output`, `...mamba.out_proj:in
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import DENSE, NEURONS_OF_EXPERTS, Family, Point, routed
-from mlx_patch.architectures._views import Times, attribute
+from mlx_patch.architectures._views import Times, attribute_at
 from mlx_patch.architectures.tables.granite import GRANITE
 
 _ADDED = Times("residual_multiplier")
@@ -19,7 +19,7 @@ _MIXED = {
 
 
 def _has_experts(model: nn.Module) -> bool:
-    return attribute(model, "args.use_moe")
+    return attribute_at(model, "args.use_moe")
 
 
 GRANITEMOEHYBRID = Family(

@@ -4,7 +4,7 @@ Blocks that use another's have no `k` and `v`; with `num_experts` 1 the model is
 """
 
 from mlx_patch.architectures._family import BLOCK_ENDS, DENSE, NEURONS_OF_EXPERTS, Family, Point, adds, routed
-from mlx_patch.architectures._views import attribute
+from mlx_patch.architectures._views import attribute_at
 from mlx_patch.architectures.tables.llama import BLOCK
 
 _BLOCK = {
@@ -16,7 +16,7 @@ _BLOCK = {
 
 
 def _dense(model) -> bool:
-    return attribute(model, "args.num_experts") == 1
+    return attribute_at(model, "args.num_experts") == 1
 
 
 HUNYUAN = Family(

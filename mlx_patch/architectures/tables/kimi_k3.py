@@ -11,8 +11,8 @@ from dataclasses import replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures._family import Family, Heads, Point, Stream, attention_inside
-from mlx_patch.architectures._views import ByHead, attribute
+from mlx_patch.architectures._family import Family, HasModule, Heads, Point, Stream, attention_inside
+from mlx_patch.architectures._views import ByHead, attribute_at
 from mlx_patch.architectures.tables.kimi_linear import KIMI_LINEAR
 
 _LATENT = "KimiK3MLAAttention"
@@ -28,7 +28,7 @@ def _starts(block: nn.Module) -> bool:
 
 
 def _mixes(model: nn.Module) -> bool:
-    return attribute(model, "language_model.model.use_attn_res")
+    return attribute_at(model, "language_model.model.use_attn_res")
 
 
 KIMI_K3 = Family(
@@ -40,7 +40,7 @@ KIMI_K3 = Family(
             Point("self_attn.q_proj", "output", _HEADS),
         ),
         **attention_inside("self_attn", ("attn_scores", "pattern"), of=_LATENT),
-        "z": Point("self_attn.o_proj", "input", _HEADS, given=f"self_attn:{_LATENT}"),
+        "z": Point("self_attn.o_proj", "input", _HEADS, given=HasModule("self_attn", class_name=_LATENT)),
         "attn_out": Point("self_attn", "output", of=_LATENT),
         "resid_post": Point("", "output", item=0),
     },

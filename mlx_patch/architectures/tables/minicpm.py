@@ -3,13 +3,13 @@
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import DENSE, Family, Point, adds, heads_side_by_side
-from mlx_patch.architectures._views import Times, attribute
+from mlx_patch.architectures._views import Times, attribute_at
 from mlx_patch.architectures.tables.llama import BLOCK
 
 
 def by_depth(block: nn.Module) -> float:
     """The factor on what is added to the stream."""
-    return attribute(block, "scale_depth") / attribute(block, "num_hidden_layers") ** 0.5
+    return attribute_at(block, "scale_depth") / attribute_at(block, "num_hidden_layers") ** 0.5
 
 
 MINICPM = Family(

@@ -3,12 +3,12 @@
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import DENSE, Family, Point, adds
-from mlx_patch.architectures._views import Times, attribute
+from mlx_patch.architectures._views import Times, attribute_at
 from mlx_patch.architectures.tables.deepseek_v2 import BLOCK, SHARED_KEY
 
 
 def _by_depth(block: nn.Module) -> float:
-    return attribute(block, "scale_depth") / attribute(block, "num_hidden_layers") ** 0.5
+    return attribute_at(block, "scale_depth") / attribute_at(block, "num_hidden_layers") ** 0.5
 
 
 MINICPM3 = Family(

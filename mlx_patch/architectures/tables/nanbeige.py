@@ -4,7 +4,7 @@ Each time is layers of its own: with 20 blocks and 2 loops, layer 25 is the seco
 """
 
 from mlx_patch.architectures._family import DENSE, Family, Loop
-from mlx_patch.architectures._views import attribute
+from mlx_patch.architectures._views import attribute_at
 from mlx_patch.architectures.tables.llama import BLOCK
 
 NANBEIGE = Family(
@@ -12,7 +12,7 @@ NANBEIGE = Family(
     BLOCK,
     absent=DENSE,
     loop=Loop(
-        times=lambda model: attribute(model, "model.num_loops"),
-        normed=lambda model: not attribute(model, "model.skip_loop_final_norm"),
+        times=lambda model: attribute_at(model, "model.num_loops"),
+        normed=lambda model: not attribute_at(model, "model.skip_loop_final_norm"),
     ),
 )

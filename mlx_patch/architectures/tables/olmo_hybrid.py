@@ -5,10 +5,11 @@ Queries and keys of attention are normed over all heads at once. The linear atte
 heads on one axis), `...o_proj:input`; its state is in the prompt cache (`prompt_cache[layer][3]`).
 """
 
-from mlx_patch.architectures._family import DENSE, Family, Heads, Point, heads_side_by_side
+from mlx_patch.architectures._family import DENSE, Family, HasModule, Heads, Point, heads_side_by_side
 from mlx_patch.architectures.tables.llama import BLOCK
 
-_ADDED = Point("post_attention_layernorm", "output", given="self_attn")
+_HAS_ATTENTION = HasModule("self_attn")
+_ADDED = Point("post_attention_layernorm", "output", given=_HAS_ATTENTION)
 
 OLMO_HYBRID = Family(
     "olmo_hybrid",
@@ -18,7 +19,7 @@ OLMO_HYBRID = Family(
         "attn_out": _ADDED,
         "mixer_out": (_ADDED, Point("linear_attn", "output")),
         "resid_mid": (
-            Point("mlp", "input", carried="mlp_out", given="self_attn"),
+            Point("mlp", "input", carried="mlp_out", given=_HAS_ATTENTION),
             Point("post_attention_layernorm", "input", carried="mlp_out"),
         ),
         "mlp_out": (Point("post_feedforward_layernorm", "output"), Point("mlp", "output")),

@@ -9,7 +9,7 @@ for the whole prompt (law 9). The state space of PLaMo 2 has raw paths:
 
 from dataclasses import replace
 
-from mlx_patch.architectures._family import BLOCK_ENDS, DENSE, Family, Point, adds, attention_inside
+from mlx_patch.architectures._family import BLOCK_ENDS, DENSE, Family, HasModule, Point, adds, attention_inside
 from mlx_patch.architectures._views import ByHead, Fused
 
 _HEADS = ("mixer.q_num_heads", "mixer.k_num_heads", "mixer.v_num_heads")
@@ -28,7 +28,7 @@ PLAMO2 = Family(
     {
         **_BLOCK,
         **attention_inside("mixer", recipe="fast", of="Attention"),
-        "attn_out": Point("post_mixer_norm", "output", given="mixer.qkv_proj"),
+        "attn_out": Point("post_mixer_norm", "output", given=HasModule("mixer.qkv_proj")),
     },
     absent=DENSE,
     blocks="model.layers.layers",

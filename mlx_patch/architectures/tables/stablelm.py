@@ -6,7 +6,7 @@ Attention is in float32, to which keys are cast behind the prompt cache; `rot_k`
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import DENSE, Family, Point, heads_side_by_side
-from mlx_patch.architectures._views import HeadsFirst, attribute
+from mlx_patch.architectures._views import HeadsFirst, attribute_at
 from mlx_patch.architectures.tables.cohere import PARALLEL, PARALLEL_BLOCK
 from mlx_patch.architectures.tables.llama import BLOCK
 
@@ -17,7 +17,7 @@ _HEADS = {
 
 
 def _parallel(model: nn.Module) -> bool:
-    return attribute(model, "args.use_parallel_residual")
+    return attribute_at(model, "args.use_parallel_residual")
 
 
 STABLELM_PARALLEL = Family(

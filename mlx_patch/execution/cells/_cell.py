@@ -50,8 +50,8 @@ def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> C
     again = any(edit.site == "expert_weights" for edit in edits)
     if not can_be_split(layout):
         return Cell(tuple(edits), entry, 0, runs_modules_again=again)
-    start = min(reads, *edit_starts)
-    changed = min(reads or length - 1, *edit_starts)
+    start = min([reads, *edit_starts])
+    changed = min([reads or length - 1, *edit_starts])
     return Cell(tuple(edits), entry, start, changed, again)
 
 
@@ -61,12 +61,12 @@ def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
 
 
 def _first_entry(layout: Layout, edits: Sequence[Edit]) -> int | None:
-    """The first block that any edit changes; None where the block of one of them is unknown."""
+    """The first block that any edit changes, the final norm without edits; None where one of them is unknown."""
     entries = [_entry_of_site(layout, site) for edit in edits for site in places_of(layout, edit)]
     known_entries = [entry for entry in entries if entry is not None]
     if len(known_entries) < len(entries):
         return None
-    return min(known_entries)
+    return min(known_entries, default=len(layout.blocks))
 
 
 def _entry_of_site(layout: Layout, site: Site) -> int | None:

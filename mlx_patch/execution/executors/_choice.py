@@ -21,14 +21,16 @@ def _sort_key(executor: Executor) -> tuple[bool, int | None]:
     return executor.preference is None, executor.preference
 
 
-def choose_executor(name: str, layout: Layout, cells: Sequence[Cell], whole_rows: bool = False) -> tuple[Executor, str]:
+def choose_executor(
+    name: str, layout: Layout, cells: Sequence[Cell], needs_whole_rows: bool = False
+) -> tuple[Executor, str]:
     """The executor that runs some cells, and why no cheaper one can.
 
     Args:
         name: "auto", or the name of an executor.
         layout: The model's layout.
         cells: All cells.
-        whole_rows: Whether each row must run through all blocks.
+        needs_whole_rows: Whether each row must run through all blocks.
     Raises:
         UnknownNameError: There is no such executor.
         ArchitectureError: It cannot run these cells on this architecture.
@@ -46,7 +48,7 @@ def choose_executor(name: str, layout: Layout, cells: Sequence[Cell], whole_rows
             raise ArchitectureError(
                 f"`executor` must be one that can run these cells. Got {name!r}, but {reason}. Use 'auto'."
             )
-    if whole_rows and not executor.whole_rows:
+    if needs_whole_rows and not executor.whole_rows:
         return next(candidate for candidate in by_name.values() if candidate.whole_rows), ""
     return executor, why
 

@@ -2,44 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar
 
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.execution.cells import Cell
-from mlx_patch.execution.passes import UnpatchedRun
-from mlx_patch.execution.plan import CellStart, Pass
-from mlx_patch.execution.readouts import Readout
+from mlx_patch.execution.passes import PassTask, UnpatchedRun
+from mlx_patch.execution.plan import CellStart
 from mlx_patch.sites import Site
 
 PassValues = tuple[mx.array, Callable[[], int]]
 """Metrics of the cells of a pass, unevaluated, `(cell, metric, batch)`; and its token-layers, once evaluated."""
-
-
-@dataclass(frozen=True)
-class PassTask:
-    """One pass of a sweep, with everything needed to run it.
-
-    Attributes:
-        layout: The model's layout.
-        tokens: The prompts. Shape `(batch, pos)`.
-        shape: Which cells run, from which position on, and where each enters.
-        cells: These cells, in the order of `shape.cells`.
-        readout: What the metrics read.
-        piece: Positions that run at once, at most, where the prompt may be split.
-        stages: An executor may add values that are computed on the way, with the token-layers before each. They show
-            how far the pass is.
-    """
-
-    layout: Layout
-    tokens: mx.array
-    shape: Pass
-    cells: Sequence[Cell]
-    readout: Readout
-    piece: int
-    stages: list[tuple[int, mx.array]] = field(default_factory=list)
 
 
 class Executor(ABC):
@@ -52,7 +26,7 @@ class Executor(ABC):
         description: What it does, for a plan.
         preference: Its turn when "auto" looks for the first executor that can serve; None leaves it out.
         one_cell_a_pass: Whether each cell runs by itself, over the whole prompt.
-        whole_rows: Whether each row runs through all blocks, as some measurements need.
+        whole_rows: Whether each row runs through all blocks.
     """
 
     name: ClassVar[str]

@@ -7,8 +7,9 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.execution.cells import Cell, unpatched_sites
-from mlx_patch.execution.executors._executor import Executor, PassTask, PassValues
-from mlx_patch.execution.passes import PassRun, UnpatchedRun
+from mlx_patch.execution.executors._executor import Executor, PassValues
+from mlx_patch.execution.executors._shared_pass import run_shared_pass
+from mlx_patch.execution.passes import PassTask, UnpatchedRun
 from mlx_patch.execution.plan import CellStart
 from mlx_patch.sites import Site
 
@@ -47,6 +48,4 @@ class Grow(Executor):
 
     @override
     def run(self, task: PassTask, unpatched: UnpatchedRun) -> PassValues:
-        rows = PassRun.of(task.layout, task.tokens, task.shape, task.cells, task.piece, task.stages)
-        values = rows.run(unpatched, task.readout, grow=True)
-        return values, lambda: rows.token_layers
+        return run_shared_pass(task, unpatched, grow=True)

@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.execution.cells import Cell
-from mlx_patch.execution.executors._executor import Executor, PassTask, PassValues
-from mlx_patch.execution.passes import UnpatchedRun
+from mlx_patch.execution.executors._executor import Executor, PassValues
+from mlx_patch.execution.passes import PassTask, UnpatchedRun
 from mlx_patch.execution.plan import CellStart
 from mlx_patch.model import run
 

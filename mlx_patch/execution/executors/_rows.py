@@ -1,4 +1,4 @@
-"""`Rows`: every row runs through all blocks."""
+"""`WholeRows`: every row runs through all blocks."""
 
 from collections.abc import Sequence
 from typing import final
@@ -7,13 +7,14 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.execution.cells import Cell
-from mlx_patch.execution.executors._executor import Executor, PassTask, PassValues
-from mlx_patch.execution.passes import PassRun, UnpatchedRun
+from mlx_patch.execution.executors._executor import Executor, PassValues
+from mlx_patch.execution.executors._shared_pass import run_shared_pass
+from mlx_patch.execution.passes import PassTask, UnpatchedRun
 from mlx_patch.execution.plan import CellStart
 
 
 @final
-class Rows(Executor):
+class WholeRows(Executor):
     """Cells share a forward pass and the positions before their first edit. It serves every architecture."""
 
     name = "rows"
@@ -30,6 +31,4 @@ class Rows(Executor):
 
     @override
     def run(self, task: PassTask, unpatched: UnpatchedRun) -> PassValues:
-        rows = PassRun.of(task.layout, task.tokens, task.shape, task.cells, task.piece, task.stages)
-        values = rows.run(unpatched, task.readout, grow=False)
-        return values, lambda: rows.token_layers
+        return run_shared_pass(task, unpatched, grow=False)

@@ -1,20 +1,19 @@
 """`OfGeneratedText`: metrics of the text that a model generates after an edited prompt."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar, final
 
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.execution.executors import Executor, PassTask, PassValues
+from mlx_patch.execution.executors import Executor, PassValues
 from mlx_patch.execution.measurements._measurement import Measurement
-from mlx_patch.execution.passes import UnpatchedRun, run_unpatched
+from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask, run_unpatched
 from mlx_patch.execution.plan import Plan
 from mlx_patch.execution.readouts import Readout, match_rates, require_tokenizer
-from mlx_patch.interventions import Edit
 from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel
-from mlx_patch.sites import Site
 
 
 @final
@@ -22,8 +21,8 @@ class OfGeneratedText(Measurement):
     """Metrics of generated text: each cell is one run of its prompt, then one forward pass per token."""
 
     order = 1
-    one_cell_a_pass = True
-    whole_rows = True
+    needs_own_pass = True
+    needs_whole_rows = True
     provenance: ClassVar[Mapping[str, str]] = {"written": "one run per cell, then token by token"}
 
     @override
@@ -59,24 +58,17 @@ class OfGeneratedText(Measurement):
         return positions * plan.n_layers - plan.token_layers
 
     @override
-    def run_unpatched(
-        self,
-        model: HookedModel,
-        tokens: mx.array,
-        readout: Readout,
-        starts: Sequence[int],
-        sites: Sequence[Site],
-        piece: int,
-    ) -> UnpatchedRun:
+    def run_unpatched(self, model: HookedModel, task: UnpatchedTask) -> UnpatchedRun:
         """The unpatched run: its generated text, and one run that makes the pasts of all cells that begin later."""
-        later_starts = [start for start in starts if start]
+        later_starts = [start for start in task.starts if start]
+        metrics = task.readout.metrics
         if not later_starts:
-            values, cost = match_rates(model, tokens, readout.metrics)
+            values, cost = match_rates(model, task.tokens, metrics)
             return UnpatchedRun(values, 0, token_layers=cost)
-        last = tokens.shape[1] - 1
+        last = task.tokens.shape[1] - 1
         past_starts = sorted({*later_starts, last})
-        unpatched = run_unpatched(model.layout, tokens, Readout((), (last,)), past_starts, (), piece)
-        unpatched.values, cost = match_rates(model, tokens, readout.metrics, past=unpatched.past[last])
+        unpatched = run_unpatched(replace(task, readout=Readout((), (last,)), starts=past_starts, sites=()))
+        unpatched.values, cost = match_rates(model, task.tokens, metrics, past=unpatched.past[last])
         unpatched.token_layers += cost
         return unpatched
 
@@ -91,12 +83,6 @@ class OfGeneratedText(Measurement):
             rates.append(cell_rates)
             token_layers += cost
         return mx.stack(rates), lambda: token_layers
-
-    @override
-    def measure(
-        self, model: HookedModel, tokens: mx.array, readout: Readout, edits: Sequence[Edit]
-    ) -> tuple[mx.array, int]:
-        return match_rates(model, tokens, readout.metrics, edits)
 
 
 def _select_generated(metrics: Iterable[Metric]) -> list[GenerateMatches]:

@@ -1,19 +1,14 @@
 """`Measurement`: a way to measure metrics in a sweep. Each final subclass has a file of this folder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-import mlx.core as mx
-
-from mlx_patch.execution.executors import Executor, PassTask, PassValues
-from mlx_patch.execution.passes import UnpatchedRun
+from mlx_patch.execution.executors import Executor, PassValues
+from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask
 from mlx_patch.execution.plan import Plan
-from mlx_patch.execution.readouts import Readout
-from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
-from mlx_patch.sites import Site
 
 
 class Measurement(ABC):
@@ -21,14 +16,14 @@ class Measurement(ABC):
 
     Attributes:
         order: The position of its sweep, where the metrics of a call are of several kinds.
-        one_cell_a_pass: Whether each cell runs by itself.
-        whole_rows: Whether each row runs through all blocks.
+        needs_own_pass: Whether each cell must run in a pass of its own.
+        needs_whole_rows: Whether each row must run through all blocks.
         provenance: Entries that it adds to the provenance of a result.
     """
 
     order: ClassVar[int]
-    one_cell_a_pass: ClassVar[bool] = False
-    whole_rows: ClassVar[bool] = False
+    needs_own_pass: ClassVar[bool] = False
+    needs_whole_rows: ClassVar[bool] = False
     provenance: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -53,32 +48,9 @@ class Measurement(ABC):
         return 0
 
     @abstractmethod
-    def run_unpatched(
-        self,
-        model: HookedModel,
-        tokens: mx.array,
-        readout: Readout,
-        starts: Sequence[int],
-        sites: Sequence[Site],
-        piece: int,
-    ) -> UnpatchedRun:
-        """The unpatched run of a batch, with its metrics and the activations that passes need.
-
-        Args:
-            model: The model.
-            tokens: Shape `(batch, pos)`.
-            readout: The metrics.
-            starts: The positions at which passes begin, in order.
-            sites: Activations that rows enter with.
-            piece: Positions that run at once, at most, where the prompt may be split.
-        """
+    def run_unpatched(self, model: HookedModel, task: UnpatchedTask) -> UnpatchedRun:
+        """The unpatched run of a group of prompts, with its metrics and the activations that passes need."""
 
     @abstractmethod
     def run_pass(self, model: HookedModel, task: PassTask, executor: Executor, unpatched: UnpatchedRun) -> PassValues:
         """The metrics of the cells of a pass."""
-
-    @abstractmethod
-    def measure(
-        self, model: HookedModel, tokens: mx.array, readout: Readout, edits: Sequence[Edit]
-    ) -> tuple[mx.array, int]:
-        """The metrics of one run with edits, of shape `(metric, batch)`; and its token-layers."""

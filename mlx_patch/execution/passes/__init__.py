@@ -1,5 +1,8 @@
 """The forward passes: the unpatched run, and many cells in one pass."""
 
+from mlx_patch.execution.passes._forward import forward as forward
 from mlx_patch.execution.passes._pass_run import PassRun as PassRun
+from mlx_patch.execution.passes._tasks import PassTask as PassTask
+from mlx_patch.execution.passes._tasks import UnpatchedTask as UnpatchedTask
 from mlx_patch.execution.passes._unpatched import UnpatchedRun as UnpatchedRun
 from mlx_patch.execution.passes._unpatched import run_unpatched as run_unpatched

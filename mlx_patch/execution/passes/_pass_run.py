@@ -1,6 +1,5 @@
 """`PassRun`: many cells in one forward pass, each in rows of its own."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
@@ -16,8 +15,8 @@ from mlx_patch.execution.passes._cell_rows import CellRows
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._last_block import mlp_hooks
 from mlx_patch.execution.passes._splitting import split_points, works_in_pieces
+from mlx_patch.execution.passes._tasks import PassTask
 from mlx_patch.execution.passes._unpatched import UnpatchedRun
-from mlx_patch.execution.plan import Pass
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Span
 from mlx_patch.model import action_hooks, refuse_unused, slice_hook
@@ -47,19 +46,11 @@ class PassRun:
     stages: list[tuple[int, mx.array]] = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls,
-        layout: Layout,
-        tokens: mx.array,
-        shape: Pass,
-        cells: Sequence[Cell],
-        piece: int,
-        stages: list[tuple[int, mx.array]],
-    ) -> "PassRun":
+    def of(cls, task: PassTask) -> "PassRun":
         """The run of one pass of a plan."""
-        batch, length = tokens.shape
-        rows = CellRows(layout, cells, shape.entries, batch, length)
-        return cls(layout, tokens, shape.start, rows, piece, stages=stages)
+        batch, length = task.tokens.shape
+        rows = CellRows(task.layout, task.cells, task.shape.entries, batch, length)
+        return cls(task.layout, task.tokens, task.shape.start, rows, task.piece, stages=task.stages)
 
     @property
     def in_pieces(self) -> bool:

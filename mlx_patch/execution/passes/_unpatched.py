@@ -4,7 +4,7 @@ Where the prompt is long, it runs in pieces over a prompt cache. That takes less
 what the metrics read: for the positions before, nothing needs more of it than its keys and values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,8 @@ from mlx_patch.architectures import Layout
 from mlx_patch.engine import Hook, Snapshot, cached_arrays, can_truncate, snapshot
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._splitting import split_points
+from mlx_patch.execution.passes._tasks import UnpatchedTask
+from mlx_patch.execution.passes._unchanged import watch_of
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.model import capture_hooks, slice_hook
 from mlx_patch.sites import Site
@@ -33,6 +35,7 @@ class UnpatchedRun:
             `(batch, len(at), d_vocab)`.
         past: What the prompt cache held before each start of a pass.
         token_layers: What was computed.
+        unchanged: The numbers of the cells that change nothing.
     """
 
     values: mx.array
@@ -41,39 +44,31 @@ class UnpatchedRun:
     stream: dict[Site, mx.array] = field(default_factory=dict)
     past: dict[int, Snapshot] = field(default_factory=dict)
     token_layers: int = 0
+    unchanged: set[int] = field(default_factory=set)
 
 
-def run_unpatched(
-    layout: Layout, tokens: mx.array, readout: Readout, starts: Sequence[int], sites: Sequence[Site], piece: int
-) -> UnpatchedRun:
-    """Run the prompts without edits.
-
-    Args:
-        layout: The model's layout.
-        tokens: Shape `(batch, pos)`.
-        readout: What the metrics read.
-        starts: The positions at which passes begin; where that is not 0, they need the past.
-        sites: Where rows enter with the activation of the unpatched run.
-        piece: Positions that run at once, at most, where the prompt may be split.
-    """
+def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
+    """Run the prompts of a task without edits."""
+    layout, tokens, readout, starts = task.layout, task.tokens, task.readout, task.starts
     batch, length = tokens.shape
     later_starts = sorted({start for start in starts if start})
-    cuts = split_points(layout, readout, 0, length, piece)
+    cuts = split_points(layout, readout, 0, length, task.piece)
     caches = _prompt_cache(layout, needed=bool(later_starts or cuts))
     truncates = caches is not None and can_truncate(caches)
     # A cache that cannot be cut back afterwards is copied when the run gets to each start.
     copied_starts = [] if truncates else later_starts
     unpatched = UnpatchedRun(mx.array(0.0), min(starts, default=0))
     read_logits: list[mx.array] = []
-    streams: dict[Site, list[mx.array]] = {site: [] for site in sites}
+    streams: dict[Site, list[mx.array]] = {site: [] for site in task.sites}
     edges = {0, *cuts, *copied_starts, length, unpatched.first}
+    watch = watch_of(layout, task.cells, length, is_cut=len(edges) > 2)
     for begin, end in pairwise(sorted(edges)):
         if begin in copied_starts:
             unpatched.past[begin] = snapshot(caches or (), begin, batch)
         stream: dict[Site, mx.array] = {}
         hooks: list[Hook] = []
         if begin >= unpatched.first:
-            hooks = capture_hooks(layout, sites, None, stream)
+            hooks = [*capture_hooks(layout, task.sites, None, stream), *watch.hooks(begin, end)]
         positions = _read_between(readout, begin, end)
         if positions:
             hooks = [*hooks, slice_hook(layout, positions)]
@@ -81,13 +76,14 @@ def run_unpatched(
         if positions is None or positions:
             read_logits.append(logits)
         if end == length:
-            _measure(unpatched, readout, read_logits, starts, length)
-        mx.eval(stream, cached_arrays(caches), unpatched.values, read_logits)
+            _measure(unpatched, task, read_logits)
+        mx.eval(stream, cached_arrays(caches), unpatched.values, read_logits, watch.arrays())
         unpatched.token_layers += tokens[:, begin:end].size * len(layout.blocks)
         for site, array in stream.items():
             streams[site].append(array)
     if truncates:
         unpatched.past = {start: snapshot(caches or (), start, batch) for start in later_starts}
+    unpatched.unchanged = watch.unchanged()
     unpatched.stream = _joined(streams)
     mx.eval(unpatched.stream)
     return unpatched
@@ -107,13 +103,11 @@ def _read_between(readout: Readout, begin: int, end: int) -> tuple[int, ...] | N
     return tuple(pos for pos in readout.at if begin <= pos < end)
 
 
-def _measure(
-    unpatched: UnpatchedRun, readout: Readout, read_logits: list[mx.array], starts: Sequence[int], length: int
-) -> None:
+def _measure(unpatched: UnpatchedRun, task: UnpatchedTask, read_logits: list[mx.array]) -> None:
     """Put in the metrics, unevaluated, and the logits where a pass begins behind a position that is read."""
     logits = mx.concatenate(read_logits, axis=1)
-    unpatched.values = readout.measure(logits, length)
-    if max(starts, default=0) > readout.first:
+    unpatched.values = task.readout.measure(logits, task.tokens.shape[1])
+    if max(task.starts, default=0) > task.readout.first:
         unpatched.logits = logits
 
 

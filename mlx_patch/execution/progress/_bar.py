@@ -49,7 +49,7 @@ class Progress:
         self.bar: Any = None
 
     @property
-    def seen(self) -> bool:
+    def is_shown(self) -> bool:
         """Whether progress is shown anywhere."""
         return self.bar is not None or self.callback is not None
 
@@ -60,7 +60,7 @@ class Progress:
             self.bar = tqdm(total=self.total, initial=self.n_done, unit="cell", desc="sweep", leave=False)
         return self
 
-    def more(self, cells: int) -> None:
+    def add(self, cells: int) -> None:
         """Show that so many more cells are finished."""
         self.n_done += cells
         if self.bar is not None:
@@ -94,7 +94,7 @@ class Within:
     """
 
     def __init__(self, show: Callable[[int], object] | None):
-        self.more = show
+        self.show = show
         self._start()
 
     def _start(self) -> None:
@@ -105,10 +105,10 @@ class Within:
         """Show how many cells a computed share of a pass stands for, if the last time is long enough ago."""
         time = monotonic()
         n_done = min(int(share * cells), cells - 1)  # the last one is shown when the pass is finished
-        if self.more is None or n_done <= self.n_shown:
+        if self.show is None or n_done <= self.n_shown:
             return
         if time - self.last_shown_at >= BAR_INTERVAL:
-            self.more(n_done - self.n_shown)
+            self.show(n_done - self.n_shown)
             self.n_shown = n_done
             self.last_shown_at = time
 

@@ -16,10 +16,10 @@ import numpy as np
 from mlx_patch.errors import FileError, KindError
 from mlx_patch.execution.plan import Plan
 from mlx_patch.execution.progress._numbers import Numbers
-from mlx_patch.files import ABOUT, array_members, read_archive, remove_leftovers, write_members
+from mlx_patch.files import ABOUT, Format, array_members, read_archive, remove_leftovers, write_members
 from mlx_patch.fingerprints import Identity, differences
 
-_FORMAT = "mlx_patch.sweep.checkpoint/1"
+_FORMAT = Format("mlx_patch.sweep.checkpoint", 1)
 _WRITTEN_BY = "mp.sweep(checkpoint=...)"
 _REMEDY = "Give another path, or delete it."
 
@@ -57,7 +57,8 @@ class Checkpoint:
                 raise FileError(f"`checkpoint` must belong to this sweep. Got {self.path}, {difference}. {_REMEDY}")
             plan = Plan.from_dict(about["plan"])
             token_layers = int(arrays["token_layers"])
-            numbers = Numbers(arrays["values"], arrays["done"], arrays["baseline"], token_layers=token_layers)
+            skipped = int(arrays["skipped"])
+            numbers = Numbers(arrays["values"], arrays["done"], arrays["baseline"], token_layers, skipped)
             _check_fit(plan, numbers, blank)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
@@ -72,7 +73,7 @@ class Checkpoint:
         Args:
             plan: The plan that is being run.
         """
-        about = {"format": _FORMAT, "identity": self.identity, "plan": plan.as_dict()}
+        about = {**_FORMAT.entry, "identity": self.identity, "plan": plan.as_dict()}
         about_json = json.dumps(about, sort_keys=True).encode()  # once: the plan of many cells is the longest part
 
         def write(numbers: Numbers) -> None:
@@ -81,6 +82,7 @@ class Checkpoint:
                 "done": numbers.done,
                 "baseline": numbers.baseline,
                 "token_layers": np.array(numbers.token_layers),
+                "skipped": np.array(numbers.skipped),
             }
             write_members(self.path, {ABOUT: about_json, **array_members(arrays)})
 

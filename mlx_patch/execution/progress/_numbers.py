@@ -18,12 +18,14 @@ class Numbers:
         baseline: The metrics of the unpatched runs. Shape `(metric, example)`, float32.
         token_layers: What went through the blocks for these numbers, counted as it went. An unpatched run that a
             resumed sweep needs again is not counted again.
+        skipped: How many cells, over all groups, changed nothing and were not run.
     """
 
     values: np.ndarray
     done: np.ndarray
     baseline: np.ndarray
     token_layers: int = 0
+    skipped: int = 0
 
     def mask(self, examples: Sequence[Sequence[int]]) -> np.ndarray:
         """Which values have been run. Shape `(cell, metric, example)`.
@@ -50,8 +52,8 @@ def no_numbers(experiment: Experiment) -> Numbers:
 
 def packed(numbers: Numbers) -> bytes:
     """The numbers of a rank, as bytes."""
-    token_layers = np.array([numbers.token_layers], np.int64)
-    arrays = (numbers.done, numbers.values, numbers.baseline, token_layers)
+    counts = np.array([numbers.token_layers, numbers.skipped], np.int64)
+    arrays = (numbers.done, numbers.values, numbers.baseline, counts)
     return b"".join(array.tobytes() for array in arrays)
 
 
@@ -66,7 +68,7 @@ def merge(numbers: Numbers, messages: Sequence[bytes], examples: Sequence[Sequen
     values = np.full_like(numbers.values, np.nan)
     baseline = np.full_like(numbers.baseline, np.nan)
     is_done = np.zeros_like(numbers.done)
-    numbers.token_layers = 0
+    numbers.token_layers, numbers.skipped = 0, 0
     for message in messages:
         rank_numbers = _unpacked(message, numbers)
         for group, group_examples in enumerate(examples):
@@ -76,6 +78,7 @@ def merge(numbers: Numbers, messages: Sequence[bytes], examples: Sequence[Sequen
         is_done |= rank_numbers.done
         baseline = np.where(np.isnan(baseline), rank_numbers.baseline, baseline)
         numbers.token_layers += rank_numbers.token_layers
+        numbers.skipped += rank_numbers.skipped
     numbers.values[:] = values
     numbers.done[:] = is_done
     numbers.baseline[:] = baseline
@@ -90,5 +93,5 @@ def _unpacked(message: bytes, like: Numbers) -> Numbers:
         arrays.append(array.reshape(template.shape))
         begin += template.nbytes
     is_done, values, baseline = arrays
-    [token_layers] = np.frombuffer(message, np.int64, 1, begin)
-    return Numbers(values, is_done, baseline, int(token_layers))
+    token_layers, skipped = np.frombuffer(message, np.int64, 2, begin)
+    return Numbers(values, is_done, baseline, int(token_layers), int(skipped))

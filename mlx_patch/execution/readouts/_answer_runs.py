@@ -19,6 +19,10 @@ MeasuredPlaces = list[tuple[int, list[int]]]
 """For each part of a metric: the index of its value in what a run measures, and the rows of that run."""
 
 
+_STEP = 1e-4
+"""How far along a change a combination of answers is differentiated."""
+
+
 @dataclass(frozen=True, eq=False)
 class AnswerRuns:
     """Maps the rows that are run back to the prompts and metrics that were requested.
@@ -73,7 +77,7 @@ class AnswerRuns:
 
     def combined(self, values: np.ndarray) -> np.ndarray:
         """The requested metrics, from measured values. `(..., answers + plain, row)` to `(..., metric, example)`."""
-        combined = np.full((*values.shape[:-2], len(self.metrics), self.n_examples), np.nan, np.float32)
+        combined = np.full((*values.shape[:-2], len(self.metrics), self.n_examples), np.nan, values.dtype)
         for number, examples, places in self._locate_parts():
             metric = self.metrics[number]
             metric_parts = np.stack([values[..., index, rows] for index, rows in places])
@@ -83,6 +87,20 @@ class AnswerRuns:
             else:
                 combined[..., number, examples] = metric_parts[0]
         return combined
+
+    def to_first_order(self, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        """The requested metrics, to first order in the distance of measured values from the baseline.
+
+        Args:
+            values: Shape `(..., answers + plain, row)`.
+            baseline: Shape `(answers + plain, row)`.
+        Returns:
+            Float32. Shape `(..., metric, example)`.
+        """
+        wide = baseline.astype(np.float64)
+        change = values - wide
+        above, below = self.combined(wide + _STEP * change), self.combined(wide - _STEP * change)
+        return (self.combined(wide) + (above - below) / (2 * _STEP)).astype(np.float32)
 
     def measured(self, mask: np.ndarray) -> np.ndarray:
         """Which requested numbers are complete, from a mask of measured values. Shapes as for `combined`."""

@@ -104,7 +104,7 @@ def expert_routing(
 ) -> list[mx.array]:
     """The chosen experts and their weights. Shape `(batch, pos, chosen)`."""
     scores = mx.sigmoid(logits * multiplier)
-    chosen = mx.argsort(-(scores + expert_bias), axis=-1)[..., :top_k]
+    chosen = mx.stop_gradient(mx.argsort(-(scores + expert_bias), axis=-1)[..., :top_k])
     weights = mx.take_along_axis(scores, chosen, axis=-1)
     total = weights.sum(axis=-1, keepdims=True) + score_eps
     return [chosen.astype(mx.uint32), weights / total * route_scale]

@@ -1,8 +1,9 @@
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 from mlx_patch import SITES, Site
-from mlx_patch.architectures import FAMILIES, layout_of
+from mlx_patch.architectures import FAMILIES, HasModule, Point, layout_of
 from mlx_patch.errors import MissingSiteError, SelectionError
 from mlx_patch.testing.zoo import CLASSICS
 
@@ -85,3 +86,20 @@ def test_blocks_are_those_that_the_forward_pass_walks(tiny):
 def test_a_layout_with_a_given_table_reads_by_it(tiny):
     family = next(family for family in FAMILIES if family.name == "granite")
     assert layout_of(tiny("llama").model, family).family is family
+
+
+@pytest.mark.parametrize(
+    ("given", "serves"),
+    [
+        (None, True),
+        (HasModule("self_attn"), True),
+        (HasModule("self_attn", class_name="Attention"), True),
+        (HasModule("self_attn", class_name="Linear"), False),
+        (HasModule("mixer"), False),
+        (HasModule("self_attn.q_proj.weight"), False),
+        (lambda block: isinstance(block.mlp, nn.Linear), False),
+    ],
+)
+def test_a_point_serves_the_blocks_in_which_its_condition_holds(tiny, given, serves):
+    """An array is no module."""
+    assert Point("mlp", "output", given=given).serves(tiny("llama").layout.blocks[0]) is serves

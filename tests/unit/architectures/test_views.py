@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_patch.architectures import ByHead, Fused, HeadsFirst, Interleaved, Times, Whole, attribute
+from mlx_patch.architectures import ByHead, Fused, HeadsFirst, Interleaved, Times, Whole, attribute_at
 from mlx_patch.errors import ArchitectureError
 
 
@@ -126,12 +126,12 @@ def test_heads_that_do_not_divide_a_projection_are_refused():
 
 
 def test_a_dotted_path_goes_through_modules_and_lists():
-    assert attribute(BLOCK, "attn.n_heads") == 4
-    assert attribute(BLOCK, "list.0") is BLOCK.list[0]
-    assert attribute(BLOCK, "") is BLOCK
+    assert attribute_at(BLOCK, "attn.n_heads") == 4
+    assert attribute_at(BLOCK, "list.0") is BLOCK.list[0]
+    assert attribute_at(BLOCK, "") is BLOCK
 
 
 @pytest.mark.parametrize("path", ["none", "attn.none", "list.4"])
 def test_a_path_that_leads_nowhere_is_refused(path):
     with pytest.raises(ArchitectureError, match=f"looks for '{path}', which is not in Block of"):
-        attribute(BLOCK, path)
+        attribute_at(BLOCK, path)

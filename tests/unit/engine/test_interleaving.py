@@ -61,9 +61,9 @@ async def job(runs, edit, rounds):
 
 def test_each_task_has_its_own_edits(runs):
     async def main():
-        return await asyncio.gather(job(runs, ZERO, 2), job(runs, DOUBLE, 4), job(runs, HALF, 3), unedited())
+        return await asyncio.gather(job(runs, ZERO, 2), job(runs, DOUBLE, 4), job(runs, HALF, 3), unpatched())
 
-    async def unedited():
+    async def unpatched():
         await asyncio.sleep(0)
         return runs.now()
 
@@ -232,7 +232,7 @@ def test_a_block_may_be_closed_in_another_thread(runs):
 
 
 def test_a_thread_that_ends_in_a_block_leaves_no_edit(runs):
-    """The next thread runs unedited."""
+    """The next thread runs unpatched."""
     blocks = []
 
     def opens():

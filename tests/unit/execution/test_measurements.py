@@ -46,16 +46,13 @@ def _toy():
         def serves(self, metric):
             return isinstance(metric, StreamNorm)
 
-        def run_unpatched(self, model, tokens, readout, starts, sites, piece):
-            cost = tokens.size * model.n_layers
-            return UnpatchedRun(norms(model, tokens, readout.metrics), 0, token_layers=cost)
+        def run_unpatched(self, model, task):
+            cost = task.tokens.size * model.n_layers
+            return UnpatchedRun(norms(model, task.tokens, task.readout.metrics), 0, token_layers=cost)
 
         def run_pass(self, model, task, executor, unpatched):
             runs = [norms(model, task.tokens, task.readout.metrics, cell.edits) for cell in task.cells]
             return mx.stack(runs), lambda: task.tokens.size * model.n_layers * len(runs)
-
-        def measure(self, model, tokens, readout, edits):
-            return norms(model, tokens, readout.metrics, edits), tokens.size * model.n_layers
 
     yield
     del OfActivations

@@ -13,11 +13,13 @@ from mlx_patch.execution.cells import (
     cell_of,
     edits_before_entry,
     may_follow_the_norm,
+    refuse_misfits,
     stream_before,
     unpatched_sites,
 )
 from mlx_patch.execution.executors import choose_executor, executors
 from mlx_patch.execution.readouts import readout_of
+from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Entropy, LogitDiff, Metric, Prob, as_metric
 from mlx_patch.sites import Site
 
@@ -130,7 +132,7 @@ def test_only_the_block_before_is_edited_before_a_row_enters(layout):
     assert stream_before(3) == Site("resid_post", 2)
 
 
-def test_a_row_needs_no_unedited_stream_if_it_is_replaced(layout):
+def test_a_row_needs_no_unpatched_stream_if_it_is_replaced(layout):
     """All of the stream, that is."""
     swap = Replace(mx.zeros((1, 8, 64)))
 
@@ -240,3 +242,22 @@ def test_shapes_come_from_one_token_run_once(tiny, monkeypatch):
     assert shapes.zeros(Site("z", 1), 5, 7).shape == (5, 7, 4, 32)
     assert shapes.zeros(Site("pattern", 0), 5, 7).shape == (5, 4, 7, 7)
     assert shapes.zeros(Site("lm_head:input"), 5, 7) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
+def test_of_like_edits_the_one_furthest_along_is_tried(tiny, order, monkeypatch):
+    """A source with two heads has what the first two cells take, and not what the others take."""
+    model, tokens = tiny("llama"), mx.array([[1, 2, 3, 4]])
+    _, cache = model.run_with_cache(tokens, sites="z")
+    tried = []
+    apply = Edit.apply
+    monkeypatch.setattr(Edit, "apply", lambda edit, *rest: tried.append(edit) or apply(edit, *rest))
+    cells = [cell_of(model.layout, [Replace(cache).at("z", layer=1, pos=-1, head=head)], 4, 3) for head in order]
+    same = Replace(cache)
+    alike = [cell_of(model.layout, [same.at("z", layer=1, pos=-1, head=head)], 4, 3) for head in order]
+    refuse_misfits(Shapes(model.layout, tokens), (1, 4), alike)
+    assert [edit.head for edit in tried] == [(3,)]
+    refuse_misfits(Shapes(model.layout, tokens), (1, 4), cells)
+    assert len(tried) == 5
+    with pytest.raises(SelectionError, match=r"`head` must"):
+        refuse_misfits(Shapes(model.layout, tokens), (1, 4), [cell_of(model.layout, [same.at("z", head=4)], 4, 3)])

@@ -14,7 +14,7 @@ from mlx_patch.errors import FileError, KindError
 from mlx_patch.execution import _execute, _run
 from mlx_patch.execution.measurements import _logits
 from mlx_patch.execution.passes import PassRun
-from mlx_patch.files import array_members, read_archive, write_members
+from mlx_patch.files import Format, array_members, read_archive, write_members
 from mlx_patch.metrics import LogProb
 from mlx_patch.sweeps import _sweep
 from mlx_patch.testing import tiny_model
@@ -206,7 +206,7 @@ def test_a_pass_that_fails_leaves_the_one_before_on_disk(wanted, tmp_path, monke
 
 
 def done(path):
-    return int(read_archive(path, "", "mlx_patch.sweep.checkpoint/1")[1]["done"].sum())
+    return int(read_archive(path, "", Format("mlx_patch.sweep.checkpoint", 1))[1]["done"].sum())
 
 
 def interrupting(done, total):

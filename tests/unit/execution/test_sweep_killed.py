@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlx_patch.errors import FileError
-from mlx_patch.files import read_archive
+from mlx_patch.files import Format, read_archive
 
 # Passes that take 10 ms, and a file that takes as long to be written, so that half of all moments lie in between.
 SWEEP = """
@@ -46,7 +46,7 @@ for name in sys.argv[1:]:
     result.save(f"{name}.npz")
 """
 KILLS = 20
-FORMAT = "mlx_patch.sweep.checkpoint/1"
+FORMAT = Format("mlx_patch.sweep.checkpoint", 1)
 
 
 class Watcher(threading.Thread):

@@ -26,7 +26,7 @@ def written(monkeypatch, choice, stream):
     """What comes to the standard error of a program that does two of four cells."""
     monkeypatch.setattr(sys, "stderr", stream)
     with Progress(choice, 4) as shown:
-        shown.more(2)
+        shown.add(2)
     return stream.getvalue() if stream else ""
 
 
@@ -49,8 +49,8 @@ def test_a_function_is_told_after_each_pass(tiny, tokens):
 def test_cells_that_were_done_before_count(capsys):
     told = []
     with Progress(lambda done, total: told.append((done, total)), 7, n_done=3) as shown:
-        shown.more(2)
-        shown.more(2)
+        shown.add(2)
+        shown.add(2)
     assert told == [(5, 7), (7, 7)]
     assert capsys.readouterr().err == ""
 
@@ -59,7 +59,7 @@ def test_a_bar_is_drawn_on_a_terminal_or_where_it_is_asked_for(monkeypatch):
     for choice, stream in ((None, Terminal()), (True, StringIO())):
         assert "0/4" in written(monkeypatch, choice, stream)
     with Progress(True, 4, n_done=1) as shown:
-        shown.more(2)
+        shown.add(2)
         assert (shown.bar.n, shown.bar.total) == (3, 4)
 
 

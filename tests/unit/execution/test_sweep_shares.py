@@ -27,7 +27,7 @@ def test_two_ranks_have_about_the_same_to_do():
 
 
 def test_prompts_of_one_length_stay_on_one_rank():
-    """Where running them unedited twice costs more."""
+    """Where running them unpatched twice costs more."""
     groups = [PromptGroup(10, 1), PromptGroup(10, 1)]
     passes = [Pass(group, 0, (i,), (2,)) for group in (0, 1) for i in range(2)]
     assert shares(plan_of(groups, passes), 2) == (0, 0, 1, 1)
@@ -48,6 +48,6 @@ def test_no_rank_has_much_more_than_its_share(chosen: list, ranks: int):
     assert max(loads(plan, ranks, of)) <= sum(costs) / ranks + max(costs, default=0) + 2 * plan.base
 
 
-def test_loads_are_passes_and_unedited_prompts():
-    plan = layers_of_one_prompt(3)  # 41, 31, 21; unedited 40
+def test_loads_are_passes_and_unpatched_prompts():
+    plan = layers_of_one_prompt(3)  # 41, 31, 21; unpatched 40
     assert loads(plan, 3, (0, 2, 0)) == [41 + 21 + 40, 0, 31 + 40]

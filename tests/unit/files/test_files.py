@@ -7,6 +7,7 @@ import pytest
 
 from mlx_patch import written_whole
 from mlx_patch.errors import FileError
+from mlx_patch.files import Format
 
 
 def names(folder):
@@ -83,3 +84,37 @@ def test_a_folder_of_that_name_is_refused(tmp_path):
     with pytest.raises(FileError, match=message), written_whole(tmp_path / "a") as beside:
         beside.write_text("whole")
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("about", "version"),
+    [
+        ({"format": "a.b/2", "more": 1}, "2"),
+        ({"format": "a.b/3"}, "3"),
+        ({"format": "a.b"}, ""),
+        ({"format": "a.bc/2"}, None),
+        ({"format": 2}, None),
+        ({}, None),
+        (["a.b/2"], None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_a_format_reads_its_version_in_a_description(about, version):
+    format_ = Format("a.b", 2)
+    assert format_.version_in(about) == version
+    assert format_.describes(about) is (version == "2")
+
+
+def test_a_format_is_one_text():
+    assert Format("a.b", 2).entry == {"format": "a.b/2"}
+    assert str(Format("a.b", 2)) == "a.b/2"
+
+
+def test_another_version_is_refused_with_the_file():
+    format_ = Format("a.b", 2)
+    message = r"`checkpoint` must have format version 2\. Got x\.npz, which has version 7\. Write it again\."
+    with pytest.raises(FileError, match=message):
+        format_.refuse_other_version({"format": "a.b/7"}, "checkpoint", "x.npz", "Write it again.")
+    for about in ({"format": "a.b/2"}, {"format": "c/7"}, None):
+        format_.refuse_other_version(about, "checkpoint", "x.npz", "")

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from samples import HALF, SITE, VECTOR, X, Y, done
 
 from mlx_patch.errors import ShapeError
 from mlx_patch.interventions import (
@@ -11,25 +12,9 @@ from mlx_patch.interventions import (
     Chain,
     Clamp,
     Interpolate,
-    Intervention,
     Project,
     Scale,
-    Span,
 )
-from mlx_patch.sites import Site
-
-SITE = Site("resid_post", 2)
-SPAN = Span(0, 5, 5)
-X = mx.random.normal((2, 5, 8), key=mx.random.key(0))
-Y = mx.random.normal((2, 5, 8), key=mx.random.key(1))
-VECTOR = mx.random.normal((8,), key=mx.random.key(2))
-HALF = [mx.bfloat16, mx.float16]
-
-
-def done(intervention: Intervention, x: mx.array = X, **choices) -> mx.array:
-    edited = intervention.at("resid_post", **choices).apply(x, SITE, SPAN)
-    assert edited is not None
-    return edited
 
 
 def close(got: mx.array, wanted) -> None:

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from samples import HALF, SITE, SPAN, VECTOR, X, Y, done
 
 from mlx_patch.interventions import (
     Ablate,
@@ -10,20 +11,10 @@ from mlx_patch.interventions import (
     Apply,
     Clamp,
     Interpolate,
-    Intervention,
     Project,
     Replace,
     Scale,
-    Span,
 )
-from mlx_patch.sites import Site
-
-SITE = Site("resid_post", 2)
-SPAN = Span(0, 5, 5)
-X = mx.random.normal((2, 5, 8), key=mx.random.key(0))
-Y = mx.random.normal((2, 5, 8), key=mx.random.key(1))
-VECTOR = mx.random.normal((8,), key=mx.random.key(2))
-HALF = [mx.bfloat16, mx.float16]
 
 EACH = [
     Ablate("zero"),
@@ -39,12 +30,6 @@ EACH = [
     Scale(0.1),
     Scale(0.1) | Add(VECTOR),
 ]
-
-
-def done(intervention: Intervention, x: mx.array = X, **choices) -> mx.array:
-    edited = intervention.at("resid_post", **choices).apply(x, SITE, SPAN)
-    assert edited is not None
-    return edited
 
 
 @pytest.mark.parametrize("second", EACH, ids=repr)

@@ -113,7 +113,7 @@ def test_a_mean_that_is_mostly_of_one_position_warns_once(model, cache, given):
     at = {"layer": range(2), "pos": -1}
     [text] = warned(lambda: model.run(PROMPTS, [ablate.at("resid_post", **at)]))
     assert "the mean at blocks." in text
-    assert "position 0, whose norm" in text
+    assert "position 0 dominates the mean" in text
     assert "times the median position's" in text
     assert not warned(lambda: model.run(PROMPTS, [ablate.at("resid_post", **at)]))
 

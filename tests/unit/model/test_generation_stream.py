@@ -31,7 +31,7 @@ def test_a_chat_or_a_text_streams(llama, tokens):
     assert [r.token for r in llama.stream(said, [EDIT], 4)] == [r.token for r in llama.stream(tokens, [EDIT], 4)]
 
 
-def test_between_two_responses_the_model_is_unedited(llama, tokens):
+def test_between_two_responses_the_model_is_unpatched(llama, tokens):
     plain, before = llama.model(tokens), classes(llama)
     seen = []
     for _ in llama.stream(tokens, [EDIT], max_tokens=4):

@@ -16,7 +16,7 @@ from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
 LEARNED = ("gpt2", "gpt_bigcode", "gpt_bigcode-many")
 FULL = mx.arange(128)[None] % 96
 LONG = mx.arange(129)[None] % 96
-REFUSED = r"`tokens` must stay within the 128 positions that the model has learned\. Got 129 in all\. Shorten"
+REFUSED = r"`tokens` must stay within the 128 positions that the model has learned\. Got 129 in total\. Shorten"
 DIFFERENCE = metrics.LogitDiff(3, 4)
 
 
@@ -96,9 +96,11 @@ def test_metrics_that_write_or_go_on_are_refused_past_the_table(model):
     writes = GenerateMatches("w01", max_tokens=10)
     cells = {"at": "z", "over": "layer"}
     for way in (measure, lambda *given: sweep(given[0], given[1], Ablate("zero"), metric=given[2], **cells)):
-        with pytest.raises(ValueRefusedError, match=r"`tokens` must stay within the 128 .* Got 129 in all"):
+        with pytest.raises(ValueRefusedError, match=r"`tokens` must stay within the 128 .* Got 129 in total"):
             way(model, FULL[:, :120], writes)
-    with pytest.raises(ValueRefusedError, match=r"`metric` must stay within the 128 .* Got 129 in all\. Measure less"):
+    with pytest.raises(
+        ValueRefusedError, match=r"`metric` must stay within the 128 .* Got 129 in total\. Measure less"
+    ):
         sweep(model, FULL, Ablate("zero"), metric=SequenceLogProb([5, 6]), **cells)
 
 

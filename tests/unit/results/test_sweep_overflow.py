@@ -9,7 +9,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import DegenerateGapWarning, FileError, KindError, ShapeError, ValueRefusedError
-from mlx_patch.files import read_archive, write_archive
+from mlx_patch.files import Format, read_archive, write_archive
 from mlx_patch.metrics import LogitDiff, LogProb, SequenceLogitDiff
 from mlx_patch.sweeps import PairResult, SweepResult
 from mlx_patch.testing import tiny_model
@@ -86,7 +86,7 @@ def test_a_file_keeps_what_was_run(half, tokens, tmp_path):
 def test_a_file_of_another_mask_is_refused(half, tokens, tmp_path):
     result = swept(half, tokens)
     result.save(tmp_path / "a.npz")
-    about, arrays = read_archive(tmp_path / "a.npz", "SweepResult.save", "mlx_patch.SweepResult/1")
+    about, arrays = read_archive(tmp_path / "a.npz", "SweepResult.save", Format("mlx_patch.SweepResult", 1))
     write_archive(tmp_path / "b.npz", about, arrays | {"run_mask": np.ones(3, bool)})
     with pytest.raises(FileError, match=r"`run_mask` must have the shape of `values`"):
         SweepResult.load(tmp_path / "b.npz")

@@ -7,13 +7,23 @@ import pytest
 from mlx_patch import Interpolate, Scale
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, ValueRefusedError
 from mlx_patch.sweeps import onwards, up_to, windows
-from mlx_patch.sweeps._grid import NAMES, flatten, make_grid, parse_choices
+from mlx_patch.sweeps._grid import make_grid
+from mlx_patch.sweeps.axes import SweepScope, sweep_axes
+from mlx_patch.sweeps.axes._choices import flatten
 
 ALL = {"layer": range(3), "pos": range(4)}
 
 
+def parse_choices(keyword, given, size=None):
+    [axis] = [kind() for kind in sweep_axes().values() if kind.keyword == keyword]
+    return axis.parse(given, size)
+
+
 def grid(over, sites=("z",), **chosen):
-    return make_grid(over, sites, dict.fromkeys(NAMES[1:]) | chosen, ALL.__getitem__)
+    choices = {name: tuple(ALL[name]) for name in over if name in ALL}
+    choices |= {name: tuple(given) for name, given in chosen.items()}
+    axes = {name: kind(choices.get(name)) for name, kind in sweep_axes().items()}
+    return make_grid(over, SweepScope(None, (), sites, None, axes))
 
 
 @pytest.mark.parametrize(

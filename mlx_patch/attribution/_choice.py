@@ -1,0 +1,32 @@
+"""The methods by name."""
+
+from mlx_patch.attribution._integrated import Integrated
+from mlx_patch.attribution._methods import Gradient, Method
+from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+
+METHOD_NAMES = ("gradient", "integrated")
+
+
+def method_of(name: str, steps: int | None) -> Method:
+    """The method of a name.
+
+    Args:
+        name: "gradient" or "integrated".
+        steps: Of "integrated"; None chooses them.
+    Raises:
+        UnknownNameError: There is no such method.
+        KindError: `steps` is no whole number.
+        ValueRefusedError: `steps` is below 1, or given where there are none.
+    """
+    if name not in METHOD_NAMES:
+        near = did_you_mean(str(name), METHOD_NAMES)
+        raise UnknownNameError(f"`method` must be a way to estimate. Got {name!r}. {near}")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
+        raise KindError(f"`steps` must be a whole number. Got {steps!r}. Leave it out to have them chosen.")
+    if steps is not None and steps < 1:
+        raise ValueRefusedError(f"`steps` must be 1 or more. Got {steps}. Leave it out to have them chosen.")
+    if name == "integrated":
+        return Integrated(steps)
+    if steps is not None:
+        raise ValueRefusedError(f"`steps` must be left out where method={name!r}. Got {steps}. It has none.")
+    return Gradient()

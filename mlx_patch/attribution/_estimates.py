@@ -1,0 +1,27 @@
+"""From an experiment to estimates: each group of prompts, its gradients, its cells."""
+
+from mlx_patch.attribution._effects import edits_by_site
+from mlx_patch.attribution._gradients import PromptRun
+from mlx_patch.attribution._methods import Method
+from mlx_patch.execution import Experiment, Numbers, no_numbers
+from mlx_patch.interventions import Span
+
+
+def estimate_cells(experiment: Experiment, method: Method) -> tuple[Numbers, dict[str, float]]:
+    """The estimate of every cell, and the baseline, in the metric's unit; and what the method notes."""
+    numbers = no_numbers(experiment)
+    notes: dict[str, float] = {}
+    layout = experiment.model.layout
+    groups = zip(experiment.batches, experiment.readouts, experiment.cells, strict=True)
+    for index, (batch, readout, cells) in enumerate(groups):
+        start = method.first_position(min(readout.first, *(cell.start for cell in cells)))
+        prompt_run = PromptRun(layout, batch.tokens, readout, start)
+        span = Span(start, batch.length - start, batch.length)
+        effects = method.effects(prompt_run, cells, tuple(edits_by_site(layout, cells)), span)
+        examples = list(batch.examples)
+        numbers.baseline[:, examples] = effects.baseline
+        numbers.values[..., examples] = effects.baseline + effects.of_cells
+        numbers.done[index] = True
+        for name, number in effects.notes.items():
+            notes[name] = max(number, notes.get(name, number))
+    return numbers, notes

@@ -1,0 +1,72 @@
+"""`Method`: a way to estimate the effects of cells. Each final subclass has a name that `method=` takes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+from typing_extensions import override
+
+from mlx_patch.attribution._effects import first_order, sum_over_sites
+from mlx_patch.attribution._gradients import PromptRun, run_with_gradients
+from mlx_patch.execution.cells import Cell
+from mlx_patch.interventions import Span
+from mlx_patch.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What a method found for some prompts.
+
+    Attributes:
+        baseline: The metrics of the unpatched run. Shape `(metric, batch)`.
+        of_cells: The effect of each cell. Shape `(cell, metric, batch)`.
+        notes: What the result should say of it, as numbers by name; over several groups of prompts the largest counts.
+    """
+
+    baseline: np.ndarray
+    of_cells: np.ndarray
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """A way to estimate the effects of cells."""
+
+    @property
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What the provenance of a result says of it."""
+
+    def first_position(self, start: int) -> int:
+        """The first position that it needs, where the cells' first one is `start`."""
+        return start
+
+    @abstractmethod
+    def effects(self, prompt_run: PromptRun, cells: Sequence[Cell], sites: Sequence[Site], span: Span) -> Effects:
+        """The baseline of some prompts, and the effect of each cell.
+
+        Args:
+            prompt_run: The prompts.
+            cells: The cells.
+            sites: The sites that the cells edit.
+            span: The positions that gradients go back through.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Gradient(Method):
+    """The gradient at the unpatched run times the change."""
+
+    @property
+    @override
+    def described(self) -> dict[str, Any]:
+        return {"method": "gradient"}
+
+    @override
+    def effects(self, prompt_run: PromptRun, cells: Sequence[Cell], sites: Sequence[Site], span: Span) -> Effects:
+        run = run_with_gradients(prompt_run, sites)
+        n_metrics, batch = run.values.shape
+        of_cells = sum_over_sites(prompt_run.layout, cells, first_order(run.at, span), n_metrics, batch)
+        return Effects(np.array(run.values), of_cells)

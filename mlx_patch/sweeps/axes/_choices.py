@@ -1,0 +1,97 @@
+"""The choices of a caller along an axis: numbers, groups of numbers, and what else an axis takes."""
+
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import SupportsIndex
+
+from typing_extensions import TypeIs
+
+from mlx_patch.errors import SelectionError
+from mlx_patch.positions import Selector
+
+AxisChoice = str | int | float | tuple[int, ...] | Selector
+"""A name, a number, or ints that are patched together; of positions also a selector, which each prompt resolves."""
+
+
+def is_group(value: object) -> TypeIs[Iterable[object]]:
+    """Whether a value holds several; an array of no axes is one number."""
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return False
+    return getattr(value, "ndim", 1) > 0
+
+
+def resolve_slice(member: object, size: int | None) -> object:
+    """The numbers of a slice; anything else as it is."""
+    if isinstance(member, slice) and size is not None:
+        return range(*member.indices(size))
+    return member
+
+
+def parse_index(keyword: str, value: object) -> int:
+    """A whole number.
+
+    Raises:
+        SelectionError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or is_group(value):
+        remedy = "Write [0, 1] or [(0, 1), 2]."
+        if isinstance(value, slice):
+            remedy = "Write range(1, 4), say; for positions of prompts of several lengths mp.pos.where(...)."
+        raise SelectionError(f"`{keyword}` must hold ints, or groups of ints. Got {value!r}. {remedy}")
+    return index(value)
+
+
+def refuse_repeated_choices(keyword: str, argument: object, choices: Sequence[object]) -> None:
+    """Refuse choices that repeat a number: as 9 and as -1, in one group or in two groups of the same numbers.
+
+    Raises:
+        SelectionError: They do.
+    Example:
+        >>> refuse_repeated_choices("heads", [(0, 1), (1, 2)], [(0, 1), (1, 2)])
+    """
+    groups = [choice if isinstance(choice, tuple) else (choice,) for choice in choices]
+    has_repeated_number = any(len(set(group)) < len(group) for group in groups)
+    has_repeated_group = len(set(map(frozenset, groups))) < len(groups)
+    if has_repeated_number or has_repeated_group:
+        raise SelectionError(f"`{keyword}` must not name anything twice. Got {argument!r}. Leave one of them out.")
+
+
+def flatten(choices: Iterable[AxisChoice]) -> tuple[int, ...]:
+    """The numbers of all choices and groups in one row, without selectors.
+
+    Example:
+        >>> flatten([0, (1, 2)])
+        (0, 1, 2)
+    """
+    numbers: list[int] = []
+    for choice in choices:
+        if isinstance(choice, tuple):
+            numbers.extend(choice)
+        elif not isinstance(choice, Selector):
+            numbers.append(int(choice))
+    return tuple(numbers)
+
+
+def count_from_start(keyword: str, choices: Sequence[AxisChoice], size: int) -> tuple[AxisChoice, ...]:
+    """The choices with numbers from 0 in place of those that count from the end.
+
+    Raises:
+        SelectionError: A number is not there, or is there twice.
+    """
+    from_start = tuple(_count_choice_from_start(keyword, choice, size) for choice in choices)
+    refuse_repeated_choices(keyword, list(choices), from_start)
+    return from_start
+
+
+def _count_choice_from_start(keyword: str, choice: AxisChoice, size: int) -> AxisChoice:
+    if isinstance(choice, Selector):
+        return choice
+    if isinstance(choice, tuple):
+        return tuple(_count_number_from_start(keyword, number, size) for number in choice)
+    return _count_number_from_start(keyword, int(choice), size)
+
+
+def _count_number_from_start(keyword: str, number: int, size: int) -> int:
+    if not -size <= number < size:
+        raise SelectionError(f"`{keyword}` must lie in {-size} to {size - 1}. Got {number}.")
+    return number % size
