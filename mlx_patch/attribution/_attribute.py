@@ -19,7 +19,7 @@ from mlx_patch.metrics import as_metric
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.results import Estimate
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import OverChoice, Variation, make_experiment
+from mlx_patch.sweeps import OverChoice, Variation, choices_of, make_experiment
 from mlx_patch.tokens import Prompts
 
 
@@ -94,13 +94,12 @@ def attribute(
     chosen_method = method_of(method, steps)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
-    choices = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
-    variation = Variation(at, over, choices)
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
     experiment = make_experiment(model, tokens, intervention, variation, metric)
     numbers, notes = estimate_cells(experiment, chosen_method)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),
-        provenance={**described_experiment(experiment), **chosen_method.described, **notes},
+        provenance={**described_experiment(experiment), "method": method, **notes},
     )
     if confirmation.is_wanted:
         estimate = confirmed(estimate, experiment, confirmation, executor, progress, memory, checkpoint, group)
@@ -116,7 +115,7 @@ def _refuse_without_gradient(metric: object) -> None:
     metrics = [metric]
     if isinstance(metric, list | tuple):
         metrics = list(metric)
-    refused = [as_metric(member).name for member in metrics if not as_metric(member).differentiable]
+    refused = [member.name for member in map(as_metric, metrics) if not member.differentiable]
     if refused:
         raise KindError(
             f"`metric` must have a gradient to attribute to. Got {listed(refused)}, whose gradient is 0 or means "

@@ -72,16 +72,14 @@ def confirmed(
     result, _ = run_experiment(
         lambda: _of_cells(experiment, swept), executor, progress, memory, checkpoint, group, experiment.model.layout
     )
-    values = estimate.values.reshape(-1, *estimate.values.shape[len(shape) :]).copy()
     is_done = result.complete_cells
-    for number, cell_values, is_cell_done in zip(swept, result.values, is_done, strict=True):
-        if is_cell_done:
-            values[number] = cell_values
-    masks = []
-    for chosen in (swept, drawn):
-        mask = np.zeros(len(values), bool)
-        mask[[number for number in chosen if is_done[swept.index(number)]]] = True
-        masks.append(mask.reshape(shape))
+    finished = np.array(swept)[is_done]
+    values = estimate.values.reshape(-1, *estimate.values.shape[len(shape) :]).copy()
+    values[finished] = result.values[is_done]
+    exact = np.zeros(len(values), bool)
+    exact[finished] = True
+    is_drawn = np.zeros(len(values), bool)
+    is_drawn[drawn] = True
     provenance = {
         **estimate.provenance,
         "confirm": confirmation.strongest,
@@ -93,8 +91,8 @@ def confirmed(
         estimate,
         values=values.reshape(estimate.values.shape),
         baseline=result.baseline,
-        exact=masks[0],
-        sampled=masks[1],
+        exact=exact.reshape(shape),
+        sampled=(exact & is_drawn).reshape(shape),
         plan=result.plan,
         provenance=provenance,
     )

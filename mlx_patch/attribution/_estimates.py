@@ -1,9 +1,9 @@
 """From an experiment to estimates: each group of prompts, its gradients, its cells."""
 
-from mlx_patch.attribution._effects import edits_by_site
 from mlx_patch.attribution._gradients import PromptRun
 from mlx_patch.attribution._methods import Method
 from mlx_patch.execution import Experiment, Numbers, no_numbers
+from mlx_patch.execution.cells import edits_by_site
 from mlx_patch.interventions import Span
 
 
@@ -17,7 +17,7 @@ def estimate_cells(experiment: Experiment, method: Method) -> tuple[Numbers, dic
         start = method.first_position(min(readout.first, *(cell.start for cell in cells)))
         prompt_run = PromptRun(layout, batch.tokens, readout, start)
         span = Span(start, batch.length - start, batch.length)
-        effects = method.effects(prompt_run, cells, tuple(edits_by_site(layout, cells)), span)
+        effects = method.effects(prompt_run, cells, tuple(edits_by_site(layout, enumerate(cells))), span)
         examples = list(batch.examples)
         numbers.baseline[:, examples] = effects.baseline
         numbers.values[..., examples] = effects.baseline + effects.of_cells

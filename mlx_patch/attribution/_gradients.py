@@ -32,7 +32,7 @@ class SiteGradient:
 
 @dataclass(frozen=True, eq=False)
 class GradientRun:
-    """The metrics of some prompt_run, and their gradients.
+    """The metrics of some prompts, and their gradients.
 
     Attributes:
         values: Shape `(metric, batch)`.
@@ -45,7 +45,7 @@ class GradientRun:
 
 @dataclass(frozen=True, eq=False)
 class PromptRun:
-    """PromptRun of one length, and the part of their run that gradients go back through.
+    """Prompts of one length, and the part of their run that gradients go back through.
 
     Attributes:
         layout: The model's layout.
@@ -92,7 +92,7 @@ class PromptRun:
 
 
 def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> GradientRun:
-    """Run the prompt_run, and go back from each metric to the sites.
+    """Run the prompts, and go back from each metric to the sites.
 
     Zeros are added at the sites, and the derivatives are those by the zeros: of an edit, wherever the site is used.
 
@@ -124,7 +124,7 @@ def _refuse_not_a_number(site: Site, unpatched: mx.array, gradients: Sequence[mx
     """Refuse a gradient that is not a number where the activation is one.
 
     Raises:
-        ArchitectureError: The model's unpatched code divides by 0 on the way back.
+        ArchitectureError: The model's own code divides by 0 on the way back.
     """
     if any(mx.any(mx.isnan(gradient)).item() for gradient in gradients) and not mx.any(mx.isnan(unpatched)).item():
         raise ArchitectureError(

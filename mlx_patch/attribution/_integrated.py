@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
 from mlx_patch.architectures import Layout
-from mlx_patch.attribution._effects import CellEffects, EditsAtSite, sum_over_places, sum_over_sites
-from mlx_patch.attribution._gradients import GradientRun, PromptRun, run_with_gradients
+from mlx_patch.attribution._effects import effects_of_cells
+from mlx_patch.attribution._gradients import GradientRun, PromptRun, SiteGradient, run_with_gradients
 from mlx_patch.attribution._methods import Effects, Method
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import ForwardPass
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.execution.cells import Cell
-from mlx_patch.interventions import Edit, Replace, Span
+from mlx_patch.interventions import Edit, Elementwise, PromptEdits, Replace, RowEdits, Span, Where
 from mlx_patch.model import run
 from mlx_patch.sites import Site
 
@@ -41,11 +41,6 @@ class Integrated(Method):
 
     steps: int | None = None
 
-    @property
-    @override
-    def described(self) -> dict[str, Any]:
-        return {"method": "integrated"}
-
     @override
     def first_position(self, start: int) -> int:
         return 0
@@ -60,13 +55,32 @@ class Integrated(Method):
             if self.steps is not None or share < _TOLERANCE or steps >= _MOST:
                 break
             steps *= 2
-
-        def effects_at(site: Site, of_cells: Sequence[EditsAtSite]) -> CellEffects:
-            return sum_over_places(site, integral.entries[site], of_cells, span)
-
-        n_metrics, batch = integral.baseline.shape
-        of_cells = sum_over_sites(prompt_run.layout, cells, effects_at, n_metrics, batch)
+        # The entries stand for a gradient, and the cells change by 1 what they edit: each sums what it edits.
+        gradients = {}
+        for site, entries in integral.entries.items():
+            gradients[site] = SiteGradient(mx.zeros(entries.shape[1:]), entries)
+        marking = [replace(cell, edits=tuple(map(_marking, cell.edits))) for cell in cells]
+        of_cells = effects_of_cells(prompt_run.layout, marking, gradients, span)
         return Effects(integral.baseline, of_cells, {"steps": steps, "residual": integral.residual})
+
+
+@dataclass(frozen=True)
+class _Mark(Elementwise):
+    """1 at every entry that an edit is at."""
+
+    @override
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        return mx.ones_like(own)
+
+
+def _marking(edit: Edit) -> Edit:
+    """An edit of the same entries that puts 1 there."""
+    if isinstance(edit, RowEdits | PromptEdits):
+        return replace(edit, members=tuple(map(_marking, edit.members)))
+    return replace(edit, intervention=_MARK)
+
+
+_MARK = _Mark()
 
 
 @dataclass(frozen=True, eq=False)

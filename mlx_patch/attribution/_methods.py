@@ -1,14 +1,14 @@
-"""`Method`: a way to estimate the effects of cells. Each final subclass has a name that `method=` takes."""
+"""`Method`: a way to estimate the effects of cells. `_choice.py` has the name of each final subclass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.attribution._effects import first_order, sum_over_sites
+from mlx_patch.attribution._effects import effects_of_cells
 from mlx_patch.attribution._gradients import PromptRun, run_with_gradients
 from mlx_patch.execution.cells import Cell
 from mlx_patch.interventions import Span
@@ -33,11 +33,6 @@ class Effects:
 class Method(ABC):
     """A way to estimate the effects of cells."""
 
-    @property
-    @abstractmethod
-    def described(self) -> dict[str, Any]:
-        """What the provenance of a result says of it."""
-
     def first_position(self, start: int) -> int:
         """The first position that it needs, where the cells' first one is `start`."""
         return start
@@ -59,14 +54,7 @@ class Method(ABC):
 class Gradient(Method):
     """The gradient at the unpatched run times the change."""
 
-    @property
-    @override
-    def described(self) -> dict[str, Any]:
-        return {"method": "gradient"}
-
     @override
     def effects(self, prompt_run: PromptRun, cells: Sequence[Cell], sites: Sequence[Site], span: Span) -> Effects:
         run = run_with_gradients(prompt_run, sites)
-        n_metrics, batch = run.values.shape
-        of_cells = sum_over_sites(prompt_run.layout, cells, first_order(run.at, span), n_metrics, batch)
-        return Effects(np.array(run.values), of_cells)
+        return Effects(np.array(run.values), effects_of_cells(prompt_run.layout, cells, run.at, span))

@@ -1,12 +1,12 @@
-"""`Elementwise`: interventions that make each number of an activation from that number alone."""
+"""`Local` and `Elementwise`: interventions that make a part of an activation from that part alone."""
 
 from typing_extensions import override
 
 from mlx_patch.interventions._base import Intervention
 
 
-class Elementwise(Intervention):
-    """An intervention whose result for an entry depends on that entry alone, in any row, position or piece."""
+class Local(Intervention):
+    """An intervention whose result for a position of a row depends on that position of that row alone."""
 
     @property
     @override
@@ -17,6 +17,10 @@ class Elementwise(Intervention):
     @override
     def by_position(self) -> bool:
         return True
+
+
+class Elementwise(Local):
+    """An intervention whose result for an entry depends on that entry alone, in any row, position or piece."""
 
     @property
     @override

@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
-from mlx_patch.interventions._base import Intervention
+from mlx_patch.interventions._elementwise import Local
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
 from mlx_patch.interventions._where import Where
@@ -23,7 +23,7 @@ float32 rounds at 6e-8.
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class Project(Intervention):
+class Project(Local):
     """The activation without its component along some directions of the last axis, or (`onto`) that component alone.
 
     Args:
@@ -57,16 +57,6 @@ class Project(Intervention):
         basis = _basis_of(array.astype(mx.float32))
         mx.eval(basis)
         object.__setattr__(self, "basis", basis)
-
-    @property
-    @override
-    def by_row(self) -> bool:
-        return True
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return True
 
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:

@@ -65,6 +65,7 @@ class CellResult(Labelled):
 
         Example:
             >>> import numpy as np
+            >>> from mlx_patch.results import SweepResult
             >>> coords = {"layer": (0, 1), "pos": (5, 6), "example": (0,)}
             >>> values = np.arange(4, dtype=np.float32).reshape(2, 2, 1)
             >>> result = SweepResult(values, ("layer", "pos", "example"), coords, np.zeros(1, dtype=np.float32), {})

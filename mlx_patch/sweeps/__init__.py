@@ -20,6 +20,7 @@ from mlx_patch.sweeps._variation import AxisChoices as AxisChoices
 from mlx_patch.sweeps._variation import CrossChoices as CrossChoices
 from mlx_patch.sweeps._variation import OverChoice as OverChoice
 from mlx_patch.sweeps._variation import Variation as Variation
+from mlx_patch.sweeps._variation import choices_of as choices_of
 from mlx_patch.sweeps._windows import onwards as onwards
 from mlx_patch.sweeps._windows import up_to as up_to
 from mlx_patch.sweeps._windows import windows as windows

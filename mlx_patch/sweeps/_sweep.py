@@ -16,7 +16,7 @@ from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._by_measurement import check_kinds, kinds_of, plan_kinds, refuse_with_several, sweep_kinds
 from mlx_patch.sweeps._experiment import make_experiment
-from mlx_patch.sweeps._variation import OverChoice, Variation
+from mlx_patch.sweeps._variation import OverChoice, Variation, choices_of
 from mlx_patch.tokens import Prompts
 
 
@@ -85,8 +85,7 @@ def sweep(
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     require_hooked("model", model)
-    choices = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
-    variation = Variation(at, over, choices)
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
         def make() -> Experiment:
@@ -126,8 +125,7 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
-    choices = {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
-    variation = Variation(at, over, choices)
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
 
     def plan_of(metrics: Any) -> Plan:
         return plan_experiment(make_experiment(model, tokens, intervention, variation, metrics), executor, bounds)

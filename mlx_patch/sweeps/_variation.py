@@ -66,6 +66,11 @@ class Variation:
             )
 
 
+def choices_of(layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any) -> dict[str, Any]:
+    """The keywords of `sweep` that choose along axes, by the name of the axis."""
+    return {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
+
+
 def are_axes(over: object) -> TypeIs[AxisName | Sequence[AxisName]]:
     """Whether `over` has axes, and does not list cells.
 

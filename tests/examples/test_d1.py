@@ -335,7 +335,7 @@ REFUSED = {
     "a pair and a base": (["--pair", "tiny", "--base", "x", "--instruct", "y"], "without --pair"),
     "a folder that is not there": (
         ["--base", "./nowhere", "--instruct", "./nowhere"],
-        "must be a folder that is there",
+        "must be an existing folder",
     ),
     "an empty folder": (["--base", "EMPTY", "--instruct", "EMPTY"], "must be a folder with a config.json"),
     "a hub that is far": (["--base", "nobody/nothing", "--instruct", "nobody/nothing"], "that mlx_lm can load"),

@@ -15,7 +15,7 @@ from mlx_patch.interventions import RowEdits
 from mlx_patch.laws import bench_of, independent, split
 from mlx_patch.model import SelectorResolver, _each
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import _measure, _per_prompt
+from mlx_patch.sweeps import _per_prompt
 from mlx_patch.testing import exact_sweeps, independent_in_sweeps, tiny_model
 
 behind, joined = _last_block._is_behind, _each._join_edits
@@ -81,7 +81,7 @@ LISTS = [
 LISTS += [
     Fault(
         "a list is measured as a batch",
-        _measure,
+        _per_prompt,
         "SelectorResolver",
         as_a_batch,
         "measure, a list",

@@ -14,5 +14,7 @@ from mlx_patch.execution.cells._entry import unpatched_site as unpatched_site
 from mlx_patch.execution.cells._entry import unpatched_sites as unpatched_sites
 from mlx_patch.execution.cells._shapes import Shapes as Shapes
 from mlx_patch.execution.cells._together import Together as Together
-from mlx_patch.execution.cells._together import may_go_together as may_go_together
+from mlx_patch.execution.cells._together import edits_by_site as edits_by_site
 from mlx_patch.execution.cells._together import never_picked as never_picked
+from mlx_patch.execution.cells._together import take_picked as take_picked
+from mlx_patch.execution.cells._together import together_at as together_at

@@ -60,9 +60,9 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
     unpatched = UnpatchedRun(mx.array(0.0), min(starts, default=0))
     read_logits: list[mx.array] = []
     streams: dict[Site, list[mx.array]] = {site: [] for site in task.sites}
-    edges = {0, *cuts, *copied_starts, length, unpatched.first}
-    watch = watch_of(layout, task.cells, length, is_cut=len(edges) > 2)
-    for begin, end in pairwise(sorted(edges)):
+    edges = sorted({0, *cuts, *copied_starts, length, unpatched.first})
+    watch = watch_of(layout, task.cells, edges)
+    for begin, end in pairwise(edges):
         if begin in copied_starts:
             unpatched.past[begin] = snapshot(caches or (), begin, batch)
         stream: dict[Site, mx.array] = {}

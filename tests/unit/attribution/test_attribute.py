@@ -1,46 +1,19 @@
 """An estimate is the derivative of the same sweep's cell, with its change scaled from 0."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from typing_extensions import override
+from scaled import Scaled
 
 import mlx_patch as mp
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError
-from mlx_patch.interventions import Intervention
 
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
 OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7), mp.metrics.Entropy(pos=4)]
 STEP = 1e-2
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Scaled(Intervention):
-    """The change of another intervention, times a number."""
-
-    intervention: Intervention
-    factor: float
-
-    @property
-    @override
-    def by_position(self):
-        return self.intervention.by_position
-
-    @property
-    @override
-    def by_row(self):
-        return self.intervention.by_row
-
-    @override
-    def __call__(self, own, where):
-        return own + self.factor * (self.intervention(own, where) - own)
-
-    @override
-    def check(self, sites):
-        self.intervention.check(sites)
 
 
 def slope(model, tokens, intervention, **cells):
@@ -184,7 +157,7 @@ def test_cells_together_are_what_they_are_one_by_one(model, source, name, monkey
     if name in ("replace by an array", "add", "project"):
         cells |= {"over": ("layer", "pos"), "neurons": None}
     fast = mp.attribute(model, TOKENS, intervention, **cells)
-    monkeypatch.setattr("mlx_patch.attribution._effects.may_go_together", lambda edits: False)
+    monkeypatch.setattr("mlx_patch.execution.cells._together.may_go_together", lambda edits: False)
     slow = mp.attribute(model, TOKENS, intervention, **cells)
     np.testing.assert_allclose(fast.values, slow.values, rtol=1e-5, atol=1e-5)
 
@@ -261,6 +234,28 @@ def test_increments_sum_to_the_metric_s_difference_at_every_cut(model, source):
     coarse = mp.attribute(model, TOKENS, mp.Replace(source), method="integrated", steps=2, **cells)
     assert coarse.residual > estimate.residual
     assert coarse.provenance["steps"] == 2
+
+
+def test_increments_of_lists_and_selectors_are_of_their_places(model):
+    """Positions that a prompt of its own chooses, and no others."""
+    _, source = model.run_with_cache(OTHER[:1], sites="resid_post")
+    cells = {"at": "resid_post", "over": ("layer", "pos"), "metric": METRICS[0], "method": "integrated", "steps": 4}
+    batch = mp.attribute(model, TOKENS[:1], mp.Replace(source), positions=[2, -1], **cells)
+    chosen = [mp.pos.where(lambda position, token, text: position == 2), mp.pos.last]
+    by_selector = mp.attribute(model, TOKENS[:1], mp.Replace(source), positions=chosen, **cells)
+    listed = mp.attribute(model, [TOKENS[0]], mp.Replace(source), positions=[2, -1], **cells)
+    for other in (by_selector, listed):
+        np.testing.assert_allclose(other.values, batch.values, rtol=1e-4, atol=1e-5)
+
+
+def test_increments_of_two_edits_in_a_cell_are_those_of_both(model, source):
+    edits = [mp.Replace(source).at("z", layer=1, head=head) for head in (0, 2)]
+    cells = {"metric": METRICS[0], "method": "integrated", "steps": 4}
+    both = mp.attribute(model, TOKENS, over=[edits, [edits[0], edits[0]]], **cells)
+    single = mp.attribute(model, TOKENS, over=edits, **cells)
+    effects = single.values - single.baseline
+    np.testing.assert_allclose(both.values[0] - both.baseline, effects.sum(axis=0), atol=1e-5)
+    np.testing.assert_allclose(both.values[1] - both.baseline, effects[0], atol=1e-5)
 
 
 def test_increments_of_one_site_are_those_of_its_parts(model, source):
