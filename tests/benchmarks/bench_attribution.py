@@ -16,9 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
@@ -111,20 +108,12 @@ def table(taken: dict[str, Cost]) -> str:
     return "\n".join(lines)
 
 
-def loaded(path: Path, name: str) -> ModuleType:
-    """A module that is in no package."""
-    spec = spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(name, module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
-
-
 def main(*arguments: str) -> None:
     """Print the table for SmolLM2."""
     if not os.environ.get("PLAIN_BLAS"):
-        loaded(Path(__file__).with_name("bench_overhead.py"), "bench_overhead").with_openblas()
+        from bench_overhead import with_openblas
+
+        with_openblas()
     print(f"BLAS: {os.environ.get('LD_PRELOAD') or 'the one that mlx came with'}")
     model = mp.HookedModel.load(smollm2_folder("float32"))
     source, host = model.tokenize(CLEAN), model.tokenize(CORRUPTED)

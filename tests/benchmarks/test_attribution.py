@@ -1,21 +1,12 @@
 """The benchmark of attribution runs. What it measures is printed by the script, and not asserted."""
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import mlx.core as mx
 
 import mlx_patch as mp
 
 
-def test_the_benchmark_runs(tiny):
-    path = Path(__file__).with_name("bench_attribution.py")
-    spec = spec_from_file_location("bench_attribution", path)
-    assert spec is not None
-    assert spec.loader is not None
-    bench = sys.modules.setdefault("bench_attribution", module_from_spec(spec))
-    spec.loader.exec_module(bench)
+def test_the_benchmark_runs(tiny, benchmark_script):
+    bench = benchmark_script("bench_attribution")
     source, host = mx.array([[1, 2, 3]]), mx.array([[1, 5, 3]])
     metric = mp.metrics.LogitDiff(3, 5)
     timed = bench.variants(tiny("llama"), source, host, ("z", "mlp_out"), metric, confirm=2, steps=2, neurons=True)

@@ -1,0 +1,13 @@
+"""Benchmarks are scripts that import one another: tests do as they do."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def benchmark_script(monkeypatch):
+    """A function that loads a benchmark by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return import_module
