@@ -1,7 +1,7 @@
 """From an experiment to a result: the plan, the checkpoint, the passes of all ranks, and Ctrl-C."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -169,7 +169,7 @@ def plan_experiment(experiment: Experiment, executor_name: str, bounds: Bounds) 
         bounds = replace(bounds, rows=1)
     memory = footprint(layout, experiment.readouts)
     plan = make_plan(experiment.cells, groups, n_layers, executor, bounds, memory, why)
-    minimum = minimum_of(_delay_starts(experiment), groups, n_layers)
+    minimum = minimum_of(_delay_starts(experiment), _cut_behind_readouts(experiment, groups), n_layers)
     plan = replace(plan, minimum=minimum)
     return replace(plan, written=experiment.measurement.further_cost(plan, experiment.metrics))
 
@@ -180,6 +180,17 @@ def _delay_starts(experiment: Experiment) -> list[list[Cell]]:
     for cells in experiment.cells:
         cells_by_group.append([replace(cell, start=cell.changed) for cell in cells])
     return cells_by_group
+
+
+def _cut_behind_readouts(experiment: Experiment, groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """The prompts without what lies behind the last position that a metric reads."""
+    shortened = []
+    for group, readout in zip(groups, experiment.readouts, strict=True):
+        length = group.length
+        if readout.at is not None:
+            length = min(length, readout.at[-1] + 1)
+        shortened.append(replace(group, length=length))
+    return shortened
 
 
 def _choose_executor(experiment: Experiment, name: str) -> tuple[Executor, str]:

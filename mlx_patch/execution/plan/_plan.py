@@ -48,7 +48,7 @@ class Plan:
         groups: Prompts of one length each.
         passes: What is run.
         minimum: The least that the cells cost: the unpatched run, and of each cell what lies above and behind its
-            edits.
+            edits, up to the last position that a metric reads.
         reference: What one full forward pass for each cell costs, with the unpatched run.
         piece: Positions of a prompt that run at once, at most, where it may be split.
         memory: An estimate of what the largest pass takes beside the weights, in bytes.

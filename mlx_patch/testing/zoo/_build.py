@@ -16,26 +16,12 @@ from mlx.utils import tree_map_with_path
 
 from mlx_patch.errors import ArchitectureError, UnknownNameError, did_you_mean
 from mlx_patch.provenance import parameters
-from mlx_patch.testing.zoo._classics import CLASSICS
-from mlx_patch.testing.zoo._dense import DENSE
-from mlx_patch.testing.zoo._experts import EXPERTS
-from mlx_patch.testing.zoo._hybrids import HYBRIDS
-from mlx_patch.testing.zoo._hybrids_experts import HYBRIDS_WITH_EXPERTS
 from mlx_patch.testing.zoo._kernels import without_metal
-from mlx_patch.testing.zoo._latent import LATENT
-from mlx_patch.testing.zoo._sandwich import SANDWICH
+from mlx_patch.testing.zoo.species import every_species
 
 Precision = Literal["float32", "bfloat16", "float16", "4bit"]
 
-ZOO: Mapping[str, tuple[str, dict[str, Any]]] = {
-    **CLASSICS,
-    **DENSE,
-    **SANDWICH,
-    **EXPERTS,
-    **HYBRIDS,
-    **HYBRIDS_WITH_EXPERTS,
-    **LATENT,
-}
+ZOO: Mapping[str, tuple[str, dict[str, Any]]] = every_species()
 """Tiny configurations by name: mlx_lm's module, and the arguments of its `ModelArgs`."""
 
 

@@ -90,6 +90,14 @@ def test_a_sweep_pays_for_what_lies_behind_the_edits(tiny):
     assert plan.minimum == least < plan.token_layers
 
 
+def test_the_minimum_ends_where_a_metric_last_reads(tiny):
+    model, layers = tiny(), tiny().n_layers
+    plan = mp.plan(model, PROMPT, mp.Scale(3.0), "mlp_out", ("layer", "pos"), At(3, (-4,)), positions=[10])
+    assert PROMPT.shape[1] == 16
+    assert plan.minimum == 13 * layers + 3 * sum(range(1, layers + 1))
+    assert plan.token_layers == 16 * layers + 6 * sum(range(1, layers + 1))
+
+
 def test_called_itself_it_reads_its_positions(tiny):
     logits = tiny().run(PROMPT)
     metric = At(3, (-1, 2))

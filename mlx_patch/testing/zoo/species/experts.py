@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._experts_grouped import GROUPED
-from mlx_patch.testing.zoo._species import LLAMA, SLIDING, VOCAB, Species
+from mlx_patch.testing.zoo.species._common import LLAMA, SLIDING, VOCAB, Species
 
 _FOUR: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2}
 _FOUR_LOCAL: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
@@ -39,8 +38,7 @@ _HUNYUAN: dict[str, Any] = {
     "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 2.0},
 }
 
-EXPERTS: Species = {
-    **GROUPED,
+SPECIES: Species = {
     "Klear": (
         "Klear",
         {

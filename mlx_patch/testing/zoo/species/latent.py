@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._species import LLAMA, VOCAB, Species
+from mlx_patch.testing.zoo.species._common import LLAMA, VOCAB, Species
 
 _SIZES: dict[str, Any] = {
     **LLAMA,
@@ -80,7 +80,7 @@ _V41: dict[str, Any] = {
     "hc_mult": 2,
 }
 
-LATENT: Species = {
+SPECIES: Species = {
     "deepseek_v41": ("deepseek_v41", _V41),
     "longcat_flash": ("longcat_flash", _LONGCAT),
     "longcat_flash_ngram": ("longcat_flash_ngram", {**_LONGCAT, **_NGRAMS}),

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._species import LLAMA, SLIDING, VOCAB, Species
+from mlx_patch.testing.zoo.species._common import LLAMA, SLIDING, VOCAB, Species
 
 _NO_BIAS: dict[str, Any] = {"attention_bias": False, "mlp_bias": False}
 _BIAS: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
 _GPT: dict[str, Any] = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": VOCAB}
 
-DENSE: Species = {
+SPECIES: Species = {
     "afm7": (
         "afm7",
         {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._species import VOCAB, Species
+from mlx_patch.testing.zoo.species._common import VOCAB, Species
 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -143,7 +143,7 @@ _PACKED: dict[str, Any] = {
     ],
 }
 
-HYBRIDS: Species = {
+SPECIES: Species = {
     "mamba": ("mamba", _MAMBA),
     "mamba-falcon": (
         "mamba",

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._hybrids import ATTENTION, LFM2, QWEN3_5
-from mlx_patch.testing.zoo._species import Species
+from mlx_patch.testing.zoo.species._common import Species
+from mlx_patch.testing.zoo.species.hybrids import ATTENTION, LFM2, QWEN3_5
 
 _JAMBA: dict[str, Any] = {
     **ATTENTION,
@@ -150,7 +150,7 @@ _KIMI_K3: dict[str, Any] = {
     "mla_use_nope": True,
 }
 
-HYBRIDS_WITH_EXPERTS: Species = {
+SPECIES: Species = {
     "lfm2_moe": ("lfm2_moe", _LFM2_MOE),
     "qwen3_5_moe": ("qwen3_5_moe", {"text_config": {**QWEN3_5, **_QWEN_EXPERTS}}),
     "qwen3_next": ("qwen3_next", _QWEN3_NEXT),

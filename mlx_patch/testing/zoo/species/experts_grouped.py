@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._species import LLAMA, SLIDING, Species
+from mlx_patch.testing.zoo.species._common import LLAMA, SLIDING, Species
 
 _DENSE_FIRST: dict[str, Any] = {**LLAMA, "first_k_dense_replace": 1, "moe_intermediate_size": 32, "head_dim": 32}
 _GROUPS: dict[str, Any] = {
@@ -16,7 +16,7 @@ _GROUPS: dict[str, Any] = {
     "routed_scaling_factor": 1.5,
 }
 
-GROUPED: Species = {
+SPECIES: Species = {
     "afmoe": (
         "afmoe",
         {

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._dense import DENSE
-from mlx_patch.testing.zoo._latent import LATENT
-from mlx_patch.testing.zoo._species import LLAMA, SLIDING, VOCAB, Species
+from mlx_patch.testing.zoo.species import dense, latent
+from mlx_patch.testing.zoo.species._common import LLAMA, SLIDING, VOCAB, Species
 
 _GEMMA3: dict[str, Any] = {
     **LLAMA,
@@ -90,7 +89,10 @@ _PHI3SMALL: dict[str, Any] = {
     "mup_embedding_multiplier": 1.0,
 }
 
-SANDWICH: Species = {
+_MINISTRAL3: dict[str, Any] = {"model_type": "ministral3", **dense.SPECIES["ministral3"][1]}
+_MISTRAL4: dict[str, Any] = {"model_type": "mistral4", **latent.SPECIES["mistral4"][1]}
+
+SPECIES: Species = {
     "gemma3_text": ("gemma3_text", _GEMMA3),
     "muse_glimmer": (
         "muse_glimmer",
@@ -120,8 +122,11 @@ SANDWICH: Species = {
     "gemma4": ("gemma4", {"text_config": {"model_type": "gemma4_text", **_GEMMA4_SHARED}, "vocab_size": VOCAB}),
     "pixtral": ("pixtral", {"text_config": {"model_type": "llama", **LLAMA}}),
     "mistral3-llama": ("mistral3", {"text_config": {"model_type": "llama", **LLAMA}}),
-    "mistral3-ministral3": ("mistral3", {"text_config": {"model_type": "ministral3", **DENSE["ministral3"][1]}}),
-    "mistral3-mistral4": ("mistral3", {"text_config": {"model_type": "mistral4", **LATENT["mistral4"][1]}}),
+    "mistral3-ministral3": (
+        "mistral3",
+        {"text_config": {"model_type": "ministral3", **dense.SPECIES["ministral3"][1]}},
+    ),
+    "mistral3-mistral4": ("mistral3", {"text_config": _MISTRAL4}),
     "qwen2_vl": ("qwen2_vl", {"text_config": {"model_type": "qwen2", **LLAMA}}),
     "qwen3_vl": ("qwen3_vl", {"text_config": {"model_type": "qwen3", **LLAMA, "head_dim": 32}}),
 }

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlx_patch.testing.zoo._species import LLAMA, SLIDING, VOCAB, Species
+from mlx_patch.testing.zoo.species._common import LLAMA, SLIDING, VOCAB, Species
 
 _NEOX: dict[str, Any] = {
     "hidden_size": 64,
@@ -15,7 +15,7 @@ _NEOX: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 
-CLASSICS: Species = {
+SPECIES: Species = {
     "llama": ("llama", {**LLAMA, "head_dim": 32}),
     "llama-sliding": ("llama", {**LLAMA, "layer_types": SLIDING, "sliding_window": 4}),
     "llama-biased": ("llama", {**LLAMA, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
