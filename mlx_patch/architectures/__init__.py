@@ -11,6 +11,7 @@ from mlx_patch.architectures._layout import Layout as Layout
 from mlx_patch.architectures._layout import Place as Place
 from mlx_patch.architectures._layout import can_be_split as can_be_split
 from mlx_patch.architectures._layout import layout_of as layout_of
+from mlx_patch.architectures._layout import more_than_stream as more_than_stream
 from mlx_patch.architectures._registry import family_of as family_of
 from mlx_patch.architectures._registry import registered_family as registered_family
 from mlx_patch.architectures._sharded import refuse_missing_blocks as refuse_missing_blocks

@@ -349,3 +349,17 @@ _NOWHERE: Mapping[str, str] = {
 def can_be_split(layout: Layout) -> bool:
     """Whether a prompt may be split over a prompt cache, so that passes may begin behind its first position."""
     return not layout.family.uncut and layout.family.final_norm is not None
+
+
+def more_than_stream(layout: Layout) -> str:
+    """Why the stream that enters a block does not decide what the blocks from there on compute; empty where it does."""
+    family = layout.family
+    if family.shared:
+        return f"later blocks of {family.name} read more than the stream that enters them"
+    if family.parts > 1:
+        return f"a block of {family.name} is {family.parts} layers, which overlap"
+    if family.rereads:
+        return f"blocks of {family.name} read the tokens besides the stream"
+    if family.final_norm is None:
+        return "no table says that only the stream goes from block to block"
+    return ""

@@ -13,6 +13,7 @@ from mlx_patch.attribution._confirmation import Confirmation, confirmed
 from mlx_patch.attribution._estimates import estimate_cells
 from mlx_patch.errors import KindError, listed
 from mlx_patch.execution import described_experiment, labelled
+from mlx_patch.execution.plan import bounds_of
 from mlx_patch.execution.progress import ProgressChoice
 from mlx_patch.interventions import Intervention
 from mlx_patch.metrics import as_metric
@@ -74,7 +75,9 @@ def attribute(
         seed: Of the draw.
         executor: As of `sweep`, for the cells that are swept; so are the following ones.
         progress: As of `sweep`.
-        memory: As of `sweep`.
+        memory: Bytes that gradients, and passes of the sweep, may take beside the weights; None is half of what the
+            device has left, where it says. Gradients that would take more are taken in groups of layers: that costs up
+            to one forward pass more, and `provenance["layer_groups"]` says how many there were.
         checkpoint: As of `sweep`.
         group: As of `sweep`.
     Returns:
@@ -96,7 +99,7 @@ def attribute(
     _refuse_without_gradient(metric)
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
     experiment = make_experiment(model, tokens, intervention, variation, metric)
-    numbers, notes = estimate_cells(experiment, chosen_method)
+    numbers, notes = estimate_cells(experiment, chosen_method, bounds_of(memory).memory)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),
         provenance={**described_experiment(experiment), "method": method, **notes},

@@ -12,44 +12,55 @@ from mlx_patch.interventions import Pick, Span
 from mlx_patch.sites import Site
 
 _AT_ONCE = 64
-"""Groups of cells whose changes are computed together."""
+"""Groups of cells whose changes are computed together, where memory allows it."""
 
 
-def effects_of_cells(
-    layout: Layout, cells: Sequence[Cell], gradients: Mapping[Site, SiteGradient], span: Span
-) -> np.ndarray:
-    """The first-order effect of every cell: the sum over the sites that it edits.
+class CellEffects:
+    """The first-order effects of cells: of each the sum over the sites that it edits, as gradients there become known.
 
     Args:
         layout: The model's layout.
         cells: The cells.
-        gradients: At every site that a cell edits.
         span: The positions of the activations.
-    Returns:
-        Float64. Shape `(cell, metric, batch)`.
+        n_metrics: The number of metrics.
+        batch: The number of rows.
+        memory: Bytes that changes may take at once, if one does not take more; None is no bound.
+
+    Attributes:
+        values: The effects so far, float64. Shape `(cell, metric, batch)`.
     """
-    n_metrics, batch = next(iter(gradients.values())).gradient.shape[:2]
-    effects = np.zeros((len(cells), n_metrics, batch))
-    for site, members in edits_by_site(layout, enumerate(cells)).items():
-        groups = together_at(site, members)
-        for begin in range(0, len(groups), _AT_ONCE):
-            _add_effects(effects, gradients[site], groups[begin : begin + _AT_ONCE], span)
-    return effects
 
+    def __init__(
+        self, layout: Layout, cells: Sequence[Cell], span: Span, n_metrics: int, batch: int, memory: int | None = None
+    ):
+        self.values = np.zeros((len(cells), n_metrics, batch))
+        self._span = span
+        self._memory = memory
+        self._edits_by_site = edits_by_site(layout, enumerate(cells))
 
-def _add_effects(effects: np.ndarray, gradient: SiteGradient, groups: Iterable[Together], span: Span) -> None:
-    """Add the effects of groups of cells at one site to those of all cells."""
-    sums = []
-    for group in groups:
-        picks = group.picks(gradient.unpatched.shape, span)
-        product = _product(gradient, group.apply(gradient.unpatched, span))
-        whole_axes = [axis + 1 for axis in never_picked(picks)]
-        sums.append((group, picks, product.sum(axis=whole_axes, keepdims=True)))
-    mx.eval([summed for _, _, summed in sums])
-    for group, picks, summed in sums:
-        entries = np.array(summed)
-        for member, pick in zip(group.members, picks, strict=True):
-            effects[member.cell] += _sum_of_picked(entries, pick)
+    def add(self, gradients: Mapping[Site, SiteGradient]) -> None:
+        """Add what cells do at some sites, each of which comes once."""
+        for site, gradient in gradients.items():
+            groups = together_at(site, self._edits_by_site.get(site, ()))
+            at_once = _AT_ONCE
+            if self._memory is not None:
+                at_once = min(at_once, max(1, self._memory // gradient.change_bytes))
+            for begin in range(0, len(groups), at_once):
+                self._add_groups(gradient, groups[begin : begin + at_once])
+
+    def _add_groups(self, gradient: SiteGradient, groups: Iterable[Together]) -> None:
+        """Add what groups of cells do at one site."""
+        sums = []
+        for group in groups:
+            picks = group.picks(gradient.unpatched.shape, self._span)
+            product = _product(gradient, group.apply(gradient.unpatched, self._span))
+            whole_axes = [axis + 1 for axis in never_picked(picks)]
+            sums.append((group, picks, product.sum(axis=whole_axes, keepdims=True)))
+        mx.eval([summed for _, _, summed in sums])
+        for group, picks, summed in sums:
+            entries = np.array(summed)
+            for member, pick in zip(group.members, picks, strict=True):
+                self.values[member.cell] += _sum_of_picked(entries, pick)
 
 
 def _product(gradient: SiteGradient, new: mx.array) -> mx.array:

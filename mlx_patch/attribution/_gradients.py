@@ -1,19 +1,19 @@
-"""The gradients of metrics with respect to activations: one forward and one backward pass a metric."""
+"""The gradients of metrics with respect to activations: one forward and one backward pass a metric.
+
+Where these do not fit into memory, one forward pass more keeps the stream between groups of layers. Then each group is
+run once more from its stream, the last one first, and gone back through before the next one is run.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_patch.architectures import Layout
-from mlx_patch.engine import Action, ForwardPass, Hook, Snapshot, cached_arrays, differentiable, snapshot
+from mlx_patch.attribution._layer_groups import Blank, LayerGroup, layer_groups
+from mlx_patch.attribution._prompt_run import PromptRun
+from mlx_patch.engine import Action, ForwardPass, Snapshot, differentiable
 from mlx_patch.errors import ArchitectureError
-from mlx_patch.execution.passes import forward
-from mlx_patch.execution.readouts import Readout
-from mlx_patch.model import action_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 
 
@@ -29,95 +29,141 @@ class SiteGradient:
     unpatched: mx.array
     gradient: mx.array
 
+    @property
+    def change_bytes(self) -> int:
+        """Bytes that a change of the activation takes, with its products with the gradients."""
+        return 4 * (2 * self.unpatched.size + 2 * self.gradient.size)
+
+
+UseGradients = Callable[[Mapping[Site, SiteGradient]], None]
+"""Called with the gradients of each group of layers, the last group first. What it does not keep is freed."""
+
 
 @dataclass(frozen=True, eq=False)
 class GradientRun:
-    """The metrics of some prompts, and their gradients.
+    """What is known of some prompts once gradients have gone back through their run.
 
     Attributes:
-        values: Shape `(metric, batch)`.
-        at: By site.
+        values: The metrics. Shape `(metric, batch)`.
+        layer_groups: How many groups of layers were gone back through, one after the other.
+        undivided: Why there was one group, where it was estimated to take more than the memory; empty otherwise.
     """
 
     values: mx.array
-    at: Mapping[Site, SiteGradient]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptRun:
-    """Prompts of one length, and the part of their run that gradients go back through.
-
-    Attributes:
-        layout: The model's layout.
-        tokens: Shape `(batch, pos)`.
-        readout: What the metrics read; nothing before `start`.
-        start: The first position that matters: what lies before it is run once, and is not gone back through.
-        actions: What other edits do, by site, before anything is read.
-    """
-
-    layout: Layout
-    tokens: mx.array
-    readout: Readout
-    start: int = 0
-    actions: Sequence[tuple[Site, Action]] = ()
+    layer_groups: int
+    undivided: str
 
     @property
-    def length(self) -> int:
-        """The positions of each prompt."""
-        return self.tokens.shape[1]
-
-    def past(self) -> Snapshot | None:
-        """What a prompt cache holds before `start`; None where that is the first position."""
-        if not self.start:
-            return None
-        caches = make_prompt_cache(self.layout.model)
-        forward(self.layout, self.tokens[:, : self.start], [], caches)
-        mx.eval(cached_arrays(caches))
-        return snapshot(caches, self.start, self.tokens.shape[0])
-
-    def measure(self, past: Snapshot | None, actions: Sequence[tuple[Site, Action]]) -> mx.array:
-        """The metrics of a run with some actions, unevaluated. Shape `(metric, batch)`."""
-        caches = None
-        if past is not None:
-            caches = past.opened().caches
-        elif self.layout.family.cached:
-            caches = make_prompt_cache(self.layout.model)
-        places = [(self.layout.place(site), action) for site, action in (*self.actions, *actions)]
-        hooks: list[Hook] = action_hooks(self.layout, places)
-        if self.readout.at is not None:
-            hooks.append(slice_hook(self.layout, self.readout.at))
-        logits = forward(self.layout, self.tokens[:, self.start :], hooks, caches)
-        refuse_unused(hooks)
-        return self.readout.measure(logits, self.length)
+    def notes(self) -> dict[str, float | str]:
+        """What a result should say of it."""
+        notes: dict[str, float | str] = {"layer_groups": self.layer_groups}
+        if self.undivided:
+            notes["undivided"] = self.undivided
+        return notes
 
 
-def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> GradientRun:
+def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site], use: UseGradients) -> GradientRun:
     """Run the prompts, and go back from each metric to the sites.
 
     Zeros are added at the sites, and the derivatives are those by the zeros: of an edit, wherever the site is used.
 
+    Args:
+        prompt_run: The prompts.
+        sites: Where gradients are wanted.
+        use: Takes the gradients, some sites at a time.
     Raises:
         ArchitectureError: The model runs something that has no gradient.
     """
     with differentiable(prompt_run.layout.model):
-        return _run_with_gradients(prompt_run, sites)
+        past = prompt_run.past()
+        blanks = _blanks(prompt_run, past, sites)
+        planned = layer_groups(prompt_run, blanks)
+        way_back = _WayBack(prompt_run, past, blanks, _kept_streams(prompt_run, past, planned.groups))
+        for group in reversed(planned.groups):
+            use(way_back.through(group))
+        return GradientRun(way_back.values, len(planned.groups), planned.undivided)
 
 
-def _run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> GradientRun:
-    past = prompt_run.past()
-    shapes = _like_activations(prompt_run, past, sites)
-    gradients: list[list[mx.array]] = []
-    values, unpatched = mx.zeros((0, prompt_run.tokens.shape[0])), shapes
-    for number in range(len(prompt_run.readout.metrics)):
-        total = partial(_total, prompt_run, past, sites, number)
-        (_, values, unpatched), gradient = mx.value_and_grad(total)(list(map(mx.zeros_like, shapes)))
-        mx.eval(values, unpatched, gradient)
-        gradients.append(gradient)
-    at = {}
-    for index, site in enumerate(sites):
-        _refuse_not_a_number(site, unpatched[index], [gradient[index] for gradient in gradients])
-        at[site] = SiteGradient(unpatched[index], mx.stack([gradient[index] for gradient in gradients]))
-    return GradientRun(values, at)
+def _blanks(prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site]) -> dict[Site, Blank]:
+    """The forms of the activations at some sites, which are not computed."""
+    activations: dict[Site, mx.array] = {}
+    prompt_run.logits(past, [(site, _noting(site, activations)) for site in sites])
+    return {site: Blank(activations[site].shape, activations[site].dtype) for site in sites}
+
+
+def _kept_streams(
+    prompt_run: PromptRun, past: Snapshot | None, groups: Sequence[LayerGroup]
+) -> dict[Site | None, mx.array]:
+    """The stream that enters each group but the first."""
+    streams: dict[Any, mx.array] = {}
+    entrances = [group.entrance for group in groups if group.entrance is not None]
+    if entrances:
+        *earlier, last = entrances
+        streams[last] = prompt_run.activation(past, [(site, _noting(site, streams)) for site in earlier], last)
+        mx.eval(streams)
+    return streams
+
+
+@dataclass(eq=False)
+class _WayBack:
+    """The way from the metrics back to the first layer, group after group.
+
+    Attributes:
+        prompt_run: The prompts.
+        past: What comes before them.
+        blanks: The forms of the activations where gradients are wanted.
+        streams: The streams that enter groups; each is freed once its group was gone back through.
+        slopes: The derivative of each metric by the stream that leaves the next group; empty before the last group.
+        values: The metrics, once the last group was gone back through. Shape `(metric, batch)`.
+    """
+
+    prompt_run: PromptRun
+    past: Snapshot | None
+    blanks: Mapping[Site, Blank]
+    streams: dict[Site | None, mx.array]
+    slopes: list[mx.array] = field(default_factory=list)
+    values: mx.array = field(default_factory=lambda: mx.array(0.0))
+
+    def through(self, group: LayerGroup) -> dict[Site, SiteGradient]:
+        """The gradients in a group; groups are gone through from the last to the first."""
+        stream = self.streams.pop(group.entrance, None)
+        sites, blanks = list(group.sites), [self.blanks[site] for site in group.sites]
+        if group.entrance is not None and stream is not None:
+            sites.append(group.entrance)
+            blanks.append(Blank(stream.shape, stream.dtype))
+        unpatched: list[mx.array] = []
+        gradients: list[list[mx.array]] = []
+        for number in range(len(self.prompt_run.readout.metrics)):
+
+            def total(deltas: list[mx.array], number: int = number) -> tuple[mx.array, mx.array | None, list[mx.array]]:
+                return self._total(group, stream, sites, number, deltas)
+
+            (_, values, unpatched), gradient = mx.value_and_grad(total)([blank.zeros() for blank in blanks])
+            mx.eval(values, unpatched, gradient)
+            gradients.append(gradient)
+            if values is not None:
+                self.values = values
+        self.slopes = [gradient[-1] for gradient in gradients]
+        at = {}
+        for index, site in enumerate(group.sites):
+            _refuse_not_a_number(site, unpatched[index], [gradient[index] for gradient in gradients])
+            at[site] = SiteGradient(unpatched[index], mx.stack([gradient[index] for gradient in gradients]))
+        return at
+
+    def _total(
+        self, group: LayerGroup, stream: mx.array | None, sites: Sequence[Site], number: int, deltas: list[mx.array]
+    ) -> tuple[mx.array, mx.array | None, list[mx.array]]:
+        """What one metric has the slope of at the sites of a group, the metrics at its end, and the activations."""
+        noted: dict[Site, mx.array] = {}
+        actions: list[tuple[Site, Action]] = []
+        if group.entrance is not None and stream is not None:
+            actions.append((group.entrance, _putting(stream)))
+        actions += [(site, _adding(site, delta, noted)) for site, delta in zip(sites, deltas, strict=True)]
+        if group.exit is None:
+            values = self.prompt_run.measure(self.past, actions)
+            return mx.sum(values[number]), values, [noted[site] for site in sites]
+        leaving = self.prompt_run.activation(self.past, actions, group.exit)
+        return mx.sum(leaving * self.slopes[number]), None, [noted[site] for site in sites]
 
 
 def _refuse_not_a_number(site: Site, unpatched: mx.array, gradients: Sequence[mx.array]) -> None:
@@ -133,24 +179,7 @@ def _refuse_not_a_number(site: Site, unpatched: mx.array, gradients: Sequence[mx
         )
 
 
-def _like_activations(prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site]) -> list[mx.array]:
-    """Arrays of the shapes of the activations at some sites, which are never computed."""
-    activations: dict[Site, mx.array] = {}
-    prompt_run.measure(past, [(site, _noting(site, activations)) for site in sites])
-    return [activations[site] for site in sites]
-
-
-def _total(
-    prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site], number: int, deltas: list[mx.array]
-) -> tuple[mx.array, mx.array, list[mx.array]]:
-    """The sum over rows of one metric, with the metrics and activations of the run."""
-    unpatched: dict[Site, mx.array] = {}
-    actions = [(site, _adding(site, delta, unpatched)) for site, delta in zip(sites, deltas, strict=True)]
-    values = prompt_run.measure(past, actions)
-    return mx.sum(values[number]), values, [unpatched[site] for site in sites]
-
-
-def _noting(site: Site, into: dict[Site, mx.array]) -> Callable[[mx.array, ForwardPass], Any]:
+def _noting(site: Site, into: dict[Any, mx.array]) -> Action:
     def note(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         into[site] = value
         return value
@@ -158,7 +187,14 @@ def _noting(site: Site, into: dict[Site, mx.array]) -> Callable[[mx.array, Forwa
     return note
 
 
-def _adding(site: Site, delta: mx.array, into: dict[Site, mx.array]) -> Callable[[mx.array, ForwardPass], Any]:
+def _putting(stream: mx.array) -> Action:
+    def put(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+        return stream
+
+    return put
+
+
+def _adding(site: Site, delta: mx.array, into: dict[Site, mx.array]) -> Action:
     def add(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         into[site] = value
         return value + delta

@@ -1,6 +1,6 @@
 """`Integrated`: gradients along the way from the host's embeddings to the source's, summed over increments."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -9,9 +9,9 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.architectures import Layout
-from mlx_patch.attribution._effects import effects_of_cells
-from mlx_patch.attribution._gradients import GradientRun, PromptRun, SiteGradient, run_with_gradients
-from mlx_patch.attribution._methods import Effects, Method
+from mlx_patch.attribution._gradients import GradientRun, SiteGradient, run_with_gradients
+from mlx_patch.attribution._methods import Effects, Method, no_effects
+from mlx_patch.attribution._prompt_run import PromptRun
 from mlx_patch.cache import ActivationCache
 from mlx_patch.engine import ForwardPass
 from mlx_patch.errors import KindError, ShapeError
@@ -56,12 +56,12 @@ class Integrated(Method):
                 break
             steps *= 2
         # The entries stand for a gradient, and the cells change by 1 what they edit: each sums what it edits.
-        gradients = {}
-        for site, entries in integral.entries.items():
-            gradients[site] = SiteGradient(mx.zeros(entries.shape[1:]), entries)
         marking = [replace(cell, edits=tuple(map(_marking, cell.edits))) for cell in cells]
-        of_cells = effects_of_cells(prompt_run.layout, marking, gradients, span)
-        return Effects(integral.baseline, of_cells, {"steps": steps, "residual": integral.residual})
+        effects = no_effects(prompt_run, marking, span)
+        for site, entries in integral.entries.items():
+            effects.add({site: SiteGradient(mx.zeros(entries.shape[1:]), entries)})
+        notes = {**integral.notes, "steps": steps, "residual": integral.residual}
+        return Effects(integral.baseline, effects.values, notes)
 
 
 @dataclass(frozen=True)
@@ -103,27 +103,45 @@ class _Integral:
         difference: The largest difference of a metric between the two ends.
         residual: The largest difference of a metric that the increments leave out, at any cut of the stream.
         entries: What each entry contributes, by site. Shape `(metric, *activation.shape)`.
+        notes: What a result should say of its runs.
     """
 
     baseline: np.ndarray
     difference: float
     residual: float
     entries: Mapping[Site, mx.array]
+    notes: Mapping[str, float | str]
 
 
 def _integrate(prompt_run: PromptRun, way: _Way, sites: Sequence[Site], steps: int) -> _Integral:
-    runs = _runs_along(prompt_run, way, sites, steps)
-    before = next(runs)
-    baseline = np.array(before.values)
-    entries = {site: mx.zeros(gradient.gradient.shape) for site, gradient in before.at.items()}
-    for after in runs:
-        for site in sites:
-            entries[site] = entries[site] + _increment(before, after, site)
-        mx.eval(entries)
-        before = after
-    difference = np.array(before.values) - baseline
-    residual = max(_left_out(entries[cut], difference) for cut in _cuts(prompt_run.layout))
-    return _Integral(baseline, float(np.abs(difference).max()), residual, entries)
+    increments = _Increments()
+    runs = [_run_at(prompt_run, way.at(number / steps), sites, increments) for number in range(steps + 1)]
+    baseline = np.array(runs[0].values)
+    difference = np.array(runs[-1].values) - baseline
+    residual = max(_left_out(increments.entries[cut], difference) for cut in _cuts(prompt_run.layout))
+    return _Integral(baseline, float(np.abs(difference).max()), residual, increments.entries, runs[0].notes)
+
+
+class _Increments:
+    """What the steps along a way contribute, as the gradients at their ends become known.
+
+    Attributes:
+        entries: What each entry contributed so far, by site. Shape `(metric, *activation.shape)`.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[Site, mx.array] = {}
+        self._before: dict[Site, SiteGradient] = {}
+
+    def add(self, gradients: Mapping[Site, SiteGradient]) -> None:
+        """Add the step from the last gradients at some sites to new ones; the first ones only begin the way."""
+        for site, after in gradients.items():
+            before = self._before.get(site)
+            self._before[site] = after
+            if before is not None:
+                increment = _increment(before, after)
+                self.entries[site] = self.entries.get(site, 0) + increment
+                mx.eval(self.entries[site])
 
 
 def _cuts(layout: Layout) -> tuple[Site, ...]:
@@ -139,22 +157,19 @@ def _left_out(entries: mx.array, difference: np.ndarray) -> float:
     return float(np.abs(summed - difference).max())
 
 
-def _runs_along(prompt_run: PromptRun, way: _Way, sites: Sequence[Site], steps: int) -> Iterator[GradientRun]:
-    """The gradients at each end of each step."""
-    for number in range(steps + 1):
-        embedding = way.at(number / steps)
+def _run_at(prompt_run: PromptRun, embedding: mx.array, sites: Sequence[Site], increments: _Increments) -> GradientRun:
+    """The run on an embedding, whose gradients end one step and begin the next."""
 
-        def put(value: mx.array, forward_pass: ForwardPass, embedding: mx.array = embedding) -> mx.array:
-            return embedding.astype(value.dtype)
+    def put(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+        return embedding.astype(value.dtype)
 
-        yield run_with_gradients(replace(prompt_run, actions=((_EMBED, put),)), sites)
+    return run_with_gradients(replace(prompt_run, actions=((_EMBED, put),)), sites, increments.add)
 
 
-def _increment(before: GradientRun, after: GradientRun, site: Site) -> mx.array:
+def _increment(before: SiteGradient, after: SiteGradient) -> mx.array:
     """What one step contributes, by entry."""
-    first, second = before.at[site], after.at[site]
-    change = second.unpatched.astype(mx.float32) - first.unpatched.astype(mx.float32)
-    slope = (first.gradient.astype(mx.float32) + second.gradient.astype(mx.float32)) / 2
+    change = after.unpatched.astype(mx.float32) - before.unpatched.astype(mx.float32)
+    slope = (before.gradient.astype(mx.float32) + after.gradient.astype(mx.float32)) / 2
     return mx.where(slope == 0, 0, slope * change)
 
 

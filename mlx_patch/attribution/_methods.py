@@ -8,8 +8,9 @@ from typing import final
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.attribution._effects import effects_of_cells
-from mlx_patch.attribution._gradients import PromptRun, run_with_gradients
+from mlx_patch.attribution._effects import CellEffects
+from mlx_patch.attribution._gradients import run_with_gradients
+from mlx_patch.attribution._prompt_run import PromptRun
 from mlx_patch.execution.cells import Cell
 from mlx_patch.interventions import Span
 from mlx_patch.sites import Site
@@ -22,12 +23,12 @@ class Effects:
     Attributes:
         baseline: The metrics of the unpatched run. Shape `(metric, batch)`.
         of_cells: The effect of each cell. Shape `(cell, metric, batch)`.
-        notes: What the result should say of it, as numbers by name; over several groups of prompts the largest counts.
+        notes: What the result should say of it, by name; over several groups of prompts the largest number counts.
     """
 
     baseline: np.ndarray
     of_cells: np.ndarray
-    notes: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, float | str] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -56,5 +57,12 @@ class Gradient(Method):
 
     @override
     def effects(self, prompt_run: PromptRun, cells: Sequence[Cell], sites: Sequence[Site], span: Span) -> Effects:
-        run = run_with_gradients(prompt_run, sites)
-        return Effects(np.array(run.values), effects_of_cells(prompt_run.layout, cells, run.at, span))
+        effects = no_effects(prompt_run, cells, span)
+        run = run_with_gradients(prompt_run, sites, effects.add)
+        return Effects(np.array(run.values), effects.values, run.notes)
+
+
+def no_effects(prompt_run: PromptRun, cells: Sequence[Cell], span: Span) -> CellEffects:
+    """The effects of cells, before anything is known of them."""
+    n_metrics, batch = len(prompt_run.readout.metrics), prompt_run.tokens.shape[0]
+    return CellEffects(prompt_run.layout, cells, span, n_metrics, batch, prompt_run.memory)

@@ -2,11 +2,14 @@
 
     python tests/benchmarks/bench_attribution.py            # some minutes
     python tests/benchmarks/bench_attribution.py --neurons  # all 46,080 neurons as well
+    python tests/benchmarks/bench_attribution.py --long     # 256 tokens in place of 16: the prompt over and over
 
 The cells are 240 places: eight sites at each of 30 layers. Every variant runs in turn in one process, so that whatever
 else the machine does falls on all alike. Printed are each variant's median time, the median of its ratio to the bare
-run of the same repetition, the ratio of the quickest times, and the peak of memory: with the weights, as a ratio to the
-bare run's, and without them. The source's activations are captured before. On Linux it starts itself again with
+run of the same repetition, the ratio of the quickest times, and the peak of memory: with the weights, and above what
+was there before, both with their ratios to the bare run's. The source's activations are captured before. `logits_at=-1`
+is a bare run that unembeds one position, as those of `attribute` do. With `memory=1`, gradients are taken layer by
+layer. On Linux it starts itself again with
 OpenBLAS if it finds it, unless `PLAIN_BLAS=1` is set.
 """
 
@@ -28,6 +31,10 @@ CORRUPTED = "When John and Mary went to the shops, Mary gave a bottle of milk to
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "z")
 
 
+IN_LONG = ("bare", "logits_at", "gradient")
+"""What is timed with a long prompt as well: how its name begins."""
+
+
 @dataclass
 class Cost:
     """What a variant took in each repetition.
@@ -41,6 +48,11 @@ class Cost:
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
     at_rest: int = 0
+
+    @property
+    def above(self) -> int:
+        """The peak above what was in memory before, in bytes."""
+        return self.peak - self.at_rest
 
     def measure(self, run: Callable[[], object]) -> None:
         """Run once more."""
@@ -69,10 +81,15 @@ def variants(
     replace = mp.Replace(cache)
     timed: dict[str, Callable[[], object]] = {
         "bare": lambda: mx.eval(model.model(host)),
+        "logits_at=-1": lambda: model.run(host, logits_at=-1),
         "gradient": lambda: mp.attribute(model, host, replace, **ask),
+        "gradient, memory=1": lambda: mp.attribute(model, host, replace, memory=1, **ask),
         f"confirm={confirm}": lambda: mp.attribute(model, host, replace, confirm=confirm, **ask),
         f"integrated, {steps} steps": lambda: mp.attribute(
             model, host, replace, method="integrated", steps=steps, **ask
+        ),
+        "the same, memory=1": lambda: mp.attribute(
+            model, host, replace, method="integrated", steps=steps, memory=1, **ask
         ),
     }
     if neurons:
@@ -96,14 +113,14 @@ def costs(timed: dict[str, Callable[[], object]], repetitions: int) -> dict[str,
 def table(taken: dict[str, Cost]) -> str:
     """Medians, ratios to the bare run, and memory."""
     bare = taken["bare"]
-    lines = [f"{'':<22}{'median':>10}{'ratio':>8}{'quickest':>11}{'peak':>10}{'ratio':>8}{'above weights':>16}"]
+    lines = [f"{'':<22}{'median':>10}{'ratio':>8}{'quickest':>11}{'peak':>10}{'ratio':>8}{'above':>12}{'ratio':>8}"]
     for name, cost in taken.items():
         ratio = statistics.median(one / other for one, other in zip(cost.seconds, bare.seconds, strict=True))
         quickest = min(cost.seconds) / min(bare.seconds)
-        above = (cost.peak - cost.at_rest) / 2**20
         lines.append(
             f"{name:<22}{statistics.median(cost.seconds):>8.2f} s{ratio:>8.1f}{quickest:>11.1f}"
-            f"{cost.peak / 2**20:>6.0f} MiB{cost.peak / bare.peak:>8.2f}{above:>12.0f} MiB"
+            f"{cost.peak / 2**20:>6.0f} MiB{cost.peak / bare.peak:>8.2f}"
+            f"{cost.above / 2**20:>8.1f} MiB{cost.above / bare.above:>8.1f}"
         )
     return "\n".join(lines)
 
@@ -117,10 +134,14 @@ def main(*arguments: str) -> None:
     print(f"BLAS: {os.environ.get('LD_PRELOAD') or 'the one that mlx came with'}")
     model = mp.HookedModel.load(smollm2_folder("float32"))
     source, host = model.tokenize(CLEAN), model.tokenize(CORRUPTED)
+    if "--long" in arguments:
+        source, host = (mx.tile(tokens, (1, 16)) for tokens in (source, host))
     metric = mp.metrics.LogitDiff(" Mary", " John").resolve(model.tokenizer)
     repetitions = 5
     print(f"{model!r}, {host.shape[1]} tokens, {len(SITES) * model.n_layers} cells, {repetitions} repetitions")
     timed = variants(model, source, host, SITES, metric, neurons="--neurons" in arguments)
+    if "--long" in arguments:
+        timed = {name: run for name, run in timed.items() if name.startswith(IN_LONG)}
     print(table(costs(timed, repetitions)))
 
 

@@ -25,6 +25,7 @@ from mlx_patch.testing import smollm2_folder
 HERE = Path(__file__).parent
 IOI = "When John and Mary went to the shops, John gave a bottle of milk to"
 OTHER = "When Mary and John went to the shops, Mary gave a bottle of milk to"
+LATER = "When John and Mary went to the shops, Mary gave a bottle of milk to"
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,16 @@ def with_head(model: Any, tokens: mx.array, mask: mx.array, layer: int, head: in
 
 
 def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
-    """The four sweeps."""
+    """The sweeps."""
     raw, mask = model.model, SEED.causal_mask(tokens.shape[1])
     metric = mp.metrics.LogProb(0)
     difference = mp.metrics.LogitDiff(" Mary", " John").resolve(model.tokenizer)
     donor_tokens = mx.concatenate([tokens[:, :1], tokens[:, :0:-1]], axis=1)
     _, donor = model.run_with_cache(donor_tokens, sites=("resid_post",), logits_at=-1)
     _, heads = model.run_with_cache(donor_tokens, sites=("z",), pos=-1, logits_at=-1)
-    short, other = model.tokenize(IOI), model.tokenize(OTHER)
+    short, other, later = map(model.tokenize, (IOI, OTHER, LATER))
     _, short_donor = model.run_with_cache(other, sites=("resid_post",))
+    _, later_donor = model.run_with_cache(later, sites=("resid_post",))
     short_mask = SEED.causal_mask(short.shape[1])
     n_heads, few = heads["z", 0].shape[2], sorted({0, layers // 2, layers - 1})
     replace = mp.Replace(donor)
@@ -116,6 +118,9 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
 
     def cell(layer: int, pos: int) -> Callable[[], mx.array]:
         return lambda: patched(raw, short, short_mask, layer, at(short_donor["resid_post", layer], pos))
+
+    def later_cell(layer: int, pos: int) -> Callable[[], mx.array]:
+        return lambda: patched(raw, short, short_mask, layer, at(later_donor["resid_post", layer], pos))
 
     def head(layer: int, number: int) -> Callable[[], mx.array]:
         return lambda: with_head(raw, tokens, mask, layer, number, heads["z", layer])
@@ -144,6 +149,16 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
                 model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=difference
             ),
             [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)],
+            layers * short.shape[1],
+            difference,
+        ),
+        Case(
+            "layers x positions, alike to 9",
+            25,
+            lambda: mp.sweep(
+                model, short, mp.Replace(later_donor), at="resid_post", over=("layer", "pos"), metric=difference
+            ),
+            [((layer, pos), later_cell(layer, pos)) for layer in few for pos in (0, 9, 15)],
             layers * short.shape[1],
             difference,
         ),

@@ -9,6 +9,7 @@ import pytest
 from scaled import Scaled
 
 import mlx_patch as mp
+from mlx_patch.architectures import more_than_stream
 from mlx_patch.errors import ArchitectureError, OutlierPositionWarning
 from mlx_patch.testing import EXCEPTIONS, ZOO
 
@@ -111,6 +112,18 @@ def test_the_same_prompt_gives_exactly_nothing(tiny, name):
     assert (estimate.values == estimate.baseline).all()
 
 
+@pytest.mark.parametrize("name", RUN)
+def test_groups_of_layers_give_the_same_to_the_last_bit(tiny, name):
+    model = tiny(name)
+    _, source = model.run_with_cache(OTHER, sites=model.sites)
+    over = [mp.Replace(source).at(site.name, layer=site.layer) for site in model.sites]
+    whole = mp.attribute(model, TOKENS, over=over, metric=METRIC)
+    grouped = mp.attribute(model, TOKENS, over=over, metric=METRIC, memory=1)
+    np.testing.assert_array_equal(grouped.values, whole.values)
+    n_groups = 1 if more_than_stream(model.layout) else model.n_layers
+    assert grouped.provenance["layer_groups"] == n_groups
+
+
 @pytest.mark.parametrize("name", NOT_DIFFERENTIABLE)
 def test_what_has_no_gradient_is_refused_with_the_reason(tiny, name):
     with pytest.raises(ArchitectureError, match=rf"`model` must be differentiable[\s\S]*{NOT_DIFFERENTIABLE[name]}"):
@@ -140,3 +153,9 @@ def test_host_and_source_exchanged_turn_it_red(tiny, monkeypatch):
     monkeypatch.setattr(_attribute, "make_experiment", lambda model, tokens, *rest: make(model, OTHER, *rest))
     with pytest.raises(AssertionError):
         test_an_estimate_is_the_derivative_of_the_cell(tiny, "llama")
+
+
+def test_what_a_table_forgets_that_blocks_share_turns_it_red(tiny, monkeypatch):
+    monkeypatch.setattr("mlx_patch.attribution._layer_groups.more_than_stream", lambda layout: "")
+    with pytest.raises(AssertionError):
+        test_groups_of_layers_give_the_same_to_the_last_bit(tiny, "hunyuan")

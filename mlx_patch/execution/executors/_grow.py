@@ -5,7 +5,7 @@ from typing import final
 
 from typing_extensions import override
 
-from mlx_patch.architectures import Layout
+from mlx_patch.architectures import Layout, more_than_stream
 from mlx_patch.execution.cells import Cell, unpatched_sites
 from mlx_patch.execution.executors._executor import Executor, PassValues
 from mlx_patch.execution.executors._shared_pass import run_shared_pass
@@ -25,15 +25,8 @@ class Grow(Executor):
 
     @override
     def why_not(self, layout: Layout, cells: Sequence[Cell]) -> str:
-        family = layout.family
-        if family.shared:
-            return f"later blocks of {family.name} read more than the stream that enters them"
-        if family.parts > 1:
-            return f"a block of {family.name} is {family.parts} layers, which overlap"
-        if family.rereads:
-            return f"blocks of {family.name} read the tokens besides the stream"
-        if family.final_norm is None:
-            return "no table says that only the stream goes from block to block"
+        if why := more_than_stream(layout):
+            return why
         if any(cell.entry is None for cell in cells):
             return "a cell edits a module whose block is unknown"
         return ""

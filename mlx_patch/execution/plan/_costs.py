@@ -74,17 +74,24 @@ class Footprint:
         """Bytes that a pass takes beside the weights."""
         rows = len(pass_.cells) * group.batch
         n_positions = group.length - pass_.start
-        numbers_a_position = self.d_model * _STREAMS + self.d_hidden * _HIDDEN
-        stream = rows * n_positions * numbers_a_position * self.itemsize
-        scores = 2 * rows * self.heads * n_positions * group.length * 4
         past = 0
         if pass_.start:
             past = 2 * rows * group.length * self.past
+        return self.block(rows, n_positions, group.length) + past + self.logits(rows, n_positions)
+
+    def block(self, rows: int, n_positions: int, length: int) -> int:
+        """Bytes that one block takes for some positions of rows of a length."""
+        numbers_a_position = self.d_model * _STREAMS + self.d_hidden * _HIDDEN
+        stream = rows * n_positions * numbers_a_position * self.itemsize
+        scores = 2 * rows * self.heads * n_positions * length * 4
+        return stream + scores
+
+    def logits(self, rows: int, n_positions: int) -> int:
+        """Bytes that the logits of rows take, of which some positions are computed."""
         n_read = n_positions
         if self.read is not None:
             n_read = min(n_positions, self.read)
-        logits = 3 * rows * n_read * self.d_vocab * 4
-        return stream + scores + past + logits
+        return 3 * rows * n_read * self.d_vocab * 4
 
 
 def device_budget() -> int | None:
@@ -117,10 +124,16 @@ def bounds_of(memory: int | None) -> Bounds:
     return Bounds(memory=memory, piece=_piece.get())
 
 
-def footprint(layout: Layout, readouts: Sequence[Readout]) -> Footprint:
-    """The sizes of a sweep's model, as far as they are known without looking inside it."""
+def footprint(layout: Layout, readouts: Sequence[Readout], backwards: bool = False) -> Footprint:
+    """The sizes of a sweep's model, as far as they are known without looking inside it.
+
+    Args:
+        layout: The model's layout.
+        readouts: What the metrics read.
+        backwards: Whether gradients are taken, for which no kernel of attention is fused.
+    """
     width = layout.d_model * layout.n_streams
-    has_fused_attention = mx.metal.is_available() or mx.cuda.is_available()
+    has_fused_attention = not backwards and (mx.metal.is_available() or mx.cuda.is_available())
     shares_past = not can_be_split(layout) or can_truncate(make_prompt_cache(layout.model))
     return Footprint(
         d_model=width,
