@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.attribution._gradients import SiteGradient
-from mlx_patch.execution.cells import Cell, Together, edits_by_site, never_picked, take_picked, together_at
+from mlx_patch.execution.cells import Cell, EditsAtSite, Together, edits_by_site, never_picked, take_picked, together_at
 from mlx_patch.interventions import Pick, Span
 from mlx_patch.sites import Site
 
@@ -28,9 +28,23 @@ def effects_of_cells(
     Returns:
         Float64. Shape `(cell, metric, batch)`.
     """
+    return effects_at_sites(edits_by_site(layout, enumerate(cells)), len(cells), gradients, span)
+
+
+def effects_at_sites(
+    by_site: Mapping[Site, Sequence[EditsAtSite]], n_cells: int, gradients: Mapping[Site, SiteGradient], span: Span
+) -> np.ndarray:
+    """The first-order effect that every cell has through some sites. Float64, shape `(cell, metric, batch)`.
+
+    Args:
+        by_site: What cells do at each of the sites.
+        n_cells: How many cells there are.
+        gradients: At each of the sites, and perhaps at others.
+        span: The positions of the activations.
+    """
     n_metrics, batch = next(iter(gradients.values())).gradient.shape[:2]
-    effects = np.zeros((len(cells), n_metrics, batch))
-    for site, members in edits_by_site(layout, enumerate(cells)).items():
+    effects = np.zeros((n_cells, n_metrics, batch))
+    for site, members in by_site.items():
         groups = together_at(site, members)
         for begin in range(0, len(groups), _AT_ONCE):
             _add_effects(effects, gradients[site], groups[begin : begin + _AT_ONCE], span)
@@ -49,7 +63,7 @@ def _add_effects(effects: np.ndarray, gradient: SiteGradient, groups: Iterable[T
     for group, picks, summed in sums:
         entries = np.array(summed)
         for member, pick in zip(group.members, picks, strict=True):
-            effects[member.cell] += _sum_of_picked(entries, pick)
+            effects[member.cell] += sum_of_picked(entries, pick)
 
 
 def _product(gradient: SiteGradient, new: mx.array) -> mx.array:
@@ -59,8 +73,15 @@ def _product(gradient: SiteGradient, new: mx.array) -> mx.array:
     return mx.where(slope == 0, 0, slope * change)  # masked scores are infinite, and nothing depends on them
 
 
-def _sum_of_picked(entries: np.ndarray, picks: Sequence[Pick]) -> np.ndarray:
-    """The sum over the picked indices of each axis behind the batch's; 0 in rows that are not picked."""
+def sum_of_picked(entries: np.ndarray, picks: Sequence[Pick]) -> np.ndarray:
+    """The sum over the picked indices of each axis behind the batch's; 0 in rows that are not picked.
+
+    Args:
+        entries: Shape `(metric, batch, ...)`.
+        picks: The indices along the batch and each axis behind it; None is all.
+    Returns:
+        Float64. Shape `(metric, batch)`.
+    """
     rows, *inner_picks = picks
     addends = take_picked(entries, inner_picks, first_axis=2)
     effect = addends.reshape(*addends.shape[:2], -1).sum(axis=-1, dtype=np.float64)

@@ -1,9 +1,8 @@
 """The gradients of metrics with respect to activations: one forward and one backward pass a metric."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -53,6 +52,7 @@ class PromptRun:
         readout: What the metrics read; nothing before `start`.
         start: The first position that matters: what lies before it is run once, and is not gone back through.
         actions: What other edits do, by site, before anything is read.
+        stopped: The sites that gradients do not go back through.
     """
 
     layout: Layout
@@ -60,6 +60,7 @@ class PromptRun:
     readout: Readout
     start: int = 0
     actions: Sequence[tuple[Site, Action]] = ()
+    stopped: Sequence[Site] = ()
 
     @property
     def length(self) -> int:
@@ -82,13 +83,20 @@ class PromptRun:
             caches = past.opened().caches
         elif self.layout.family.cached:
             caches = make_prompt_cache(self.layout.model)
-        places = [(self.layout.place(site), action) for site, action in (*self.actions, *actions)]
+        stops = [(site, _stop) for site in self.stopped]
+        places = [(self.layout.place(site), action) for site, action in (*self.actions, *actions, *stops)]
         hooks: list[Hook] = action_hooks(self.layout, places)
         if self.readout.at is not None:
             hooks.append(slice_hook(self.layout, self.readout.at))
         logits = forward(self.layout, self.tokens[:, self.start :], hooks, caches)
         refuse_unused(hooks)
         return self.readout.measure(logits, self.length)
+
+    def activations(self, past: Snapshot | None, sites: Sequence[Site]) -> tuple[mx.array, dict[Site, mx.array]]:
+        """The metrics and the activations at some sites, unevaluated. Shape `(metric, batch)`, and by site."""
+        activations: dict[Site, mx.array] = {}
+        values = self.measure(past, [(site, noting(site, activations)) for site in sites])
+        return values, activations
 
 
 def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> GradientRun:
@@ -105,7 +113,8 @@ def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> Gradient
 
 def _run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site]) -> GradientRun:
     past = prompt_run.past()
-    shapes = _like_activations(prompt_run, past, sites)
+    _, like = prompt_run.activations(past, sites)  # for their shapes: they are never computed
+    shapes = [like[site] for site in sites]
     gradients: list[list[mx.array]] = []
     values, unpatched = mx.zeros((0, prompt_run.tokens.shape[0])), shapes
     for number in range(len(prompt_run.readout.metrics)):
@@ -133,13 +142,6 @@ def _refuse_not_a_number(site: Site, unpatched: mx.array, gradients: Sequence[mx
         )
 
 
-def _like_activations(prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site]) -> list[mx.array]:
-    """Arrays of the shapes of the activations at some sites, which are never computed."""
-    activations: dict[Site, mx.array] = {}
-    prompt_run.measure(past, [(site, _noting(site, activations)) for site in sites])
-    return [activations[site] for site in sites]
-
-
 def _total(
     prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site], number: int, deltas: list[mx.array]
 ) -> tuple[mx.array, mx.array, list[mx.array]]:
@@ -150,7 +152,9 @@ def _total(
     return mx.sum(values[number]), values, [unpatched[site] for site in sites]
 
 
-def _noting(site: Site, into: dict[Site, mx.array]) -> Callable[[mx.array, ForwardPass], Any]:
+def noting(site: Site, into: dict[Site, mx.array]) -> Action:
+    """An action that keeps an activation, and changes nothing."""
+
     def note(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         into[site] = value
         return value
@@ -158,7 +162,16 @@ def _noting(site: Site, into: dict[Site, mx.array]) -> Callable[[mx.array, Forwa
     return note
 
 
-def _adding(site: Site, delta: mx.array, into: dict[Site, mx.array]) -> Callable[[mx.array, ForwardPass], Any]:
+def putting(value: mx.array) -> Action:
+    """An action that puts a value in."""
+    return lambda activation, forward_pass: value.astype(activation.dtype)
+
+
+def _stop(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+    return mx.stop_gradient(value)
+
+
+def _adding(site: Site, delta: mx.array, into: dict[Site, mx.array]) -> Action:
     def add(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         into[site] = value
         return value + delta

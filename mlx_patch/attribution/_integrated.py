@@ -10,10 +10,9 @@ from typing_extensions import override
 
 from mlx_patch.architectures import Layout
 from mlx_patch.attribution._effects import effects_of_cells
-from mlx_patch.attribution._gradients import GradientRun, PromptRun, SiteGradient, run_with_gradients
+from mlx_patch.attribution._gradients import GradientRun, PromptRun, SiteGradient, putting, run_with_gradients
 from mlx_patch.attribution._methods import Effects, Method
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import ForwardPass
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.execution.cells import Cell
 from mlx_patch.interventions import Edit, Elementwise, PromptEdits, Replace, RowEdits, Span, Where
@@ -142,12 +141,8 @@ def _left_out(entries: mx.array, difference: np.ndarray) -> float:
 def _runs_along(prompt_run: PromptRun, way: _Way, sites: Sequence[Site], steps: int) -> Iterator[GradientRun]:
     """The gradients at each end of each step."""
     for number in range(steps + 1):
-        embedding = way.at(number / steps)
-
-        def put(value: mx.array, forward_pass: ForwardPass, embedding: mx.array = embedding) -> mx.array:
-            return embedding.astype(value.dtype)
-
-        yield run_with_gradients(replace(prompt_run, actions=((_EMBED, put),)), sites)
+        embedded = replace(prompt_run, actions=((_EMBED, putting(way.at(number / steps))),))
+        yield run_with_gradients(embedded, sites)
 
 
 def _increment(before: GradientRun, after: GradientRun, site: Site) -> mx.array:
