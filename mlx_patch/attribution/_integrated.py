@@ -126,10 +126,11 @@ def _integrate(prompt_run: PromptRun, way: _Way, sites: Sequence[Site], steps: i
 
 
 def _cuts(layout: Layout) -> tuple[Site, ...]:
-    """Where the whole computation passes through one activation: the embeddings, and the stream before each block."""
+    """Where the whole computation passes through one activation: the embeddings, and the stream between blocks."""
+    last = Site("resid_post", len(layout.blocks) - 1)
     if layout.family.shared or layout.family.rereads:
-        return (_EMBED,)
-    return (_EMBED, *(site for site in layout.sites if site.name == "resid_pre"))
+        return (_EMBED, last)
+    return (_EMBED, *(site for site in layout.sites if site.name == "resid_pre"), last)
 
 
 def _left_out(entries: mx.array, difference: np.ndarray) -> float:

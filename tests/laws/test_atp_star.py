@@ -3,7 +3,6 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from scaled import Scaled
 
 import mlx_patch as mp
 from mlx_patch.attribution import _atp_star, _projections
@@ -31,7 +30,7 @@ PLACES = ({}, {"head": 0}, {"pos": 3}, {"pos": [2, 5], "head": -1})
 def cells_of(model, name, source, factor):
     """Cells at each site: two places in the first layer that has it, and two in the last."""
     cells = []
-    intervention = Scaled(mp.Replace(source), factor)
+    intervention = mp.Interpolate(source, factor)
     for site_name in CLIPPED.get(name, SITES):
         layers = [site.layer for site in model.sites if site.name == site_name]
         if not layers:

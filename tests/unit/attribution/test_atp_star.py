@@ -157,7 +157,7 @@ def test_it_is_exact_where_the_metric_is_linear_in_the_pattern(linear, name, cel
     assert np.abs(plain.values - sweep.values).max() > 1e-3
 
 
-def test_queries_and_keys_of_several_layers_and_other_sites_are_added_up(tiny):
+def test_several_layers_and_other_sites_are_added_up(tiny):
     model = tiny("llama")
     _, source = model.run_with_cache(OTHER, model.sites)
     edits = [mp.Replace(source).at(*place) for place in (("q", 0), ("k", 1), ("z", 2), ("k", 2), ("pattern", 1))]
@@ -216,7 +216,7 @@ def test_in_coarser_precision_it_is_nearer_than_the_tangent(tiny, precision):
     assert misses[0] < misses[1]
 
 
-def test_the_distance_to_the_tangent_falls_with_the_square_of_the_step(tiny):
+def test_it_nears_the_tangent_with_the_square_of_the_step(tiny):
     model = tiny("llama")
     _, source = model.run_with_cache(OTHER, ("q", "k"))
     distances = []
@@ -234,7 +234,7 @@ def test_without_queries_and_keys_it_is_the_gradient(tiny):
     np.testing.assert_array_equal(star.values, mp.attribute(tiny("llama"), TOKENS, mp.Ablate("zero"), **choice).values)
 
 
-def test_an_attention_without_a_pattern_is_refused_with_the_reason(tiny, monkeypatch):
+def test_what_has_no_pattern_is_refused_with_the_reason(tiny, monkeypatch):
     from dataclasses import replace
 
     model = tiny("llama")
