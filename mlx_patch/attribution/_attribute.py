@@ -38,6 +38,7 @@ def attribute(
     alphas: Any = None,
     method: str = "gradient",
     steps: int | None = None,
+    graddrop: bool = False,
     confirm: int = 0,
     sample: int = 0,
     seed: int = 0,
@@ -66,9 +67,14 @@ def attribute(
         heads: As of `sweep`.
         neurons: As of `sweep`.
         alphas: As of `sweep`.
-        method: "gradient" is the gradient of the unpatched run. "integrated" sums increments along the way from the
-            prompts' embeddings to those of the prompts of a `Replace(cache)`: it costs a pass a step, and is complete.
+        method: "gradient" is the gradient of the unpatched run. "atp*" is the same, but edits of `q`, `k`, `rot_q` and
+            `rot_k` go through the exact softmax: it costs a forward pass more, and runs of attention alone.
+            "integrated" sums increments along the way from the prompts' embeddings to those of the prompts of a
+            `Replace(cache)`: it costs a pass a step, and is complete.
         steps: Of "integrated"; None takes 8 to 64, until the residual is below 1 %.
+        graddrop: Of "gradient" and "atp*": estimate once a layer, each time without the gradient through what that
+            layer adds to the stream, and sum up the sizes. It costs a method's passes once a layer, and finds effects
+            that cancel. Effects are then sizes, without a sign: `Estimate.absolute`.
         confirm: How many of the cells with the strongest estimates are swept exactly; of several metrics the first
             counts.
         sample: How many of the others, drawn at random, are swept exactly: to see what the shortlist may have missed.
@@ -86,7 +92,8 @@ def attribute(
     Raises:
         PatchError: As `sweep`, before anything is run.
         KindError: A metric has no gradient that means anything: a rank, or one that lets the model write.
-        ArchitectureError: The model cannot be differentiated.
+        MissingSiteError: "atp*" is to go through an attention that has no `pattern`.
+        ArchitectureError: The model cannot be differentiated, or has one layer and `graddrop` is True.
         ValueRefusedError: `confirm` or `sample` is below 0.
     Source:
         Nanda 2023, "Attribution patching"; Syed et al. 2023, https://arxiv.org/abs/2310.10348; Kramár et al. 2024,
@@ -94,7 +101,7 @@ def attribute(
     """
     start_time = perf_counter()
     require_hooked("model", model)
-    chosen_method = method_of(method, steps)
+    chosen_method = method_of(method, steps, graddrop)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
@@ -102,7 +109,7 @@ def attribute(
     numbers, notes = estimate_cells(experiment, chosen_method, bounds_of(memory).memory)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),
-        provenance={**described_experiment(experiment), "method": method, **notes},
+        provenance={**described_experiment(experiment), "method": method, "graddrop": graddrop, **notes},
     )
     if confirmation.is_wanted:
         estimate = confirmed(estimate, experiment, confirmation, executor, progress, memory, checkpoint, group)

@@ -1,32 +1,51 @@
 """The methods by name."""
 
+from mlx_patch.attribution._atp_star import AtpStar
+from mlx_patch.attribution._grad_drop import GradDrop
 from mlx_patch.attribution._integrated import Integrated
 from mlx_patch.attribution._methods import Gradient, Method
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
 
-METHOD_NAMES = ("gradient", "integrated")
+METHOD_NAMES = ("gradient", "atp*", "integrated")
 
 
-def method_of(name: str, steps: int | None) -> Method:
+def method_of(name: str, steps: int | None, graddrop: bool) -> Method:
     """The method of a name.
 
     Args:
-        name: "gradient" or "integrated".
+        name: "gradient", "atp*" or "integrated".
         steps: Of "integrated"; None chooses them.
+        graddrop: Whether the gradient is dropped at one layer at a time; of the other two.
     Raises:
         UnknownNameError: There is no such method.
-        KindError: `steps` is no whole number.
-        ValueRefusedError: `steps` is below 1, or given where there are none.
+        KindError: `steps` is no whole number, or `graddrop` no truth value.
+        ValueRefusedError: `steps` is below 1, or one of the two is given where there is none.
     """
     if name not in METHOD_NAMES:
         near = did_you_mean(str(name), METHOD_NAMES)
         raise UnknownNameError(f"`method` must be a way to estimate. Got {name!r}. {near}")
+    if not isinstance(graddrop, bool):
+        raise KindError(f"`graddrop` must be True or False. Got {graddrop!r}. Leave it out for False.")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
         raise KindError(f"`steps` must be a whole number. Got {steps!r}. Leave it out to have them chosen.")
     if steps is not None and steps < 1:
         raise ValueRefusedError(f"`steps` must be 1 or more. Got {steps}. Leave it out to have them chosen.")
     if name == "integrated":
-        return Integrated(steps)
+        return _integrated(steps, graddrop)
     if steps is not None:
         raise ValueRefusedError(f"`steps` must be left out where method={name!r}. Got {steps}. It has none.")
-    return Gradient()
+    method: Method = Gradient()
+    if name == "atp*":
+        method = AtpStar()
+    if graddrop:
+        return GradDrop(method)
+    return method
+
+
+def _integrated(steps: int | None, graddrop: bool) -> Method:
+    if graddrop:
+        raise ValueRefusedError(
+            "`graddrop` must be False where method='integrated', whose increments would no longer sum to the "
+            "difference. Got True. Use method='gradient' or 'atp*'."
+        )
+    return Integrated(steps)

@@ -60,7 +60,7 @@ class CellEffects:
         for group, picks, summed in sums:
             entries = np.array(summed)
             for member, pick in zip(group.members, picks, strict=True):
-                self.values[member.cell] += _sum_of_picked(entries, pick)
+                self.values[member.cell] += sum_of_picked(entries, pick)
 
 
 def _product(gradient: SiteGradient, new: mx.array) -> mx.array:
@@ -70,7 +70,7 @@ def _product(gradient: SiteGradient, new: mx.array) -> mx.array:
     return mx.where(slope == 0, 0, slope * change)  # masked scores are infinite, and nothing depends on them
 
 
-def _sum_of_picked(entries: np.ndarray, picks: Sequence[Pick]) -> np.ndarray:
+def sum_of_picked(entries: np.ndarray, picks: Sequence[Pick]) -> np.ndarray:
     """The sum over the picked indices of each axis behind the batch's; 0 in rows that are not picked."""
     rows, *inner_picks = picks
     addends = take_picked(entries, inner_picks, first_axis=2)

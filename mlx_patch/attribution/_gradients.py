@@ -87,7 +87,7 @@ def run_with_gradients(prompt_run: PromptRun, sites: Sequence[Site], use: UseGra
 def _blanks(prompt_run: PromptRun, past: Snapshot | None, sites: Sequence[Site]) -> dict[Site, Blank]:
     """The forms of the activations at some sites, which are not computed."""
     activations: dict[Site, mx.array] = {}
-    prompt_run.logits(past, [(site, _noting(site, activations)) for site in sites])
+    prompt_run.logits(past, [(site, noting(site, activations)) for site in sites])
     return {site: Blank(activations[site].shape, activations[site].dtype) for site in sites}
 
 
@@ -99,7 +99,7 @@ def _kept_streams(
     entrances = [group.entrance for group in groups if group.entrance is not None]
     if entrances:
         *earlier, last = entrances
-        streams[last] = prompt_run.activation(past, [(site, _noting(site, streams)) for site in earlier], last)
+        streams[last] = prompt_run.activation(past, [(site, noting(site, streams)) for site in earlier], last)
         mx.eval(streams)
     return streams
 
@@ -157,7 +157,7 @@ class _WayBack:
         noted: dict[Site, mx.array] = {}
         actions: list[tuple[Site, Action]] = []
         if group.entrance is not None and stream is not None:
-            actions.append((group.entrance, _putting(stream)))
+            actions.append((group.entrance, putting(stream)))
         actions += [(site, _adding(site, delta, noted)) for site, delta in zip(sites, deltas, strict=True)]
         if group.exit is None:
             values = self.prompt_run.measure(self.past, actions)
@@ -179,7 +179,9 @@ def _refuse_not_a_number(site: Site, unpatched: mx.array, gradients: Sequence[mx
         )
 
 
-def _noting(site: Site, into: dict[Any, mx.array]) -> Action:
+def noting(site: Site, into: dict[Any, mx.array]) -> Action:
+    """An action that keeps an activation, and changes nothing."""
+
     def note(value: mx.array, forward_pass: ForwardPass) -> mx.array:
         into[site] = value
         return value
@@ -187,11 +189,9 @@ def _noting(site: Site, into: dict[Any, mx.array]) -> Action:
     return note
 
 
-def _putting(stream: mx.array) -> Action:
-    def put(value: mx.array, forward_pass: ForwardPass) -> mx.array:
-        return stream
-
-    return put
+def putting(value: mx.array) -> Action:
+    """An action that puts a value in."""
+    return lambda activation, forward_pass: value.astype(activation.dtype)
 
 
 def _adding(site: Site, delta: mx.array, into: dict[Site, mx.array]) -> Action:

@@ -9,11 +9,10 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.architectures import Layout
-from mlx_patch.attribution._gradients import GradientRun, SiteGradient, run_with_gradients
+from mlx_patch.attribution._gradients import GradientRun, SiteGradient, putting, run_with_gradients
 from mlx_patch.attribution._methods import Effects, Method, no_effects
 from mlx_patch.attribution._prompt_run import PromptRun
 from mlx_patch.cache import ActivationCache
-from mlx_patch.engine import ForwardPass
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.execution.cells import Cell
 from mlx_patch.interventions import Edit, Elementwise, PromptEdits, Replace, RowEdits, Span, Where
@@ -145,10 +144,11 @@ class _Increments:
 
 
 def _cuts(layout: Layout) -> tuple[Site, ...]:
-    """Where the whole computation passes through one activation: the embeddings, and the stream before each block."""
+    """Where the whole computation passes through one activation: the embeddings, and the stream between blocks."""
+    last = Site("resid_post", len(layout.blocks) - 1)
     if layout.family.shared or layout.family.rereads:
-        return (_EMBED,)
-    return (_EMBED, *(site for site in layout.sites if site.name == "resid_pre"))
+        return (_EMBED, last)
+    return (_EMBED, *(site for site in layout.sites if site.name == "resid_pre"), last)
 
 
 def _left_out(entries: mx.array, difference: np.ndarray) -> float:
@@ -160,10 +160,8 @@ def _left_out(entries: mx.array, difference: np.ndarray) -> float:
 def _run_at(prompt_run: PromptRun, embedding: mx.array, sites: Sequence[Site], increments: _Increments) -> GradientRun:
     """The run on an embedding, whose gradients end one step and begin the next."""
 
-    def put(value: mx.array, forward_pass: ForwardPass) -> mx.array:
-        return embedding.astype(value.dtype)
-
-    return run_with_gradients(replace(prompt_run, actions=((_EMBED, put),)), sites, increments.add)
+    embedded = replace(prompt_run, actions=((_EMBED, putting(embedding)),))
+    return run_with_gradients(embedded, sites, increments.add)
 
 
 def _increment(before: SiteGradient, after: SiteGradient) -> mx.array:

@@ -26,6 +26,7 @@ class PromptRun:
         start: The first position that matters: what lies before it is run once, and is not gone back through.
         memory: Bytes that the gradients may take beside the weights, if one layer does not take more; None is no bound.
         actions: What other edits do, by site, before anything is read.
+        stopped: The sites that gradients do not go back through.
     """
 
     layout: Layout
@@ -34,6 +35,7 @@ class PromptRun:
     start: int = 0
     memory: int | None = None
     actions: Sequence[tuple[Site, Action]] = ()
+    stopped: Sequence[Site] = ()
 
     @property
     def length(self) -> int:
@@ -75,7 +77,7 @@ class PromptRun:
         raise ArchitectureError(f"{self.layout.family.name} never comes to {site}. Leave out `memory`.")
 
     def _hooks(self, actions: Sequence[tuple[Site, Action]]) -> list[Hook]:
-        every_action = [*self.actions, *actions]
+        every_action = [*self.actions, *actions, *((site, _stop) for site in self.stopped)]
         return action_hooks(self.layout, [(self.layout.place(site), action) for site, action in every_action])
 
     def _forward(self, past: Snapshot | None, hooks: Sequence[Hook]) -> mx.array:
@@ -85,6 +87,10 @@ class PromptRun:
         elif self.layout.family.cached:
             caches = make_prompt_cache(self.layout.model)
         return forward(self.layout, self.tokens[:, self.start :], hooks, caches)
+
+
+def _stop(value: mx.array, forward_pass: ForwardPass) -> mx.array:
+    return mx.stop_gradient(value)
 
 
 class _Reached(Exception):

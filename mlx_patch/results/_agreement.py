@@ -31,7 +31,8 @@ class Agreement:
         sampled: Which cells were drawn at random among those that were not the strongest. The same shape.
         n_unswept: How many cells were not swept.
         rank_correlation: Spearman's, between the two; NaN for fewer than two cells or where one is constant.
-        sign_agreement: The share of cells whose two effects have the same sign.
+        sign_agreement: The share of the exact effects, by size, whose sign is the estimated one: so an effect that is
+            only rounding has no weight. NaN where all are 0, or estimates have no sign.
         largest_miss: The largest distance between the two in the sample; NaN without a sample.
         largest_miss_at: Where that is, in words; empty without a sample.
         missed_share: An upper bound, at 95% confidence, on the share of the cells outside the shortlist whose exact
@@ -64,17 +65,22 @@ class Agreement:
             x_label=f"estimated change of {self.metric}",
             y_label=f"exact change of {self.metric}",
             diagonal=True,
-            title=f"rank correlation {self.rank_correlation:.2f}, same sign in {self.sign_agreement:.0%}",
+            title=", ".join(self._correlations()),
             ax=ax,
         )
+
+    def _correlations(self) -> list[str]:
+        phrases = [f"rank correlation {self.rank_correlation:.2f}"]
+        if not np.isnan(self.sign_agreement):
+            phrases.append(f"right sign of {self.sign_agreement:.0%} by size")
+        return phrases
 
     @override
     def __repr__(self) -> str:
         swept = len(self.exact)
         phrases = [
             f"{swept} cells swept exactly ({int(self.sampled.sum())} of them drawn at random)",
-            f"rank correlation {self.rank_correlation:.2f}",
-            f"same sign in {self.sign_agreement:.0%}",
+            *self._correlations(),
         ]
         if self.sampled.any():
             phrases.append(f"largest miss in the sample {self.largest_miss:.3g} at {self.largest_miss_at}")
@@ -93,6 +99,7 @@ def agreement_of(
     axes: Sequence[str],
     coords: Mapping[str, tuple[Any, ...]],
     metric: str,
+    signed: bool = True,
 ) -> Agreement:
     """The agreement of estimates with exact numbers.
 
@@ -104,6 +111,7 @@ def agreement_of(
         axes: The names of the axes.
         coords: Coordinates by axis.
         metric: The metric's name.
+        signed: Whether effects have signs.
     Raises:
         ValueRefusedError: No cell was swept.
     """
@@ -122,11 +130,19 @@ def agreement_of(
         sampled=is_sampled,
         n_unswept=int(np.count_nonzero(~swept)),
         rank_correlation=rank_correlation(estimated_effects, exact_effects),
-        sign_agreement=float(np.mean(np.sign(estimated_effects) == np.sign(exact_effects))),
+        sign_agreement=_sign_agreement(estimated_effects, exact_effects, signed),
         largest_miss=largest_miss,
         largest_miss_at=largest_miss_at,
         missed_share=_missed_share(exact_effects, is_sampled),
     )
+
+
+def _sign_agreement(estimates: np.ndarray, exact: np.ndarray, signed: bool) -> float:
+    """The share of the exact effects, by size, whose sign is the estimated one; NaN where there are none."""
+    sizes = np.abs(exact)
+    if not signed or not sizes.any():
+        return float("nan")
+    return float(sizes[np.sign(estimates) == np.sign(exact)].sum() / sizes.sum())
 
 
 def _missed_share(exact: np.ndarray, sampled: np.ndarray) -> float:

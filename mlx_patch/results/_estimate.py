@@ -81,8 +81,15 @@ class Estimate(CellResult):
         return self.provenance.get("residual")
 
     @property
+    def absolute(self) -> bool:
+        """Whether estimates are the baseline plus the size of an effect, without its sign, as `graddrop` gives them."""
+        return bool(self.provenance.get("graddrop", False))
+
+    @property
     def agreement(self) -> Agreement:
         """How far the estimates are from the exact numbers, where both are known: for one metric.
+
+        Where estimates are `absolute`, the sizes of the exact effects are compared with them.
 
         Raises:
             ValueRefusedError: No cell was confirmed, or there are several metrics: choose with `of_metric` first.
@@ -96,11 +103,15 @@ class Estimate(CellResult):
             axes=single.over,
             coords=single.coords,
             metric=next(iter(single.metrics), "metric"),
+            signed=not single.absolute,
         )
 
     def _effects(self, values: np.ndarray) -> np.ndarray:
-        """The mean change from the baseline of each cell. Shape `(*over)`."""
-        return np.nanmean(values.astype(np.float64) - self.baseline, axis=-1)
+        """The mean change from the baseline of each cell, or its mean size. Shape `(*over)`."""
+        changes = values.astype(np.float64) - self.baseline
+        if self.absolute:
+            changes = np.abs(changes)
+        return np.nanmean(changes, axis=-1)
 
     def plot_agreement(self, ax: Any = None, metric: str | None = None) -> "matplotlib.axes.Axes":
         """Exact effects against estimated ones, with the diagonal on which they agree.

@@ -248,8 +248,8 @@ def slopes_of_another_metric(monkeypatch):
 
 
 def doubled_stream(monkeypatch):
-    putting = _gradients._putting
-    monkeypatch.setattr(_gradients, "_putting", lambda stream: putting(2 * stream))
+    putting = _gradients.putting
+    monkeypatch.setattr(_gradients, "putting", lambda stream: putting(2 * stream))
 
 
 def a_group_left_out(monkeypatch):
