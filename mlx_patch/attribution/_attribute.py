@@ -1,22 +1,22 @@
 """`attribute`: what a sweep would return, to first order, from one forward and one backward pass."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.attribution._choice import method_of
+from mlx_patch.attribution._choice import method_of, refuse_standing
 from mlx_patch.attribution._confirmation import Confirmation, confirmed
 from mlx_patch.attribution._estimates import estimate_cells
 from mlx_patch.errors import KindError, listed
 from mlx_patch.execution import described_experiment, labelled
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.interventions import Intervention
+from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import as_metric
-from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.model import HookedModel, as_edits, require_hooked
 from mlx_patch.results import Estimate
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import OverChoice, Variation, choices_of, make_experiment
@@ -35,6 +35,7 @@ def attribute(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    edits: Iterable[Edit] = (),
     method: str = "gradient",
     steps: int | None = None,
     confirm: int = 0,
@@ -65,6 +66,7 @@ def attribute(
         heads: As of `sweep`.
         neurons: As of `sweep`.
         alphas: As of `sweep`.
+        edits: Standing edits, as of `sweep`: gradients are those of the run that has them. Not of "integrated".
         method: "gradient" is the gradient of the unpatched run. "integrated" sums increments along the way from the
             prompts' embeddings to those of the prompts of a `Replace(cache)`: it costs a pass a step, and is complete.
         steps: Of "integrated"; None takes 8 to 64, until the residual is below 1 %.
@@ -92,10 +94,12 @@ def attribute(
     start_time = perf_counter()
     require_hooked("model", model)
     chosen_method = method_of(method, steps)
+    standing = as_edits(edits)
+    refuse_standing(chosen_method, standing)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
-    experiment = make_experiment(model, tokens, intervention, variation, metric)
+    experiment = make_experiment(model, tokens, intervention, variation, metric, standing)
     numbers, notes = estimate_cells(experiment, chosen_method)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),

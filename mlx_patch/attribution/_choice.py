@@ -1,8 +1,11 @@
 """The methods by name."""
 
+from collections.abc import Sequence
+
 from mlx_patch.attribution._integrated import Integrated
 from mlx_patch.attribution._methods import Gradient, Method
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.interventions import Edit
 
 METHOD_NAMES = ("gradient", "integrated")
 
@@ -30,3 +33,16 @@ def method_of(name: str, steps: int | None) -> Method:
     if steps is not None:
         raise ValueRefusedError(f"`steps` must be left out where method={name!r}. Got {steps}. It has none.")
     return Gradient()
+
+
+def refuse_standing(method: Method, standing: Sequence[Edit]) -> None:
+    """Refuse standing edits where a method goes to the run of another prompt, which has none.
+
+    Raises:
+        ValueRefusedError: There are some.
+    """
+    if standing and isinstance(method, Integrated):
+        raise ValueRefusedError(
+            f"`edits` must be left out where method='integrated', which leads to the source's own run. Got "
+            f"{standing[0]!r}. Use method='gradient'."
+        )

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.measurements import Measurement, measurement_of
 from mlx_patch.execution.readouts import AnswerRuns, Readout
+from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 from mlx_patch.results import Coordinate
@@ -27,6 +28,7 @@ class Experiment:
         answers: Maps each run back to the prompt and answer it measures; None if every answer is one token.
         with_baseline: Whether the unpatched run is measured as well. Without it, only an executor can run the cells
             whose passes need nothing of that run.
+        standing: For each group, the edits that every run has, the unpatched one too; empty where there are none.
     """
 
     model: HookedModel
@@ -37,6 +39,13 @@ class Experiment:
     description: Mapping[str, Any]
     answers: AnswerRuns | None = None
     with_baseline: bool = True
+    standing: tuple[tuple[Edit, ...], ...] = ()
+
+    def standing_of(self, group: int) -> tuple[Edit, ...]:
+        """The standing edits of a group of prompts."""
+        if not self.standing:
+            return ()
+        return self.standing[group]
 
     @property
     def requested(self) -> "Experiment | AnswerRuns":

@@ -1,21 +1,33 @@
 """From the arguments of `sweep` to an `Experiment`; what can be refused is refused here, before anything long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
+from mlx_patch.architectures import Layout
 from mlx_patch.execution import Experiment
-from mlx_patch.execution.cells import Cell, Shapes, cell_of, check_sources, may_follow_the_norm, refuse_misfits
+from mlx_patch.execution.cells import (
+    Cell,
+    Shapes,
+    cell_of,
+    check_sources,
+    may_follow_the_norm,
+    refuse_misfits,
+    with_standing,
+)
 from mlx_patch.execution.measurements import measurement_of
 from mlx_patch.execution.readouts import (
     Readout,
+    RunGroups,
     answer_runs,
     count_examples,
     plain_of,
     readouts_by_batch,
     with_answers,
 )
-from mlx_patch.interventions import Edit, Intervention
+from mlx_patch.interventions import Edit, Intervention, refuse_steps
 from mlx_patch.metrics import Metric, metrics_of
-from mlx_patch.model import HookedModel, refuse_unlearned
+from mlx_patch.model import HookedModel, as_edits, refuse_unlearned
 from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
 from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
@@ -31,12 +43,14 @@ def make_experiment(
     intervention: Intervention | Sequence[Intervention] | None,
     variation: Variation,
     metric: object,
+    edits: Iterable[Edit] = (),
 ) -> Experiment:
     """A sweep, checked. The arguments are those of `sweep`, and its metrics are of one kind.
 
     Raises:
         PatchError: As `sweep` says.
     """
+    standing = as_edits(edits)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
     check_metrics(model, metrics, batches)
@@ -44,7 +58,7 @@ def make_experiment(
     interventions, axes = _align(interventions, variation.axes(), batches)
     scope = SweepScope(model, batches, site_names(variation.at), Shapes(model.layout, batches[0].tokens), axes)
     requested = _requested_cells(variation, interventions, scope)
-    return experiment_of_cells(model, batches, metrics, requested, scope.shapes)
+    return experiment_of_cells(model, batches, metrics, requested, scope.shapes, standing=standing)
 
 
 def experiment_of_cells(
@@ -54,6 +68,7 @@ def experiment_of_cells(
     requested: RequestedCells,
     shapes: Shapes | None = None,
     with_baseline: bool = True,
+    standing: tuple[Edit, ...] = (),
 ) -> Experiment:
     """An experiment of some cells, checked.
 
@@ -64,25 +79,75 @@ def experiment_of_cells(
         requested: The cells.
         shapes: The model's shapes, so that every edit is tried on zeros; None where the first run comes at once.
         with_baseline: Whether the unpatched run is measured as well.
+        standing: The edits that every run has, the unpatched one too.
     Raises:
         PatchError: As `sweep` says.
     """
     answers = answer_runs(metrics, batches, model.d_vocab)
     readouts = readouts_by_batch(plain_of(metrics), batches)
-    edits = [edit for cells in requested.edits for cell in cells for edit in cell]
+    edits = [*standing, *(edit for cells in requested.edits for cell in cells for edit in cell)]
     refuse_rows(edits, several=any(batch.alone for batch in batches) or len(requested.edits) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in edits):
         readouts = tuple(readout.whole() for readout in readouts)
     cells = _cells_by_batch(model, batches, readouts, requested.edits)
-    check_sources(model.layout, cells)
+    standing_cells = _standing_cells(model, batches, readouts, standing)
+    check_sources(model.layout, [*cells, *standing_cells])
     if shapes is not None:
-        for batch, batch_cells in zip(batches, cells, strict=True):
-            refuse_misfits(shapes, batch.tokens.shape, batch_cells)
+        for batch, *of_batch in zip(batches, cells, standing_cells, strict=True):
+            refuse_misfits(shapes, batch.tokens.shape, [*chain(*of_batch)])
+    groups = _run_groups(model.layout, batches, readouts, standing_cells, cells)
     if answers is not None:
-        batches, readouts, cells = with_answers(model.layout, answers, readouts, cells)
-        refuse_unlearned(model.layout, max(batch.length for batch in batches), "metric", "Measure less.")
-    coords, description = requested.coords, requested.description
-    return Experiment(model, batches, readouts, cells, coords, description, answers, with_baseline)
+        groups = with_answers(model.layout, answers, groups)
+        longest = max(batch.length for batch in groups.batches)
+        refuse_unlearned(model.layout, longest, "metric", "Measure less.")
+    return Experiment(
+        model=model,
+        batches=groups.batches,
+        readouts=groups.readouts,
+        cells=groups.cells,
+        coords=requested.coords,
+        description={**requested.description, **_description_of(standing)},
+        answers=answers,
+        with_baseline=with_baseline,
+        standing=groups.standing,
+    )
+
+
+def _standing_cells(
+    model: HookedModel, batches: Sequence[Batch], readouts: Sequence[Readout], standing: tuple[Edit, ...]
+) -> CellsByBatch:
+    """For each batch the run with the standing edits alone, as a cell; none where there are no such edits.
+
+    Raises:
+        KindError: An edit acts during some steps of a generation.
+    """
+    if not standing:
+        return tuple(() for _ in batches)
+    for edit in standing:
+        refuse_steps(edit, generation=False)
+    return _cells_by_batch(model, batches, readouts, [[standing]])
+
+
+def _run_groups(
+    layout: Layout,
+    batches: tuple[Batch, ...],
+    readouts: tuple[Readout, ...],
+    standing_cells: CellsByBatch,
+    cells: CellsByBatch,
+) -> RunGroups:
+    """The groups of prompts, whose cells have the standing edits of the group."""
+    standing = tuple(tuple(edit for cell in of_batch for edit in cell.edits) for of_batch in standing_cells)
+    placed = []
+    for batch, batch_standing, batch_cells in zip(batches, standing, cells, strict=True):
+        placed.append(with_standing(layout, batch_cells, batch_standing, batch.length))
+    return RunGroups(batches, readouts, standing, tuple(placed))
+
+
+def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
+    """Standing edits in words. The values of cells are then not those of a run that takes a source's alone."""
+    if not standing:
+        return {}
+    return {"edits": [repr(edit) for edit in standing], "sources": None}
 
 
 def check_metrics(model: HookedModel, metrics: Sequence[Metric], batches: Sequence[Batch]) -> None:

@@ -1,7 +1,7 @@
 """`sweep`: many patched runs at the cost of few. `plan`: its passes and cost, without running."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -9,9 +9,9 @@ import mlx.core as mx
 from mlx_patch.execution import Experiment, SweepOutcome, plan_experiment, run_experiment
 from mlx_patch.execution.plan import Plan, bounds_of
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.interventions import Intervention
+from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import as_metric
-from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.model import HookedModel, as_edits, require_hooked
 from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._by_measurement import check_kinds, kinds_of, plan_kinds, refuse_with_several, sweep_kinds
@@ -32,6 +32,7 @@ def sweep(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    edits: Iterable[Edit] = (),
     executor: str = "auto",
     progress: ProgressChoice = None,
     memory: int | None = None,
@@ -61,6 +62,8 @@ def sweep(
         heads: Which heads. Groups as for layers.
         neurons: Which entries of the site's last axis. Groups as for layers.
         alphas: How far to go, where `over` has "alpha".
+        edits: Standing edits: every run has them, the unpatched one too. In a cell they act before its own edits. The
+            baseline is the run with these alone. Causal tracing has its noise here.
         executor: "auto", or "grow", "rows" or "reference", one full forward pass per cell.
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal or in a notebook. Inside a long pass, the cells that its share of the work stands for count.
@@ -86,10 +89,11 @@ def sweep(
     """
     require_hooked("model", model)
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
+    standing = as_edits(edits)
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
         def make() -> Experiment:
-            return make_experiment(model, tokens, intervention, variation, metrics)
+            return make_experiment(model, tokens, intervention, variation, metrics, standing)
 
         progress_choice = progress if show_progress else False
         return run_experiment(make, executor, progress_choice, memory, checkpoint, group, model.layout)
@@ -115,6 +119,7 @@ def plan(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    edits: Iterable[Edit] = (),
     executor: str = "auto",
     memory: int | None = None,
 ) -> Plan:
@@ -126,9 +131,11 @@ def plan(
     require_hooked("model", model)
     bounds = bounds_of(memory)
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
+    standing = as_edits(edits)
 
     def plan_of(metrics: Any) -> Plan:
-        return plan_experiment(make_experiment(model, tokens, intervention, variation, metrics), executor, bounds)
+        experiment = make_experiment(model, tokens, intervention, variation, metrics, standing)
+        return plan_experiment(experiment, executor, bounds)
 
     kinds = kinds_of(metric)
     if len(kinds) < 2:

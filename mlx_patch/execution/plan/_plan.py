@@ -54,6 +54,7 @@ class Plan:
         memory: An estimate of what the largest pass takes beside the weights, in bytes.
         written: The token-layers of text that the model generates, at most, beside the passes.
         how: What the executor does, in words.
+        standing: How many edits every run has, the unpatched ones too.
     """
 
     executor: str
@@ -67,6 +68,7 @@ class Plan:
     memory: int
     written: int = 0
     how: str = ""
+    standing: int = 0
 
     @property
     def base(self) -> int:
@@ -113,6 +115,8 @@ class Plan:
             f"one full forward pass per cell would cost: {_compared(self.reference, self.token_layers)}",
             f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
         ]
+        if self.standing:
+            lines.insert(2, f"standing edits: {self.standing}, in every run and in the unpatched ones")
         if self.written:
             lines.append(f"what the model writes: {self.written:,} token-layers more at most")
         return "\n".join(lines)
