@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_patch.attribution._choice import method_of, refuse_standing
-from mlx_patch.attribution._confirmation import Confirmation, confirmed
+from mlx_patch.attribution._confirmation import Confirmation, confirmed, refuse_draws
 from mlx_patch.attribution._estimates import estimate_cells
 from mlx_patch.errors import KindError, listed
 from mlx_patch.execution import described_experiment, labelled
@@ -35,6 +35,7 @@ def attribute(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    seeds: Any = None,
     edits: Iterable[Edit] = (),
     method: str = "gradient",
     steps: int | None = None,
@@ -66,6 +67,7 @@ def attribute(
         heads: As of `sweep`.
         neurons: As of `sweep`.
         alphas: As of `sweep`.
+        seeds: As of `sweep`. With standing edits that draw, `confirm` and `sample` are refused.
         edits: Standing edits, as of `sweep`: gradients are those of the run that has them. Not of "integrated".
         method: "gradient" is the gradient of the unpatched run. "integrated" sums increments along the way from the
             prompts' embeddings to those of the prompts of a `Replace(cache)`: it costs a pass a step, and is complete.
@@ -98,8 +100,9 @@ def attribute(
     refuse_standing(chosen_method, standing)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
     experiment = make_experiment(model, tokens, intervention, variation, metric, standing)
+    refuse_draws(confirmation, experiment)
     numbers, notes = estimate_cells(experiment, chosen_method)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),

@@ -170,7 +170,7 @@ def plan_experiment(experiment: Experiment, executor_name: str, bounds: Bounds) 
     memory = footprint(layout, experiment.readouts)
     plan = make_plan(_cells_of(experiment, executor), groups, n_layers, executor, bounds, memory, why)
     minimum = minimum_of(_delay_starts(experiment), groups, n_layers)
-    plan = replace(plan, minimum=minimum, standing=len(experiment.standing_of(0)))
+    plan = replace(plan, minimum=minimum, standing=len(experiment.standing_of(0)), draws=experiment.n_draws)
     return replace(plan, written=experiment.measurement.further_cost(plan, experiment.metrics))
 
 

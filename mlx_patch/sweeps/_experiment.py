@@ -1,10 +1,10 @@
 """From the arguments of `sweep` to an `Experiment`; what can be refused is refused here, before anything long."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from mlx_patch.architectures import Layout
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
@@ -21,6 +21,7 @@ from mlx_patch.execution.readouts import (
     RunGroups,
     answer_runs,
     count_examples,
+    joined_groups,
     plain_of,
     readouts_by_batch,
     with_answers,
@@ -56,9 +57,11 @@ def make_experiment(
     check_metrics(model, metrics, batches)
     interventions = checked_interventions(intervention, count_examples(batches))
     interventions, axes = _align(interventions, variation.axes(), batches)
-    scope = SweepScope(model, batches, site_names(variation.at), Shapes(model.layout, batches[0].tokens), axes)
+    shapes = Shapes(model.layout, batches[0].tokens)
+    scope = SweepScope(model, batches, site_names(variation.at), shapes, axes, standing)
     requested = _requested_cells(variation, interventions, scope)
-    return experiment_of_cells(model, batches, metrics, requested, scope.shapes, standing=standing)
+    requested = replace(requested, description={**requested.description, **_description_of(standing)})
+    return experiment_of_cells(model, batches, metrics, requested, shapes)
 
 
 def experiment_of_cells(
@@ -68,7 +71,6 @@ def experiment_of_cells(
     requested: RequestedCells,
     shapes: Shapes | None = None,
     with_baseline: bool = True,
-    standing: tuple[Edit, ...] = (),
 ) -> Experiment:
     """An experiment of some cells, checked.
 
@@ -79,38 +81,59 @@ def experiment_of_cells(
         requested: The cells.
         shapes: The model's shapes, so that every edit is tried on zeros; None where the first run comes at once.
         with_baseline: Whether the unpatched run is measured as well.
-        standing: The edits that every run has, the unpatched one too.
     Raises:
         PatchError: As `sweep` says.
     """
     answers = answer_runs(metrics, batches, model.d_vocab)
     readouts = readouts_by_batch(plain_of(metrics), batches)
-    edits = [*standing, *(edit for cells in requested.edits for cell in cells for edit in cell)]
+    cell_edits = [edit for cells in requested.edits for cell in cells for edit in cell]
+    edits = [*chain(*requested.standing), *cell_edits]
     refuse_rows(edits, several=any(batch.alone for batch in batches) or len(requested.edits) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in edits):
         readouts = tuple(readout.whole() for readout in readouts)
-    cells = _cells_by_batch(model, batches, readouts, requested.edits)
-    standing_cells = _standing_cells(model, batches, readouts, standing)
-    check_sources(model.layout, [*cells, *standing_cells])
-    if shapes is not None:
-        for batch, *of_batch in zip(batches, cells, standing_cells, strict=True):
-            refuse_misfits(shapes, batch.tokens.shape, [*chain(*of_batch)])
-    groups = _run_groups(model.layout, batches, readouts, standing_cells, cells)
+    draws = []
+    for number, standing in enumerate(requested.standing):
+        draws.append(_run_groups(model, batches, readouts, standing, requested.cells_with(number), shapes))
     if answers is not None:
-        groups = with_answers(model.layout, answers, groups)
-        longest = max(batch.length for batch in groups.batches)
+        draws = [with_answers(model.layout, answers, groups) for groups in draws]
+        longest = max(batch.length for batch in draws[0].batches)
         refuse_unlearned(model.layout, longest, "metric", "Measure less.")
+    groups = joined_groups(draws)
     return Experiment(
         model=model,
         batches=groups.batches,
         readouts=groups.readouts,
         cells=groups.cells,
         coords=requested.coords,
-        description={**requested.description, **_description_of(standing)},
+        description=requested.description,
         answers=answers,
         with_baseline=with_baseline,
         standing=groups.standing,
+        standing_axis=requested.standing_axis,
     )
+
+
+def _run_groups(
+    model: HookedModel,
+    batches: tuple[Batch, ...],
+    readouts: tuple[Readout, ...],
+    standing: tuple[Edit, ...],
+    edits: Sequence[Sequence[tuple[Edit, ...]]],
+    shapes: Shapes | None,
+) -> RunGroups:
+    """The groups of prompts with their cells, which have the standing edits. All edits are checked."""
+    layout = model.layout
+    cells = _cells_by_batch(model, batches, readouts, edits)
+    standing_cells = _standing_cells(model, batches, readouts, standing)
+    check_sources(layout, [*cells, *standing_cells])
+    standing_by_batch, placed = [], []
+    for batch, batch_cells, batch_standing_cells in zip(batches, cells, standing_cells, strict=True):
+        if shapes is not None:
+            refuse_misfits(shapes, batch.tokens.shape, [*batch_cells, *batch_standing_cells])
+        batch_standing = tuple(edit for cell in batch_standing_cells for edit in cell.edits)
+        standing_by_batch.append(batch_standing)
+        placed.append(with_standing(layout, batch_cells, batch_standing, batch.length))
+    return RunGroups(batches, readouts, tuple(standing_by_batch), tuple(placed))
 
 
 def _standing_cells(
@@ -126,21 +149,6 @@ def _standing_cells(
     for edit in standing:
         refuse_steps(edit, generation=False)
     return _cells_by_batch(model, batches, readouts, [[standing]])
-
-
-def _run_groups(
-    layout: Layout,
-    batches: tuple[Batch, ...],
-    readouts: tuple[Readout, ...],
-    standing_cells: CellsByBatch,
-    cells: CellsByBatch,
-) -> RunGroups:
-    """The groups of prompts, whose cells have the standing edits of the group."""
-    standing = tuple(tuple(edit for cell in of_batch for edit in cell.edits) for of_batch in standing_cells)
-    placed = []
-    for batch, batch_standing, batch_cells in zip(batches, standing, cells, strict=True):
-        placed.append(with_standing(layout, batch_cells, batch_standing, batch.length))
-    return RunGroups(batches, readouts, standing, tuple(placed))
 
 
 def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
@@ -175,7 +183,7 @@ def _align(
 def _requested_cells(variation: Variation, interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
     """What `over` means: the cells of a grid, or those that stand in a list."""
     if not are_axes(variation.over):
-        return cells_of_list(variation.over, interventions, scope.sites, scope.axes.values())
+        return cells_of_list(variation.over, interventions, scope)
     return cells_of_axes(axis_names(variation.over), interventions, scope)
 
 

@@ -1,7 +1,8 @@
 """Answers of several tokens: each is appended to the prompt and measured in a run of its own."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import mlx.core as mx
 import numpy as np
@@ -207,6 +208,22 @@ class RunGroups:
     readouts: tuple[Readout, ...]
     standing: tuple[tuple[Edit, ...], ...]
     cells: tuple[tuple[Cell, ...], ...]
+
+
+def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
+    """The groups of the same prompts with several standing edits, one after the other; their rows are renumbered."""
+    batches: list[Batch] = []
+    n_rows = count_examples(draws[0].batches)
+    for number, groups in enumerate(draws):
+        for batch in groups.batches:
+            rows = tuple(number * n_rows + row for row in batch.examples)
+            batches.append(replace(batch, examples=rows))
+    return RunGroups(
+        tuple(batches),
+        tuple(chain.from_iterable(groups.readouts for groups in draws)),
+        tuple(chain.from_iterable(groups.standing for groups in draws)),
+        tuple(chain.from_iterable(groups.cells for groups in draws)),
+    )
 
 
 def with_answers(layout: Layout, answers: AnswerRuns, groups: RunGroups) -> RunGroups:
