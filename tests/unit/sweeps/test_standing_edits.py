@@ -5,6 +5,7 @@ from itertools import product
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models.llama import Model, ModelArgs
 
 import mlx_patch as mp
 from mlx_patch import Ablate, Add, Apply, Replace, Scale
@@ -183,6 +184,19 @@ def test_the_prefix_is_shared(tiny, tokens):
     assert planned.token_layers == without.token_layers == planned.minimum
     assert "standing edits: 1, in every run and in the unpatched ones" in str(planned)
     assert "standing" not in str(without)
+
+
+def test_the_cost_of_causal_tracing():
+    """Seven windows at each of 10 positions of a model of 30 layers, as the page on causal tracing says."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 96}
+    raw = Model(ModelArgs(model_type="llama", num_hidden_layers=30, rms_norm_eps=1e-5, **sizes))
+    model, prompt = mp.HookedModel(raw), mx.arange(10)[None]
+    clean = model.run_with_cache(prompt, sites="mlp_out")[1]
+    layers = [tuple(range(first, first + 10)) for first in range(0, 21, 3)]
+    noise = Ablate("noise", scale=3.0).at("embed", pos=[2, 3])
+    choices = {"at": "mlp_out", "over": ("layer", "pos"), "layers": layers, "metric": METRIC}
+    planned = mp.plan(model, prompt, Replace(clean), edits=[noise], **choices)
+    assert (planned.reference, planned.token_layers, planned.minimum) == (21_300, 8_385, 8_385)
 
 
 def test_a_checkpoint_is_of_its_standing_edits(tiny, tokens, tmp_path):
