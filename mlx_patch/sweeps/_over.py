@@ -40,8 +40,8 @@ class RequestedCells:
             return self.edits
         sizes = [len(labels) for labels in self.coords.values()]
         cell_numbers = np.arange(np.prod(sizes)).reshape(sizes)
-        chosen = cell_numbers.take(number, axis=list(self.coords).index(self.standing_axis)).ravel()
-        return [[cells[index] for index in chosen] for cells in self.edits]
+        chosen = cell_numbers.take(number, axis=list(self.coords).index(self.standing_axis))
+        return [[cells[index] for index in chosen.ravel().tolist()] for cells in self.edits]
 
 
 def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
