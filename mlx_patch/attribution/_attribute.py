@@ -1,23 +1,23 @@
 """`attribute`: what a sweep would return, to first order, from one forward and one backward pass."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.attribution._choice import method_of
-from mlx_patch.attribution._confirmation import Confirmation, confirmed
+from mlx_patch.attribution._choice import method_of, refuse_standing
+from mlx_patch.attribution._confirmation import Confirmation, confirmed, refuse_draws
 from mlx_patch.attribution._estimates import estimate_cells
 from mlx_patch.errors import KindError, listed
 from mlx_patch.execution import described_experiment, labelled
 from mlx_patch.execution.plan import bounds_of
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.interventions import Intervention
+from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import as_metric
-from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.model import HookedModel, as_edits, require_hooked
 from mlx_patch.results import Estimate
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import OverChoice, Variation, choices_of, make_experiment
@@ -36,6 +36,8 @@ def attribute(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    seeds: Any = None,
+    edits: Iterable[Edit] = (),
     method: str = "gradient",
     steps: int | None = None,
     graddrop: bool = False,
@@ -67,6 +69,8 @@ def attribute(
         heads: As of `sweep`.
         neurons: As of `sweep`.
         alphas: As of `sweep`.
+        seeds: As of `sweep`. With standing edits that draw, `confirm` and `sample` are refused.
+        edits: Standing edits, as of `sweep`: gradients are those of the run that has them. Not of "integrated".
         method: "gradient" is the gradient of the unpatched run. "atp*" is the same, but edits of `q`, `k`, `rot_q` and
             `rot_k` go through the exact softmax: it costs a forward pass more, and runs of attention alone.
             "integrated" sums increments along the way from the prompts' embeddings to those of the prompts of a
@@ -102,10 +106,13 @@ def attribute(
     start_time = perf_counter()
     require_hooked("model", model)
     chosen_method = method_of(method, steps, graddrop)
+    standing = as_edits(edits)
+    refuse_standing(chosen_method, standing)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
-    experiment = make_experiment(model, tokens, intervention, variation, metric)
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    experiment = make_experiment(model, tokens, intervention, variation, metric, standing)
+    refuse_draws(confirmation, experiment)
     numbers, notes = estimate_cells(experiment, chosen_method, bounds_of(memory).memory)
     estimate = Estimate(
         **labelled(experiment, numbers, to_first_order=True),

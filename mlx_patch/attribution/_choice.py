@@ -1,10 +1,13 @@
 """The methods by name."""
 
+from collections.abc import Sequence
+
 from mlx_patch.attribution._atp_star import AtpStar
 from mlx_patch.attribution._grad_drop import GradDrop
 from mlx_patch.attribution._integrated import Integrated
 from mlx_patch.attribution._methods import Gradient, Method
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.interventions import Edit
 
 METHOD_NAMES = ("gradient", "atp*", "integrated")
 
@@ -49,3 +52,16 @@ def _integrated(steps: int | None, graddrop: bool) -> Method:
             "difference. Got True. Use method='gradient' or 'atp*'."
         )
     return Integrated(steps)
+
+
+def refuse_standing(method: Method, standing: Sequence[Edit]) -> None:
+    """Refuse standing edits where a method goes to the run of another prompt, which has none.
+
+    Raises:
+        ValueRefusedError: There are some.
+    """
+    if standing and isinstance(method, Integrated):
+        raise ValueRefusedError(
+            f"`edits` must be left out where method='integrated', which leads to the source's own run. Got "
+            f"{standing[0]!r}. Use method='gradient'."
+        )

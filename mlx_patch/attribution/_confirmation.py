@@ -110,3 +110,16 @@ def _of_cells(experiment: Experiment, numbers: Sequence[int]) -> Experiment:
     """The experiment with some of its cells alone."""
     cells = tuple(tuple(group_cells[number] for number in numbers) for group_cells in experiment.cells)
     return replace(experiment, cells=cells, coords={"cell": tuple(f"cell {number}" for number in numbers)})
+
+
+def refuse_draws(confirmation: Confirmation, experiment: Experiment) -> None:
+    """Refuse to sweep some cells where standing edits differ from cell to cell.
+
+    Raises:
+        KindError: Cells are to be swept, and the standing edits draw from a seed of each.
+    """
+    if confirmation.is_wanted and experiment.standing_axis:
+        raise KindError(
+            f"`confirm` and `sample` must be 0 where standing edits differ along {experiment.standing_axis!r}. Got "
+            f"{confirmation.strongest} and {confirmation.at_random}. Attribute one seed at a time, or use `sweep`."
+        )

@@ -168,10 +168,24 @@ def plan_experiment(experiment: Experiment, executor_name: str, bounds: Bounds) 
     if experiment.measurement.needs_own_pass:
         bounds = replace(bounds, rows=1)
     memory = footprint(layout, experiment.readouts)
-    plan = make_plan(experiment.cells, groups, n_layers, executor, bounds, memory, why)
+    plan = make_plan(_cells_of(experiment, executor), groups, n_layers, executor, bounds, memory, why)
     minimum = minimum_of(_delay_starts(experiment), _cut_behind_readouts(experiment, groups), n_layers)
-    plan = replace(plan, minimum=minimum)
+    plan = replace(plan, minimum=minimum, standing=len(experiment.standing_of(0)), draws=experiment.n_draws)
     return replace(plan, written=experiment.measurement.further_cost(plan, experiment.metrics))
+
+
+def _cells_of(experiment: Experiment, executor: Executor) -> list[list[Cell]]:
+    """The cells of each group, each begun where the executor's rows must begin."""
+    cells_by_group = []
+    for cells in experiment.cells:
+        cells_by_group.append([_begun_for(cell, executor) for cell in cells])
+    return cells_by_group
+
+
+def _begun_for(cell: Cell, executor: Executor) -> Cell:
+    if executor.whole_rows and cell.whole_start is not None:
+        return replace(cell, start=cell.whole_start)
+    return cell
 
 
 def _delay_starts(experiment: Experiment) -> list[list[Cell]]:

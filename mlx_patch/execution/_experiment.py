@@ -7,6 +7,7 @@ from typing import Any
 from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.measurements import Measurement, measurement_of
 from mlx_patch.execution.readouts import AnswerRuns, Readout
+from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 from mlx_patch.results import Coordinate
@@ -27,6 +28,9 @@ class Experiment:
         answers: Maps each run back to the prompt and answer it measures; None if every answer is one token.
         with_baseline: Whether the unpatched run is measured as well. Without it, only an executor can run the cells
             whose passes need nothing of that run.
+        standing: For each group, the edits that every run has, the unpatched one too; empty where there are none.
+        standing_axis: The axis along which they differ: then the groups are there once for each of its coordinates, and
+            each group has the cells of that coordinate. Empty where there is none.
     """
 
     model: HookedModel
@@ -37,10 +41,32 @@ class Experiment:
     description: Mapping[str, Any]
     answers: AnswerRuns | None = None
     with_baseline: bool = True
+    standing: tuple[tuple[Edit, ...], ...] = ()
+    standing_axis: str = ""
+
+    def standing_of(self, group: int) -> tuple[Edit, ...]:
+        """The standing edits of a group of prompts."""
+        if not self.standing:
+            return ()
+        return self.standing[group]
+
+    @property
+    def n_draws(self) -> int:
+        """How many times the groups of prompts are there, each time with other standing edits."""
+        if not self.standing_axis:
+            return 1
+        return len(self.coords[self.standing_axis])
+
+    @property
+    def prompts(self) -> tuple[Batch, ...]:
+        """The prompts as they were given, in groups of equal length."""
+        if self.answers is not None:
+            return self.answers.batches
+        return self.batches[: len(self.batches) // self.n_draws]
 
     @property
     def requested(self) -> "Experiment | AnswerRuns":
-        """What holds the prompts and the metrics as they were given."""
+        """What holds the metrics as they were given."""
         return self.answers or self
 
     @property

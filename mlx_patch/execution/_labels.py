@@ -30,30 +30,46 @@ def labelled(experiment: Experiment, numbers: Numbers, *, to_first_order: bool =
         numbers: The numbers, of which each answer of several tokens has parts.
         to_first_order: Whether they are estimates, which are put together to first order as well.
     """
-    values = numbers.values
-    baseline = numbers.baseline
-    run_mask = numbers.mask([batch.examples for batch in experiment.batches])
+    rows = [batch.examples for batch in experiment.batches]
+    values, baseline, run_mask = numbers.values, numbers.baseline, numbers.mask(rows)
+    values, baseline, run_mask = (_by_draw(array, experiment.n_draws) for array in (values, baseline, run_mask))
     if experiment.answers is not None:
         if to_first_order:
-            values = experiment.answers.to_first_order(values, baseline)
+            values = experiment.answers.to_first_order(values, baseline[:, None])
         else:
             values = experiment.answers.combined(values)
         baseline = experiment.answers.combined(baseline)
         run_mask = experiment.answers.measured(run_mask)
     has_metric_axis = len(experiment.requested.metrics) > 1
     if not has_metric_axis:
-        values = values[:, 0]
-        baseline = baseline[0]
-        run_mask = run_mask[:, 0]
+        values, baseline, run_mask = values[:, :, 0], baseline[:, 0], run_mask[:, :, 0]
     coords = _coordinates(experiment, n_examples=values.shape[-1])
-    sizes = [len(coordinates) for coordinates in experiment.coords.values()]
-    return {
-        "values": values.reshape(*sizes, *values.shape[1:]),
+    labels: dict[str, Any] = {
+        "values": _in_order_of_axes(values, experiment),
         "axes": tuple(name for name in coords if name != "token"),
         "coords": coords,
-        "baseline": baseline,
-        "run_mask": run_mask.reshape(*sizes, *run_mask.shape[1:]),
+        "baseline": baseline.mean(axis=0),
+        "run_mask": _in_order_of_axes(run_mask, experiment),
     }
+    if experiment.standing_axis == "seed":
+        labels["seed_baselines"] = baseline
+    return labels
+
+
+def _by_draw(array: np.ndarray, n_draws: int) -> np.ndarray:
+    """An array with the rows of each draw of standing edits apart: `(..., row)` to `(draw, ..., row)`."""
+    divided = array.reshape(*array.shape[:-1], n_draws, -1)
+    return np.moveaxis(divided, -2, 0)
+
+
+def _in_order_of_axes(array: np.ndarray, experiment: Experiment) -> np.ndarray:
+    """Values of all cells in the shape of a result: `(draw, cell, ...)` to `(*over, ...)`."""
+    names = list(experiment.coords)
+    sizes = [len(labels) for name, labels in experiment.coords.items() if name != experiment.standing_axis]
+    by_cell = array.reshape(len(array), *sizes, *array.shape[2:])
+    if not experiment.standing_axis:
+        return by_cell[0]
+    return np.moveaxis(by_cell, 0, names.index(experiment.standing_axis))
 
 
 def _coordinates(experiment: Experiment, n_examples: int) -> dict[str, tuple]:
@@ -94,7 +110,7 @@ def _provenance(experiment: Experiment, planned: Plan, numbers: Numbers) -> Mapp
 
 def _token_ids(experiment: Experiment) -> list[list[int]]:
     rows: dict[int, list[int]] = {}
-    for batch in experiment.requested.batches:
+    for batch in experiment.prompts:
         rows.update(zip(batch.examples, np.array(batch.tokens).tolist(), strict=True))
     return [rows[example] for example in sorted(rows)]
 
@@ -102,7 +118,7 @@ def _token_ids(experiment: Experiment) -> list[list[int]]:
 def _token_strings(experiment: Experiment, positions: Sequence[Any]) -> tuple[str, ...]:
     """The token at each position, `*` where prompts differ; empty without a tokenizer or with several lengths."""
     tokenizer = experiment.model.tokenizer
-    batches = experiment.requested.batches
+    batches = experiment.prompts
     if tokenizer is None or len(batches) != 1 or any(isinstance(pos, str) for pos in positions):
         return ()
     rows = np.array(batches[0].tokens)

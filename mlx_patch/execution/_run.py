@@ -123,8 +123,13 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
         sites=executor.unpatched_sites(layout, experiment.cells[group]),
         piece=plan.piece,
         cells=_cells_to_watch(experiment, executor, group),
+        standing=experiment.standing_of(group),
     )
-    return experiment.measurement.run_unpatched(experiment.model, task)
+    with norms_noted() as norms:
+        unpatched = experiment.measurement.run_unpatched(experiment.model, task)
+    mx.eval(norms.arrays)
+    norms.warn()
+    return unpatched
 
 
 def _cells_to_watch(experiment: Experiment, executor: Executor, group: int) -> Sequence[Cell]:

@@ -122,6 +122,17 @@ class Ablate(Intervention):
     def elementwise(self) -> bool:
         return self.kind == "zero"
 
+    @property
+    @override
+    def draws(self) -> bool:
+        return "seed" in _KINDS[self.kind].uses
+
+    @override
+    def with_seed(self, seed: int) -> "Ablate":
+        if not self.draws:
+            super().with_seed(seed)
+        return Ablate(self.kind, self.source, seed=seed, scale=self.scale, over=self.over, skip=self.skip)
+
     @override
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         return _KINDS[self.kind].run(self, own, where)

@@ -91,6 +91,21 @@ class Intervention(ABC):
         )
 
     @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers, from a seed that `with_seed` changes."""
+        return False
+
+    def with_seed(self, seed: int) -> "Intervention":
+        """The same intervention with another seed: what a sweep over "seed" varies.
+
+        Raises:
+            KindError: It draws nothing.
+        """
+        raise KindError(
+            f"`intervention` must draw random numbers to have a seed. Got {self!r} and {seed}. Use Ablate('noise')."
+        )
+
+    @property
     def covers(self) -> tuple[int, ...] | None:
         """The positions that it has values for, None for all: an edit without `pos` is at these."""
         return None
@@ -196,6 +211,17 @@ class Chain(Intervention):
     @override
     def overwrites(self) -> bool:
         return self.steps[0].overwrites  # a step before would be given zeros
+
+    @property
+    @override
+    def draws(self) -> bool:
+        return any(step.draws for step in self.steps)
+
+    @override
+    def with_seed(self, seed: int) -> "Chain":
+        if not self.draws:
+            super().with_seed(seed)
+        return Chain(tuple(step.with_seed(seed) if step.draws else step for step in self.steps))
 
     @property
     @override

@@ -9,6 +9,7 @@ from mlx_patch.model._hooks import action_hooks as action_hooks
 from mlx_patch.model._hooks import as_edits as as_edits
 from mlx_patch.model._hooks import capture_hooks as capture_hooks
 from mlx_patch.model._hooks import chosen_sites as chosen_sites
+from mlx_patch.model._hooks import edit_hooks as edit_hooks
 from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt

@@ -14,7 +14,7 @@ from mlx_patch.results._files import load_result, result_as_json, save_result
 from mlx_patch.results._labelled import Labelled
 from mlx_patch.results._normalised import normalise
 from mlx_patch.results._peaks import Peak, largest_effects
-from mlx_patch.results._selection import one_metric, select
+from mlx_patch.results._selection import average, one_metric, select
 from mlx_patch.results._tables import data_array, long_frame
 from mlx_patch.results._text import description
 
@@ -73,6 +73,17 @@ class CellResult(Labelled):
             [[1.0], [3.0]]
         """
         return select(self, labels)
+
+    def averaged(self, axis: str) -> Self:
+        """The means along an axis of cells, such as seeds, as a result without it; NaN where a cell was not run.
+
+        The provenance notes it as `averaged`.
+
+        Raises:
+            UnknownNameError: The cells have no such axis.
+            ValueRefusedError: It is their only one.
+        """
+        return average(self, axis)
 
     def of_metric(self, metric: str | None) -> Self:
         """The result of one metric; itself where there is only one.

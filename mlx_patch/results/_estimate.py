@@ -73,7 +73,7 @@ class Estimate(CellResult):
     @property
     @override
     def further_arrays(self) -> Mapping[str, tuple[str, ...]]:
-        return {"estimated": self.axes, "exact": self.over, "sampled": self.over}
+        return {**super().further_arrays, "estimated": self.axes, "exact": self.over, "sampled": self.over}
 
     @property
     def residual(self) -> float | None:

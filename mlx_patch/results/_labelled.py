@@ -35,6 +35,8 @@ class Labelled(ABC):
         plan: How the sweep was run: a value with `as_dict()` and a `str`.
         seconds: How long it took. Files that `save` writes leave it out, so that equal numbers give equal files.
         run_mask: Which values were run, bool, read-only. The shape of `values`. By default: those that are not NaN.
+        seed_baselines: Where each seed has an unpatched run of its own, its metric; `baseline` is their mean. Float32,
+            read-only. Shape `(seed, metric if several, example)`.
     Raises:
         KindError: The arrays are not float32, the mask is not bool, or the provenance is not JSON.
         ShapeError: Values, coordinates, baseline and mask do not fit together.
@@ -50,6 +52,7 @@ class Labelled(ABC):
     plan: Any = None
     seconds: float | None = None
     run_mask: Any = None
+    seed_baselines: Any = None
 
     def __post_init__(self) -> None:
         axes = checked_axes(self.axes)
@@ -65,6 +68,8 @@ class Labelled(ABC):
             "provenance": json_value("provenance", self.provenance),
             "run_mask": mask_of_runs(self.run_mask, values, baseline),
         }
+        if self.seed_baselines is not None:
+            checked["seed_baselines"] = _checked_baselines(self.seed_baselines, baseline, coords)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -111,7 +116,9 @@ class Labelled(ABC):
     @property
     def further_arrays(self) -> Mapping[str, tuple[str, ...]]:
         """The axes of each array that this kind of result has beside those of every result, by its name."""
-        return {}
+        if self.seed_baselines is None:
+            return {}
+        return {"seed_baselines": ("seed", *self.axes[len(self.over) :])}
 
     def mean(self) -> np.ndarray:
         """The mean over examples; NaN where one is NaN or was not run. Shape: `values` without its last axis."""
@@ -180,6 +187,22 @@ def check_baseline(baseline: np.ndarray, axes: tuple[str, ...], shape: tuple[int
             f"`baseline` must have the last axes of `values`, shape {expected}. Got {baseline.shape}. Give one number "
             "per example, and per metric if there are several."
         )
+
+
+def _checked_baselines(baselines: object, baseline: np.ndarray, coords: Mapping[str, tuple[Any, ...]]) -> np.ndarray:
+    """The baselines of seeds, read-only.
+
+    Raises:
+        ShapeError: There is not one for each seed.
+    """
+    array = locked("seed_baselines", baselines)
+    expected = (len(coords.get("seed", ())), *baseline.shape)
+    if array.shape != expected:
+        raise ShapeError(
+            f"`seed_baselines` must have one baseline a seed, shape {expected}. Got {array.shape}. Give one number per "
+            "seed and example, and per metric if there are several."
+        )
+    return array
 
 
 def mask_of_runs(mask: object, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:

@@ -26,13 +26,20 @@ def select(result: Result, labels: Mapping[str, Any]) -> Result:
     for name, axes in result.further_arrays.items():
         gone = [axis for axis in dropped if axis in axes]
         further[name] = _subarray(getattr(result, name), axes, places, gone)
+    baseline = _subarray(result.baseline, result.axes[-result.baseline.ndim :], places, dropped)
+    if "seed" in labels and result.seed_baselines is not None:
+        baseline = further["seed_baselines"]
+        if "seed" in dropped:
+            further["seed_baselines"] = None
+        else:
+            baseline = baseline.mean(axis=0)
     return replace(
         result,
         values=_subarray(result.values, result.axes, places, dropped),
         axes=tuple(axis for axis in result.axes if axis not in dropped),
         coords=_without_axes(coords, dropped),
         run_mask=_subarray(result.run_mask, result.axes, places, dropped),
-        baseline=_subarray(result.baseline, result.axes[-result.baseline.ndim :], places, dropped),
+        baseline=baseline,
         provenance=_selection_noted(result.provenance, dropped, coords),
         **further,
     )
@@ -76,6 +83,37 @@ def _subarray(
 ) -> np.ndarray:
     selection = array[np.ix_(*(places[axis] for axis in axes))]
     return selection.squeeze(axis=tuple(i for i, axis in enumerate(axes) if axis in dropped))
+
+
+def average(result: Result, axis: str) -> Result:
+    """What `SweepResult.averaged` returns."""
+    if axis not in result.over:
+        suggestion = did_you_mean(axis, result.over)
+        raise UnknownNameError(f"`axis` must be an axis of cells. Got {axis!r}. {suggestion}")
+    if len(result.over) == 1:
+        raise ValueRefusedError(f"`axis` must leave another axis of cells. Got {axis!r}, the only one. Use `mean`.")
+    place = result.axes.index(axis)
+    further: dict[str, Any] = {}
+    for name, axes in result.further_arrays.items():
+        array = getattr(result, name)
+        if name == "seed_baselines" and axis == "seed":
+            further[name] = None
+        elif axis not in axes:
+            further[name] = array
+        elif array.dtype == np.bool_:
+            further[name] = array.all(axis=axes.index(axis))
+        else:
+            further[name] = array.mean(axis=axes.index(axis))
+    averaged = {**result.provenance.get("averaged", {}), axis: result.coords[axis]}
+    return replace(
+        result,
+        values=result.values.mean(axis=place),
+        axes=tuple(name for name in result.axes if name != axis),
+        coords=_without_axes(result.coords, [axis]),
+        run_mask=result.run_mask.all(axis=place),
+        provenance={**result.provenance, "averaged": averaged},
+        **further,
+    )
 
 
 def one_metric(result: Result, metric: str | None) -> Result:

@@ -103,6 +103,7 @@ def _join_results(results: Sequence[SweepResult], names: tuple[str, ...]) -> Swe
         values=values,
         run_mask=mask,
         baseline=baseline,
+        seed_baselines=_join_seed_baselines(results, names),
         axes=(*first.over, "metric", "example"),
         coords={**coords, "metric": names},
         provenance=_join_provenance(results, names),
@@ -126,6 +127,19 @@ def _join_arrays(results: Sequence[SweepResult], names: tuple[str, ...]) -> tupl
         mask[..., rows, :] = result.run_mask.reshape(shape)
         baseline[rows] = result.baseline.reshape(len(rows), n_examples)
     return values, mask, baseline
+
+
+def _join_seed_baselines(results: Sequence[SweepResult], names: tuple[str, ...]) -> np.ndarray | None:
+    """The baselines of each seed, with the metrics in the order of `names`; None where seeds share the baseline."""
+    first = results[0].seed_baselines
+    if first is None:
+        return None
+    n_seeds, n_examples = len(first), first.shape[-1]
+    baselines = np.full((n_seeds, len(names), n_examples), np.nan, np.float32)
+    for result in results:
+        rows = [names.index(name) for name in result.metrics]
+        baselines[:, rows] = result.seed_baselines.reshape(n_seeds, len(rows), n_examples)
+    return baselines
 
 
 def _join_provenance(results: Sequence[SweepResult], names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,21 +1,34 @@
 """From the arguments of `sweep` to an `Experiment`; what can be refused is refused here, before anything long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from mlx_patch.execution import Experiment
-from mlx_patch.execution.cells import Cell, Shapes, cell_of, check_sources, may_follow_the_norm, refuse_misfits
+from mlx_patch.execution.cells import (
+    Cell,
+    Shapes,
+    cell_of,
+    check_sources,
+    may_follow_the_norm,
+    refuse_misfits,
+    with_standing,
+)
 from mlx_patch.execution.measurements import measurement_of
 from mlx_patch.execution.readouts import (
     Readout,
+    RunGroups,
     answer_runs,
     count_examples,
+    joined_groups,
     plain_of,
     readouts_by_batch,
     with_answers,
 )
-from mlx_patch.interventions import Edit, Intervention
+from mlx_patch.interventions import Edit, Intervention, refuse_steps
 from mlx_patch.metrics import Metric, metrics_of
-from mlx_patch.model import HookedModel, refuse_unlearned
+from mlx_patch.model import HookedModel, as_edits, refuse_unlearned
 from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
 from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
@@ -31,20 +44,24 @@ def make_experiment(
     intervention: Intervention | Sequence[Intervention] | None,
     variation: Variation,
     metric: object,
+    edits: Iterable[Edit] = (),
 ) -> Experiment:
     """A sweep, checked. The arguments are those of `sweep`, and its metrics are of one kind.
 
     Raises:
         PatchError: As `sweep` says.
     """
+    standing = as_edits(edits)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
     check_metrics(model, metrics, batches)
     interventions = checked_interventions(intervention, count_examples(batches))
     interventions, axes = _align(interventions, variation.axes(), batches)
-    scope = SweepScope(model, batches, site_names(variation.at), Shapes(model.layout, batches[0].tokens), axes)
+    shapes = Shapes(model.layout, batches[0].tokens)
+    scope = SweepScope(model, batches, site_names(variation.at), shapes, axes, standing)
     requested = _requested_cells(variation, interventions, scope)
-    return experiment_of_cells(model, batches, metrics, requested, scope.shapes)
+    requested = replace(requested, description={**requested.description, **_description_of(standing)})
+    return experiment_of_cells(model, batches, metrics, requested, shapes)
 
 
 def experiment_of_cells(
@@ -69,20 +86,76 @@ def experiment_of_cells(
     """
     answers = answer_runs(metrics, batches, model.d_vocab)
     readouts = readouts_by_batch(plain_of(metrics), batches)
-    edits = [edit for cells in requested.edits for cell in cells for edit in cell]
+    cell_edits = [edit for cells in requested.edits for cell in cells for edit in cell]
+    edits = [*chain(*requested.standing), *cell_edits]
     refuse_rows(edits, several=any(batch.alone for batch in batches) or len(requested.edits) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in edits):
         readouts = tuple(readout.whole() for readout in readouts)
-    cells = _cells_by_batch(model, batches, readouts, requested.edits)
-    check_sources(model.layout, cells)
-    if shapes is not None:
-        for batch, batch_cells in zip(batches, cells, strict=True):
-            refuse_misfits(shapes, batch.tokens.shape, batch_cells)
+    draws = []
+    for number, standing in enumerate(requested.standing):
+        draws.append(_run_groups(model, batches, readouts, standing, requested.cells_with(number), shapes))
     if answers is not None:
-        batches, readouts, cells = with_answers(model.layout, answers, readouts, cells)
-        refuse_unlearned(model.layout, max(batch.length for batch in batches), "metric", "Measure less.")
-    coords, description = requested.coords, requested.description
-    return Experiment(model, batches, readouts, cells, coords, description, answers, with_baseline)
+        draws = [with_answers(model.layout, answers, groups) for groups in draws]
+        longest = max(batch.length for batch in draws[0].batches)
+        refuse_unlearned(model.layout, longest, "metric", "Measure less.")
+    groups = joined_groups(draws)
+    return Experiment(
+        model=model,
+        batches=groups.batches,
+        readouts=groups.readouts,
+        cells=groups.cells,
+        coords=requested.coords,
+        description=requested.description,
+        answers=answers,
+        with_baseline=with_baseline,
+        standing=groups.standing,
+        standing_axis=requested.standing_axis,
+    )
+
+
+def _run_groups(
+    model: HookedModel,
+    batches: tuple[Batch, ...],
+    readouts: tuple[Readout, ...],
+    standing: tuple[Edit, ...],
+    edits: Sequence[Sequence[tuple[Edit, ...]]],
+    shapes: Shapes | None,
+) -> RunGroups:
+    """The groups of prompts with their cells, which have the standing edits. All edits are checked."""
+    layout = model.layout
+    cells = _cells_by_batch(model, batches, readouts, edits)
+    standing_cells = _standing_cells(model, batches, readouts, standing)
+    check_sources(layout, [*cells, *standing_cells])
+    standing_by_batch, placed = [], []
+    for batch, batch_cells, batch_standing_cells in zip(batches, cells, standing_cells, strict=True):
+        if shapes is not None:
+            refuse_misfits(shapes, batch.tokens.shape, [*batch_cells, *batch_standing_cells])
+        batch_standing = tuple(edit for cell in batch_standing_cells for edit in cell.edits)
+        standing_by_batch.append(batch_standing)
+        placed.append(with_standing(layout, batch_cells, batch_standing, batch.length))
+    return RunGroups(batches, readouts, tuple(standing_by_batch), tuple(placed))
+
+
+def _standing_cells(
+    model: HookedModel, batches: Sequence[Batch], readouts: Sequence[Readout], standing: tuple[Edit, ...]
+) -> CellsByBatch:
+    """For each batch the run with the standing edits alone, as a cell; none where there are no such edits.
+
+    Raises:
+        KindError: An edit acts during some steps of a generation.
+    """
+    if not standing:
+        return tuple(() for _ in batches)
+    for edit in standing:
+        refuse_steps(edit, generation=False)
+    return _cells_by_batch(model, batches, readouts, [[standing]])
+
+
+def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
+    """Standing edits in words. The values of cells are then not those of a run that takes a source's alone."""
+    if not standing:
+        return {}
+    return {"edits": [repr(edit) for edit in standing], "sources": None}
 
 
 def check_metrics(model: HookedModel, metrics: Sequence[Metric], batches: Sequence[Batch]) -> None:
@@ -110,7 +183,7 @@ def _align(
 def _requested_cells(variation: Variation, interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
     """What `over` means: the cells of a grid, or those that stand in a list."""
     if not are_axes(variation.over):
-        return cells_of_list(variation.over, interventions, scope.sites, scope.axes.values())
+        return cells_of_list(variation.over, interventions, scope)
     return cells_of_axes(axis_names(variation.over), interventions, scope)
 
 

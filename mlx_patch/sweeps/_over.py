@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.results import Coordinate
@@ -16,11 +18,30 @@ from mlx_patch.sweeps.axes import SweepAxis, SweepScope
 
 @dataclass(frozen=True, eq=False)
 class RequestedCells:
-    """The edits of every cell, for each intervention; the coordinates of the cells; and the request, in words."""
+    """The cells that a caller wants.
+
+    Attributes:
+        edits: The edits of every cell, for each intervention.
+        coords: The coordinates of the cells.
+        description: The request, in words.
+        standing: The edits that every run has: once, or for each choice along an axis.
+        standing_axis: The axis along which they differ; empty where they do not.
+    """
 
     edits: Sequence[Sequence[tuple[Edit, ...]]]
     coords: Mapping[str, tuple[Coordinate, ...]]
     description: Mapping[str, Any]
+    standing: Sequence[tuple[Edit, ...]] = ((),)
+    standing_axis: str = ""
+
+    def cells_with(self, number: int) -> Sequence[Sequence[tuple[Edit, ...]]]:
+        """For each intervention the edits of the cells that have the standing edits of a number."""
+        if not self.standing_axis:
+            return self.edits
+        sizes = [len(labels) for labels in self.coords.values()]
+        cell_numbers = np.arange(np.prod(sizes)).reshape(sizes)
+        chosen = cell_numbers.take(number, axis=list(self.coords).index(self.standing_axis))
+        return [[cells[index] for index in chosen.ravel().tolist()] for cells in self.edits]
 
 
 def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
@@ -31,6 +52,8 @@ def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], sc
         raise ValueRefusedError("`at` must be a site. Got None. Write at='resid_post', say.")
     parsed_axes = {name: axis.parsed(scope) for name, axis in scope.axes.items()}
     grid = make_grid(over, replace(scope, axes=parsed_axes))
+    for axis in grid.axes:
+        axis.check(interventions, scope.standing)
     edits = [grid.edits(intervention) for intervention in interventions]
     description: dict[str, Any] = {
         "intervention": describe_interventions(interventions),
@@ -41,25 +64,33 @@ def cells_of_axes(over: Sequence[str], interventions: Sequence[Intervention], sc
             description[name] = axis.coordinate(grid.fixed[name])
     description["sources"] = sources_of(interventions, edits)
     coords = {axis.name: tuple(map(axis.coordinate, axis.choices)) for axis in grid.axes}
-    return RequestedCells(edits, coords, description)
+    standing_axis, standing = _vary_standing(grid.axes, scope.standing)
+    return RequestedCells(edits, coords, description, standing, standing_axis)
 
 
-def cells_of_list(
-    over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str], axes: Iterable[SweepAxis]
-) -> RequestedCells:
-    """The cells of a list."""
+def _vary_standing(axes: Iterable[SweepAxis], standing: tuple[Edit, ...]) -> tuple[str, list[tuple[Edit, ...]]]:
+    """The first axis along which the standing edits differ, and those of each choice; one of no name without any."""
     for axis in axes:
+        varied = [axis.standing(standing, choice) for choice in axis.choices]
+        if any(edits != standing for edits in varied):
+            return axis.name, varied
+    return "", [standing]
+
+
+def cells_of_list(over: Sequence[Any], interventions: Sequence[Intervention], scope: SweepScope) -> RequestedCells:
+    """The cells of a list."""
+    for axis in scope.axes.values():
         if axis.choices is not None:
             raise ValueRefusedError(
                 f"`{axis.title}` must be left out if `over` holds cells. Got {axis.choices!r}. Set it in each cell."
             )
-    edits = place_cells(over, interventions, sites)
+    edits = place_cells(over, interventions, scope.sites)
     description = {
         "intervention": describe_interventions(interventions),
-        "at": list(sites),
+        "at": list(scope.sites),
         "sources": sources_of(interventions, edits),
     }
-    return RequestedCells(edits, {"cell": label_cells(over)}, description)
+    return RequestedCells(edits, {"cell": label_cells(over)}, description, [scope.standing])
 
 
 def site_names(at: object) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """`sweep`: many patched runs at the cost of few. `plan`: its passes and cost, without running."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import mlx.core as mx
@@ -9,9 +9,9 @@ import mlx.core as mx
 from mlx_patch.execution import Experiment, SweepOutcome, plan_experiment, run_experiment
 from mlx_patch.execution.plan import Plan, bounds_of
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.interventions import Intervention
+from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.metrics import as_metric
-from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.model import HookedModel, as_edits, require_hooked
 from mlx_patch.results import SweepResult
 from mlx_patch.sites import Site
 from mlx_patch.sweeps._by_measurement import check_kinds, kinds_of, plan_kinds, refuse_with_several, sweep_kinds
@@ -32,6 +32,8 @@ def sweep(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    seeds: Any = None,
+    edits: Iterable[Edit] = (),
     executor: str = "auto",
     progress: ProgressChoice = None,
     memory: int | None = None,
@@ -49,9 +51,9 @@ def sweep(
             groups of equal length. Each prompt is an example.
         intervention: What to do; or a list of them, one a prompt, where each prompt has its own source.
         at: A site, or several where `over` has "site".
-        over: Axes, of "site", "layer", "pos", "head", "neuron" and "alpha" (of an `Interpolate`), in the order in which
-            the result has them; or instances of a `SweepAxis`. Or a list of cells: edits, lists of edits, or dicts for
-            `Intervention.at`.
+        over: Axes, of "site", "layer", "pos", "head", "neuron", "alpha" (of an `Interpolate`) and "seed" (of what
+            draws), in the order in which the result has them; or instances of a `SweepAxis`. Or a list of cells: edits,
+            lists of edits, or dicts for `Intervention.at`.
         metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
             tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
         layers: Which layers, numbers or a slice; None is all that have the site. A group of ints is patched together:
@@ -61,6 +63,10 @@ def sweep(
         heads: Which heads. Groups as for layers.
         neurons: Which entries of the site's last axis. Groups as for layers.
         alphas: How far to go, where `over` has "alpha".
+        seeds: Of all that draws random numbers, where `over` has "seed": the cells' interventions and standing edits.
+        edits: Standing edits: every run has them, the unpatched one too. In a cell they act before its own edits. The
+            baseline is the run with these alone; over seeds, the mean of one run a seed. Causal tracing has its noise
+            here.
         executor: "auto", or "grow", "rows" or "reference", one full forward pass per cell.
         progress: A function of (cells done, cells in all); True or False for a bar or none; None for a bar on a
             terminal or in a notebook. Inside a long pass, the cells that its share of the work stands for count.
@@ -85,11 +91,12 @@ def sweep(
         section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
     """
     require_hooked("model", model)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    standing = as_edits(edits)
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
         def make() -> Experiment:
-            return make_experiment(model, tokens, intervention, variation, metrics)
+            return make_experiment(model, tokens, intervention, variation, metrics, standing)
 
         progress_choice = progress if show_progress else False
         return run_experiment(make, executor, progress_choice, memory, checkpoint, group, model.layout)
@@ -115,6 +122,8 @@ def plan(
     heads: Any = None,
     neurons: Any = None,
     alphas: Any = None,
+    seeds: Any = None,
+    edits: Iterable[Edit] = (),
     executor: str = "auto",
     memory: int | None = None,
 ) -> Plan:
@@ -125,10 +134,12 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    standing = as_edits(edits)
 
     def plan_of(metrics: Any) -> Plan:
-        return plan_experiment(make_experiment(model, tokens, intervention, variation, metrics), executor, bounds)
+        experiment = make_experiment(model, tokens, intervention, variation, metrics, standing)
+        return plan_experiment(experiment, executor, bounds)
 
     kinds = kinds_of(metric)
     if len(kinds) < 2:

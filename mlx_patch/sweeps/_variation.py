@@ -66,9 +66,16 @@ class Variation:
             )
 
 
-def choices_of(layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any) -> dict[str, Any]:
+def choices_of(layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any, seeds: Any = None) -> dict[str, Any]:
     """The keywords of `sweep` that choose along axes, by the name of the axis."""
-    return {"layer": layers, "pos": positions, "head": heads, "neuron": neurons, "alpha": alphas}
+    return {
+        "layer": layers,
+        "pos": positions,
+        "head": heads,
+        "neuron": neurons,
+        "alpha": alphas,
+        "seed": seeds,
+    }
 
 
 def are_axes(over: object) -> TypeIs[AxisName | Sequence[AxisName]]:
@@ -114,6 +121,7 @@ class AxisChoices(RunChoices, total=False):
     heads: Any
     neurons: Any
     alphas: Any
+    seeds: Any
 
 
 class SweepChoices(AxisChoices, total=False):

@@ -13,6 +13,10 @@ from mlx_patch.execution.cells._entry import stream_before as stream_before
 from mlx_patch.execution.cells._entry import unpatched_site as unpatched_site
 from mlx_patch.execution.cells._entry import unpatched_sites as unpatched_sites
 from mlx_patch.execution.cells._shapes import Shapes as Shapes
+from mlx_patch.execution.cells._standing import may_be_cut as may_be_cut
+from mlx_patch.execution.cells._standing import since as since
+from mlx_patch.execution.cells._standing import standing_in_rows as standing_in_rows
+from mlx_patch.execution.cells._standing import with_standing as with_standing
 from mlx_patch.execution.cells._together import EditsAtSite as EditsAtSite
 from mlx_patch.execution.cells._together import Together as Together
 from mlx_patch.execution.cells._together import edits_by_site as edits_by_site

@@ -25,6 +25,8 @@ class Cell:
         changed: The first position that differs, or the last that can matter, where the model can be split there.
         runs_modules_again: Whether its edits run modules a second time in the pass, as weights of experts that were
             not chosen do. A raw path inside such a module would not know which call it means.
+        standing: What every run of the sweep changes, the unpatched one too, before what this run changes.
+        whole_start: The first position that is computed, where rows run through all blocks; None is `start`.
     """
 
     edits: tuple[Edit, ...]
@@ -32,6 +34,13 @@ class Cell:
     start: int
     changed: int = 0
     runs_modules_again: bool = False
+    standing: tuple[Edit, ...] = ()
+    whole_start: int | None = None
+
+    @property
+    def run_edits(self) -> tuple[Edit, ...]:
+        """All that a plain run of the cell changes, in order."""
+        return (*self.standing, *self.edits)
 
 
 def cell_of(layout: Layout, edits: Sequence[Edit], length: int, reads: int) -> Cell:
@@ -62,14 +71,14 @@ def places_of(layout: Layout, edit: Edit) -> tuple[Site, ...]:
 
 def _first_entry(layout: Layout, edits: Sequence[Edit]) -> int | None:
     """The first block that any edit changes, the final norm without edits; None where one of them is unknown."""
-    entries = [_entry_of_site(layout, site) for edit in edits for site in places_of(layout, edit)]
+    entries = [entry_of_site(layout, site) for edit in edits for site in places_of(layout, edit)]
     known_entries = [entry for entry in entries if entry is not None]
     if len(known_entries) < len(entries):
         return None
     return min(known_entries, default=len(layout.blocks))
 
 
-def _entry_of_site(layout: Layout, site: Site) -> int | None:
+def entry_of_site(layout: Layout, site: Site) -> int | None:
     """The first block whose input or inside differs once a site is edited; None where that is unknown."""
     if site.is_raw:
         return _entry_of_path(layout, site.raw[0])

@@ -34,7 +34,7 @@ class Reference(Executor):
     def run(self, task: PassTask, unpatched: UnpatchedRun) -> PassValues:
         length = task.tokens.shape[1]
         readout = task.readout
-        runs = [run(task.layout, task.tokens, cell.edits, logits_at=readout.at) for cell in task.cells]
+        runs = [run(task.layout, task.tokens, cell.run_edits, logits_at=readout.at) for cell in task.cells]
         values = [readout.measure(cell_run.logits, length) for cell_run in runs]
         n_layers = len(task.layout.blocks)
         token_layers = task.tokens.size * n_layers * len(task.cells)

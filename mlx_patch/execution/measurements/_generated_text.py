@@ -7,10 +7,11 @@ from typing import ClassVar, final
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch.execution.cells import since
 from mlx_patch.execution.executors import Executor, PassValues
 from mlx_patch.execution.measurements._measurement import Measurement
 from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask, run_unpatched
-from mlx_patch.execution.plan import Plan
+from mlx_patch.execution.plan import Plan, PromptGroup
 from mlx_patch.execution.readouts import Readout, match_rates, require_tokenizer
 from mlx_patch.metrics import GenerateMatches, Metric
 from mlx_patch.model import HookedModel
@@ -50,7 +51,7 @@ class OfGeneratedText(Measurement):
             lengths = [group.length - start for start in starts]
             if any(starts):  # one run without metrics computes all but the last position of the unpatched prompt
                 positions += group.batch * group.length
-                lengths.append(1)
+                lengths.append(_written_behind(plan, group))
             else:
                 lengths.append(group.length)
             for length in lengths:
@@ -63,26 +64,44 @@ class OfGeneratedText(Measurement):
         later_starts = [start for start in task.starts if start]
         metrics = task.readout.metrics
         if not later_starts:
-            values, cost = match_rates(model, task.tokens, metrics)
+            values, cost = match_rates(model, task.tokens, metrics, task.standing)
             return UnpatchedRun(values, 0, token_layers=cost)
+        if task.standing:  # which may need all positions at once
+            unpatched = run_unpatched(replace(task, readout=_nothing_at(task), sites=()))
+            unpatched.values, cost = match_rates(model, task.tokens, metrics, task.standing)
+            unpatched.token_layers += cost
+            return unpatched
         last = task.tokens.shape[1] - 1
         past_starts = sorted({*later_starts, last})
-        unpatched = run_unpatched(replace(task, readout=Readout((), (last,)), starts=past_starts, sites=()))
+        unpatched = run_unpatched(replace(task, readout=_nothing_at(task), starts=past_starts, sites=()))
         unpatched.values, cost = match_rates(model, task.tokens, metrics, past=unpatched.past[last])
         unpatched.token_layers += cost
         return unpatched
 
     @override
     def run_pass(self, model: HookedModel, task: PassTask, executor: Executor, unpatched: UnpatchedRun) -> PassValues:
-        past = None
-        if task.shape.start:
-            past = unpatched.past[task.shape.start]
+        start, past = task.shape.start, None
+        if start:
+            past = unpatched.past[start]
         rates, token_layers = [], 0
         for cell in task.cells:
-            cell_rates, cost = match_rates(model, task.tokens, task.readout.metrics, cell.edits, past)
+            edits = since(task.layout, cell, start, task.tokens.shape[1]).run_edits
+            cell_rates, cost = match_rates(model, task.tokens, task.readout.metrics, edits, past)
             rates.append(cell_rates)
             token_layers += cost
         return mx.stack(rates), lambda: token_layers
+
+
+def _written_behind(plan: Plan, group: PromptGroup) -> int:
+    """The positions of a prompt that a run with metrics computes, once the pasts of all cells are made."""
+    if plan.standing:  # standing edits may need all positions at once
+        return group.length
+    return 1
+
+
+def _nothing_at(task: UnpatchedTask) -> Readout:
+    """A readout without metrics, of the last position."""
+    return Readout((), (task.tokens.shape[1] - 1,))
 
 
 def _select_generated(metrics: Iterable[Metric]) -> list[GenerateMatches]:

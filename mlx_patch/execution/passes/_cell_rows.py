@@ -27,6 +27,7 @@ class CellRows:
         length: The positions of the prompts.
         height: The rows of the batch, as it grows.
         in_pieces: Whether the positions run piece by piece.
+        grow: Whether rows enter at the first block that their cell changes, with the stream of the unpatched run.
         used: Which edits have acted: the index of a cell, and the id of an edit in it.
     """
 
@@ -37,6 +38,7 @@ class CellRows:
     length: int
     height: int = 0
     in_pieces: bool = False
+    grow: bool = True
     used: set[tuple[int, int]] = field(default_factory=set)
 
     def of_cell(self, cell: int) -> slice:
@@ -45,13 +47,13 @@ class CellRows:
 
     def actions(self) -> list[tuple[Place, Action]]:
         """One action per site, which makes the edits of all cells there."""
-        site_edits = order_edits(self.layout, self.cells, self.entries)
+        site_edits = order_edits(self.layout, self.cells, self.entries, self.grow)
         return [(self.layout.place(site), partial(self.act, site, edits)) for site, edits in site_edits]
 
     def edits_after_entry(self) -> Iterator[tuple[Site, Edit]]:
         """The edits of all cells with each of their sites, but for those that act before the rows of the cell enter."""
         for cell, entry in zip(self.cells, self.entries, strict=True):
-            yield from edits_after_entry(self.layout, cell, entry)
+            yield from edits_after_entry(self.layout, cell, entry, self.grow)
 
     def act(
         self, site: Site, edits: Mapping[int, Sequence[Edit]], value: mx.array, forward_pass: ForwardPass
@@ -91,7 +93,7 @@ class CellRows:
         return edited_value
 
     def refuse_unused_edits(self) -> None:
-        """Refuse edits that have not acted once the pass has run.
+        """Refuse edits that have not acted once the pass has run; the unpatched run refuses standing ones.
 
         Raises:
             EditNotUsedError: None of the positions of an edit was computed.

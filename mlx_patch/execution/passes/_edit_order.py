@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from mlx_patch.architectures import Layout
-from mlx_patch.execution.cells import Cell, places_of, stream_before
+from mlx_patch.execution.cells import Cell, places_of, standing_in_rows, stream_before
 from mlx_patch.interventions import Edit
 from mlx_patch.sites import Site
 
@@ -11,7 +11,7 @@ SiteEdits = tuple[Site, dict[int, list[Edit]]]
 """A site, and the edits that each cell makes there, by the cell's index in the pass."""
 
 
-def order_edits(layout: Layout, cells: Sequence[Cell], entries: Sequence[int]) -> list[SiteEdits]:
+def order_edits(layout: Layout, cells: Sequence[Cell], entries: Sequence[int], grow: bool = True) -> list[SiteEdits]:
     """The edits of all cells, one entry per site, in an order that keeps the order of each cell's own edits."""
     # Two sites can be the same place of the model, such as `embed` and the first `resid_pre`. There the entries act
     # in the order of this list, while each cell has the order that its edits were given in. So an edit never goes to
@@ -21,7 +21,7 @@ def order_edits(layout: Layout, cells: Sequence[Cell], entries: Sequence[int]) -
     site_edits: list[SiteEdits] = []
     for index, (cell, entry) in enumerate(zip(cells, entries, strict=True)):
         turn = 0
-        for site, edit in edits_after_entry(layout, cell, entry):
+        for site, edit in edits_after_entry(layout, cell, entry, grow):
             turn = _find_turn(site_edits, site, turn)
             if turn == len(site_edits):
                 site_edits.append((site, {}))
@@ -30,8 +30,16 @@ def order_edits(layout: Layout, cells: Sequence[Cell], entries: Sequence[int]) -
     return site_edits
 
 
-def edits_after_entry(layout: Layout, cell: Cell, entry: int) -> Iterator[tuple[Site, Edit]]:
-    """The edits of a cell with each of their sites, but for those that act before its rows enter."""
+def edits_after_entry(layout: Layout, cell: Cell, entry: int, grow: bool = True) -> Iterator[tuple[Site, Edit]]:
+    """The edits of a cell with each of their sites, but for those that act before its rows enter; standing ones first.
+
+    Args:
+        layout: The model's layout.
+        cell: The cell.
+        entry: The block at which its rows enter.
+        grow: Whether they enter with the stream of the unpatched run, and not with the tokens.
+    """
+    yield from standing_in_rows(layout, cell, entry, grow)
     for edit in cell.edits:
         for site in places_of(layout, edit):
             if site != stream_before(entry):

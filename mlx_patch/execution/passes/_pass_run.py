@@ -10,7 +10,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import ForwardPass, Hook, Phase, RestoredPast, repeated
-from mlx_patch.execution.cells import Cell, edits_before_entry, places_of, unpatched_site
+from mlx_patch.execution.cells import Cell, edits_before_entry, places_of, since, unpatched_site
 from mlx_patch.execution.passes._cell_rows import CellRows
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._last_block import mlp_hooks
@@ -49,7 +49,8 @@ class PassRun:
     def of(cls, task: PassTask) -> "PassRun":
         """The run of one pass of a plan."""
         batch, length = task.tokens.shape
-        rows = CellRows(task.layout, task.cells, task.shape.entries, batch, length)
+        cells = [since(task.layout, cell, task.shape.start, length) for cell in task.cells]
+        rows = CellRows(task.layout, cells, task.shape.entries, batch, length)
         return cls(task.layout, task.tokens, task.shape.start, rows, task.piece, stages=task.stages)
 
     @property
@@ -60,6 +61,7 @@ class PassRun:
     def run(self, unpatched: UnpatchedRun, readout: Readout, grow: bool) -> mx.array:
         """Every metric of every cell, unevaluated. Shape `(cell, metric, batch)`."""
         layout = self.layout
+        self.rows.grow = grow
         pass_readout = readout.since(self.start)
         edges = (self.start, *self._cuts(pass_readout), self.rows.length)
         self.rows.in_pieces = len(edges) > 2
@@ -98,7 +100,7 @@ class PassRun:
         if not cuts:
             return ()
         first_piece = Span(self.start, cuts[0] - self.start, self.rows.length, pieces=True)
-        edits = (edit for cell in self.rows.cells for edit in cell.edits)
+        edits = (edit for cell in self.rows.cells for edit in cell.run_edits)
         if all(works_in_pieces(edit, first_piece) for edit in edits):
             return cuts
         return ()
@@ -228,7 +230,7 @@ def _with_earlier(unpatched: UnpatchedRun, n_earlier: int, logits: mx.array) -> 
 
 
 def _has_one_site(layout: Layout, cell: Cell) -> bool:
-    return len(cell.edits) == 1 and len(places_of(layout, cell.edits[0])) == 1
+    return len(cell.run_edits) == 1 and len(places_of(layout, cell.edits[0])) == 1
 
 
 def _entrance(layout: Layout, layer: int) -> Site:

@@ -9,6 +9,7 @@ from mlx_patch.architectures import Layout
 from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.plan import Pass
 from mlx_patch.execution.readouts import Readout
+from mlx_patch.interventions import Edit
 from mlx_patch.sites import Site
 
 
@@ -48,6 +49,7 @@ class UnpatchedTask:
         sites: Where rows enter with the activation of the unpatched run.
         piece: Positions that run at once, at most, where the prompt may be split.
         cells: The cells of which it is seen whether they change nothing.
+        standing: The edits that every run of the sweep has, this one too.
     """
 
     layout: Layout
@@ -57,3 +59,4 @@ class UnpatchedTask:
     sites: Sequence[Site]
     piece: int
     cells: Sequence[Cell] = ()
+    standing: Sequence[Edit] = ()

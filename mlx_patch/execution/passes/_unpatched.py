@@ -1,10 +1,10 @@
-"""`UnpatchedRun`: the run without edits, once: its metrics, its past for runs that go on from it, and its stream.
+"""`UnpatchedRun`: the run without any cell's edits, once: its metrics, its past for later runs, and its stream.
 
 Where the prompt is long, it runs in pieces over a prompt cache. That takes less memory, and of the last block only
 what the metrics read: for the positions before, nothing needs more of it than its keys and values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,13 +13,15 @@ import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
-from mlx_patch.engine import Hook, Snapshot, cached_arrays, can_truncate, snapshot
+from mlx_patch.engine import ForwardPass, Hook, Snapshot, cached_arrays, can_truncate, snapshot
+from mlx_patch.execution.cells import may_be_cut
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._splitting import split_points
 from mlx_patch.execution.passes._tasks import UnpatchedTask
 from mlx_patch.execution.passes._unchanged import watch_of
 from mlx_patch.execution.readouts import Readout
-from mlx_patch.model import capture_hooks, slice_hook
+from mlx_patch.interventions import Span
+from mlx_patch.model import capture_hooks, edit_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 
 
@@ -48,7 +50,7 @@ class UnpatchedRun:
 
 
 def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
-    """Run the prompts of a task without edits."""
+    """Run the prompts of a task with its standing edits alone."""
     layout, tokens, readout, starts = task.layout, task.tokens, task.readout, task.starts
     batch, length = tokens.shape
     later_starts = sorted({start for start in starts if start})
@@ -57,18 +59,19 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
     truncates = caches is not None and can_truncate(caches)
     # A cache that cannot be cut back afterwards is copied when the run gets to each start.
     copied_starts = [] if truncates else later_starts
-    unpatched = UnpatchedRun(mx.array(0.0), min(starts, default=0))
+    edges = _edges(task, cuts, copied_starts)
+    unpatched = UnpatchedRun(mx.array(0.0), max(edge for edge in edges if edge <= min(starts, default=0)))
     read_logits: list[mx.array] = []
     streams: dict[Site, list[mx.array]] = {site: [] for site in task.sites}
-    edges = sorted({0, *cuts, *copied_starts, length, unpatched.first})
     watch = watch_of(layout, task.cells, edges)
+    standing_hooks = edit_hooks(layout, task.standing, _span_of(length, in_pieces=len(edges) > 2))
     for begin, end in pairwise(edges):
         if begin in copied_starts:
             unpatched.past[begin] = snapshot(caches or (), begin, batch)
         stream: dict[Site, mx.array] = {}
-        hooks: list[Hook] = []
+        hooks: list[Hook] = [*standing_hooks]
         if begin >= unpatched.first:
-            hooks = [*capture_hooks(layout, task.sites, None, stream), *watch.hooks(begin, end)]
+            hooks += [*capture_hooks(layout, task.sites, None, stream), *watch.hooks(begin, end)]
         positions = _read_between(readout, begin, end)
         if positions:
             hooks = [*hooks, slice_hook(layout, positions)]
@@ -81,12 +84,28 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
         unpatched.token_layers += tokens[:, begin:end].size * len(layout.blocks)
         for site, array in stream.items():
             streams[site].append(array)
+    refuse_unused(standing_hooks)
     if truncates:
         unpatched.past = {start: snapshot(caches or (), start, batch) for start in later_starts}
     unpatched.unchanged = watch.unchanged()
     unpatched.stream = _joined(streams)
     mx.eval(unpatched.stream)
     return unpatched
+
+
+def _edges(task: UnpatchedTask, cuts: Sequence[int], copied_starts: Sequence[int]) -> list[int]:
+    """The positions at which the run is cut, with its ends: those that it must, and others if standing edits allow."""
+    length = task.tokens.shape[1]
+    needed = {0, *copied_starts, length}
+    edges = {*needed, *cuts, min(task.starts, default=0)}
+    if may_be_cut(task.layout, task.standing, length, sorted(edges - {0, length})):
+        return sorted(edges)
+    return sorted(needed)
+
+
+def _span_of(length: int, in_pieces: bool) -> Callable[[ForwardPass], Span]:
+    """The span of a forward pass of a prompt of some length."""
+    return lambda forward_pass: Span(forward_pass.offset, forward_pass.length, length, pieces=in_pieces)
 
 
 def _prompt_cache(layout: Layout, needed: bool) -> list[Any] | None:

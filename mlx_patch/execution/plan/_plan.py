@@ -54,6 +54,8 @@ class Plan:
         memory: An estimate of what the largest pass takes beside the weights, in bytes.
         written: The token-layers of text that the model generates, at most, beside the passes.
         how: What the executor does, in words.
+        standing: How many edits every run has, the unpatched ones too.
+        draws: How many times the groups of prompts are there, each time with other standing edits.
     """
 
     executor: str
@@ -67,6 +69,8 @@ class Plan:
     memory: int
     written: int = 0
     how: str = ""
+    standing: int = 0
+    draws: int = 1
 
     @property
     def base(self) -> int:
@@ -113,6 +117,8 @@ class Plan:
             f"one full forward pass per cell would cost: {_compared(self.reference, self.token_layers)}",
             f"memory: about {_size(self.memory)} for the largest pass, beside the weights",
         ]
+        if self.standing:
+            lines.insert(2, self._standing_line())
         if self.written:
             lines.append(f"what the model writes: {self.written:,} token-layers more at most")
         return "\n".join(lines)
@@ -126,16 +132,23 @@ class Plan:
 
     def _cells(self) -> str:
         cells = _counted(self.n_cells, "cell")
-        n_groups = len(self.groups)
-        if n_groups > 1:
-            return f"{cells} ({self.n_cells // n_groups:,} for each of {n_groups} lengths of prompts)"
+        n_lengths = len(self.groups) // self.draws
+        if n_lengths > 1:
+            return f"{cells} ({self.n_cells // n_lengths:,} for each of {n_lengths} lengths of prompts)"
         return cells
 
+    def _standing_line(self) -> str:
+        line = f"standing edits: {self.standing}, in every run and in the unpatched ones"
+        if self.draws > 1:
+            return f"{line}, drawn {self.draws} times"
+        return line
+
     def _prompts(self) -> str:
-        if len(self.groups) <= _MAX_LENGTHS_LISTED:
-            return ", ".join(f"{group.batch} of {_counted(group.length, 'token')}" for group in self.groups)
-        lengths = [group.length for group in self.groups]
-        n_prompts = sum(group.batch for group in self.groups)
+        groups = self.groups[: len(self.groups) // self.draws]
+        if len(groups) <= _MAX_LENGTHS_LISTED:
+            return ", ".join(f"{group.batch} of {_counted(group.length, 'token')}" for group in groups)
+        lengths = [group.length for group in groups]
+        n_prompts = sum(group.batch for group in groups)
         return f"{n_prompts} of {min(lengths)} to {max(lengths)} tokens, in {len(lengths)} groups of equal length"
 
     def _executor_line(self) -> str:

@@ -42,6 +42,7 @@ def sweep_identity(experiment: Experiment, executor: str) -> dict[str, Any]:
         "model": _describe_model(experiment, fingerprints),
         "prompt": _label_prompts(experiment, fingerprints),
         **_describe_cells(experiment, fingerprints),
+        "standing edits": _label_standing(experiment, fingerprints),
         "metric": _label_metrics(experiment, fingerprints),
         "executor": {"name": executor},
     }
@@ -86,6 +87,19 @@ def _describe_cells(experiment: Experiment, fingerprints: Fingerprints) -> dict[
     return {"intervention": interventions, "choice of cells": choices}
 
 
+def _label_standing(experiment: Experiment, fingerprints: Fingerprints) -> list[list[str]]:
+    """A label and a fingerprint for each standing edit of each group of prompts."""
+    labels = []
+    for standing in experiment.standing:
+        for edit in standing:
+            parts = [
+                [fingerprints.of(part.intervention), *(getattr(part, name) for name in _SELECTIONS)]
+                for part in edit.parts
+            ]
+            labels.append([without_addresses(repr(edit)), _hash_of(parts, fingerprints)])
+    return labels
+
+
 def _edits_of(cells: Sequence[Cell]) -> list[list[Edit]]:
     return [[row_edit for edit in cell.edits for row_edit in edit.parts] for cell in cells]
 
@@ -127,6 +141,7 @@ def described(experiment: Experiment, plan: Plan) -> Mapping[str, str]:
         "model": experiment.model.identity | {"name": ""},  # a folder may lie elsewhere on another machine
         "tokens": tokens,
         "cells": edits,
+        "standing edits": experiment.standing,
         "metric": experiment.metrics,
         "plan": plan.as_dict(),
     }

@@ -1,7 +1,9 @@
 """What metrics read of a run: logits, an appended answer, generated text."""
 
 from mlx_patch.execution.readouts._answer_runs import AnswerRuns as AnswerRuns
+from mlx_patch.execution.readouts._answer_runs import RunGroups as RunGroups
 from mlx_patch.execution.readouts._answer_runs import answer_runs as answer_runs
+from mlx_patch.execution.readouts._answer_runs import joined_groups as joined_groups
 from mlx_patch.execution.readouts._answer_runs import plain_of as plain_of
 from mlx_patch.execution.readouts._answer_runs import with_answers as with_answers
 from mlx_patch.execution.readouts._generated import match_rates as match_rates

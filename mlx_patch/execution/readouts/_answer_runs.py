@@ -1,17 +1,19 @@
 """Answers of several tokens: each is appended to the prompt and measured in a run of its own."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.execution.cells import Cell, cell_of
+from mlx_patch.execution.cells import Cell, cell_of, with_standing
 from mlx_patch.execution.readouts._answer_log_prob import AnswerLogProb
 from mlx_patch.execution.readouts._prompt_only import in_prompt
 from mlx_patch.execution.readouts._readout import Readout, count_examples
+from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples
 from mlx_patch.tokens import Batch
 
@@ -198,22 +200,48 @@ def _is_measured_with(slot: Slot, appended: Slot) -> bool:
     return True
 
 
-def with_answers(
-    layout: Layout, answers: AnswerRuns, readouts: Sequence[Readout], cells: Sequence[Sequence[Cell]]
-) -> tuple[tuple[Batch, ...], tuple[Readout, ...], tuple[tuple[Cell, ...], ...]]:
-    """The batches, readouts and cells of the runs in which answers stand behind their prompts."""
-    batches, run_readouts, run_cells = [], [], []
+@dataclass(frozen=True, eq=False)
+class RunGroups:
+    """The groups of prompts to run, each with its readout, its standing edits and its cells."""
+
+    batches: tuple[Batch, ...]
+    readouts: tuple[Readout, ...]
+    standing: tuple[tuple[Edit, ...], ...]
+    cells: tuple[tuple[Cell, ...], ...]
+
+
+def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
+    """The groups of the same prompts with several standing edits, one after the other; their rows are renumbered."""
+    batches: list[Batch] = []
+    n_rows = count_examples(draws[0].batches)
+    for number, groups in enumerate(draws):
+        for batch in groups.batches:
+            rows = tuple(number * n_rows + row for row in batch.examples)
+            batches.append(replace(batch, examples=rows))
+    return RunGroups(
+        tuple(batches),
+        tuple(chain.from_iterable(groups.readouts for groups in draws)),
+        tuple(chain.from_iterable(groups.standing for groups in draws)),
+        tuple(chain.from_iterable(groups.cells for groups in draws)),
+    )
+
+
+def with_answers(layout: Layout, answers: AnswerRuns, groups: RunGroups) -> RunGroups:
+    """The groups in which answers stand behind their prompts."""
+    batches, readouts, run_standing, run_cells = [], [], [], []
     for number, run, batch in answers.groups():
         prompt = answers.batches[number]
-        readout = answers.readout(prompt, answers.runs[run], readouts[number])
+        readout = answers.readout(prompt, answers.runs[run], groups.readouts[number])
         group_cells = []
-        for cell in cells[number]:
+        for cell in groups.cells[number]:
             edits = [in_prompt(edit, prompt.length) for edit in cell.edits]
             group_cells.append(cell_of(layout, edits, batch.length, readout.reach))
+        standing = tuple(in_prompt(edit, prompt.length) for edit in groups.standing[number])
         batches.append(batch)
-        run_readouts.append(readout)
-        run_cells.append(tuple(group_cells))
-    return tuple(batches), tuple(run_readouts), tuple(run_cells)
+        readouts.append(readout)
+        run_standing.append(standing)
+        run_cells.append(with_standing(layout, group_cells, standing, batch.length))
+    return RunGroups(tuple(batches), tuple(readouts), tuple(run_standing), tuple(run_cells))
 
 
 def _append_answers(batch: Batch, answers: Slot) -> mx.array:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from mlx_patch.errors import SelectionError, ValueRefusedError, listed
 from mlx_patch.execution.cells import Shapes
-from mlx_patch.interventions import Intervention
+from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.model import HookedModel
 from mlx_patch.results import Axis, Coordinate
 from mlx_patch.sweeps.axes._choices import AxisChoice, is_group, refuse_repeated_choices, resolve_slice
@@ -23,6 +23,7 @@ class SweepScope:
         sites: Where to patch.
         shapes: The numbers of heads and neurons.
         axes: Every axis by its name, with the choices along it.
+        standing: The edits that every run has.
     """
 
     model: HookedModel
@@ -30,6 +31,7 @@ class SweepScope:
     sites: Sequence[str]
     shapes: Shapes
     axes: Mapping[str, "SweepAxis"]
+    standing: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,18 @@ class SweepAxis(Axis):
         """
         del choice
         return intervention
+
+    def standing(self, edits: Sequence[Edit], choice: Any) -> tuple[Edit, ...]:
+        """The standing edits of the cells of a choice. Where they differ, each choice has an unpatched run."""
+        del choice
+        return tuple(edits)
+
+    def check(self, interventions: Sequence[Intervention], standing: Sequence[Edit]) -> None:
+        """Refuse what has nothing that the choices could change, where `over` has the axis.
+
+        Raises:
+            KindError: Neither interventions nor standing edits have it.
+        """
 
     def full_range(self, scope: SweepScope) -> Sequence[Any]:
         """All that there is, where nothing is chosen.

@@ -155,6 +155,7 @@ class Case:
         executor: The executor of the sweep.
         memory: As in `sweep`.
         piece: How many positions of a prompt run at once.
+        standing: The edits that every run has.
     """
 
     model: str
@@ -166,11 +167,15 @@ class Case:
     executor: str = "auto"
     memory: int | None = None
     piece: int = 256
+    standing: tuple[Edit, ...] = ()
 
     def simpler(self) -> "Iterator[Case]":
         """The same with parts left out, the largest parts first."""
         yield from (replace(self, cells=cells) for cells in self.cells.simpler())
         yield from (replace(self, reads=reads) for reads in _shorter(self.reads))
+        if self.standing:
+            yield replace(self, standing=())
+        yield from (replace(self, standing=standing) for standing in _shorter(self.standing))
         if self.listed and len(self.prompts) > 1:
             for number, prompt in enumerate(self.prompts):
                 yield replace(self, prompts=(prompt,), cells=self.cells.only(number))
@@ -193,6 +198,7 @@ class Case:
             f"model: tiny_model({self.model!r}, {self.precision!r})",
             f"prompts: {written_prompts}",
             f"sweep: {self.cells.arguments()}",
+            f"standing edits: {list(self.standing)}",
             f"how: {options}, logits at {list(self.reads)}",
         ]
         return "\n".join(lines)

@@ -46,7 +46,19 @@ def draw_case(seed: int, number: int, names: Sequence[str] | None, wrapped: Mapp
         memory = int(rng.choice([1, 100_000, 1_000_000]))
     if rng.random() >= 0.65:
         piece = int(rng.integers(2, 9))
-    return Case(name, precision, prompts, listed, cells, reads, executor, memory, piece)
+    standing = _draw_standing(seed, number, model, prompts, listed)
+    return Case(name, precision, prompts, listed, cells, reads, executor, memory, piece, standing)
+
+
+def _draw_standing(
+    seed: int, number: int, model: HookedModel, prompts: tuple[tuple[int, ...], ...], listed: bool
+) -> tuple[Edit, ...]:
+    """Edits that every run has, in a third of the sweeps. They have a generator of their own."""
+    rng = np.random.default_rng((seed, number, 1))
+    if rng.random() >= 1 / 3:
+        return ()
+    lengths = tuple(map(len, prompts))
+    return _draw_edits(rng, model, prompts, Places(model, lengths, listed, rng))
 
 
 def _draw_lengths(rng: np.random.Generator, long: bool) -> tuple[tuple[int, ...], bool]:

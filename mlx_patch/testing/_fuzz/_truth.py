@@ -109,7 +109,7 @@ def largest_logit(model: HookedModel, case: Case) -> float:
 
 
 def _logits(model: HookedModel, case: Case, cell: EditsOfCell, first: tuple[Edit, ...]) -> list[mx.array]:
-    by_row = edits_by_row(case, cell)
+    by_row = edits_by_row(case, behind_standing(case, cell))
     if case.listed:
         pairs = zip(case.prompts, by_row, strict=True)
         return [model.run([list(prompt)], (*first, *edits)) for prompt, edits in pairs]
@@ -117,6 +117,11 @@ def _logits(model: HookedModel, case: Case, cell: EditsOfCell, first: tuple[Edit
     for row_edits in zip(*by_row, strict=True):
         joined += _join_rows(case, row_edits)
     return [model.run(mx.array(case.prompts), joined)]
+
+
+def behind_standing(case: Case, cell: EditsOfCell) -> EditsOfCell:
+    """The edits of a cell behind the standing ones."""
+    return [(*case.standing, *edits) for edits in cell]
 
 
 def edits_by_row(case: Case, cell: EditsOfCell) -> Sequence[tuple[Edit, ...]]:

@@ -16,7 +16,7 @@ from mlx_patch.sites import SITES
 from mlx_patch.sweeps import measure, sweep
 from mlx_patch.testing._fuzz._by_hand import can_be_written_out, logits_by_hand
 from mlx_patch.testing._fuzz._case import Case, EditsOfCell
-from mlx_patch.testing._fuzz._truth import Shadow, case_metrics, edits_by_row, numbers_of
+from mlx_patch.testing._fuzz._truth import Shadow, behind_standing, case_metrics, edits_by_row, numbers_of
 
 NumbersOf = Callable[[], np.ndarray]
 """Computes the metrics of the first cells, or of all. Shape `(cell, metric, example)`."""
@@ -25,7 +25,7 @@ NumbersOf = Callable[[], np.ndarray]
 def ways(model: HookedModel, case: Case) -> Iterator[tuple[str, NumbersOf]]:
     """Each way, with its name. Ways other than a sweep compute the first cell alone."""
     yield f"sweep, {case.executor}", partial(_run_sweep, model, case)
-    first = case.cells.edits()[0]
+    first = behind_standing(case, case.cells.edits()[0])
     if len(first) == 1:
         yield "measure", partial(_run_measure, model, case, first[0])
     if case.listed:
@@ -41,7 +41,14 @@ def ways(model: HookedModel, case: Case) -> Iterator[tuple[str, NumbersOf]]:
 def _run_sweep(model: HookedModel, case: Case) -> np.ndarray:
     options: dict[str, Any] = {"executor": case.executor, "memory": case.memory, "progress": False}
     with pieces_of(case.piece):
-        result = sweep(model, _prompts(case), metric=case_metrics(case), **case.cells.arguments(), **options)
+        result = sweep(
+            model,
+            _prompts(case),
+            metric=case_metrics(case),
+            edits=case.standing,
+            **case.cells.arguments(),
+            **options,
+        )
     shape = (-1, len(case.reads), len(case.prompts))
     return np.asarray(result.values).reshape(shape)
 

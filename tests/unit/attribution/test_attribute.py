@@ -289,3 +289,63 @@ def test_baseline_and_coordinates_are_those_of_the_sweep(model, source):
     sweep = mp.sweep(model, TOKENS, mp.Replace(source), progress=False, **cells)
     np.testing.assert_allclose(estimate.baseline, sweep.baseline, atol=1e-5)
     assert (estimate.axes, dict(estimate.coords)) == (sweep.axes, dict(sweep.coords))
+
+
+STANDING = {
+    "noise": [mp.Ablate("noise", scale=3.0).at("embed", pos=[1, 2])],
+    "behind the cells": [mp.Scale(-2.0).at("resid_mid", layer=1), mp.Ablate("zero").at("z", layer=2, head=1)],
+    "at the cells' own place": [mp.Scale(-2.0).at("resid_post", layer=1), mp.Add(mx.ones(64)).at("resid_pre", pos=3)],
+    "at a raw path": [mp.Scale(0.5).at("model.layers.1.mlp.down_proj:output")],
+}
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_at_the_run_with_standing_edits(model, source, name):
+    cells = {"at": ("resid_post", "mlp_out"), "over": ("site", "layer", "pos"), "positions": [0, 2, -1, (3, 4)]}
+    estimate = assert_slope(model, TOKENS, mp.Replace(source), edits=STANDING[name], metric=METRICS, **cells)
+    expected = mp.measure(model, TOKENS, METRICS, STANDING[name])
+    np.testing.assert_allclose(estimate.baseline, expected, atol=1e-5)
+    assert estimate.provenance["edits"] == [repr(edit) for edit in STANDING[name]]
+
+
+def test_standing_edits_of_prompts_of_several_lengths(model):
+    prompts = [[3, 1, 4, 1, 5, 9], [2, 7, 1, 8]]
+    assert_slope(model, prompts, mp.Scale(0.5), at="mlp_out", edits=STANDING["noise"], metric=METRICS[:2])
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_a_prompt_in_its_own_place_under_standing_edits(model, name):
+    own = model.run_with_cache(TOKENS, sites=model.sites, edits=STANDING[name])[1]
+    cells = {"at": ("resid_post", "mlp_out"), "over": ("site", "layer", "pos")}
+    estimate = mp.attribute(model, TOKENS, mp.Replace(own), edits=STANDING[name], metric=METRICS[0], **cells)
+    assert (estimate.values == estimate.baseline).all()
+
+
+def test_confirmation_has_the_standing_edits(model, source):
+    ask = {"at": "resid_post", "over": ("layer", "pos"), "metric": METRICS[0], "edits": STANDING["noise"]}
+    estimate = mp.attribute(model, TOKENS, mp.Replace(source), confirm=3, sample=2, **ask)
+    swept = mp.sweep(model, TOKENS, mp.Replace(source), **ask)
+    assert estimate.exact.sum() == 5
+    np.testing.assert_allclose(estimate.values[estimate.exact], swept.values[estimate.exact], atol=1e-5)
+
+
+def test_a_way_to_another_prompt_has_no_standing_edits(model, source):
+    with pytest.raises(ValueRefusedError, match=r"`edits` must be left out where method='integrated'.* Got Ablate"):
+        mp.attribute(
+            model,
+            TOKENS,
+            mp.Replace(source),
+            at="resid_post",
+            metric=METRICS[0],
+            method="integrated",
+            edits=STANDING["noise"],
+        )
+
+
+def test_standing_edits_that_mix_rows(model, source):
+    """What reads a batch carries one row's change to the metrics of all: prompts of a list have it each by itself."""
+    edits = [mp.Ablate("mean").at("mlp_out", layer=1), mp.Ablate("noise").at("resid_mid", layer=2)]
+    ask = {"at": "resid_post", "over": ("layer", "pos"), "metric": METRICS, "edits": edits}
+    with pytest.raises(KindError, match=r"`edits` must read each row of a batch by itself.* Got Ablate\('mean'\)"):
+        mp.attribute(model, TOKENS, mp.Scale(0.5), **ask)
+    assert_slope(model, [*TOKENS], mp.Scale(0.5), **ask)
