@@ -9,6 +9,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ _TABLES = ("tables", "zoo")
 """Folders of one file an architecture, or of configurations."""
 
 
+@cache
 def trees(folder: Path = PACKAGE) -> dict[Path, ast.Module]:
     """Every module of a folder, parsed."""
     return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.py"))}

@@ -66,9 +66,14 @@ def test_no_folder_of_mechanism_is_crowded():
     assert house.crowded() == {}
 
 
+@pytest.fixture(scope="module")
+def figures():
+    return house.figures()
+
+
 @pytest.mark.parametrize("figure", LIMITS)
-def test_a_figure_does_not_get_worse(figure):
-    assert round(house.figures()[figure], 1) <= LIMITS[figure]
+def test_a_figure_does_not_get_worse(figures, figure):
+    assert round(figures[figure], 1) <= LIMITS[figure]
 
 
 def test_sentences_of_the_docs_are_short():

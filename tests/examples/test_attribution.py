@@ -51,7 +51,7 @@ def test_numbers_and_figure_are_written(example, estimate, tmp_path):
 @pytest.mark.slow
 def test_the_first_order_misses_the_first_mlp_at_the_giver(example):
     model = mp.HookedModel.load(smollm2_folder("float32"))
-    estimates = example.estimated(model, ("mlp_out",), LAYERS, confirm=4, sample=2)
+    estimates = example.estimated(model, ("mlp_out",), LAYERS, confirm=2)
     found = estimates["mlp_out"]
     exact, first_order = found.mean() - found.baseline_mean(), found.estimated.mean(axis=-1) - found.baseline_mean()
     assert found.exact[0, 9]

@@ -44,6 +44,16 @@ def whole(tmp_path_factory):
     return done, folder / "results"
 
 
+@pytest.fixture
+def short_talk(d1, d1_data, monkeypatch):
+    """The study's conversation without its unrelated turns, with one tool and three items: a third of its tokens."""
+    tool = 'You have a notepad. To read it:\n<tool_call>\n{"tool": "read_notes"}\n</tool_call>'
+    offered, acknowledged, *_, request = d1_data.build_conversation(tool)
+    first = re.sub(r"(?s)4\. Mars.*?\n\n", "\n", offered["content"])
+    messages = [{**offered, "content": first}, acknowledged, request]
+    monkeypatch.setattr(sys.modules["d1_probe"], "build_conversation", lambda: messages)
+
+
 def record(folder, pair):
     [path] = folder.glob(f"patching_{pair}_*.json")
     return json.loads(path.read_text())
@@ -236,7 +246,7 @@ def test_a_record_that_cannot_be_written_leaves_no_file(d1, record_of, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_one_model_at_a_time_gives_the_same_numbers(d1, tmp_path):
+def test_one_model_at_a_time_gives_the_same_numbers(d1, tmp_path, short_talk):
     for how in ((), ("--sequential",)):
         folder = tmp_path / f"{len(how)}"
         assert d1.main(["--pair", "tiny_ext", "--layers", "5", "--results", str(folder), *how]) == 0
@@ -244,7 +254,7 @@ def test_one_model_at_a_time_gives_the_same_numbers(d1, tmp_path):
     assert without_times(record(tmp_path / "0", "tiny_ext")) == without_times(record(tmp_path / "1", "tiny_ext"))
 
 
-def test_the_last_position_decides_at_the_last_layer(d1, tmp_path):
+def test_the_last_position_decides_at_the_last_layer(d1, tmp_path, short_talk):
     """At the last layer only the stream of the last position is read: both ways of patching agree."""
     results = {}
     for positions in ("all", "last"):
@@ -279,7 +289,7 @@ def test_the_2_x_2_is_made_of_both_directions_and_both_models(d1, tmp_path):
     assert result["writes_the_call"]["base_to_instruct"] == {"unpatched": 1.0, "4": 0.0}
 
 
-def test_a_base_without_a_chat_template_is_aligned_with_the_chat(d1, tmp_path):
+def test_a_base_without_a_chat_template_is_aligned_with_the_chat(d1, tmp_path, short_talk):
     arguments = ["--pair", "tiny_ext", "--layers", "5", "--plain", "--say", "2", "--results", str(tmp_path)]
     assert d1.main(arguments) == 0
     result = record(tmp_path, "tiny_ext")
@@ -291,7 +301,7 @@ def test_a_base_without_a_chat_template_is_aligned_with_the_chat(d1, tmp_path):
     assert result["writes_the_call"]["instruct_to_base"] == {"unpatched": 0.0, "5": 1.0}
 
 
-def test_texts_that_are_drawn_give_a_rate(d1, tmp_path):
+def test_texts_that_are_drawn_give_a_rate(d1, tmp_path, short_talk):
     """At the last position alone, which the last layer's stream decides."""
     arguments = ["--pair", "tiny_ext", "--layers", "4-5", "--positions", "last", "--say", "2", "--samples", "4"]
     assert d1.main([*arguments, "--results", str(tmp_path)]) == 0
@@ -304,7 +314,7 @@ def test_texts_that_are_drawn_give_a_rate(d1, tmp_path):
     assert abs(rates["4"] - result["instruct_to_base"]["4"]["tool_call_prob"]) < 0.4
 
 
-def test_a_pair_of_your_own_runs(d1, tmp_path):
+def test_a_pair_of_your_own_runs(d1, tmp_path, short_talk):
     arguments = ["--base", str(MODELS / "tiny_base"), "--instruct", str(MODELS / "tiny_instruct_int")]
     assert d1.main([*arguments, "--layers", "5", "--results", str(tmp_path)]) == 0
     assert record(tmp_path, "custom")["base_id"] == str(MODELS / "tiny_base")
@@ -372,7 +382,7 @@ def test_bad_input_is_one_line_and_status_2_before_anything_runs(d1, tmp_path, m
     assert re.search(message, said.err), said.err
 
 
-def test_ctrl_c_keeps_the_pairs_that_are_finished(d1, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_keeps_the_pairs_that_are_finished(d1, tmp_path, monkeypatch, capsys, short_talk):
     real, seen = d1.study, []
 
     def study(name, *rest):

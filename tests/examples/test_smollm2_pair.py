@@ -52,10 +52,9 @@ ONE_TOOL = 'You have a notepad. To read it:\n<tool_call>\n{"tool": "read_notes"}
 
 
 def short(d1_data):
-    """The D1 conversation with one tool, three items and no unrelated turns: a third of its tokens."""
-    offered, acknowledged, *_, request = d1_data.build_conversation(ONE_TOOL)
-    first = re.sub(r"(?s)4\. Mars.*?\n\n", "\n", offered["content"])
-    return [{**offered, "content": first}, acknowledged, request]
+    """The D1 conversation with one tool, one turn and no items: a seventh of its tokens."""
+    *_, request = d1_data.build_conversation(ONE_TOOL)
+    return [{**request, "content": f"{ONE_TOOL}\n\nYour notes have 10 items. {request['content']}"}]
 
 
 def test_the_adapter_fits_in_3_megabytes_and_names_no_folder():

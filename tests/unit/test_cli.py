@@ -14,7 +14,7 @@ import pytest
 
 from mlx_patch import HookedModel, cli
 from mlx_patch.architectures import Point, family_of
-from mlx_patch.laws import LAWS
+from mlx_patch.laws import LAWS, forward_only
 from mlx_patch.provenance import versions
 from mlx_patch.sites import SITES
 from mlx_patch.testing import ZooLine
@@ -33,6 +33,19 @@ def lying(monkeypatch):
         return HookedModel(raw, family=replace(table, block={**table.block, "mlp_out": Point("mlp", "input")}))
 
     monkeypatch.setattr(cli.HookedModel, "load", loaded)
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Law 5 is checked in place of all; the models and prompts that it was checked on."""
+    check, seen = cli.check_laws, []
+
+    def check_one(model, prompt, laws):
+        seen.append((model, prompt))
+        return check(model, prompt, (forward_only,))
+
+    monkeypatch.setattr(cli, "check_laws", check_one)
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +72,19 @@ def test_a_model_whose_laws_hold(verified):
 
 
 @pytest.mark.slow
-def test_a_prompt_is_taken(capsys):
+def test_a_prompt_is_taken(capsys, checked):
     assert cli.main(["verify", str(TINY), "--prompt", "the capital of this country is"]) == 0
     assert "  5  yes" in capsys.readouterr().out
+    assert [prompt for _, prompt in checked] == ["the capital of this country is"]
 
 
 @pytest.mark.slow
-def test_an_adapter_is_taken(capsys, tmp_path, save_adapter, monkeypatch):
+def test_an_adapter_is_taken(capsys, tmp_path, save_adapter, checked):
     save_adapter(HookedModel.load(TINY).model, tmp_path)
-    check, seen = cli.check_laws, []
-    monkeypatch.setattr(cli, "check_laws", lambda model, *rest: seen.append(model.model) or check(model, *rest))
     assert cli.main(["verify", str(TINY), "--adapter-path", str(tmp_path)]) == 0
-    assert any("lora_b" in module for module in seen[0].modules())
-    assert "  9  yes" in capsys.readouterr().out
+    [(model, _)] = checked
+    assert any("lora_b" in module for module in model.model.modules())
+    assert "  5  yes" in capsys.readouterr().out
 
 
 def test_a_folder_without_an_adapter_is_one_line(capsys, tmp_path):

@@ -13,6 +13,7 @@ from mlx_patch.errors import FileError, ValueRefusedError
 from mlx_patch.testing import _smollm2, smollm2_folder
 
 INDIRECT_OBJECT = "When John and Mary went to the shops, John gave a bottle of milk to"
+LONG_PROMPTS = os.environ.get("LONG_PROMPTS") == "1"
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 # Hugging Face's own reader of the GGUF file (transformers 5.23.0, torch 2.13.0, float32) gives these ids and logits,
@@ -146,12 +147,17 @@ def test_the_4bit_folder_gives_the_same_logits(real):
 
 
 @pytest.mark.real
+def test_the_d1_prompt_has_672_tokens(real):
+    _, tokenizer = real
+    assert len(d1_tokens(tokenizer)) == 672
+
+
+@pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.skipif(not LONG_PROMPTS, reason="takes over a minute: set LONG_PROMPTS=1")
 def test_the_d1_prompt_has_the_logits_of_hugging_face(real):
     model, tokenizer = real
-    tokens = d1_tokens(tokenizer)
-    assert len(tokens) == 672
-    logits = last_logits(model, tokens)
+    logits = last_logits(model, d1_tokens(tokenizer))
     top = mx.argsort(-logits)[:5]
     assert top.tolist() == D1_IDS
     assert logits[top].tolist() == pytest.approx(D1_LOGITS, abs=LOGIT_TOLERANCE)
