@@ -15,7 +15,7 @@ from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.executors import Executor, executors
 from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask
 from mlx_patch.execution.plan import Pass, Plan
-from mlx_patch.execution.progress import Numbers, Within
+from mlx_patch.execution.progress import Numbers, PassProgress
 from mlx_patch.interventions.sources import Notes, norms_noted
 
 
@@ -39,14 +39,14 @@ def run_passes(
         on_progress: Called during a long pass, with a number of cells whose share of it is computed; None runs passes
             without steps.
     """
-    within = Within(on_progress)
+    pass_progress = PassProgress(on_progress)
     for group in range(len(experiment.batches)):
         passes = []
         for number, pass_ in enumerate(plan.passes):
             if pass_.group == group and is_assigned(number) and not _is_done(pass_, numbers):
                 passes.append(pass_)
         if passes:
-            _run_group(experiment, plan, numbers, passes, within, on_finished)
+            _run_group(experiment, plan, numbers, passes, pass_progress, on_finished)
 
 
 def _is_done(pass_: Pass, numbers: Numbers) -> bool:
@@ -58,7 +58,7 @@ def _run_group(
     plan: Plan,
     numbers: Numbers,
     passes: Sequence[Pass],
-    within: Within,
+    pass_progress: PassProgress,
     on_finished: Callable[[int], None],
 ) -> None:
     """Run passes of one group of prompts: the unpatched run, then one after the other."""
@@ -69,14 +69,14 @@ def _run_group(
     if experiment.with_baseline and not numbers.done[group].any():
         numbers.token_layers += unpatched.token_layers
         numbers.baseline[:, rows] = np.array(unpatched.values)
-    passes = _skip_unchanged(unpatched, numbers, rows, passes, lambda cells: on_finished(within.rest(cells)))
+    passes = _skip_unchanged(unpatched, numbers, rows, passes, lambda cells: on_finished(pass_progress.rest(cells)))
     started = (_start_pass(experiment, plan, unpatched, pass_) for pass_ in passes)
-    for running in _overlap(started, within):
+    for running in _overlap(started, pass_progress):
         cells = running.shape.cells
         numbers.values[np.ix_(cells, metrics, rows)] = np.array(running.values)
         numbers.done[group, list(cells)] = True
         numbers.token_layers += running.cost()
-        on_finished(within.rest(len(cells)))
+        on_finished(pass_progress.rest(len(cells)))
 
 
 def _skip_unchanged(
@@ -182,7 +182,7 @@ def _start_pass(experiment: Experiment, plan: Plan, unpatched: UnpatchedRun, pas
     return RunningPass(pass_, values, cost, norms, stages)
 
 
-def _overlap(passes: Iterator[RunningPass], within: Within) -> Iterator[RunningPass]:
+def _overlap(passes: Iterator[RunningPass], pass_progress: PassProgress) -> Iterator[RunningPass]:
     """Evaluate one pass at a time, each while the next is being set up.
 
     Each is handed on before the next is sent to the device, which on a CPU takes most of its time. Where setting up
@@ -202,30 +202,30 @@ def _overlap(passes: Iterator[RunningPass], within: Within) -> Iterator[RunningP
             yield previous
         if following is None:
             return
-        _send(following, within)
+        _send(following, pass_progress)
         previous = following
 
 
-def _send(running: RunningPass, within: Within) -> None:
+def _send(running: RunningPass, pass_progress: PassProgress) -> None:
     """Send a pass to the device: at once, or stage after stage where progress is shown.
 
     One stage is always on its way while the one before is waited for, so that the device never waits.
     """
     previous: tuple[int, mx.array] | None = None
-    while running.stages and within.show is not None:
+    while running.stages and pass_progress.show is not None:
         stage = running.stages.pop(0)
         mx.async_eval(stage[1])
-        _wait_for_stage(previous, running, within)
+        _wait_for_stage(previous, running, pass_progress)
         previous = stage
     running.stages.clear()  # they would hold on to their arrays
     mx.async_eval(running.values, running.norms.arrays)
-    _wait_for_stage(previous, running, within)
+    _wait_for_stage(previous, running, pass_progress)
 
 
-def _wait_for_stage(stage: tuple[int, mx.array] | None, running: RunningPass, within: Within) -> None:
+def _wait_for_stage(stage: tuple[int, mx.array] | None, running: RunningPass, pass_progress: PassProgress) -> None:
     if stage is None:
         return
     token_layers, values = stage
     mx.eval(values)
     share = token_layers / max(1, running.cost())
-    within.reached(share, len(running.shape.cells))
+    pass_progress.reached(share, len(running.shape.cells))

@@ -1,17 +1,21 @@
 """Law 11 of `attribute`: on every architecture an estimate is the derivative of the same cell of a sweep."""
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from scaled import Scaled
 
 import mlx_patch as mp
 from mlx_patch.architectures import more_than_stream
+from mlx_patch.attribution import _gradients
 from mlx_patch.errors import ArchitectureError, OutlierPositionWarning
-from mlx_patch.testing import EXCEPTIONS, ZOO
+from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
 
 NOT_DIFFERENTIABLE = {
     "afm7": "AFM 7's keys and values, which are rounded to 8 bits",
@@ -159,3 +163,43 @@ def test_what_a_table_forgets_that_blocks_share_turns_it_red(tiny, monkeypatch):
     monkeypatch.setattr("mlx_patch.attribution._layer_groups.more_than_stream", lambda layout: "")
     with pytest.raises(AssertionError):
         test_groups_of_layers_give_the_same_to_the_last_bit(tiny, "hunyuan")
+
+
+def test_a_missing_multiplier_turns_it_red(tiny, monkeypatch):
+    """As where a change enters on the other side of what multiplies an attention's output."""
+    adding, multiplier = _gradients._adding, tiny("granite").model.args.residual_multiplier
+    assert multiplier != 1
+
+    def misplaced(site, delta, into):
+        return adding(site, delta * multiplier if site.name == "attn_out" else delta, into)
+
+    monkeypatch.setattr(_gradients, "_adding", misplaced)
+    with pytest.raises(AssertionError, match="attn_out"):
+        test_an_estimate_is_the_derivative_of_the_cell(tiny, "granite")
+
+
+def test_dropout_turns_it_red(monkeypatch):
+    """As where a backward pass leaves the model in training mode."""
+    model, differentiable = tiny_model("llama"), _gradients.differentiable
+    linear_to_lora_layers(model, len(model.layers), {"rank": 4, "scale": 10.0, "dropout": 0.5})
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            module.lora_b = 0.1 * mx.random.normal(module.lora_b.shape)
+    model.eval()
+
+    @contextmanager
+    def training(raw):
+        with differentiable(raw):
+            raw.train()
+            try:
+                yield
+            finally:
+                raw.eval()
+
+    def adapted(_):
+        return mp.HookedModel(model)
+
+    test_an_estimate_is_the_derivative_of_the_cell(adapted, "llama")
+    monkeypatch.setattr(_gradients, "differentiable", training)
+    with pytest.raises(AssertionError):
+        test_an_estimate_is_the_derivative_of_the_cell(adapted, "llama")

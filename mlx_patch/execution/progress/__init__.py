@@ -1,8 +1,8 @@
 """What has been measured so far: on disk, on screen, for other ranks."""
 
+from mlx_patch.execution.progress._bar import PassProgress as PassProgress
 from mlx_patch.execution.progress._bar import Progress as Progress
 from mlx_patch.execution.progress._bar import ProgressChoice as ProgressChoice
-from mlx_patch.execution.progress._bar import Within as Within
 from mlx_patch.execution.progress._checkpoint import Checkpoint as Checkpoint
 from mlx_patch.execution.progress._checkpoint import checked_path as checked_path
 from mlx_patch.execution.progress._identity import described as described

@@ -86,7 +86,7 @@ def _in_notebook() -> bool:
     return getattr(get_shell(), "kernel", None) is not None
 
 
-class Within:
+class PassProgress:
     """Progress inside a pass of many cells, while it runs.
 
     Args:

@@ -12,6 +12,8 @@ from mlx_patch.attribution._softmax import LARGE, effect_of_each_key
 from mlx_patch.errors import ArchitectureError, MissingSiteError, ValueRefusedError
 from mlx_patch.testing import tiny_model
 
+pytestmark = pytest.mark.slow
+
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
 OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRIC = mp.metrics.LogitDiff(3, 5)

@@ -224,6 +224,7 @@ def test_other_arguments_are_refused(model):
         mp.attribute(model, TOKENS, method="integrated", **ask)
 
 
+@pytest.mark.slow
 def test_increments_sum_to_the_metric_s_difference_at_every_cut(model, source):
     cells = {"at": ("resid_pre", "resid_post"), "over": ("site", "layer"), "metric": METRICS}
     estimate = mp.attribute(model, TOKENS, mp.Replace(source), method="integrated", **cells)

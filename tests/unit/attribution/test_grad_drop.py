@@ -9,6 +9,8 @@ import mlx_patch as mp
 from mlx_patch.attribution import _grad_drop
 from mlx_patch.errors import ArchitectureError, KindError, ValueRefusedError
 
+pytestmark = pytest.mark.slow
+
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
 OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7)]

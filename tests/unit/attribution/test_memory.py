@@ -12,6 +12,8 @@ from mlx_patch.attribution._layer_groups import layer_groups
 from mlx_patch.errors import ArchitectureError, KindError, ValueRefusedError
 from mlx_patch.testing.zoo import built
 
+pytestmark = pytest.mark.slow
+
 TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
 OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7), mp.metrics.Entropy(pos=4)]

@@ -111,6 +111,7 @@ class LM(nn.Module):
         return self.head(x)
 
 
+@pytest.mark.slow  # as the run at the lower bounds compiles nothing
 @pytest.mark.parametrize("kind", [Block, Made])
 def test_an_edit_inside_a_compiled_part_does_not_stay(kind):
     lm = LM(kind)

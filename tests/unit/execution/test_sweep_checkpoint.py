@@ -84,6 +84,7 @@ def arguments(model, tokens, executor="auto"):
 MODELS = ["llama", "jamba", "mamba2", "falcon_h1", "nemotron_h", "gemma3n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["auto", "rows"])
 @pytest.mark.parametrize("name", MODELS)
 def test_stopped_after_any_pass_it_goes_on_to_the_same_bits(tiny, tokens, tmp_path, name, executor):

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_patch import Scale
 from mlx_patch.errors import KindError, MissingExtraError
-from mlx_patch.execution.progress import Progress, Within, _bar
+from mlx_patch.execution.progress import PassProgress, Progress, _bar
 from mlx_patch.metrics import LogitDiff
 from mlx_patch.sweeps import sweep
 
@@ -146,19 +146,19 @@ def test_ctrl_c_inside_the_first_pass_goes_through(tiny, tokens, monkeypatch):
 def test_short_passes_are_shown_when_they_are_finished(monkeypatch):
     clock, told = [0.0], []
     monkeypatch.setattr(_bar, "monotonic", lambda: clock[0])
-    within = Within(told.append)
+    pass_progress = PassProgress(told.append)
     for clock[0], share in ((0.1, 0.2), (0.3, 0.5), (0.4, 0.6), (9.0, 1.0)):
-        within.reached(share, 10)
+        pass_progress.reached(share, 10)
     assert told == [5, 4]  # one is left for the end, when its number is there
-    assert (within.rest(10), within.rest(10)) == (1, 10)
+    assert (pass_progress.rest(10), pass_progress.rest(10)) == (1, 10)
 
 
 def test_where_nobody_sees_it_passes_are_whole(tiny, tokens, monkeypatch):
-    monkeypatch.setattr(Within, "reached", lambda *given: pytest.fail("a stage was waited for"))
+    monkeypatch.setattr(PassProgress, "reached", lambda *given: pytest.fail("a stage was waited for"))
     swept(tiny(), tokens, False)
 
 
 def test_what_may_not_be_needed_is_not_computed_to_be_shown(tiny, tokens, monkeypatch):
     """Of two edits in a cell the second may replace all that comes in."""
-    monkeypatch.setattr(Within, "reached", lambda *given: pytest.fail("a stage was waited for"))
+    monkeypatch.setattr(PassProgress, "reached", lambda *given: pytest.fail("a stage was waited for"))
     swept(tiny(), tokens, lambda *told: None, at="resid_post", over="layer", layers=[(0, 1), (0, 2)], positions=None)

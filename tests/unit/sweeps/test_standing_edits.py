@@ -13,6 +13,8 @@ from mlx_patch.errors import FileError, KindError, PatchError, SelectionError
 from mlx_patch.metrics import GenerateMatches, LogProb, SequenceLogProb
 from mlx_patch.sweeps import pieces_of, windows
 
+pytestmark = pytest.mark.slow
+
 METRIC = LogProb(3)
 OTHER = mx.array([[5, 90, 33, 27, 17, 71, 2, 64]])
 LENGTH, LAYERS = 8, 3
