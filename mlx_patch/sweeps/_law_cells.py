@@ -19,10 +19,10 @@ _SITES = ("resid_post", "attn_out", "mixer_out", "mlp_out", "z")
 _MANY = 16
 """Rows of a batch, of the prompt of the laws, in which experts sort their tokens."""
 
-_LAYERS = 5
+_LAYERS = 3
 """Layers that are patched at each site at most: the first, the last, and some between."""
 
-_HEADS = 3
+_HEADS = 2
 """Heads that are patched in each layer at most."""
 
 T = TypeVar("T")
