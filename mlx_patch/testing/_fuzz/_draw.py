@@ -109,17 +109,17 @@ def _draw_cells(
 
 
 def _draw_positions(places: Places) -> tuple[Any, ...]:
-    """Positions for an axis: numbers, groups of them, and selectors."""
-    positions: dict[Any, None] = {}
+    """Positions for an axis: numbers, groups of them, and selectors. A sweep refuses one group in two orders."""
+    positions: dict[Any, Any] = {}
     for choice in [places.positions() for _ in range(2)]:
         is_negative = isinstance(choice, int) and choice < 0
         if choice is None or is_negative or isinstance(choice, slice):
             continue
         if isinstance(choice, list):
-            positions[tuple(choice)] = None
+            positions.setdefault(frozenset(choice), tuple(choice))
         else:
-            positions[choice] = None
-    return tuple(positions) or (-1,)
+            positions[choice] = choice
+    return tuple(positions.values()) or (-1,)
 
 
 def _draw_for_prompts(
