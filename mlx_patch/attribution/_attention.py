@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_patch.attribution._gradients import noting, putting
 from mlx_patch.attribution._prompt_run import PromptRun
-from mlx_patch.engine import Action, ForwardPass, Snapshot
+from mlx_patch.engine import Snapshot
 from mlx_patch.sites import Site
 
 
@@ -61,21 +61,11 @@ class AttentionRuns:
         for layer in self.layers:
             before, behind = Site("attn_scores", layer), Site("pattern", layer)
             actions.append((before, noting(before, scores)))
-            actions.append((behind, _noting_and_putting(behind, softmaxes, patterns.get(layer))))
+            actions.append((behind, noting(behind, softmaxes)))
+            if layer in patterns:
+                actions.append((behind, putting(patterns[layer])))
         self.prompt_run.measure(self.past, actions)
         return {
             layer: Attention(scores[Site("attn_scores", layer)], softmaxes[Site("pattern", layer)])
             for layer in self.layers
         }
-
-
-def _noting_and_putting(site: Site, into: dict[Site, mx.array], value: mx.array | None) -> Action:
-    """An action that keeps an activation, and puts a value in if there is one."""
-
-    def act(activation: mx.array, forward_pass: ForwardPass) -> mx.array:
-        into[site] = activation
-        if value is None:
-            return activation
-        return value
-
-    return act
