@@ -116,11 +116,20 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
     def last(layer: int) -> Callable[[], mx.array]:
         return lambda: patched(raw, tokens, mask, layer, at(donor["resid_post", layer], tokens.shape[1] - 1))
 
-    def cell(layer: int, pos: int) -> Callable[[], mx.array]:
-        return lambda: patched(raw, short, short_mask, layer, at(short_donor["resid_post", layer], pos))
+    def cell(donor: mp.ActivationCache, layer: int, pos: int) -> Callable[[], mx.array]:
+        return lambda: patched(raw, short, short_mask, layer, at(donor["resid_post", layer], pos))
 
-    def later_cell(layer: int, pos: int) -> Callable[[], mx.array]:
-        return lambda: patched(raw, short, short_mask, layer, at(later_donor["resid_post", layer], pos))
+    def grid(name: str, target: float, donor: mp.ActivationCache, positions: tuple[int, ...]) -> Case:
+        return Case(
+            name,
+            target,
+            lambda: mp.sweep(
+                model, short, mp.Replace(donor), at="resid_post", over=("layer", "pos"), metric=difference
+            ),
+            [((layer, pos), cell(donor, layer, pos)) for layer in few for pos in positions],
+            layers * short.shape[1],
+            difference,
+        )
 
     def head(layer: int, number: int) -> Callable[[], mx.array]:
         return lambda: with_head(raw, tokens, mask, layer, number, heads["z", layer])
@@ -142,26 +151,8 @@ def cases(model: mp.HookedModel, tokens: mx.array, layers: int) -> list[Case]:
             layers,
             metric,
         ),
-        Case(
-            "layers x positions",
-            6.5,
-            lambda: mp.sweep(
-                model, short, mp.Replace(short_donor), at="resid_post", over=("layer", "pos"), metric=difference
-            ),
-            [((layer, pos), cell(layer, pos)) for layer in few for pos in (0, 7, 15)],
-            layers * short.shape[1],
-            difference,
-        ),
-        Case(
-            "layers x positions, alike to 9",
-            25,
-            lambda: mp.sweep(
-                model, short, mp.Replace(later_donor), at="resid_post", over=("layer", "pos"), metric=difference
-            ),
-            [((layer, pos), later_cell(layer, pos)) for layer in few for pos in (0, 9, 15)],
-            layers * short.shape[1],
-            difference,
-        ),
+        grid("layers x positions", 6.5, short_donor, (0, 7, 15)),
+        grid("layers x positions, alike to 9", 25, later_donor, (0, 9, 15)),
         Case(
             "layers x heads of z, last position",
             100,

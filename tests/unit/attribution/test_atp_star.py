@@ -5,6 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from scaled import Scaled
+from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
 from mlx_patch.attribution import _projections
@@ -14,8 +15,6 @@ from mlx_patch.testing import tiny_model
 
 pytestmark = pytest.mark.slow
 
-TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
-OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRIC = mp.metrics.LogitDiff(3, 5)
 METRICS = [METRIC, mp.metrics.Prob(7)]
 

@@ -6,12 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from scaled import Scaled
+from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError
 
-TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
-OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7), mp.metrics.Entropy(pos=4)]
 STEP = 1e-2
 
@@ -35,16 +34,6 @@ def assert_slope(model, tokens, intervention, **cells):
     # A central difference is off by the third derivative times the step squared, and by rounding over the step.
     np.testing.assert_allclose(found, expected, atol=1e-2 * np.abs(expected).max())
     return estimate
-
-
-@pytest.fixture(scope="module")
-def model(tiny):
-    return tiny("llama")
-
-
-@pytest.fixture(scope="module")
-def source(model):
-    return model.run_with_cache(OTHER, sites=model.sites)[1]
 
 
 INTERVENTIONS = {

@@ -1,9 +1,9 @@
 """`graddrop`: estimates without the gradient through one layer at a time."""
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from scaled import Scaled
+from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
 from mlx_patch.attribution import _grad_drop
@@ -11,8 +11,6 @@ from mlx_patch.errors import ArchitectureError, KindError, ValueRefusedError
 
 pytestmark = pytest.mark.slow
 
-TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
-OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7)]
 STEP = 2e-3
 

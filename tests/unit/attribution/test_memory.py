@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 import pytest
+from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
 from mlx_patch.attribution import _gradients
@@ -14,8 +15,6 @@ from mlx_patch.testing.zoo import built
 
 pytestmark = pytest.mark.slow
 
-TOKENS = mx.array([[(11 + 37 * i) % 96 for i in range(8)], [(5 + 31 * i) % 96 for i in range(8)]])
-OTHER = mx.array([[(3 + 29 * i) % 96 for i in range(8)], [(8 + 11 * i) % 96 for i in range(8)]])
 METRICS = [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7), mp.metrics.Entropy(pos=4)]
 SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "q", "z")
 CONFIG = {
@@ -28,16 +27,6 @@ CONFIG = {
 }
 ONE_LAYER = 1
 """Bytes of memory with which groups have one layer each."""
-
-
-@pytest.fixture(scope="module")
-def model(tiny):
-    return tiny("llama")
-
-
-@pytest.fixture(scope="module")
-def source(model):
-    return model.run_with_cache(OTHER, sites=model.sites)[1]
 
 
 def in_groups(model, tokens, *arguments, n_groups=None, **cells):
