@@ -16,5 +16,6 @@ from mlx_patch.model._hooks import whole_prompt as whole_prompt
 from mlx_patch.model._room import refuse_unlearned as refuse_unlearned
 from mlx_patch.model._running import RunResult as RunResult
 from mlx_patch.model._running import run as run
+from mlx_patch.model._running import trace as trace
 from mlx_patch.model._selector_resolver import SelectorResolver as SelectorResolver
 from mlx_patch.model._wrapped import require_hooked as require_hooked

@@ -87,6 +87,22 @@ def run(
     return RunResult(logits, {site: captures[site] for site in sites}, ids, positions, end)
 
 
+def trace(layout: Layout, tokens: mx.array, sites: tuple[Site, ...]) -> dict[Site, mx.array]:
+    """The activations of a run, unevaluated: their shapes and types, for the price of writing the graph.
+
+    Args:
+        layout: The model's layout.
+        tokens: A prompt. Shape `(batch, pos)`.
+        sites: What to look at.
+    """
+    prompt_cache = make_prompt_cache(layout.model) if layout.family.cached else None
+    captures: dict[Site, mx.array] = {}
+    hooks = capture_hooks(layout, sites, None, captures)
+    _forward(layout, tokens, hooks, prompt_cache)
+    refuse_unused(hooks)
+    return captures
+
+
 def cache_of(result: RunResult, identity: Mapping[str, str], n_layers: int) -> ActivationCache:
     """The captures of a run, as a cache.
 

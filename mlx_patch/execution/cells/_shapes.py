@@ -1,4 +1,4 @@
-"""`Shapes`: the shapes of a model's activations, from a run of one token."""
+"""`Shapes`: the shapes of a model's activations, from the graph of a run of one token that is never computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError, listed
-from mlx_patch.model import run
+from mlx_patch.model import trace
 from mlx_patch.sites import SITES, Site
 
 
@@ -25,12 +25,11 @@ class Shapes:
     _known: dict[Site, tuple[tuple[int, ...], mx.Dtype]] = field(default_factory=dict)
 
     def learn(self, sites: Sequence[Site]) -> None:
-        """Run one token to see the shapes at the sites that are not known yet."""
+        """Trace one token to see the shapes at the sites that are not known yet."""
         new_sites = tuple(site for site in dict.fromkeys(sites) if not site.is_raw and site not in self._known)
         if not new_sites:
             return
-        activations = run(self.layout, self.tokens[:1, :1], sites=new_sites).activations
-        for site, activation in activations.items():
+        for site, activation in trace(self.layout, self.tokens[:1, :1], new_sites).items():
             self._known[site] = (activation.shape, activation.dtype)
 
     def zeros(self, site: Site, batch: int, length: int) -> mx.array | None:
@@ -89,7 +88,7 @@ class Shapes:
     def _shape(self, site: Site) -> tuple[int, ...]:
         if not site.is_raw:
             return self._known[site][0]
-        return run(self.layout, self.tokens[:1, :1], sites=(site,)).activations[site].shape
+        return trace(self.layout, self.tokens[:1, :1], (site,))[site].shape
 
     def _all(self, names: Sequence[str], layers: Sequence[int] | None) -> tuple[Site, ...]:
         return tuple(site for name in names for site in self._sites(name, layers))
