@@ -84,6 +84,26 @@ def divided(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     return found
 
 
+def standing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
+    """A grid under noise that every run has, drawn with three seeds."""
+    model = wrapped()
+    patch = mp.Replace(model.run_with_cache(TOKENS, sites="resid_post")[1])
+    noise = mp.Ablate("noise", scale=2.0).at("embed", pos=(2, 3))
+
+    def run(group: mx.distributed.Group | None) -> mp.SweepResult:
+        return mp.sweep(
+            model, TOKENS, patch, "resid_post", ("layer", "pos", "seed"), RIGHT_MINUS_WRONG,
+            positions=(1, 3, 6), seeds=range(3), edits=[noise], memory=1, group=group,
+        )  # fmt: skip
+
+    alone, shared = run(None), run(group)
+    return {
+        "alone": seen(alone) | {"seeds": bits(alone.seed_baselines)},
+        "shared": seen(shared) | {"seeds": bits(shared.seed_baselines)},
+        "differ": len(np.unique(alone.values)),
+    }
+
+
 def prompts(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """Prompts of two lengths, a metric that is NaN on some rows, progress, and a group of one length alone."""
     model = wrapped()

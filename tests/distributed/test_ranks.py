@@ -48,6 +48,14 @@ def test_long_answers_and_written_texts_come_through(two_ranks, metric: str):
     assert first["shared"]["token_layers"] == second["shared"]["token_layers"] >= first["alone"]["token_layers"]
 
 
+def test_standing_edits_that_draw_are_drawn_alike_on_all_ranks(two_ranks):
+    """Noise with three seeds in every run, baselines of each seed included."""
+    first, second = two_ranks("standing")
+    assert first["differ"] > 3
+    for part in ("values", "baseline", "seeds"):
+        assert first["shared"][part] == second["shared"][part] == first["alone"][part]
+
+
 def test_progress_counts_the_cells_of_all_ranks(two_ranks):
     for rank in two_ranks("prompts"):
         done, total = rank["told"][-1]
