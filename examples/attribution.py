@@ -111,7 +111,7 @@ def draw(estimates: Mapping[str, mp.Estimate], folder: Path) -> None:
     figure, panels = plt.subplots(1, len(estimates), figsize=(4.6 * len(estimates), 4.2), squeeze=False)
     for panel, (name, estimate) in zip(panels[0], estimates.items(), strict=True):
         estimate.plot_agreement(ax=panel)
-        panel.set_title(f"{name}: {panel.get_title()}", fontsize="medium")
+        panel.set_title(f"{name}: {panel.get_title()}", fontsize="small")
         panel.set_xlabel("estimated change of the logit difference")
         panel.set_ylabel("exact change of the logit difference")
     figure.tight_layout()

@@ -12,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_patch.architectures import Heads, Stream
 from mlx_patch.cache import ActivationCache
 from mlx_patch.interventions import Ablate, Edit, Replace
-from mlx_patch.laws._report import ErrorScale, Finding
+from mlx_patch.laws._report import ErrorScale, Finding, largest_deviation
 from mlx_patch.provenance import parameters
 from mlx_patch.sites import SITES, Site
 
@@ -75,9 +75,21 @@ class Bench:
 
     def raw(self) -> mx.array:
         """What the raw model returns; over a prompt cache if it is itself only with one."""
+        return self._raw_of(self.tokens)
+
+    def _raw_of(self, tokens: mx.array) -> mx.array:
         if self.model.layout.family.cached:
-            return self.model.model(self.tokens, cache=self.prompt_cache())
-        return self.model.model(self.tokens)
+            return self.model.model(tokens, cache=self.prompt_cache())
+        return self.model.model(tokens)
+
+    @cached_property
+    def moved_by_batch(self) -> float:
+        """How far the raw model's logits are, in a batch, from those alone, as a fraction of the largest.
+
+        A BLAS may sum in another order where a product has more rows, and a model may amplify what that rounds.
+        """
+        in_batch = self._raw_of(mx.concatenate([self.tokens, self.other], axis=0))
+        return largest_deviation(in_batch[: self.tokens.shape[0]], self.plain)
 
     def prompt_cache(self) -> list[Any]:
         """An empty prompt cache, as mlx_lm makes it for the model."""
