@@ -1,6 +1,7 @@
 """Architectures as data: one table per family, saying where each site lives in mlx_lm's module tree."""
 
 from mlx_patch.architectures._exact import keep_bits as keep_bits
+from mlx_patch.architectures._family import BLOCK_ENDS as BLOCK_ENDS
 from mlx_patch.architectures._family import Boxing as Boxing
 from mlx_patch.architectures._family import Family as Family
 from mlx_patch.architectures._family import HasModule as HasModule
@@ -14,6 +15,7 @@ from mlx_patch.architectures._layout import layout_of as layout_of
 from mlx_patch.architectures._layout import more_than_stream as more_than_stream
 from mlx_patch.architectures._registry import family_of as family_of
 from mlx_patch.architectures._registry import registered_family as registered_family
+from mlx_patch.architectures._sharded import WHOLE as WHOLE
 from mlx_patch.architectures._sharded import refuse_missing_blocks as refuse_missing_blocks
 from mlx_patch.architectures._sharded import refuse_parts as refuse_parts
 from mlx_patch.architectures._sharded import sharding as sharding

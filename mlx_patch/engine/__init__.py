@@ -3,7 +3,9 @@
 from mlx_patch.engine._attention import attend as attend
 from mlx_patch.engine._attention import dequantized as dequantized
 from mlx_patch.engine._box import Box as Box
+from mlx_patch.engine._differentiable import WITHOUT_GRADIENT as WITHOUT_GRADIENT
 from mlx_patch.engine._differentiable import differentiable as differentiable
+from mlx_patch.engine._fitness import is_compiling as is_compiling
 from mlx_patch.engine._fitness import refuse_random as refuse_random
 from mlx_patch.engine._fitting import refuse_misfit as refuse_misfit
 from mlx_patch.engine._frame import Frame as Frame
@@ -15,6 +17,11 @@ from mlx_patch.engine._prompt_cache import Restored as Restored
 from mlx_patch.engine._prompt_cache import cached_arrays as cached_arrays
 from mlx_patch.engine._prompt_cache import note_offset as note_offset
 from mlx_patch.engine._prompt_cache import offset_of as offset_of
+from mlx_patch.engine._recipes import ROUNDING as ROUNDING
+from mlx_patch.engine._recipes import stand_in as stand_in
+from mlx_patch.engine._recipes_sparse import sparse as sparse
+from mlx_patch.engine._shared_past import attend_shared as attend_shared
+from mlx_patch.engine._shared_past import worth_it as worth_it
 from mlx_patch.engine._snapshot import RestoredPast as RestoredPast
 from mlx_patch.engine._snapshot import Shared as Shared
 from mlx_patch.engine._snapshot import Snapshot as Snapshot

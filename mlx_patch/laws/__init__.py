@@ -10,12 +10,14 @@ import mlx.core as mx
 
 from mlx_patch.errors import OutlierPositionWarning, ShapeError
 from mlx_patch.laws._attention import heads as heads
+from mlx_patch.laws._bench import REWRITTEN as REWRITTEN
 from mlx_patch.laws._bench import Bench as Bench
 from mlx_patch.laws._bench import Law as Law
 from mlx_patch.laws._edits import decides as decides
 from mlx_patch.laws._edits import forward_only as forward_only
 from mlx_patch.laws._edits import own_value as own_value
 from mlx_patch.laws._experts import experts as experts
+from mlx_patch.laws._report import INSIDE as INSIDE
 from mlx_patch.laws._report import LAWS as LAWS
 from mlx_patch.laws._report import ROUNDINGS as ROUNDINGS
 from mlx_patch.laws._report import ErrorScale as ErrorScale

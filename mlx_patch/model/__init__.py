@@ -18,4 +18,6 @@ from mlx_patch.model._running import RunResult as RunResult
 from mlx_patch.model._running import run as run
 from mlx_patch.model._running import trace as trace
 from mlx_patch.model._selector_resolver import SelectorResolver as SelectorResolver
+from mlx_patch.model._twin import twin as twin
+from mlx_patch.model._unknown import learned_positions as learned_positions
 from mlx_patch.model._wrapped import require_hooked as require_hooked

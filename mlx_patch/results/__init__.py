@@ -1,6 +1,8 @@
 """Numbers with labels: what a sweep measured, with statistics over examples, files and plots."""
 
 from mlx_patch.results._agreement import Agreement as Agreement
+from mlx_patch.results._agreement import rank_correlation as rank_correlation
+from mlx_patch.results._agreement import upper_bound as upper_bound
 from mlx_patch.results._axes import Axis as Axis
 from mlx_patch.results._axes import known_axes as known_axes
 from mlx_patch.results._cell_result import CellResult as CellResult

@@ -1,6 +1,7 @@
 """The figures of house.py: no circle of imports, no crowded folder; density and names that may only get better."""
 
 import ast
+import re
 from collections import Counter
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -31,6 +32,10 @@ ALLOWED_TWICE = {"capture", "hand_over", "main", "select", "steps"}
 
 LONGEST_TEST_NAME = 60
 """Characters, with `test_`. What does not fit is for the docstring."""
+
+
+MOST_PRIVATE_IMPORTS = 46
+"""Lines of tests that import from a private module of the package. Import from the package that it is in instead."""
 
 
 def public_definitions(tree):
@@ -105,3 +110,11 @@ def test_no_test_function_has_a_long_name():
     ]
     assert len(functions) > 1000
     assert [(file, name) for file, name in functions if len(name) > LONGEST_TEST_NAME] == []
+
+
+def test_tests_import_from_packages():
+    """Few imports of private modules: those that a test replaces a name in, and no more."""
+    pattern = re.compile(r"from mlx_patch(\.\w+)* import .*\b_\w+|(from|import) mlx_patch(\.[a-z]\w*)*\._\w+")
+    files = (house.ROOT / "tests").rglob("*.py")
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if pattern.search(line)]
+    assert len(lines) <= MOST_PRIVATE_IMPORTS, lines

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_patch as mp
-from mlx_patch.architectures._sharded import WHOLE
+from mlx_patch.architectures import WHOLE
 from mlx_patch.execution.ranks import _ranks
 from mlx_patch.testing import ZOO, tiny_model
 

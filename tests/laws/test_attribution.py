@@ -14,7 +14,7 @@ from scaled import Scaled
 
 import mlx_patch as mp
 from mlx_patch.architectures import more_than_stream
-from mlx_patch.attribution import _gradients
+from mlx_patch.attribution import _attribute, _effects, _gradients
 from mlx_patch.errors import ArchitectureError, KindError, OutlierPositionWarning
 from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
 
@@ -143,8 +143,6 @@ def test_a_cut_gradient_turns_it_red(tiny, monkeypatch):
 
 
 def test_a_wrong_sign_turns_it_red(tiny, monkeypatch):
-    from mlx_patch.attribution import _effects
-
     product = _effects._product
     monkeypatch.setattr(_effects, "_product", lambda gradient, new: -product(gradient, new))
     with pytest.raises(AssertionError, match="for "):
@@ -152,8 +150,6 @@ def test_a_wrong_sign_turns_it_red(tiny, monkeypatch):
 
 
 def test_host_and_source_exchanged_turn_it_red(tiny, monkeypatch):
-    from mlx_patch.attribution import _attribute
-
     make = _attribute.make_experiment
     monkeypatch.setattr(_attribute, "make_experiment", lambda model, tokens, *rest: make(model, OTHER, *rest))
     with pytest.raises(AssertionError):

@@ -24,8 +24,7 @@ from mlx_patch import Apply, HookedModel, Replace
 from mlx_patch.architectures import Heads
 from mlx_patch.engine import cached_arrays, offset_of
 from mlx_patch.errors import KindError
-from mlx_patch.laws import Bench, decides, largest_deviation, own_value, sums
-from mlx_patch.laws._bench import REWRITTEN
+from mlx_patch.laws import REWRITTEN, Bench, decides, largest_deviation, own_value, sums
 from mlx_patch.testing import tiny_model
 
 HELD, LENGTH = 9, 13

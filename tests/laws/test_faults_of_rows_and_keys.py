@@ -9,7 +9,6 @@ from faults import Fault
 
 from mlx_patch import HookedModel
 from mlx_patch.engine import _recipes
-from mlx_patch.execution.cells import _cell
 from mlx_patch.execution.passes import _last_block, _pass_run
 from mlx_patch.interventions import RowEdits
 from mlx_patch.laws import bench_of, independent, split
@@ -124,7 +123,7 @@ def test_a_fault_that_was_there_once_is_seen(fault, monkeypatch):
 @pytest.mark.parametrize("how", ["grow", "rows in pieces"])
 def test_a_sweep_that_takes_a_window_s_keys_for_all_is_seen(model, how, monkeypatch):
     """It begins behind the window."""
-    monkeypatch.setattr(_cell, "keeps_all_keys", lambda caches: True)
+    monkeypatch.setattr("mlx_patch.execution.cells._cell.keeps_all_keys", lambda caches: True)
     for seen in (f"by site, {how}, pattern", f"by site, {how}, attn_scores"):
         fault = Fault("keys", _recipes, "in_order", keys_as_the_cache_has_them, seen, model, law=exact_sweeps)
         fault.seed(monkeypatch)

@@ -12,8 +12,7 @@ from mlx_patch.engine import Shared, Snapshot, _recipes, _shared_past, _snapshot
 from mlx_patch.errors import PatchError
 from mlx_patch.execution import _execute
 from mlx_patch.execution.cells import _cell
-from mlx_patch.execution.passes import PassRun, _pass_run, _unpatched
-from mlx_patch.execution.passes._cell_rows import CellRows
+from mlx_patch.execution.passes import CellRows, PassRun, _pass_run, _unpatched
 from mlx_patch.execution.plan import _packing
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.laws import bench_of

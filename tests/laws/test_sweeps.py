@@ -15,7 +15,7 @@ import mlx_patch as mp
 from mlx_patch.architectures import Stream
 from mlx_patch.errors import ShapeError
 from mlx_patch.execution import _execute
-from mlx_patch.execution.passes import PassRun, _last_block, _pass_run
+from mlx_patch.execution.passes import PassRun, _last_block
 from mlx_patch.execution.plan import bounds_of
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
@@ -132,7 +132,7 @@ def test_the_last_mlp_is_given_what_is_read_alone(name, precision, tiny, monkeyp
         lengths.append(len(found))
         return found
 
-    monkeypatch.setattr(_pass_run, "mlp_hooks", noted)
+    monkeypatch.setattr("mlx_patch.execution.passes._pass_run.mlp_hooks", noted)
     layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
     ask = {"intervention": mp.Scale(-0.5), "at": "resid_post", "over": ("layer", "pos"), "layers": layers}
     ask |= {"positions": [2, 5], "metric": [mp.metrics.LogitDiff(3, 5), mp.metrics.Prob(7)]}

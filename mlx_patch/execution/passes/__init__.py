@@ -1,5 +1,6 @@
 """The forward passes: the unpatched run, and many cells in one pass."""
 
+from mlx_patch.execution.passes._cell_rows import CellRows as CellRows
 from mlx_patch.execution.passes._forward import forward as forward
 from mlx_patch.execution.passes._pass_run import PassRun as PassRun
 from mlx_patch.execution.passes._tasks import PassTask as PassTask

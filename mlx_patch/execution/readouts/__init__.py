@@ -1,5 +1,6 @@
 """What metrics read of a run: logits, an appended answer, generated text."""
 
+from mlx_patch.execution.readouts._answer_log_prob import AnswerLogProb as AnswerLogProb
 from mlx_patch.execution.readouts._answer_runs import AnswerRuns as AnswerRuns
 from mlx_patch.execution.readouts._answer_runs import RunGroups as RunGroups
 from mlx_patch.execution.readouts._answer_runs import answer_runs as answer_runs

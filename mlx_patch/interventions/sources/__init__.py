@@ -5,6 +5,7 @@ from mlx_patch.interventions.sources._aligned import aligned as aligned
 from mlx_patch.interventions.sources._aligned import covered as covered
 from mlx_patch.interventions.sources._means import batch_mean as batch_mean
 from mlx_patch.interventions.sources._means import deviation as deviation
+from mlx_patch.interventions.sources._means import mean_over as mean_over
 from mlx_patch.interventions.sources._means import overall_mean as overall_mean
 from mlx_patch.interventions.sources._means import own_positions as own_positions
 from mlx_patch.interventions.sources._means import positions_of as positions_of

@@ -8,8 +8,7 @@ from scaled import Scaled
 from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
-from mlx_patch.attribution import _projections
-from mlx_patch.attribution._softmax import LARGE, effect_of_each_key
+from mlx_patch.attribution import _projections, _softmax
 from mlx_patch.errors import ArchitectureError, MissingSiteError, ValueRefusedError
 from mlx_patch.testing import tiny_model
 
@@ -50,15 +49,17 @@ def test_the_key_formula_is_brute_force_softmax(sharpness, cap, window, has_sink
         edited[..., key] = new_scores[..., key]
         expected[..., key] = (gradient * (softmax_rows(edited, sinks) - pattern)).sum(axis=-1)
     arrays = [mx.array(array.astype(np.float32))[None] for array in (scores, new_scores, pattern)]
-    found = np.array(effect_of_each_key(*arrays, mx.array(gradient.astype(np.float32))[:, None]))[:, 0]
-    is_precise = np.broadcast_to(pattern <= LARGE, found.shape)
+    found = np.array(_softmax.effect_of_each_key(*arrays, mx.array(gradient.astype(np.float32))[:, None]))[:, 0]
+    is_precise = np.broadcast_to(pattern <= _softmax.LARGE, found.shape)
     np.testing.assert_allclose(found[is_precise], expected[is_precise], atol=3e-6, rtol=3e-5)
     assert np.isfinite(found).all()
 
 
 def test_a_weight_that_rounds_to_0_can_grow():
     scores = mx.array([[[[0.0, -200.0]]]])
-    found = effect_of_each_key(scores, scores + mx.array([0.0, 250.0]), mx.array([[[[1.0, 0.0]]]]), scores[None] / 100)
+    found = _softmax.effect_of_each_key(
+        scores, scores + mx.array([0.0, 250.0]), mx.array([[[[1.0, 0.0]]]]), scores[None] / 100
+    )
     assert found[0, 0, 0, 0, 1].item() == pytest.approx(-2.0)
 
 

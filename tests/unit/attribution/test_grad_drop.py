@@ -6,7 +6,6 @@ from scaled import Scaled
 from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
-from mlx_patch.attribution import _grad_drop
 from mlx_patch.errors import ArchitectureError, KindError, ValueRefusedError
 
 pytestmark = pytest.mark.slow
@@ -105,12 +104,12 @@ def test_what_it_cannot_do_is_refused(tiny, monkeypatch):
         mp.attribute(model, TOKENS, method="integrated", graddrop=True, **ask)
     with pytest.raises(KindError, match=r"`graddrop` must be True or False\. Got 1\."):
         mp.attribute(model, TOKENS, graddrop=1, **ask)
-    monkeypatch.setattr(_grad_drop, "_ADDED", ())
+    monkeypatch.setattr("mlx_patch.attribution._grad_drop._ADDED", ())
     with pytest.raises(ArchitectureError, match=r"`model` must have two layers or more.*Leave `graddrop` out"):
         mp.attribute(model, TOKENS, graddrop=True, **ask)
 
 
 def test_a_layer_that_is_not_stopped_turns_it_red(tiny, monkeypatch):
-    monkeypatch.setattr(_grad_drop, "_ADDED", ("mlp_out",))
+    monkeypatch.setattr("mlx_patch.attribution._grad_drop._ADDED", ("mlp_out",))
     with pytest.raises(AssertionError, match="Not equal"):
         test_it_is_the_mean_size_of_sweeps_with_one_layer_frozen(tiny, "llama")

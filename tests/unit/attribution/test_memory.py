@@ -8,8 +8,7 @@ import pytest
 from two_rows import OTHER, TOKENS
 
 import mlx_patch as mp
-from mlx_patch.attribution import _gradients
-from mlx_patch.attribution._layer_groups import layer_groups
+from mlx_patch.attribution import _gradients, _layer_groups
 from mlx_patch.errors import ArchitectureError, KindError, ValueRefusedError
 from mlx_patch.testing.zoo import built
 
@@ -245,7 +244,7 @@ def doubled_stream(monkeypatch):
 
 def a_group_left_out(monkeypatch):
     def fewer(prompt_run, blanks):
-        planned = layer_groups(prompt_run, blanks)
+        planned = _layer_groups.layer_groups(prompt_run, blanks)
         return type(planned)((planned.groups[0], *planned.groups[2:]))
 
     monkeypatch.setattr(_gradients, "layer_groups", fewer)

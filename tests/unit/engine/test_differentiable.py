@@ -8,9 +8,7 @@ from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_patch import Apply, HookedModel
-from mlx_patch.engine import _differentiable, differentiable
-from mlx_patch.engine._differentiable import WITHOUT_GRADIENT
-from mlx_patch.engine._recipes import ROUNDING
+from mlx_patch.engine import ROUNDING, WITHOUT_GRADIENT, _differentiable, differentiable
 from mlx_patch.errors import ArchitectureError, KindError
 from mlx_patch.testing import tiny_model
 

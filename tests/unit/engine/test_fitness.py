@@ -6,7 +6,7 @@ import pytest
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_patch import Ablate, HookedModel, Scale, metrics, sweep
-from mlx_patch.engine._fitness import is_compiling
+from mlx_patch.engine import is_compiling
 from mlx_patch.errors import KindError
 from mlx_patch.testing import tiny_model
 

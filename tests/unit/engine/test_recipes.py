@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models import base, gemma2, llama, mixtral
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from mlx_patch.engine._recipes import stand_in
+from mlx_patch.engine import stand_in
 from mlx_patch.errors import ArchitectureError
 
 X = mx.ones((1, 3, 64))

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from mlx_lm.models import deepseek_v41
 
-from mlx_patch.engine._recipes_sparse import sparse
+from mlx_patch.engine import sparse
 
 SCALE = 0.3
 NAME = "_sparse_attention"

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import KVCache
 
-from mlx_patch.engine import Shared, attend
-from mlx_patch.engine._shared_past import attend_shared, worth_it
+from mlx_patch.engine import Shared, attend, attend_shared, worth_it
 
 BATCH, TIMES, HEADS, KV_HEADS, PAST, OWN, D_HEAD = 2, 3, 4, 2, 5, 3, 8
 ROWS, KEYS = BATCH * TIMES, PAST + OWN

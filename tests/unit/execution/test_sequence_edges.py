@@ -8,7 +8,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import SelectionError, ValueRefusedError
-from mlx_patch.execution.plan import _packing
+from mlx_patch.execution.plan import Bounds
 from mlx_patch.metrics import KL, LogitDiff, LogProb, RowMetric, SequenceLogitDiff, SequenceLogProb, StartsWith
 
 PROMPT = mx.array([[11, 48, 85, 26, 63, 4, 41]])
@@ -72,8 +72,8 @@ def test_long_prompts_run_in_pieces(tiny, monkeypatch, name):
     ask = {"at": "resid_post", "over": "layer", "metric": [SequenceLogProb(ANSWER), LogProb(3)]}
     whole = mp.sweep(model, PROMPT, mp.Replace(cache), **ask, executor="reference")
     at = [mp.sweep(model, PROMPT, mp.Replace(cache), **ask, positions=pos, executor="reference") for pos in (0, -2)]
-    monkeypatch.setattr(_packing, "PIECE", 3)
-    monkeypatch.setattr(_packing.Bounds, "__init__", _in_threes(_packing.Bounds.__init__))
+    monkeypatch.setattr("mlx_patch.execution.plan._packing.PIECE", 3)
+    monkeypatch.setattr(Bounds, "__init__", _in_threes(Bounds.__init__))
     got = mp.sweep(model, PROMPT, mp.Replace(cache), **ask)
     assert got.plan.piece == 3
     np.testing.assert_allclose(got.values, whole.values, **CLOSE)

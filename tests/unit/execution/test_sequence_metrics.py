@@ -8,7 +8,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError
-from mlx_patch.execution.readouts import _answer_runs
+from mlx_patch.execution.readouts import AnswerLogProb, in_prompt
 from mlx_patch.metrics import GenerateMatches, LogitDiff, LogProb, SequenceLogitDiff, SequenceLogProb, StartsWith
 
 PROMPTS = mx.array([[11, 48, 85, 26, 63], [3, 1, 4, 1, 5]])
@@ -158,13 +158,12 @@ def test_a_pair_is_swept_with_answers_of_several_tokens(tiny):
 @pytest.mark.parametrize("fault", ["a position early", "negative from the appended end"])
 def test_seeded_faults_show(tiny, monkeypatch, fault):
     if fault == "a position early":
-        right = _answer_runs.AnswerLogProb.positions
-        monkeypatch.setattr(
-            _answer_runs.AnswerLogProb, "positions", lambda self, n: tuple(pos - 1 for pos in right(self, n))
-        )
+        right = AnswerLogProb.positions
+        monkeypatch.setattr(AnswerLogProb, "positions", lambda self, n: tuple(pos - 1 for pos in right(self, n)))
     else:
-        own = _answer_runs.in_prompt
-        monkeypatch.setattr(_answer_runs, "in_prompt", lambda edit, prompt: own(edit, prompt - 1))
+        monkeypatch.setattr(
+            "mlx_patch.execution.readouts._answer_runs.in_prompt", lambda edit, prompt: in_prompt(edit, prompt - 1)
+        )
     model = tiny()
     edit = mp.Scale(0.0).at("resid_post", layer=0, pos=-1)
     try:

@@ -11,12 +11,11 @@ import pytest
 
 from mlx_patch import ActivationCache, Add, Apply, HookedModel, Interpolate, Replace, Scale, sweep
 from mlx_patch.errors import FileError, KindError
-from mlx_patch.execution import _execute, _run
+from mlx_patch.execution import _run
 from mlx_patch.execution.measurements import _logits
 from mlx_patch.execution.passes import PassRun
 from mlx_patch.files import Format, array_members, read_archive, write_members
 from mlx_patch.metrics import LogProb
-from mlx_patch.sweeps import _sweep
 from mlx_patch.testing import tiny_model
 
 
@@ -448,7 +447,7 @@ def test_no_part_of_a_file_is_read_as_the_whole(wanted, tmp_path):
     ],
 )
 def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path, monkeypatch, given, error, message):
-    monkeypatch.setattr(_sweep, "make_experiment", None)
+    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", None)
     with pytest.raises(error, match=message):
         sweep(**wanted, checkpoint=tmp_path / given if isinstance(given, str) else given)
 
@@ -456,7 +455,7 @@ def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path,
 def test_a_folder_that_cannot_be_written_to_is_refused_first(wanted, tmp_path, monkeypatch):
     """Before anything runs."""
     monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write everywhere
-    monkeypatch.setattr(_sweep, "make_experiment", None)
+    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", None)
     with pytest.raises(FileError, match=r"can be written to. Got .*a: Permission denied. Choose another folder."):
         sweep(**wanted, checkpoint=tmp_path / "a")
 
@@ -481,7 +480,7 @@ def test_what_a_killed_process_left_is_removed(wanted, tmp_path):
 
 
 def test_without_a_checkpoint_nothing_is_fingerprinted(wanted, monkeypatch):
-    monkeypatch.setattr(_execute, "sweep_identity", None)
+    monkeypatch.setattr("mlx_patch.execution._execute.sweep_identity", None)
     assert sweep(**wanted).complete
 
 

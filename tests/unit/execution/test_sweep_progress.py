@@ -10,7 +10,7 @@ import pytest
 
 from mlx_patch import Scale
 from mlx_patch.errors import KindError, MissingExtraError
-from mlx_patch.execution.progress import PassProgress, Progress, _bar
+from mlx_patch.execution.progress import PassProgress, Progress
 from mlx_patch.metrics import LogitDiff
 from mlx_patch.sweeps import sweep
 
@@ -97,7 +97,7 @@ def test_what_is_no_progress_is_refused():
 
 
 def test_a_bar_needs_tqdm(monkeypatch):
-    monkeypatch.setattr(_bar, "find_spec", lambda name: None)
+    monkeypatch.setattr("mlx_patch.execution.progress._bar.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"`progress=True` needs tqdm\. Run `pip install tqdm`"):
         Progress(True, 4)
     assert written(monkeypatch, None, Terminal()) == ""
@@ -122,7 +122,7 @@ def swept(model, tokens, progress, **more):
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "mamba2", "qwen3_next"])
 @pytest.mark.parametrize("executor", ["grow", "rows"])
 def test_progress_moves_inside_a_pass_and_changes_no_number(tiny, tokens, monkeypatch, name, executor):
-    monkeypatch.setattr(_bar, "BAR_INTERVAL", 0.0)
+    monkeypatch.setattr("mlx_patch.execution.progress._bar.BAR_INTERVAL", 0.0)
     told, model = [], tiny(name)
     more = {"at": "resid_post", "over": ("layer", "neuron"), "neurons": [0, 1, 2, 3], "executor": executor}
     seen = swept(model, tokens, lambda done, total: told.append((done, total)), **more)
@@ -138,14 +138,14 @@ def test_ctrl_c_inside_the_first_pass_goes_through(tiny, tokens, monkeypatch):
         assert done < total
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_bar, "BAR_INTERVAL", 0.0)
+    monkeypatch.setattr("mlx_patch.execution.progress._bar.BAR_INTERVAL", 0.0)
     with pytest.raises(KeyboardInterrupt):
         swept(tiny(), tokens, stop)
 
 
 def test_short_passes_are_shown_when_they_are_finished(monkeypatch):
     clock, told = [0.0], []
-    monkeypatch.setattr(_bar, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("mlx_patch.execution.progress._bar.monotonic", lambda: clock[0])
     pass_progress = PassProgress(told.append)
     for clock[0], share in ((0.1, 0.2), (0.3, 0.5), (0.4, 0.6), (9.0, 1.0)):
         pass_progress.reached(share, 10)

@@ -8,7 +8,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import KindError
-from mlx_patch.execution.ranks._interrupts import interrupts_held
+from mlx_patch.execution.ranks import interrupts_held
 
 METRIC = mp.metrics.LogitDiff(3, 5)
 

@@ -12,9 +12,8 @@ import pytest
 
 from mlx_patch import ActivationCache, ActivationStore, HookedModel, Site, _cachefile, provenance
 from mlx_patch.files import open_checked, read_header
-from mlx_patch.fingerprints import _fingerprint, _library, _reads, fingerprint
-from mlx_patch.model import _hooked, _loading
-from mlx_patch.store import _index, _shards
+from mlx_patch.fingerprints import _fingerprint, fingerprint
+from mlx_patch.store import _index
 from mlx_patch.testing import tiny_model
 
 PROMPTS = [[1, 2, 3], [4, 5, 6]]
@@ -104,7 +103,7 @@ def test_a_shard_that_is_checked_once_for_ever_would_show(folder, monkeypatch):
     content = bytearray(shard.read_bytes())
     content[at + 2] ^= 64
     shard.write_bytes(bytes(content))
-    monkeypatch.setattr(_shards, "_crc_of", lambda file: store._index.shards[0].crc32)
+    monkeypatch.setattr("mlx_patch.store._shards._crc_of", lambda file: store._index.shards[0].crc32)
     assert not mx.array_equal(store[0]["embed"], wanted).item()
 
 
@@ -112,7 +111,7 @@ def test_parameters_that_are_not_evaluated_would_show(tmp_path, tokens, save_ada
     save_adapter(tiny_model("llama"), tmp_path)
     base = HookedModel(tiny_model("llama"))
     mx.eval(base.model.parameters())
-    monkeypatch.setattr(_loading, "evaluate", lambda model: None)
+    monkeypatch.setattr("mlx_patch.model._loading.evaluate", lambda model: None)
     with pytest.raises(RuntimeError, match="There is no Stream"):
         elsewhere(base.with_adapter(tmp_path).run, tokens)
 
@@ -120,7 +119,7 @@ def test_parameters_that_are_not_evaluated_would_show(tmp_path, tokens, save_ada
 def test_buffers_that_are_not_evaluated_would_show(tokens, monkeypatch):
     raw = tiny_model("minicpm3")
     mx.eval(raw.parameters())
-    monkeypatch.setattr(_hooked, "evaluate_buffers", lambda model: None)
+    monkeypatch.setattr("mlx_patch.model._hooked.evaluate_buffers", lambda model: None)
     with pytest.raises(RuntimeError, match="There is no Stream"):
         elsewhere(HookedModel(raw).run, tokens)
 
@@ -144,7 +143,7 @@ def reading(n):
 
 def test_a_module_that_counts_by_its_name_alone_would_show(monkeypatch):
     assert fingerprint(reading(1)) != fingerprint(reading(2))
-    monkeypatch.setattr(_reads, "_follow_modules", lambda load, root: (load.name, root))
+    monkeypatch.setattr("mlx_patch.fingerprints._reads._follow_modules", lambda load, root: (load.name, root))
     assert fingerprint(reading(1)) != fingerprint(reading(2))  # the module as a whole
     monkeypatch.setattr(_fingerprint.Fingerprints, "_module", lambda self, module: module.__name__.encode())
     assert fingerprint(reading(1)) == fingerprint(reading(2))
@@ -153,5 +152,5 @@ def test_a_module_that_counts_by_its_name_alone_would_show(monkeypatch):
 def test_what_cannot_be_known_would_be_guessed(monkeypatch):
     space = {}
     exec("import time\ndef f(x): return x * time.time()", space)
-    monkeypatch.setattr(_library, "_OUTSIDE", frozenset())
+    monkeypatch.setattr("mlx_patch.fingerprints._library._OUTSIDE", frozenset())
     assert fingerprint(space["f"]) == fingerprint(space["f"])

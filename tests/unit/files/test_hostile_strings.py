@@ -122,12 +122,11 @@ def test_incomplete_messages_are_refused(model, message, said):
 
 def test_a_prompt_that_the_memory_cannot_hold_is_refused(tiny, monkeypatch):
     from mlx_patch.errors import ValueRefusedError
-    from mlx_patch.model import _room
 
     embedded = HookedModel.load("examples/models/tiny_instruct_ext")
     tokens = embedded.tokenize("Mars " * 20_000)
     assert tokens.shape[1] > 30_000
-    monkeypatch.setattr(_room, "_memory", lambda: 2**30)
+    monkeypatch.setattr("mlx_patch.model._room._memory", lambda: 2**30)
     if mx.default_device() == mx.Device(mx.cpu):
         with pytest.raises(
             ValueRefusedError, match=r"leave memory for attention. Got \d+ positions.*GiB per layer on a CPU"
@@ -137,5 +136,5 @@ def test_a_prompt_that_the_memory_cannot_hold_is_refused(tiny, monkeypatch):
             embedded.run_each([tokens])
     assert embedded.run(tokens[:, :64], logits_at=-1).shape[1] == 1
     assert tiny("mamba").run(mx.zeros((1, 8), mx.int32)).shape[1] == 8
-    monkeypatch.setattr(_room, "_memory", lambda: 1)
+    monkeypatch.setattr("mlx_patch.model._room._memory", lambda: 1)
     assert tiny("mamba").run(mx.zeros((1, 8), mx.int32)).shape[1] == 8  # no attention, no scores

@@ -14,8 +14,7 @@ from mlx_patch.errors import (
     ValueRefusedError,
 )
 from mlx_patch.interventions import Ablate, Span
-from mlx_patch.interventions.sources import deviation
-from mlx_patch.interventions.sources._means import mean_over
+from mlx_patch.interventions.sources import deviation, mean_over
 from mlx_patch.sites import Site
 
 Z = Site("z", 1)

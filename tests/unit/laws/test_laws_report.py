@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from mlx_patch.errors import ShapeError
-from mlx_patch.laws import LAWS, ROUNDINGS, ErrorScale, Finding, Report, check_laws, largest_deviation, sums, watching
-from mlx_patch.laws._report import INSIDE
+from mlx_patch.laws import (
+    INSIDE,
+    LAWS,
+    ROUNDINGS,
+    ErrorScale,
+    Finding,
+    Report,
+    check_laws,
+    largest_deviation,
+    sums,
+    watching,
+)
 
 GOOD = Finding(2, "blocks.0.hook_resid_post", 1e-7, 1e-6)
 BAD = Finding(2, "blocks.1.hook_resid_post", 0.5, 1e-6)

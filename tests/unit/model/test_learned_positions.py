@@ -6,11 +6,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch import Ablate, HookedModel, Scale, measure, metrics, sweep
-from mlx_patch.architectures import Family, family_of
-from mlx_patch.architectures._family import BLOCK_ENDS
+from mlx_patch.architectures import BLOCK_ENDS, Family, family_of
 from mlx_patch.errors import ValueRefusedError
 from mlx_patch.metrics import GenerateMatches, SequenceLogProb
-from mlx_patch.model._unknown import learned_positions
+from mlx_patch.model import learned_positions
 from mlx_patch.testing import EXCEPTIONS, ZOO, tiny_model
 
 LEARNED = ("gpt2", "gpt_bigcode", "gpt_bigcode-many")

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import pytest
 
 from mlx_patch import HookedModel
-from mlx_patch.architectures import _registry, guessed
+from mlx_patch.architectures import guessed
 from mlx_patch.errors import ArchitectureError, MissingSiteError
 from mlx_patch.interventions import Ablate, Replace
 
@@ -309,7 +309,7 @@ def test_experts_are_not_taken_for_blocks():
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "mamba", "pixtral"])
 def test_an_architecture_that_mlx_lm_adds_later_is_read(tiny, name, monkeypatch):
     by_table = HookedModel(tiny(name).model)
-    monkeypatch.setattr(_registry, "_families", tuple)
+    monkeypatch.setattr("mlx_patch.architectures._registry._families", tuple)
     guess = HookedModel(by_table.model)
     assert guess.layout.family.name == "unknown"
     assert guess.layout.blocks == by_table.layout.blocks

@@ -12,8 +12,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from mlx_patch import HookedModel, Replace, Scale
 from mlx_patch.errors import FileError, KindError, ValueRefusedError
-from mlx_patch.model import _loading
-from mlx_patch.model._twin import twin
+from mlx_patch.model import twin
 from mlx_patch.provenance import checksum, digest_of, model_identity
 from mlx_patch.testing import tiny_model
 
@@ -98,7 +97,7 @@ def test_the_weights_are_in_memory_once(tmp_path, tokens, precision):
 
 
 def test_weights_that_are_there_twice_would_show(tokens, lora, monkeypatch):
-    monkeypatch.setattr(_loading, "twin", lambda model: tiny_model("llama"))
+    monkeypatch.setattr("mlx_patch.model._loading.twin", lambda model: tiny_model("llama"))
     grown, added, weights = growth(HookedModel(tiny_model("llama")), lora, tokens)
     assert grown > added + weights / 5
 
@@ -108,7 +107,7 @@ def test_a_base_that_its_adapter_changes_would_show(tokens, lora, monkeypatch):
     before = base.run(tokens)
     base.with_adapter(lora)
     assert equal(base.run(tokens), before)
-    monkeypatch.setattr(_loading, "twin", lambda model: model)
+    monkeypatch.setattr("mlx_patch.model._loading.twin", lambda model: model)
     base.with_adapter(lora)
     assert not equal(base.run(tokens), before)
 

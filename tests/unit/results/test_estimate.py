@@ -5,7 +5,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import FileError, ShapeError, ValueRefusedError
-from mlx_patch.results._agreement import rank_correlation, upper_bound
+from mlx_patch.results import rank_correlation, upper_bound
 
 
 @pytest.fixture

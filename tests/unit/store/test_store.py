@@ -18,7 +18,7 @@ from mlx_patch.errors import (
     UnknownNameError,
     ValueRefusedError,
 )
-from mlx_patch.store import Rows, _capture, _means, _store
+from mlx_patch.store import Rows, _capture, _means
 from mlx_patch.testing import tiny_model
 
 SITES = ("embed", "resid_post", "mixer_out", "z", "mlp_post", "mlp_out", "final_norm")
@@ -311,7 +311,7 @@ def test_a_mean_weighted_by_prompt_would_show(stored, monkeypatch):
                     per_prompt[site].append(mx.mean(shard.arrays[site][a:b], axis=0))
         return {site: mx.mean(mx.stack(means), axis=0)[None, None] for site, means in per_prompt.items()}, (0,)
 
-    monkeypatch.setattr(_store, "mean_of_rows", of_means)
+    monkeypatch.setattr("mlx_patch.store._store.mean_of_rows", of_means)
     assert not mean_is_right(store, model)
 
 
@@ -323,7 +323,7 @@ def test_a_mean_weighted_by_shard_would_show(stored, monkeypatch):
         means = [whole([shard], sites, skip)[0] for shard in shards]
         return {site: mx.mean(mx.stack([one[site] for one in means]), axis=0) for site in sites}, (0,)
 
-    monkeypatch.setattr(_store, "mean_of_rows", of_shards)
+    monkeypatch.setattr("mlx_patch.store._store.mean_of_rows", of_shards)
     assert not mean_is_right(store, model)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mlx_patch import ActivationStore, Add, Apply, HookedModel, Scale
 from mlx_patch.errors import FileError, KindError
-from mlx_patch.store import _capture, _identity, _index, _shards
+from mlx_patch.store import _capture, _index, _shards
 from mlx_patch.testing import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -128,7 +128,7 @@ def test_a_folder_of_another_capture_is_refused(tiny, folder, change, message):
 
 
 def test_a_folder_of_another_version_is_refused(tiny, folder, monkeypatch):
-    monkeypatch.setattr(_identity, "versions", lambda: {"mlx_patch": "9", "mlx": "1", "mlx_lm": "1"})
+    monkeypatch.setattr("mlx_patch.store._identity.versions", lambda: {"mlx_patch": "9", "mlx": "1", "mlx_lm": "1"})
     with pytest.raises(FileError, match=r"another library version \(mlx_patch: '0.*' in the file, '9' here"):
         ActivationStore.capture(tiny(), PROMPTS, folder, **HOW)
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_patch.errors import UnknownNameError
 from mlx_patch.laws import Finding, Report
-from mlx_patch.testing import EXCEPTIONS, ZooLine, ZooReport, _zoo_report, _zoo_worker, check_zoo
+from mlx_patch.testing import EXCEPTIONS, ZooLine, ZooReport, _zoo_worker, check_zoo
 
 HELD = Finding(2, "blocks.0.hook_resid_post", 1e-7, 4e-7)
 EXACT = Finding(3, "z", 0.0, 0.0)
@@ -80,7 +80,7 @@ for name in sys.argv[2:]:
 def test_a_process_that_ends_is_a_line(end, status, monkeypatch, tmp_path):
     """And the next model has another."""
     (tmp_path / "stand_in.py").write_text(WORKER.format(end=end))
-    monkeypatch.setattr(_zoo_report, "_WORKER", "stand_in")
+    monkeypatch.setattr("mlx_patch.testing._zoo_report._WORKER", "stand_in")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     lines = check_zoo(["llama", "gpt2", "qwen3"], limit=5.0)
     assert [(line.name, line.outcome) for line in lines] == [("llama", "green"), ("gpt2", "red"), ("qwen3", "green")]
