@@ -6,6 +6,7 @@
 from mlx_patch import cross as cross
 from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
+from mlx_patch import lens as lens
 from mlx_patch import metrics as metrics
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.attribution import attribute as attribute

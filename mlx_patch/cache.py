@@ -124,6 +124,45 @@ class ActivationCache(Mapping[Site, mx.array]):
             )
         return mx.stack(arrays)
 
+    def parts(self) -> dict[Site, mx.array]:
+        """The parts that the stream is the sum of: the embedding, and what each layer's mixer and MLP add, in order.
+
+        The mixer's is `mixer_out`, or `attn_out` where the cache holds no `mixer_out`. What experts add is in
+        `mlp_out`. Capture them all: `sites=("embed", "attn_out", "mlp_out")`. Where a model multiplies or mixes its
+        stream, their sum is not the stream; `mp.lens.direct_logits` says so.
+
+        Raises:
+            MissingSiteError: The cache lacks the embedding, or holds parts of some layers only.
+        """
+        mixer = "mixer_out" if self.layers("mixer_out") else "attn_out"
+        if Site("embed") not in self or not self.layers(mixer):
+            raise MissingSiteError(
+                f"The cache must hold the parts of the stream. It has: {self._held()}. "
+                "Capture `run_with_cache(..., sites=('embed', 'attn_out', 'mlp_out'))`, or 'mixer_out' in place of "
+                "'attn_out' where not every layer is attention."
+            )
+        layers = sorted({*self.layers(mixer), *self.layers("mlp_out")})
+        if self.n_layers is not None and layers != list(range(self.n_layers)):
+            raise MissingSiteError(
+                f"The cache must hold the parts of all {self.n_layers} layers. It has those of {layers}. Capture all: "
+                "'mixer_out' in place of 'attn_out' where not every layer is attention."
+            )
+        sites = [Site("embed"), *(Site(name, layer) for layer in layers for name in (mixer, "mlp_out"))]
+        return {site: self[site] for site in sites if site in self}
+
+    def accumulated(self) -> dict[Site, mx.array]:
+        """The stream after each of the `parts`, as their sum so far, by the part that was added last.
+
+        Raises:
+            MissingSiteError: As for `parts`.
+        """
+        sums: dict[Site, mx.array] = {}
+        stream: mx.array | None = None
+        for site, part in self.parts().items():
+            stream = part if stream is None else stream + part
+            sums[site] = stream
+        return sums
+
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Every array as numpy, by the full name of its site; bfloat16, which numpy lacks, as float32."""
         return {str(site): as_numpy(array) for site, array in self._arrays.items()}

@@ -208,6 +208,17 @@ def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Bat
     return tuple(batches)
 
 
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each of some tokens, one by one.
+
+    Raises:
+        TokenError: There is no tokenizer.
+    """
+    if tokenizer is None:
+        raise TokenError("`tokenizer` must be given to show tokens. Got None. Write HookedModel(model, tokenizer).")
+    return [tokenizer.decode([token]) for token in ids]
+
+
 def _as_array(ids: object) -> mx.array:
     if isinstance(ids, mx.array):
         return ids

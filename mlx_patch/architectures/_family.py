@@ -249,6 +249,8 @@ class Family:
             the same.
         shared: The sites that later blocks read besides the stream, raw ones too: `rot_k` and `v` where blocks share
             keys and values. `{block}` in a raw one is the path of each block.
+        read_out: What the final norm reads besides the stream that leaves the last block, as a clause; empty where the
+            stream alone decides the logits.
     """
 
     name: str
@@ -274,6 +276,7 @@ class Family:
     cached: bool = False
     rounds: str = ""
     rereads: bool = False
+    read_out: str = ""
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ from ._sequences import Slot as Slot
 from ._sequences import StartsWith as StartsWith
 from ._sequences import for_examples as for_examples
 from ._softmax import log_softmax_at as log_softmax_at
+from ._tokens import Answer as Answer
+from ._tokens import Answers as Answers
 from ._tokens import Tokenizer as Tokenizer
 from ._tokens import as_answers as as_answers
 from ._tokens import single_tokens as single_tokens

@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import UNKNOWN, Family, registered_family
@@ -13,6 +14,7 @@ from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
+from mlx_patch.metrics import Answers, as_answers, single_tokens
 from mlx_patch.model._capture_over_generation import PositionsOfText
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
 from mlx_patch.model._editing import Editing
@@ -26,11 +28,15 @@ from mlx_patch.model._hooks import (
 )
 from mlx_patch.model._loading import adapted, load
 from mlx_patch.model._plain import check_call
-from mlx_patch.model._running import cache_of, run
+from mlx_patch.model._running import cache_of, run, trace
+from mlx_patch.model._unembedding import checked_ids, final_norm, find_head, unembed
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
-from mlx_patch.tokens import Prompt, is_text_or_chat, tokenize
+from mlx_patch.tokens import Prompt, is_text_or_chat, token_texts, tokenize, tokens_of
+
+_TOKEN = mx.zeros((1, 1), mx.int32)
+"""A prompt of which only the shapes of activations are looked at."""
 
 
 class HookedModel:
@@ -110,6 +116,36 @@ class HookedModel:
         return self.layout.d_vocab
 
     @property
+    def n_heads(self) -> int | None:
+        """The query heads of an attention; None where the architecture has none, or its layers differ."""
+        return self._heads_of("z")[0]
+
+    @property
+    def n_kv_heads(self) -> int | None:
+        """The heads of keys of an attention; None where the architecture has none, or its layers differ."""
+        return self._heads_of("k")[0]
+
+    @property
+    def d_head(self) -> int | None:
+        """The width of a head of `z`; None where the architecture has none, or its layers differ."""
+        return self._heads_of("z")[1]
+
+    def _heads_of(self, name: str) -> tuple[int, int] | tuple[None, None]:
+        """The heads of a site, and their width, if all layers that have it agree."""
+        sites = tuple(site for site in self.sites if site.name == name)
+        shapes = {array.shape[2:] for array in trace(self.layout, _TOKEN, sites).values()}
+        if len(shapes) != 1:
+            return None, None
+        n_heads, width = shapes.pop()
+        return n_heads, width
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype of the stream, which quantised weights have as well."""
+        (embedded,) = trace(self.layout, _TOKEN, (Site("embed"),)).values()
+        return embedded.dtype
+
+    @property
     def sites(self) -> tuple[Site, ...]:
         """Every named site, in the order in which a forward pass meets them. Raw module paths work beside them."""
         return self.layout.sites
@@ -135,6 +171,70 @@ class HookedModel:
                 encode.
         """
         return tokenize(self.tokenizer, prompt, allow_special=allow_special, **template)
+
+    def str_tokens(self, tokens: Any) -> list[str] | list[list[str]]:
+        """The text of each token, as in TransformerLens: a list for one prompt, a list of lists for a batch.
+
+        Args:
+            tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
+        Raises:
+            TokenError: The model has no tokenizer.
+        """
+        ids = tokens_of(tokens, self.tokenizer, self.d_vocab)
+        rows = [token_texts(self.tokenizer, row) for row in np.array(ids).tolist()]
+        if len(rows) == 1:
+            return rows[0]
+        return rows
+
+    def final_norm(self, stream: mx.array) -> mx.array:
+        """The stream behind the final norm, from the stream that leaves the last block, by the model's own code.
+
+        Args:
+            stream: As `resid_post` holds it. Shape `(..., d_model)`.
+        Returns:
+            Shape `(..., d_model)`, as `final_norm` holds it.
+        Raises:
+            MissingSiteError: The stream alone does not decide it, or the table does not say which norm is the final.
+            ShapeError: The stream has another width.
+        """
+        return final_norm(self.layout, stream)
+
+    def unembed(self, stream: mx.array) -> mx.array:
+        """The logits of a stream behind the final norm, by the model's own code: scale, bias and soft-cap too.
+
+        `unembed(final_norm(cache["resid_post", -1]))` is the logits of the run, bit for bit.
+
+        Args:
+            stream: As `final_norm` returns it. Shape `(..., d_model)`.
+        Returns:
+            Logits. Shape `(..., d_vocab)`.
+        Raises:
+            MissingSiteError: The table does not say which norm is the final one.
+            ShapeError: The stream has another width.
+        """
+        return unembed(self.layout, stream)
+
+    def directions(self, tokens: Answers) -> mx.array:
+        """Rows of the unembedding: what a stream behind the final norm is multiplied with for the logit of a token.
+
+        They are dequantised one by one. A number that the model multiplies its logits with is not in them, nor is a
+        bias or a soft-cap.
+
+        Args:
+            tokens: A string of one token or a token id, or several.
+        Returns:
+            Shape `(d_model,)` for one token, `(token, d_model)` for several. In float32.
+        Raises:
+            TokenError: A string is not one token.
+            SelectionError: An id is past the vocabulary.
+            ArchitectureError: No weights of the model are its unembedding: it has an adapter there, say.
+        """
+        answers = single_tokens("tokens", as_answers("tokens", tokens), self.tokenizer)
+        ids = answers if isinstance(answers, tuple) else (answers,)
+        rows = find_head(self.layout).rows(checked_ids(ids, self.d_vocab))
+        if isinstance(answers, tuple):
+            return rows
+        return rows[0]
 
     def __call__(self, tokens: mx.array | Prompt, *args: Any, **kwargs: Any) -> mx.array:
         """What the model returns for tokens, a text or a chat, lazily, bit for bit. Shape `(batch, pos, d_vocab)`.

@@ -7,3 +7,4 @@ from mlx_patch.plot._heatmap import limit_of as limit_of
 from mlx_patch.plot._heatmap import size_of_heatmap as size_of_heatmap
 from mlx_patch.plot._scatter import scatter as scatter
 from mlx_patch.plot._text import visible as visible
+from mlx_patch.plot._token_grid import token_grid as token_grid

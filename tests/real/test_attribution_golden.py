@@ -5,9 +5,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from rounded_scales import with_half_scales
 
 import mlx_patch as mp
-from mlx_patch.testing import smollm2_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "attribution_smollm2.npz"
 EXAMPLES = [0, 3]
@@ -20,19 +20,7 @@ CALLS = {
 
 @pytest.fixture(scope="module")
 def model():
-    """SmolLM2 with each weight dequantised in float16, as the file's scales are, which is what the arrays are of."""
-    model = mp.HookedModel.load(smollm2_folder("float32"))
-    packed = mx.load(str(smollm2_folder("4bit") / "model.safetensors"))
-    weights = []
-    for name, scales in packed.items():
-        if name.endswith(".scales"):
-            module = name.removesuffix(".scales")
-            bits = 8 if "embed" in module else 4
-            half = [array.astype(mx.float16) for array in (scales, packed[f"{module}.biases"])]
-            plain = mx.dequantize(packed[f"{module}.weight"], *half, group_size=32, bits=bits)
-            weights.append((f"{module}.weight", plain.astype(mx.float32)))
-    model.model.load_weights(weights, strict=False)
-    return model
+    return with_half_scales()
 
 
 @pytest.mark.real

@@ -69,4 +69,5 @@ DEEPSEEK_V41 = Family(
         "{block}.self_attn.indexer:input.0",
         "{block}.self_attn.indexer:input.1",
     ),
+    read_out="its copies of the stream are read with weights that are handed on beside them",
 )

@@ -65,4 +65,5 @@ KIMI_K3_MIXED = replace(
         kept=_starts,
     ),
     shared=("embed",),
+    read_out="its final norm reads a mixture of the streams that began each stretch of blocks",
 )

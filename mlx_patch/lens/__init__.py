@@ -1,0 +1,7 @@
+"""Lenses: what the stream says at each layer, and how much each part of it adds to a logit."""
+
+from mlx_patch.lens._direct_logits import direct_logits as direct_logits
+from mlx_patch.lens._direct_result import DirectLogits as DirectLogits
+from mlx_patch.lens._lens_result import LogitLens as LogitLens
+from mlx_patch.lens._lens_result import TopTokens as TopTokens
+from mlx_patch.lens._logit_lens import logit_lens as logit_lens

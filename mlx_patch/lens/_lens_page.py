@@ -1,0 +1,49 @@
+"""The HTML page of a lens: a table, and no script."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from mlx_patch.plot import visible
+
+_STYLE = """
+table.lens { border-collapse: collapse; font: 12px monospace; }
+table.lens td, table.lens th { padding: 2px 5px; border: 1px solid #ddd; white-space: pre; }
+table.lens th { font-weight: normal; color: #555; text-align: right; }
+"""
+
+
+def lens_page(
+    texts: Sequence[Sequence[Sequence[str]]],
+    probs: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    heading: str,
+) -> str:
+    """A table with the last layer at the top. Each cell shows its first token, and all when it is pointed at.
+
+    Args:
+        texts: The tokens of each cell, the most likely first.
+        probs: Their probabilities. Shape `(row, column, k)`.
+        rows: The layers.
+        columns: The tokens of the prompt.
+        heading: Above the table.
+    """
+    body = [_row(texts[number], probs[number], rows[number]) for number in reversed(range(len(rows)))]
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    table = f'<table class="lens">{"".join(body)}<tr><th></th>{head}</tr></table>'
+    return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style><p>{escape(heading)}</p>{table}\n'
+
+
+def _row(cells: Sequence[Sequence[str]], probs: np.ndarray, label: str) -> str:
+    cells_html = "".join(_cell(cell, shades) for cell, shades in zip(cells, probs, strict=True))
+    return f"<tr><th>{escape(label)}</th>{cells_html}</tr>"
+
+
+def _cell(cell: Sequence[str], shades: np.ndarray) -> str:
+    pointed_at = "\n".join(f"{visible(text)}  {shade:.3f}" for text, shade in zip(cell, shades, strict=True))
+    lightness = 100 - 60 * float(shades[0])
+    colour = "#fff" if lightness < 62 else "#000"
+    style = f"background: hsl(212, 70%, {lightness:.0f}%); color: {colour}"
+    return f'<td style="{style}" title="{escape(pointed_at)}">{escape(visible(cell[0]))}</td>'

@@ -1,0 +1,260 @@
+"""`LogitLens`: streams, with the logits that they would give."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.errors import SelectionError, TokenError
+from mlx_patch.files import written_whole
+from mlx_patch.lens._lens_page import lens_page
+from mlx_patch.lens._normaliser import log_normaliser
+from mlx_patch.metrics import Answers, as_answers, single_tokens
+from mlx_patch.model import HookedModel, checked_ids, read_out
+from mlx_patch.plot import token_grid, visible
+from mlx_patch.sites import Site
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_AT_ONCE = 2**26
+"""Numbers of logits that are in memory at once, about."""
+
+
+class TopTokens(NamedTuple):
+    """The most likely tokens of a lens.
+
+    Attributes:
+        ids: Token ids, the most likely first. Shape `(site, batch, pos, k)`.
+        probs: Their probabilities. Shape `(site, batch, pos, k)`.
+        texts: Their texts, in nested lists of that shape; empty without a tokenizer.
+    """
+
+    ids: np.ndarray
+    probs: np.ndarray
+    texts: list
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitLens:
+    """Streams of a run, with the logits that the model would make of each. `mp.lens.logit_lens` makes it.
+
+    Attributes:
+        model: The model.
+        streams: The stream at each site. Shape `(batch, pos, d_model)`.
+        final: The logits of the run. Shape `(batch, pos, d_vocab)`.
+        tokens: The tokens of the run. Shape `(batch, pos)`.
+        positions: The absolute positions that are looked at.
+        texts: The token at each of them, `*` where prompts differ; empty without a tokenizer.
+    """
+
+    model: HookedModel
+    streams: Mapping[Site, mx.array]
+    final: mx.array
+    tokens: mx.array
+    positions: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites, in the order of all results."""
+        return tuple(self.streams)
+
+    def logits(self, site: str | Site | tuple[str, int]) -> mx.array:
+        """The logits at one site. Shape `(batch, pos, d_vocab)`.
+
+        Raises:
+            SelectionError: The lens has no such site.
+        """
+        chosen = self._site(site)
+        if chosen == Site("resid_post", self.model.n_layers - 1):
+            return self.final
+        return read_out(self.model.layout, self.streams[chosen])
+
+    def top(self, k: int = 5) -> TopTokens:
+        """The most likely tokens at each site and position.
+
+        Args:
+            k: How many.
+        Raises:
+            SelectionError: `k` is not from 1 to the number of tokens.
+        """
+        if not 1 <= k <= self.model.d_vocab:
+            raise SelectionError(f"`k` must lie in 1 to {self.model.d_vocab}. Got {k}.")
+
+        def best(logits: mx.array) -> tuple[mx.array, mx.array]:
+            if k == 1:
+                ids = mx.argmax(logits, axis=-1, keepdims=True)
+            else:
+                ids = mx.argpartition(-logits, k - 1, axis=-1)[..., :k]
+            values = mx.take_along_axis(logits, ids, axis=-1)
+            order = mx.argsort(-values, axis=-1)
+            probs = mx.exp(values - log_normaliser(logits)[..., None])
+            return mx.take_along_axis(ids, order, axis=-1), mx.take_along_axis(probs, order, axis=-1)
+
+        ids, probs = self._over_sites(best)
+        return TopTokens(ids, probs, self._texts_of(ids))
+
+    def prob(self, token: Answers) -> np.ndarray:
+        """The probability of a token. Shape `(site, batch, pos)`.
+
+        Args:
+            token: A string of one token or a token id; or one for each prompt.
+        """
+        ids = self._ids(token)
+        return self._over_sites(lambda logits: (mx.exp(_at(logits, ids) - log_normaliser(logits)),))[0]
+
+    def rank(self, token: Answers) -> np.ndarray:
+        """How many tokens are more likely than a token: 0 is the most likely. Shape `(site, batch, pos)`.
+
+        Args:
+            token: As in `prob`.
+        """
+        ids = self._ids(token)
+        return self._over_sites(lambda logits: ((logits > _at(logits, ids)[..., None]).sum(axis=-1),))[0]
+
+    def kl(self) -> np.ndarray:
+        """How far each distribution is from that of the run, in nats: KL(run || lens). Shape `(site, batch, pos)`."""
+        final = self.final.astype(mx.float32)
+        final = final - log_normaliser(final)[..., None]
+
+        def apart(logits: mx.array) -> tuple[mx.array]:
+            log_probs = logits - log_normaliser(logits)[..., None]
+            terms = mx.where(mx.isinf(final), 0, mx.exp(final) * (final - log_probs))
+            return (terms.sum(axis=-1),)
+
+        return self._over_sites(apart)[0]
+
+    def plot(self, example: int = 0, *, token: Answers | None = None, ax: object = None) -> "matplotlib.axes.Axes":
+        """The most likely token at each layer and position, in cells whose colour is its probability.
+
+        Args:
+            example: The prompt.
+            token: Colour by the probability of this token in place of the most likely one.
+            ax: Where to draw; by default on a new figure.
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        texts, shades = self._cells(example, token)
+        label = "probability of the token"
+        if token is not None:
+            label = f"probability of {token!r}"
+        tokens = self.texts or None
+        return token_grid(
+            texts, shades, self._row_labels(), self.positions, tokens=tokens, value_label=label, title=str(self), ax=ax
+        )
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, example: int = 0, k: int = 5) -> str:
+        """The lens as one HTML page without scripts or links: tokens in cells, the `k` most likely when pointed at.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+            example: The prompt.
+            k: How many tokens a cell shows when it is pointed at.
+        """
+        top = self.top(k)
+        texts = self._cell_texts(top, example)
+        page = lens_page(texts, top.probs[:, example], self._row_labels(), self._column_labels(), repr(self))
+        if path is not None:
+            with written_whole(path) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        return page
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def __repr__(self) -> str:
+        return (
+            f"LogitLens({len(self.sites)} sites from {self.sites[0]} to {self.sites[-1]}, {len(self.positions)} "
+            f"positions, {self.tokens.shape[0]} prompts)"
+        )
+
+    def _cells(self, example: int, token: Answers | None) -> tuple[list[list[str]], np.ndarray]:
+        """The text and the probability of each cell of a plot."""
+        top = self.top(1)
+        texts = [[cell[0] for cell in row] for row in self._cell_texts(top, example)]
+        if token is None:
+            return texts, top.probs[:, example, :, 0]
+        return texts, self.prob(token)[:, example]
+
+    def _cell_texts(self, top: TopTokens, example: int) -> list[list[list[str]]]:
+        if top.texts:
+            return [site[example] for site in top.texts]
+        return [[[str(token) for token in cell] for cell in row[example]] for row in top.ids.tolist()]
+
+    def _row_labels(self) -> list[str]:
+        names = {site.name for site in self.sites}
+        if len(names) == 1:
+            return [str(site.layer) for site in self.sites]
+        return [f"{site.name} {site.layer}" for site in self.sites]
+
+    def _column_labels(self) -> list[str]:
+        if not self.texts:
+            return [str(position) for position in self.positions]
+        return [f"{visible(text)} ({pos})" for text, pos in zip(self.texts, self.positions, strict=True)]
+
+    def _site(self, key: str | Site | tuple[str, int]) -> Site:
+        site = Site(key[0], key[1] % self.model.n_layers) if isinstance(key, tuple) else Site.parse(key)
+        if site not in self.streams:
+            raise SelectionError(f"`site` must be one of the lens. Got {site}. It has {self!r}.")
+        return site
+
+    def _ids(self, token: Answers) -> mx.array:
+        """The ids of a token for all prompts, or of one for each. Shape `(batch or 1, 1, 1)`."""
+        answers = single_tokens("token", as_answers("token", token), self.model.tokenizer)
+        listed = answers if isinstance(answers, tuple) else (answers,)
+        ids = checked_ids(listed, self.model.d_vocab)
+        if ids.size not in (1, self.tokens.shape[0]):
+            raise TokenError(
+                f"`token` must be one, or one for each of {self.tokens.shape[0]} prompts. Got {ids.size}. "
+                "Ask once for each token."
+            )
+        return ids[:, None, None]
+
+    def _texts_of(self, ids: np.ndarray) -> list:
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            return []
+        texts = {int(token): tokenizer.decode([int(token)]) for token in np.unique(ids)}
+        return np.vectorize(texts.__getitem__, otypes=[object])(ids).tolist()
+
+    def _over_sites(self, measure: Callable[[mx.array], Sequence[mx.array]]) -> list[np.ndarray]:
+        """What a function makes of the logits of every site, in float32. Each of shape `(site, ...)`."""
+        columns: list[list[np.ndarray]] = []
+        for logits in self._logits_in_parts():
+            arrays = measure(logits)
+            mx.eval(arrays)
+            columns.append([np.array(array) for array in arrays])
+        return [np.concatenate(column) for column in zip(*columns, strict=True)]
+
+    def _logits_in_parts(self) -> Iterator[mx.array]:
+        """The logits of some sites after others. Shape `(site, batch, pos, d_vocab)`; in float32."""
+        last = Site("resid_post", self.model.n_layers - 1)
+        n_sites = max(1, _AT_ONCE // max(1, self.final.size))
+        waiting: list[Site] = []
+        for site in self.sites:
+            if site == last:
+                if waiting:
+                    yield self._read(waiting)
+                    waiting = []
+                yield self.final[None].astype(mx.float32)
+                continue
+            waiting.append(site)
+            if len(waiting) == n_sites:
+                yield self._read(waiting)
+                waiting = []
+        if waiting:
+            yield self._read(waiting)
+
+    def _read(self, sites: Sequence[Site]) -> mx.array:
+        stacked = mx.stack([self.streams[site] for site in sites])
+        return read_out(self.model.layout, stacked).astype(mx.float32)
+
+
+def _at(logits: mx.array, ids: mx.array) -> mx.array:
+    """The logits of a token for each prompt. Shape `(site, batch, pos)`."""
+    shape = (*logits.shape[:-1], 1)
+    return mx.take_along_axis(logits, mx.broadcast_to(ids, shape), axis=-1)[..., 0]

@@ -1,0 +1,166 @@
+"""The shares of heads, neurons and source positions in what a layer adds to a logit.
+
+What attention adds is a linear map of `z`, and what an MLP adds is one of `mlp_post`. So a direction of the stream is
+taken back through the map, and multiplied with the activation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_patch.architectures import Layout
+from mlx_patch.cache import ActivationCache
+from mlx_patch.errors import ArchitectureError
+from mlx_patch.lens._frozen_norm import frozen_norm
+from mlx_patch.sites import Site
+
+_SAME = {mx.float32: 1e-3, mx.bfloat16: 0.05, mx.float16: 0.02}
+"""How far a map may be from what the model computed, as a fraction of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """The shares of some layers.
+
+    Attributes:
+        layers: The layers.
+        names: Of the other axis, its coordinates.
+        values: Shape `(layer, coordinate, batch)`.
+    """
+
+    layers: tuple[int, ...]
+    names: tuple[int, ...]
+    values: np.ndarray
+
+
+def head_shares(layout: Layout, cache: ActivationCache, direction: mx.array) -> Shares:
+    """What each head of each attention adds. `cache` has `z` and `attn_out` at the one position."""
+    rows = []
+    layers = cache.layers("z")
+    for layer in layers:
+        taken_back = _back(layout, cache, Site("z", layer), Site("attn_out", layer), direction)
+        rows.append((cache["z", layer].astype(mx.float32) * taken_back).sum(axis=-1)[:, 0])
+    return _shares(layers, rows)
+
+
+def neuron_shares(layout: Layout, cache: ActivationCache, direction: mx.array) -> Shares:
+    """What each neuron of each dense MLP adds. `cache` has `mlp_post` and `mlp_out` at the one position."""
+    rows = []
+    layers = cache.layers("mlp_post")
+    for layer in layers:
+        taken_back = _back(layout, cache, Site("mlp_post", layer), Site("mlp_out", layer), direction)
+        rows.append((cache["mlp_post", layer].astype(mx.float32) * taken_back)[:, 0])
+    return _shares(layers, rows)
+
+
+def source_shares(
+    layout: Layout, cache: ActivationCache, all_positions: ActivationCache, direction: mx.array
+) -> Shares:
+    """What all heads of an attention bring from each position.
+
+    Args:
+        layout: The model's layout.
+        cache: `z`, `attn_out` and `pattern` at the one position.
+        all_positions: `v` at all positions.
+        direction: What the stream is multiplied with.
+    """
+    rows = []
+    layers = cache.layers("z")
+    for layer in layers:
+        taken_back = _back(layout, cache, Site("z", layer), Site("attn_out", layer), direction)[:, 0]
+        if ("v", layer) not in all_positions:
+            raise _no_map(layout, Site("z", layer), "its values are another layer's")
+        pattern = cache["pattern", layer].astype(mx.float32)[:, :, 0]
+        values = _by_query_head(layout, all_positions["v", layer].astype(mx.float32), pattern.shape[1])
+        if values.shape[1] != pattern.shape[2]:
+            raise _no_map(layout, Site("z", layer), "its keys are more than its positions")
+        gathered = mx.einsum("bhs,bshd->bhd", pattern, values)
+        if _apart(gathered, cache["z", layer][:, 0]) > _tolerance(cache["z", layer]):
+            raise _no_map(layout, Site("z", layer), "z is not `pattern` times `v`: it is gated, normed or mixed")
+        rows.append(mx.einsum("bhs,bshd,bhd->bs", pattern, values, taken_back))
+    return _shares(layers, rows)
+
+
+def _shares(layers: Sequence[int], rows: Sequence[mx.array]) -> Shares:
+    """The shares of layers as one array; NaN where a layer has fewer."""
+    width = max(row.shape[1] for row in rows)
+    padded = [mx.pad(row, [(0, 0), (0, width - row.shape[1])], constant_values=mx.array(mx.nan)) for row in rows]
+    values = mx.stack(padded).swapaxes(1, 2)
+    return Shares(tuple(layers), tuple(range(width)), np.array(values))
+
+
+def _by_query_head(layout: Layout, values: mx.array, n_heads: int) -> mx.array:
+    """Values with a copy for each query head that reads them. Shape `(batch, pos, head, d_head)`."""
+    n_copies = n_heads // values.shape[2]
+    if layout.family.heads.tiled:
+        return mx.tile(values, (1, 1, n_copies, 1))
+    return mx.repeat(values, n_copies, axis=2)
+
+
+def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direction: mx.array) -> mx.array:
+    """The derivative of what a layer adds along a direction by the activation that it is made from.
+
+    Raises:
+        ArchitectureError: What is added is not a linear map of it, as far as the table says.
+    """
+    place = layout.place(site)
+    if place.point.side != "input" or place.point.flat or place.point.call is not None:
+        raise _no_map(layout, site, "no module's input holds it alone")
+    activation = cache[site]
+    raw = activation.reshape(*activation.shape[:2], -1)
+    if _apart(place.point.view.read(raw, place.block), activation) > 0:
+        raise _no_map(layout, site, "the module that reads it reads more")
+    projected = place.module(raw)
+    behind = _behind_projection(layout, added, projected, cache[added], direction)
+    if behind is None:
+        raise _no_map(layout, site, f"{added.name} is neither that projection, nor it times a number, nor its norm")
+
+    def along(raw_input: mx.array) -> mx.array:
+        return (place.module(raw_input).astype(mx.float32) * behind).sum()
+
+    return mx.grad(along)(raw).astype(mx.float32).reshape(activation.shape)
+
+
+def _behind_projection(
+    layout: Layout, added: Site, projected: mx.array, output: mx.array, direction: mx.array
+) -> mx.array | None:
+    """A direction of the stream, taken back to a projection: through a number or a norm. None where it is neither."""
+    if projected.shape != output.shape:
+        return None
+    wide, tolerance = projected.astype(mx.float32), _tolerance(output)
+    factor = (wide * output).sum() / mx.maximum((wide * wide).sum(), 1e-30)
+    if _apart(output, factor * wide) <= tolerance:
+        return factor * direction
+    place = layout.place(added)
+    if place.point.side != "output":
+        return None
+    norm: Callable[[mx.array], mx.array] = place.module
+    try:
+        frozen = frozen_norm(norm, projected, output)
+    except (TypeError, ValueError):  # it is a module of another kind, which takes other arguments or widths
+        return None
+    if frozen is None:
+        return None
+    return frozen.back(direction)
+
+
+def _tolerance(array: mx.array) -> float:
+    return _SAME.get(array.dtype, 1e-3)
+
+
+def _apart(actual: mx.array, expected: mx.array) -> float:
+    """The distance of two arrays, as a fraction of the second's length; infinite where they differ in shape."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    expected = expected.astype(mx.float32)
+    length = mx.maximum(mx.linalg.norm(expected), 1e-30)
+    return float(np.array(mx.linalg.norm(actual.astype(mx.float32) - expected) / length))
+
+
+def _no_map(layout: Layout, site: Site, why: str) -> ArchitectureError:
+    return ArchitectureError(
+        f"`by` must be one that this model's layers can be taken apart by. Got {layout.family.name} at {site}: {why}. "
+        "Use by='part'."
+    )

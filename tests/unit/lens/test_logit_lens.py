@@ -1,0 +1,166 @@
+"""The logit lens against the model's own modules, called one after the other, and against numpy."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_patch as mp
+from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, TokenError
+
+BATCH = mx.array([[11, 48, 85, 26, 63, 4], [5, 9, 2, 77, 31, 60]])
+
+
+def by_hand(model, stream):
+    """llama's final norm and unembedding, called by themselves."""
+    return model.model.lm_head(model.model.model.norm(stream))
+
+
+def log_probs(logits):
+    logits = np.array(logits.astype(mx.float32)).astype(np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+@pytest.fixture
+def streams(tiny):
+    _, cache = tiny().run_with_cache(BATCH, "resid_post")
+    return cache
+
+
+def test_every_layer_is_read_by_the_norm_and_head(tiny, streams):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    for layer in range(3):
+        expected = by_hand(tiny(), streams["resid_post", layer])
+        assert mx.array_equal(lens.logits(("resid_post", layer)), expected).item()
+
+
+def test_the_last_layer_is_the_run_s_own_logits(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    assert mx.array_equal(lens.logits(("resid_post", -1)), tiny().run(BATCH)).item()
+    assert np.abs(lens.kl()[-1]).max() < 1e-6
+
+
+@pytest.mark.parametrize("at_once", [1, 96 * 12 * 2, 2**26])
+def test_numbers_are_those_of_numpy_however_many_logits_fit(tiny, streams, monkeypatch, at_once):
+    monkeypatch.setattr("mlx_patch.lens._lens_result._AT_ONCE", at_once)
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    expected = np.stack([log_probs(by_hand(tiny(), streams["resid_post", layer])) for layer in range(3)])
+    np.testing.assert_allclose(lens.prob(7), np.exp(expected[..., 7]), rtol=1e-5)
+    np.testing.assert_array_equal(lens.rank(7), (expected > expected[..., 7:8]).sum(axis=-1))
+    kl = (np.exp(expected[-1]) * (expected[-1] - expected)).sum(axis=-1)
+    np.testing.assert_allclose(lens.kl(), kl, atol=1e-5)
+    top = lens.top(4)
+    np.testing.assert_array_equal(top.ids, np.argsort(-expected, axis=-1)[..., :4])
+    np.testing.assert_allclose(top.probs, np.exp(-np.sort(-expected, axis=-1)[..., :4]), rtol=1e-5)
+    np.testing.assert_array_equal(lens.top(1).ids, top.ids[..., :1])
+
+
+def test_each_prompt_may_have_a_token_of_its_own(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    both = lens.prob([7, 30])
+    np.testing.assert_array_equal(both[:, 0], lens.prob(7)[:, 0])
+    np.testing.assert_array_equal(both[:, 1], lens.prob(30)[:, 1])
+
+
+def test_positions_are_absolute_or_from_the_end(tiny):
+    whole = mp.lens.logit_lens(tiny(), BATCH).rank(7)
+    some = mp.lens.logit_lens(tiny(), BATCH, pos=[1, -1])
+    assert some.positions == (1, 5)
+    np.testing.assert_array_equal(some.rank(7), whole[..., [1, 5]])
+
+
+def test_an_edited_run_has_a_lens_of_its_own(tiny):
+    edit = mp.Ablate("zero").at("mlp_out", layer=1)
+    lens = mp.lens.logit_lens(tiny(), BATCH, sites=("resid_pre", "resid_mid", "resid_post"), edits=[edit])
+    _, cache = tiny().run_with_cache(BATCH, "resid_mid", edit)
+    assert mx.array_equal(lens.logits("resid_mid.1"), by_hand(tiny(), cache["resid_mid", 1])).item()
+    assert mx.array_equal(lens.logits("resid_post.1"), lens.logits("resid_mid.1")).item()
+    assert mx.array_equal(lens.logits("resid_post.2"), tiny().run(BATCH, edit)).item()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "4bit"])
+def test_other_precisions(tiny, precision):
+    model = tiny("llama", precision)
+    lens = mp.lens.logit_lens(model, BATCH)
+    _, cache = model.run_with_cache(BATCH, "resid_post")
+    assert mx.array_equal(lens.logits("resid_post.0"), by_hand(model, cache["resid_post", 0])).item()
+    assert lens.prob(7).dtype == np.float32
+
+
+def test_words_are_shown_and_asked_for(tiny, word_tokenizer):
+    model = mp.HookedModel(tiny().model, word_tokenizer)
+    lens = mp.lens.logit_lens(model, "w11 w48 w85")
+    np.testing.assert_array_equal(lens.prob("w07"), lens.prob(7))
+    top = lens.top(2)
+    assert top.texts[0][0][0][0] == f"w{top.ids[0, 0, 0, 0]:02}"
+    assert lens.texts[-1] == "w85"
+    two = mp.lens.logit_lens(model, BATCH)
+    assert set(two.texts) == {"*"}
+    with pytest.raises(TokenError, match="one for each of 2 prompts"):
+        two.prob([1, 2, 3])
+
+
+def test_the_picture_has_a_token_in_each_cell(tiny, word_tokenizer):
+    pytest.importorskip("matplotlib").use("Agg")
+    lens = mp.lens.logit_lens(mp.HookedModel(tiny().model, word_tokenizer), "w11 w48 w85")
+    axes = lens.plot()
+    top = lens.top(1)
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == [text[0] for site in top.texts for text in site[0]]
+    np.testing.assert_allclose(np.array(axes.images[0].get_array()), top.probs[:, 0, :, 0], rtol=1e-6)
+    of_one = lens.plot(token="w07")
+    np.testing.assert_allclose(np.array(of_one.images[0].get_array()), lens.prob(7)[:, 0], rtol=1e-6)
+
+
+def test_the_page_is_one_file_without_scripts(tiny, tmp_path):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    page = lens.to_html(tmp_path / "lens.html", example=1, k=2)
+    assert (tmp_path / "lens.html").read_text(encoding="utf-8") == page
+    assert page.count("<td") == 3 * 6
+    assert "<script" not in page
+    assert "http" not in page
+    assert str(lens.top(1).ids[2, 1, 0, 0]) in page
+    assert lens._repr_html_().startswith("<!doctype html>")
+
+
+class Tags:
+    """A tokenizer whose every token is a piece of HTML."""
+
+    def encode(self, text, add_special_tokens=True):
+        return [1]
+
+    def decode(self, ids):
+        return "<b>"
+
+
+def test_text_of_tokens_cannot_write_into_the_page(tiny):
+    model = mp.HookedModel(tiny().model, Tags())
+    page = mp.lens.logit_lens(model, BATCH[:1]).to_html()
+    assert "<b>" not in page
+    assert "&lt;b&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda model: mp.lens.logit_lens(model, BATCH, sites="mlp_out"), MissingSiteError, "must be of the stream"),
+        (lambda model: mp.lens.logit_lens(model, BATCH).top(0), SelectionError, "must lie in 1 to 96"),
+        (lambda model: mp.lens.logit_lens(model, BATCH).prob(96), SelectionError, "within the 96"),
+        (lambda model: mp.lens.logit_lens(model, BATCH).prob("w1"), TokenError, "tokenizer"),
+        (lambda model: mp.lens.logit_lens(model, BATCH).logits("resid_pre.0"), SelectionError, "one of the lens"),
+        (lambda model: model.unembed(mx.zeros((2, 7))), ShapeError, "must end in the width"),
+        (lambda model: model.final_norm(mx.zeros((0, 32))), ShapeError, "must have an entry"),
+        (lambda model: model.directions(96), SelectionError, "within the 96"),
+        (lambda model: model.str_tokens(BATCH), TokenError, "must be given to show tokens"),
+    ],
+)
+def test_what_means_nothing_is_refused(tiny, ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(tiny())
+
+
+@pytest.mark.parametrize("name", ["kimi_k3", "deepseek_v41"])
+def test_a_stream_that_does_not_decide_the_logits_is_refused(tiny, name):
+    for ask in (mp.lens.logit_lens, lambda model, tokens: model.final_norm(mx.zeros((1, model.d_model)))):
+        with pytest.raises(MissingSiteError, match="must read its logits off the stream"):
+            ask(tiny(name), BATCH)
