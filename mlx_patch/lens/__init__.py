@@ -1,5 +1,9 @@
 """Lenses: what the stream says at each layer, and how much each part of it adds to a logit."""
 
+from mlx_patch.lens._attention import AttentionSummary as AttentionSummary
+from mlx_patch.lens._attention import attention_summary as attention_summary
+from mlx_patch.lens._attention import pattern_page as pattern_page
+from mlx_patch.lens._attention import plot_pattern as plot_pattern
 from mlx_patch.lens._direct_logits import direct_logits as direct_logits
 from mlx_patch.lens._direct_result import DirectLogits as DirectLogits
 from mlx_patch.lens._lens_result import LogitLens as LogitLens

@@ -5,6 +5,7 @@ from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
 from mlx_patch.plot._heatmap import limit_of as limit_of
 from mlx_patch.plot._heatmap import size_of_heatmap as size_of_heatmap
+from mlx_patch.plot._pattern_map import pattern_map as pattern_map
 from mlx_patch.plot._scatter import scatter as scatter
 from mlx_patch.plot._text import visible as visible
 from mlx_patch.plot._token_grid import token_grid as token_grid
