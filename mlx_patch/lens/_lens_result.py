@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import SelectionError, TokenError
+from mlx_patch.errors import SelectionError, ShapeError, TokenError
 from mlx_patch.files import written_whole
 from mlx_patch.lens._lens_page import lens_page
 from mlx_patch.lens._normaliser import log_normaliser
@@ -116,17 +116,29 @@ class LogitLens:
         ids = self._ids(token)
         return self._over_sites(lambda logits: ((logits > _at(logits, ids)[..., None]).sum(axis=-1),))[0]
 
-    def kl(self) -> np.ndarray:
-        """How far each distribution is from that of the run, in nats: KL(run || lens). Shape `(site, batch, pos)`."""
-        final = self.final.astype(mx.float32)
-        final = final - log_normaliser(final)[..., None]
+    def kl(self, other: "LogitLens | None" = None) -> np.ndarray:
+        """How far each distribution is from another, in nats: KL(other || this). Shape `(site, batch, pos)`.
 
-        def apart(logits: mx.array) -> tuple[mx.array]:
-            log_probs = logits - log_normaliser(logits)[..., None]
-            terms = mx.where(mx.isinf(final), 0, mx.exp(final) * (final - log_probs))
-            return (terms.sum(axis=-1),)
-
-        return self._over_sites(apart)[0]
+        Args:
+            other: A lens of another model, or of an edited run, at the same sites and positions: compared site by site.
+                None compares with what this run ends in.
+        Raises:
+            ShapeError: The other lens has other sites, prompts, positions or tokens of the vocabulary.
+        """
+        if other is None:
+            expected = _log_probs(self.final.astype(mx.float32))
+            return self._over_sites(lambda logits: (_divergence(expected, _log_probs(logits)),))[0]
+        own = (self.sites, self.final.shape)
+        if own != (other.sites, other.final.shape):
+            raise ShapeError(
+                f"`other` must have the sites, and logits of the shape, of this lens: {own[1]}. Got {other!r}, with "
+                f"logits of shape {other.final.shape}. Make both of the same tokens, sites and positions."
+            )
+        columns = []
+        for site in self.sites:
+            logits = (lens.logits(site).astype(mx.float32) for lens in (other, self))
+            columns.append(np.array(_divergence(*map(_log_probs, logits))))
+        return np.stack(columns)
 
     def plot(self, example: int = 0, *, token: Answers | None = None, ax: object = None) -> "matplotlib.axes.Axes":
         """The most likely token at each layer and position, in cells whose colour is its probability.
@@ -252,6 +264,15 @@ class LogitLens:
     def _read(self, sites: Sequence[Site]) -> mx.array:
         stacked = mx.stack([self.streams[site] for site in sites])
         return read_out(self.model.layout, stacked).astype(mx.float32)
+
+
+def _log_probs(logits: mx.array) -> mx.array:
+    return logits - log_normaliser(logits)[..., None]
+
+
+def _divergence(expected: mx.array, log_probs: mx.array) -> mx.array:
+    """KL(expected || other) of log-probabilities; a token that is impossible in the first has no share."""
+    return mx.where(mx.isinf(expected), 0, mx.exp(expected) * (expected - log_probs)).sum(axis=-1)
 
 
 def _at(logits: mx.array, ids: mx.array) -> mx.array:

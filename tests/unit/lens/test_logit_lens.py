@@ -55,6 +55,20 @@ def test_numbers_are_those_of_numpy_however_many_logits_fit(tiny, streams, monke
     np.testing.assert_array_equal(lens.top(1).ids, top.ids[..., :1])
 
 
+def test_two_models_are_compared_site_by_site(tiny):
+    other = mp.HookedModel(tiny().model)
+    edited = mp.lens.logit_lens(other, BATCH, edits=[mp.Scale(3.0).at("mlp_out", layer=1)])
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    apart = lens.kl(edited)
+    assert apart.shape == (3, 2, 6)
+    np.testing.assert_allclose(apart[0], 0, atol=1e-6)
+    for site, values in zip(lens.sites[1:], apart[1:], strict=True):
+        theirs, ours = log_probs(edited.logits(site)), log_probs(lens.logits(site))
+        np.testing.assert_allclose(values, (np.exp(theirs) * (theirs - ours)).sum(axis=-1), atol=1e-5)
+    with pytest.raises(ShapeError, match="must have the sites"):
+        lens.kl(mp.lens.logit_lens(tiny(), BATCH, pos=-1))
+
+
 def test_each_prompt_may_have_a_token_of_its_own(tiny):
     lens = mp.lens.logit_lens(tiny(), BATCH)
     both = lens.prob([7, 30])
