@@ -27,6 +27,7 @@ from mlx_patch.interventions import Clamp as Clamp
 from mlx_patch.interventions import Edit as Edit
 from mlx_patch.interventions import Interpolate as Interpolate
 from mlx_patch.interventions import Intervention as Intervention
+from mlx_patch.interventions import Knockout as Knockout
 from mlx_patch.interventions import Project as Project
 from mlx_patch.interventions import Replace as Replace
 from mlx_patch.interventions import Scale as Scale

@@ -15,6 +15,7 @@ from mlx_patch.interventions._edit import refuse_steps as refuse_steps
 from mlx_patch.interventions._elementwise import Elementwise as Elementwise
 from mlx_patch.interventions._hook_point import call_hook as call_hook
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
+from mlx_patch.interventions._knockout import Knockout as Knockout
 from mlx_patch.interventions._masked import BY_KEY as BY_KEY
 from mlx_patch.interventions._moment import Moment as Moment
 from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits

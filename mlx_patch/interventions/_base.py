@@ -137,6 +137,7 @@ class Intervention(ABC):
         head: Choice = None,
         neuron: Choice = None,
         batch: Choice = None,
+        key: PositionChoice = None,
     ) -> Edit:
         """This intervention at a place: an `Edit`, which runs take.
 
@@ -149,6 +150,7 @@ class Intervention(ABC):
             head: Heads, at sites that have them; KV heads at `k`, `v`, `rot_k`.
             neuron: Indices along the last axis: neurons, coordinates of the stream, experts.
             batch: Rows of the batch.
+            key: Key positions at `attn_scores` and `pattern`, chosen as `pos` is, which chooses queries there.
         Raises:
             UnknownNameError: No such site; the message has the nearest names.
             SelectionError: A choice that the site cannot have, or an empty one.
@@ -157,7 +159,7 @@ class Intervention(ABC):
             >>> Scale(0.5).at("z", layer=3, head=[1, 4])
             Scale(0.5).at('z', layer=3, head=(1, 4))
         """
-        return make_edit(self, site, layer=layer, pos=pos, head=head, neuron=neuron, batch=batch)
+        return make_edit(self, site, layer=layer, pos=pos, head=head, neuron=neuron, batch=batch, key=key)
 
     def __or__(self, other: "Intervention") -> "Chain":
         if not isinstance(other, Intervention):

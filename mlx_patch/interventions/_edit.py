@@ -20,7 +20,7 @@ from mlx_patch.sites import SITES, Site
 Choice = int | Sequence[int] | range | None
 PositionChoice = int | Sequence[int] | range | slice | Selector | None
 
-_AXES = ("batch", "pos", "head", "neuron")
+_AXES = ("batch", "pos", "head", "neuron", "key")
 
 
 @runtime_checkable
@@ -77,6 +77,7 @@ class Transformation(Protocol):
         head: Choice = None,
         neuron: Choice = None,
         batch: Choice = None,
+        key: PositionChoice = None,
     ) -> "Edit":
         """The same intervention at another place."""
         ...
@@ -94,6 +95,7 @@ class Edit:
         head: Heads; None is all.
         neuron: Indices along the last axis; None is all.
         batch: Rows of the batch; None is all.
+        key: Key positions of scores and patterns, chosen as `pos` is; None is all.
         steps: When it acts in a generation; None is always. `during` gives it.
     """
 
@@ -104,6 +106,7 @@ class Edit:
     head: tuple[int, ...] | None = None
     neuron: tuple[int, ...] | None = None
     batch: tuple[int, ...] | None = None
+    key: tuple[int, ...] | slice | Selector | None = None
     steps: Steps | None = None
 
     @property
@@ -189,6 +192,9 @@ class Edit:
                 refuse_no_positions(site, shape, span)
                 picks[axis_of(site, name)] = span.local(choice)
                 continue
+            if name == "key":
+                picks[axis_of(site, name)] = span.keys(choice, shape[-1])
+                continue
             if name == "neuron":  # the last axis, which must not be the batch's
                 axis, lowest = len(shape) - 1, 1
             else:
@@ -200,10 +206,9 @@ class Edit:
 
     @override
     def __hash__(self) -> int:  # the one that dataclass makes needs a hashable slice: Python 3.12
-        pos: object = self.pos
-        if isinstance(pos, slice):
-            pos = ("slice", pos.start, pos.stop, pos.step)
-        return hash((self.intervention, self.site, self.layer, pos, self.head, self.neuron, self.batch, self.steps))
+        pos, key = map(_hashable, (self.pos, self.key))
+        places = (self.layer, pos, self.head, self.neuron, self.batch, key)
+        return hash((self.intervention, self.site, places, self.steps))
 
     @override
     def __repr__(self) -> str:
@@ -243,6 +248,7 @@ def make_edit(
     head: Choice,
     neuron: Choice,
     batch: Choice,
+    key: PositionChoice = None,
 ) -> Edit:
     """An edit of checked arguments in one form, as `Intervention.at` returns it."""
     name, layers = _site_and_layers(site, layer)
@@ -253,6 +259,7 @@ def make_edit(
         "head": _numbers("head", head),
         "neuron": _numbers("neuron", neuron),
         "batch": _numbers("batch", batch),
+        "key": as_positions(key, "key"),
     }
     is_layered = name in SITES and SITES[name].layered
     template = Site(name, 0) if is_layered else Site(name)
@@ -277,8 +284,12 @@ def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, .
     return parsed.name, (parsed.layer,)
 
 
-def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | Selector | None:
+def as_positions(pos: PositionChoice, name: str = "pos") -> tuple[int, ...] | slice | Selector | None:
     """A choice of positions in the form that `Span` takes, once selectors are resolved.
+
+    Args:
+        pos: The choice.
+        name: What the caller's argument is called.
 
     Raises:
         SelectionError: It is not an int, a slice or a list of ints, or it is empty, names something twice or goes
@@ -287,8 +298,8 @@ def as_positions(pos: PositionChoice) -> tuple[int, ...] | slice | Selector | No
     if isinstance(pos, Selector):
         return pos
     if isinstance(pos, slice):
-        return _slice(pos)
-    return _numbers("pos", pos)
+        return _slice(pos, name)
+    return _numbers(name, pos)
 
 
 def _numbers(name: str, choice: Choice | slice) -> tuple[int, ...] | None:
@@ -323,19 +334,19 @@ def _bound(value: object) -> int | None:
     return None if value is None else _int(value)
 
 
-def _slice(pos: slice) -> slice:
+def _slice(pos: slice, name: str) -> slice:
     """A slice of ints that goes forward and can hold something."""
     try:
         start, stop, step = _bound(pos.start), _bound(pos.stop), _bound(pos.step)
     except TypeError:
-        raise SelectionError(f"`pos` must be a slice of ints. Got {pos!r}.") from None
+        raise SelectionError(f"`{name}` must be a slice of ints. Got {pos!r}.") from None
     if step is not None and step < 1:
         raise SelectionError(
-            f"`pos` must be a slice that goes forward. Got {pos!r}. Reverse it: the order of positions has no effect."
+            f"`{name}` must be a slice that goes forward. Got {pos!r}. Reverse it: the order has no effect."
         )
     backwards = start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop
     if backwards or stop == 0:
-        raise SelectionError(f"`pos` must choose something. Got {pos!r}. Leave it out to choose all.")
+        raise SelectionError(f"`{name}` must choose something. Got {pos!r}. Leave it out to choose all.")
     return slice(start, stop, step)
 
 
@@ -347,6 +358,13 @@ def _resolve_indices(name: str, choice: tuple[int, ...], size: int) -> tuple[int
     absolute = tuple(index % size for index in choice)
     refuse_repeats(name, choice, absolute)
     return absolute
+
+
+def _hashable(choice: object) -> object:
+    """A choice that has a hash: slices have none before Python 3.12."""
+    if isinstance(choice, slice):
+        return ("slice", choice.start, choice.stop, choice.step)
+    return choice
 
 
 def _format_choice(choice: object) -> str:

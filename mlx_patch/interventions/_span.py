@@ -54,16 +54,45 @@ class Span:
         positions = self._listed(pos)
         return tuple(position - self.offset for position in positions if self.offset <= position < self.end)
 
+    def keys(self, choice: slice | tuple[int, ...] | Selector, n_keys: int) -> tuple[int, ...]:
+        """The indices of absolute positions along an axis of keys, which begins at position 0.
+
+        Keys that are not there yet are left out where more passes follow.
+
+        Args:
+            choice: The positions; negative ones count from the end of the prompt.
+            n_keys: The entries of the axis. Those behind the last position are no positions.
+        Raises:
+            SelectionError: A position that is not in the prompt, or that is named twice.
+        """
+        if isinstance(choice, Selector):
+            raise SelectionError(
+                f"`key` must hold numbers if the prompt is not known. Got {choice!r}. Resolve it first, "
+                f"key=mp.pos.{choice!r}.resolve(tokens, tokenizer), or pass the edits to `model.run`."
+            )
+        count = min(n_keys, self.end)
+        if isinstance(choice, slice):
+            start, stop = (self._absolute_bound(bound, "key") for bound in (choice.start, choice.stop))
+            return tuple(range(count)[start : stop : choice.step])
+        positions = tuple(self._absolute(position, "key") for position in choice)
+        end = max(count, self.prompt or 0) if self.pieces else count
+        for number, position in zip(choice, positions, strict=True):
+            is_past = position >= end and not (self.pieces and self.moment is not None)
+            if position < 0 or is_past:
+                raise SelectionError(f"`key` must lie in {-end} to {end - 1}, the {end} positions. Got {number}.")
+        refuse_repeats("key", choice, positions)
+        return tuple(position for position in positions if position < count)
+
     def _sliced(self, pos: slice) -> range:
         """The positions of a slice that lie in this pass. It clips, and a missing end runs on with generation."""
         start, stop = self._absolute_bound(pos.start), self._absolute_bound(pos.stop)
         chosen = range(self.end)[start : stop : pos.step]
         return chosen[bisect_left(chosen, self.offset) :]
 
-    def _absolute_bound(self, bound: int | None) -> int | None:
+    def _absolute_bound(self, bound: int | None, name: str = "pos") -> int | None:
         if bound is None:
             return None
-        return max(0, self._absolute(bound))
+        return max(0, self._absolute(bound, name))
 
     def _listed(self, pos: tuple[int, ...]) -> tuple[int, ...]:
         positions = tuple(map(self._absolute, pos))
@@ -73,14 +102,15 @@ class Span:
         refuse_repeats("pos", pos, positions)
         return positions
 
-    def _absolute(self, position: int) -> int:
+    def _absolute(self, position: int, name: str = "pos") -> int:
         """A position counted from the start; still negative if it lies before the prompt."""
         if position >= 0:
             return position
         if self.prompt is None:
             raise SelectionError(
-                f"`pos` must be 0 or more if the prompt comes in pieces. Got {position}. Negative positions count from "
-                "the end of the prompt, which is not known here: pass the edits to `model.run` or `model.generate`."
+                f"`{name}` must be 0 or more if the prompt comes in pieces. Got {position}. Negative positions count "
+                "from the end of the prompt, which is not known here: pass the edits to `model.run` or "
+                "`model.generate`."
             )
         return position + self.prompt
 

@@ -141,7 +141,7 @@ def pos_axis(site: Site) -> int:
 
 
 def axis_of(site: Site, name: str) -> int:
-    """The axis that `batch`, `pos`, `head` or `neuron` chooses from; -1 where the site has none.
+    """The axis that `batch`, `pos`, `head`, `neuron` or `key` chooses from; -1 where the site has none.
 
     `neuron` is the last axis, whatever it counts: neurons, coordinates of the stream, experts.
     """
@@ -149,6 +149,8 @@ def axis_of(site: Site, name: str) -> int:
         return pos_axis(site)
     if name == "neuron":
         return _last_axis(site)
+    if name == "key":
+        return len(site.axes) - 1 if site.axes[-1:] == ("key_pos",) else -1
     axes = site.axes or _RAW_AXES
     return axes.index(name) if name in axes else -1
 

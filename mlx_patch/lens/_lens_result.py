@@ -116,27 +116,28 @@ class LogitLens:
         ids = self._ids(token)
         return self._over_sites(lambda logits: ((logits > _at(logits, ids)[..., None]).sum(axis=-1),))[0]
 
-    def kl(self, other: "LogitLens | None" = None) -> np.ndarray:
-        """How far each distribution is from another, in nats: KL(other || this). Shape `(site, batch, pos)`.
+    def kl(self, reference: "LogitLens | None" = None) -> np.ndarray:
+        """How far each distribution is from another, in nats: KL(reference || this). Shape `(site, batch, pos)`.
 
         Args:
-            other: A lens of another model, or of an edited run, at the same sites and positions: compared site by site.
-                None compares with what this run ends in.
+            reference: A lens of another model, or of an edited run, at the same sites and positions: compared site by
+                site. None compares with what this run ends in.
         Raises:
-            ShapeError: The other lens has other sites, prompts, positions or tokens of the vocabulary.
+            ShapeError: The two differ in sites, prompts, positions or the size of the vocabulary.
         """
-        if other is None:
+        if reference is None:
             expected = _log_probs(self.final.astype(mx.float32))
             return self._over_sites(lambda logits: (_divergence(expected, _log_probs(logits)),))[0]
-        own = (self.sites, self.final.shape)
-        if own != (other.sites, other.final.shape):
+        signature = (self.sites, self.final.shape)
+        if signature != (reference.sites, reference.final.shape):
             raise ShapeError(
-                f"`other` must have the sites, and logits of the shape, of this lens: {own[1]}. Got {other!r}, with "
-                f"logits of shape {other.final.shape}. Make both of the same tokens, sites and positions."
+                f"`reference` must have the sites, and logits of the shape, of this lens: {signature[1]}. Got "
+                f"{reference!r}, with logits of shape {reference.final.shape}. Make both of the same tokens, sites and "
+                "positions."
             )
         columns = []
         for site in self.sites:
-            logits = (lens.logits(site).astype(mx.float32) for lens in (other, self))
+            logits = (lens.logits(site).astype(mx.float32) for lens in (reference, self))
             columns.append(np.array(_divergence(*map(_log_probs, logits))))
         return np.stack(columns)
 

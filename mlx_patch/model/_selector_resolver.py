@@ -58,7 +58,7 @@ class SelectorResolver:
         first = edits[0]
         same = all(edit is first for edit in edits)
         serves_all_rows = not self.alone or first.intervention.by_row
-        if same and serves_all_rows and not isinstance(first.pos, Selector):
+        if same and serves_all_rows and not _selects(first):
             return first
         if self.alone:
             return self._of_prompts(edits)
@@ -102,15 +102,21 @@ class SelectorResolver:
         members: dict[tuple[int, object], Edit] = {}
         member_rows: dict[tuple[int, object], list[int]] = {}
         for row in rows:
-            edit, positions = edits[row], None
-            member = edit
-            if isinstance(edit.pos, Selector):
-                positions = self._find(edit.pos, row)
-                member = replace(edit, pos=positions)
-            key = (id(edit), positions)
-            members.setdefault(key, member)
-            member_rows.setdefault(key, []).append(row)
+            member, positions_found = self._resolved(edits[row], row)
+            identity = (id(edits[row]), tuple(positions_found.items()))
+            members.setdefault(identity, member)
+            member_rows.setdefault(identity, []).append(row)
         return list(members.values()), list(member_rows.values())
+
+    def _resolved(self, edit: Edit, row: int) -> tuple[Edit, dict[str, tuple[int, ...]]]:
+        """An edit with positions in place of selectors for one row, and those positions."""
+        selectors = {"pos": edit.pos, "key": edit.key}
+        positions_found = {
+            name: self._find(selector, row) for name, selector in selectors.items() if isinstance(selector, Selector)
+        }
+        if not positions_found:
+            return edit, positions_found
+        return replace(edit, **positions_found), positions_found
 
     def _acts_in(self, edit: Edit, row: int) -> bool:
         return edit.batch is None or row in map(self._row_index, edit.batch)
@@ -125,3 +131,8 @@ class SelectorResolver:
     def _find(self, selector: Selector, row: int) -> tuple[int, ...]:
         indices = selector.find(self._prompt(row))
         return tuple(self.offset + index for index in indices)
+
+
+def _selects(edit: Edit) -> bool:
+    """Whether an edit has a selector, which rows may resolve differently."""
+    return isinstance(edit.pos, Selector) or isinstance(edit.key, Selector)

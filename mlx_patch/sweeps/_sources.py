@@ -42,7 +42,7 @@ def _is_patch(cell: Sequence[Edit]) -> bool:
         return False
     if edit.layer is not None and len(edit.layer) != 1:
         return False
-    selections = (edit.head, edit.neuron, edit.batch, edit.steps)
+    selections = (edit.head, edit.neuron, edit.batch, edit.key, edit.steps)
     return all(selection is None for selection in selections)
 
 

@@ -139,11 +139,13 @@ def _first_position(layout: Layout, edit: Edit, length: int) -> int:
 
 
 def goes_upwards(edit: Edit, span: Span) -> bool:
-    """Whether each choice of an edit names its positions, heads, neurons and rows in increasing order."""
-    positions = None
+    """Whether each choice of an edit names its positions, heads, neurons, rows and keys in increasing order."""
+    positions, keys = None, None
     if edit.pos is not None:
         positions = span.local(edit.pos)
-    return all(map(_is_increasing, (positions, edit.head, edit.neuron, edit.batch)))
+    if edit.key is not None:
+        keys = span.keys(edit.key, span.end)
+    return all(map(_is_increasing, (positions, edit.head, edit.neuron, edit.batch, keys)))
 
 
 def _is_increasing(indices: Sequence[int] | None) -> bool:

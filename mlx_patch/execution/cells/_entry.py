@@ -44,5 +44,5 @@ def _replaces_all(edit: Edit) -> bool:
     """Whether nothing of the activation is left after an edit, so that it need not be computed."""
     if type(edit) is not Edit:  # other kinds of edit leave a part of the run as it is
         return False
-    selections = (edit.pos, edit.head, edit.neuron, edit.batch)
+    selections = (edit.pos, edit.head, edit.neuron, edit.batch, edit.key)
     return edit.intervention.overwrites and all(selection is None for selection in selections)

@@ -18,7 +18,7 @@ from mlx_patch.fingerprints import Fingerprints
 from mlx_patch.interventions import Edit, Transformation
 from mlx_patch.provenance import checksum, versions, without_addresses
 
-_SELECTIONS = ("site", "layer", "pos", "head", "neuron", "batch")
+_SELECTIONS = ("site", "layer", "pos", "head", "neuron", "batch", "key")
 """The fields of an edit that say where it acts."""
 
 

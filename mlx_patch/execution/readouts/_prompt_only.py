@@ -37,7 +37,8 @@ class PromptOnlyEdit(Edit):
 
     @override
     def __repr__(self) -> str:
-        return repr(Edit(self.intervention, self.site, self.layer, self.pos, self.head, self.neuron, self.batch))
+        places = (self.layer, self.pos, self.head, self.neuron, self.batch, self.key)
+        return repr(Edit(self.intervention, self.site, *places))
 
     @override
     def __hash__(self) -> int:
@@ -75,6 +76,8 @@ def in_prompt(edit: Edit, prompt: int) -> Edit:
     pos = edit.pos
     if pos is not None:
         pos = Span(0, prompt, prompt).local(pos)
-    return PromptOnlyEdit(
-        edit.intervention, edit.site, edit.layer, pos, edit.head, edit.neuron, edit.batch, edit.steps, prompt
-    )
+    key = edit.key
+    if key is not None:
+        key = Span(0, prompt, prompt).keys(key, prompt)
+    places = (edit.layer, pos, edit.head, edit.neuron, edit.batch, key)
+    return PromptOnlyEdit(edit.intervention, edit.site, *places, edit.steps, prompt)
