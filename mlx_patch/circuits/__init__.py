@@ -11,4 +11,8 @@ from mlx_patch.circuits._graph import BlockParts as BlockParts
 from mlx_patch.circuits._graph import Graph as Graph
 from mlx_patch.circuits._nodes import Reader as Reader
 from mlx_patch.circuits._nodes import Writer as Writer
+from mlx_patch.circuits._pruning import Minimality as Minimality
+from mlx_patch.circuits._pruning import Pruning as Pruning
+from mlx_patch.circuits._pruning import minimality as minimality
+from mlx_patch.circuits._pruning import prune as prune
 from mlx_patch.circuits._run import run as run

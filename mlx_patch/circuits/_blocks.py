@@ -51,6 +51,13 @@ def writes_by_head(layout: Layout, layer: int) -> bool:
     return points["mixer_out"] == points["attn_out"] and layout.family.heads.mixed_in is None
 
 
+def adds_linearly(layout: Layout, layer: int) -> bool:
+    """Whether what a block's heads add is the sum of their shares, and no norm stands behind them."""
+    points = layout.points[layer]
+    output_projection, added_by = points["z"].path, points["attn_out"].path
+    return output_projection == added_by or output_projection.startswith(f"{added_by}.")
+
+
 def reads_by_head(layout: Layout, layer: int) -> bool:
     """Whether a block's mixer reads the stream through queries, keys and values alone."""
     heads = layout.family.heads

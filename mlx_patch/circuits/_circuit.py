@@ -1,15 +1,17 @@
 """`Circuit`: some of the edges of a model."""
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 from typing_extensions import override
 
 from mlx_patch.circuits._graph import Graph
-from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+from mlx_patch.errors import KindError, ShapeError, UnknownNameError, ValueRefusedError, did_you_mean
+
+_Place = TypeVar("_Place")
 
 
 @final
@@ -50,6 +52,35 @@ class Circuit:
         copy.flags.writeable = False
         object.__setattr__(self, "has_edge", copy)
 
+    @staticmethod
+    def of_edges(graph: Graph, names: Iterable[str]) -> "Circuit":
+        """The circuit of some edges by name, such as `a0.h1->a2.h3<q>`.
+
+        Raises:
+            UnknownNameError: The graph has no such edge.
+        """
+        places = {graph.edge_name(*place): place for place in graph.places}
+        has_edge = np.zeros(graph.has_edge.shape, bool)
+        for name in names:
+            has_edge[_named(name, places, "edge")] = True
+        return Circuit(graph, has_edge)
+
+    @staticmethod
+    def of_nodes(graph: Graph, names: Iterable[str]) -> "Circuit":
+        """The circuit of all edges out of some writers by name, such as `a0.h1` or `m2`.
+
+        All that other writers add is the source's, whoever reads it.
+
+        Raises:
+            UnknownNameError: The graph has no such writer.
+        """
+        places = {str(writer): index for index, writer in enumerate(graph.writers)}
+        has_edge = np.zeros(graph.has_edge.shape, bool)
+        for name in names:
+            index = _named(name, places, "writer")
+            has_edge[index] = graph.has_edge[index]
+        return Circuit(graph, has_edge)
+
     @property
     def n_edges(self) -> int:
         """The number of its edges."""
@@ -68,6 +99,18 @@ class Circuit:
     @override
     def __repr__(self) -> str:
         return f"Circuit({self.n_edges} of {self.graph.n_edges} edges)"
+
+
+def _named(name: str, places: Mapping[str, _Place], kind: str) -> _Place:
+    """Where what has a name is.
+
+    Raises:
+        UnknownNameError: Nothing has it.
+    """
+    if name not in places:
+        near = did_you_mean(str(name), tuple(places))
+        raise UnknownNameError(f"`names` must be of the graph's {kind}s. Got {name!r}. {near}")
+    return places[name]
 
 
 def grown_from_logits(graph: Graph, ranks: Mapping[tuple[int, int], float], count: int) -> np.ndarray:

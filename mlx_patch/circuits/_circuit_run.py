@@ -1,7 +1,8 @@
 """`CircuitRun`: the run in which the edges of a circuit carry its own values, and all others the source's.
 
 Block by block, the stream of each reader is made anew: the sum of what was written so far in this very run and, for
-each edge that is not in the circuit, the source's value minus this run's.
+each edge that is not in the circuit, the source's value minus this run's. Of heads behind which a norm stands, it is
+the norm of all of them together, with the source's values for those whose edge is not in the circuit.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch.attribution import PromptRun, putting
+from mlx_patch.circuits._blocks import adds_linearly
 from mlx_patch.circuits._circuit import Circuit
 from mlx_patch.circuits._graph import BlockParts
 from mlx_patch.circuits._host_run import HostRun, Segment, in_turn, one_at_a_time, pieces_of_copies, values_of_segments
 from mlx_patch.circuits._nodes import Reader
+from mlx_patch.circuits._normed_heads import NormedHeads, changes_of_normed_heads
 from mlx_patch.circuits._two_runs import TwoRuns
 from mlx_patch.engine import differentiable
 from mlx_patch.sites import Site
@@ -33,6 +36,7 @@ class CircuitRun:
         embed = runs.host.activations[Site("embed")]
         self._stream = embed.astype(mx.float32)
         self._changes = [self._change(Site("embed"), embed)]
+        self._normed: list[NormedHeads] = []
         self._first = 0
 
     def logits(self, prompt_run: PromptRun) -> mx.array:
@@ -87,8 +91,14 @@ class CircuitRun:
             return mixer_out, self._change(end, mixer_out)
         site = Site("z", block.layer)
         z, mixer_out = values_of_segments(self._prompt_run, values, [site, end], end)
+        source = self._runs.source[site]
+        if not adds_linearly(self._prompt_run.layout, block.layer):
+            n_written = self._changes[0].shape[2]
+            self._normed.append(NormedHeads(block.layer, n_written, z, source, mixer_out))
+            nothing = mx.zeros((*mixer_out.shape[:2], block.n_heads, mixer_out.shape[-1]))
+            return mixer_out, nothing
         own_run = HostRun(self._prompt_run, {site: z, end: mixer_out})
-        segment = Segment(site, end, one_at_a_time(self._runs.source[site] - z))
+        segment = Segment(site, end, one_at_a_time(source - z))
         return mixer_out, next(in_turn(own_run.shares([segment])))
 
     def _projected(self, block: BlockParts, streams: mx.array) -> Mapping[Site, mx.array]:
@@ -118,8 +128,20 @@ class CircuitRun:
         is_off = ~self._circuit.has_edge[:n_read, self._first : self._first + count]
         [changes] = self._changes
         weights = mx.array(is_off.T.astype(np.float32))
-        return self._stream[:, :, None] + weights @ changes[:, :, :n_read]
+        streams = self._stream[:, :, None] + weights @ changes[:, :, :n_read]
+        normed = [heads for heads in self._normed if is_off[heads.first : heads.end].any() and heads.end <= n_read]
+        if normed:
+            streams = streams + changes_of_normed_heads(self._prompt_run, normed, is_off)
+        return streams
 
     def _change(self, site: Site, value: mx.array) -> mx.array:
         change = self._runs.source[site].astype(mx.float32) - value.astype(mx.float32)
         return change[:, :, None]
+
+
+def metric_of_circuit(runs: TwoRuns, circuit: Circuit) -> np.ndarray:
+    """The metric of a circuit. Shape `(example,)`."""
+    prompt_run = runs.host.prompt_run
+    logits = CircuitRun(runs, circuit).logits(prompt_run)
+    values = prompt_run.readout.measure(logits, prompt_run.length)[0]
+    return np.array(values.astype(mx.float32))

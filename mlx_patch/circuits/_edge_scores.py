@@ -85,12 +85,7 @@ class EdgeScores:
             KindError: `n` is no whole number.
             ValueRefusedError: There are not so many edges.
         """
-        if isinstance(n, bool) or not isinstance(n, int):
-            raise KindError(f"`n` must be a whole number. Got {n!r}. Give the number of edges.")
-        if not 0 <= n <= self.graph.n_edges:
-            raise ValueRefusedError(
-                f"`n` must lie in 0 to {self.graph.n_edges}, the number of edges. Got {n}. Choose fewer."
-            )
+        _refuse_number(n, self.graph.n_edges, "edges")
         places = np.argwhere(self.graph.has_edge)
         scores = self.mean()[self.graph.has_edge]
         if absolute:
@@ -102,6 +97,24 @@ class EdgeScores:
         chosen = np.zeros(self.graph.has_edge.shape, bool)
         chosen[tuple(places[order[:n]].T)] = True
         return Circuit(self.graph, chosen)
+
+    def top_nodes(self, n: int, absolute: bool = True) -> Circuit:
+        """All edges out of the `n` writers with the highest node scores, means over examples.
+
+        Args:
+            n: How many writers.
+            absolute: Whether the size counts. Otherwise those with the highest signed scores.
+        Raises:
+            KindError: `n` is no whole number.
+            ValueRefusedError: There are not so many writers.
+        """
+        _refuse_number(n, self.graph.n_nodes, "writers")
+        scores = self.node_scores().sum(axis=1).mean(axis=-1)
+        if absolute:
+            scores = np.abs(scores)
+        chosen = np.zeros(self.graph.has_edge.shape, bool)
+        chosen[np.argsort(-scores, kind="stable")[:n]] = True
+        return Circuit(self.graph, chosen & self.graph.has_edge)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """One row per edge, position and example: `writer`, `reader`, `pos`, `example`, `score`.
@@ -169,3 +182,16 @@ class EdgeScores:
     def __repr__(self) -> str:
         _, _, length, examples = self.values.shape
         return f"EdgeScores({self.graph.n_edges} edges, {length} positions, {examples} examples)"
+
+
+def _refuse_number(n: object, n_all: int, kind: str) -> None:
+    """Refuse a number of edges or writers that is not there.
+
+    Raises:
+        KindError: It is no whole number.
+        ValueRefusedError: There are not so many.
+    """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise KindError(f"`n` must be a whole number. Got {n!r}. Give the number of {kind}.")
+    if not 0 <= n <= n_all:
+        raise ValueRefusedError(f"`n` must lie in 0 to {n_all}, the number of {kind}. Got {n}. Choose fewer.")

@@ -3,15 +3,15 @@
 import numpy as np
 
 from mlx_patch.attribution import run_with_gradients
-from mlx_patch.cache import ActivationCache
 from mlx_patch.circuits._along_path import scores_along_path
 from mlx_patch.circuits._blocks import refuse_stream, sites_of_readers, sites_of_writers
 from mlx_patch.circuits._edge_scores import EdgeScores
 from mlx_patch.circuits._scoring import Scoring
-from mlx_patch.circuits._two_runs import two_runs
+from mlx_patch.circuits._two_runs import SourceValues, two_runs
 from mlx_patch.circuits._writing import writer_differences
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
 from mlx_patch.execution import described_experiment
+from mlx_patch.interventions import Intervention
 from mlx_patch.metrics import as_metric
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.sites import Site
@@ -23,7 +23,7 @@ _METHODS = ("gradient", "integrated")
 def edges(
     model: HookedModel,
     tokens: Prompts,
-    cache: ActivationCache,
+    cache: SourceValues,
     metric: object,
     method: str = "gradient",
     steps: int | None = None,
@@ -38,7 +38,8 @@ def edges(
     Args:
         model: The model. Its stream must be the plain sum of what is added to it.
         tokens: The prompts that are run, the host: of one length. A text, a chat, or token ids of shape `(batch, pos)`.
-        cache: The source's activations at `writer_sites(model)`, from prompts of the same length.
+        cache: The source's activations at `writer_sites(model)`, from prompts of the same length. Or an intervention
+            that makes them of the host's, such as `Ablate("zero")` or `Ablate("mean", cache)`.
         metric: One metric, with a gradient.
         method: "gradient" is the gradient of the host's run. "integrated" sums increments along the way from the
             host's embeddings to the source's. So the edges into the logits sum to the metric's difference, and so do
@@ -48,6 +49,7 @@ def edges(
         The scores, by position and example.
     Raises:
         PatchError: As `attribute`, before anything is run.
+        KindError: `method` is "integrated", and `cache` an intervention.
         ArchitectureError: The stream is not a plain sum, or the model cannot be differentiated.
         MissingSiteError: The cache lacks what some writer adds.
         ShapeError: The prompts have different lengths.
@@ -60,6 +62,11 @@ def edges(
     _refuse_metric(metric)
     layout = model.layout
     refuse_stream(layout)
+    if method == "integrated" and isinstance(cache, Intervention):
+        raise KindError(
+            f'`cache` must be an ActivationCache where method="integrated". Got {cache!r}. The way leads to the '
+            'embeddings of a source; use method="gradient".'
+        )
     runs = two_runs(model, tokens, cache, metric)
     described = {**described_experiment(runs.experiment), "method": method}
     if method == "integrated":

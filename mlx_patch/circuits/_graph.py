@@ -127,6 +127,11 @@ class Graph:
         """Whether a writer comes before a reader. Bool, shape `(writer, reader)`."""
         return np.arange(len(self.writers))[:, None] < np.array(self.n_read)
 
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The indices of writer and reader of each edge, in the order of the writers."""
+        return [(int(writer), int(reader)) for writer, reader in np.argwhere(self.has_edge)]
+
     def first_reader(self, layer: int) -> int:
         """The index of the first reader of a block."""
         return sum(len(block.mixer_readers) + len(block.mlp_readers) for block in self.blocks[:layer])
@@ -135,6 +140,11 @@ class Graph:
     def n_edges(self) -> int:
         """The number of edges."""
         return int(np.count_nonzero(self.has_edge))
+
+    @property
+    def n_nodes(self) -> int:
+        """The number of writers."""
+        return len(self.writers)
 
     @cached_property
     def readers_of(self) -> tuple[tuple[int, ...], ...]:

@@ -13,7 +13,7 @@ from mlx_patch.circuits._host_run import HostRun
 from mlx_patch.errors import KindError, ShapeError, listed
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.plan import bounds_of
-from mlx_patch.interventions import Replace, Span
+from mlx_patch.interventions import Intervention, Replace, Span
 from mlx_patch.model import HookedModel, run
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import Variation, choices_of, make_experiment
@@ -37,7 +37,11 @@ class TwoRuns:
     graph: Graph
 
 
-def two_runs(model: HookedModel, tokens: Prompts, cache: ActivationCache, metric: object) -> TwoRuns:
+SourceValues = ActivationCache | Intervention
+"""What edges that are off carry: the values of a cache, or what an intervention makes of the host's, such as a mean."""
+
+
+def two_runs(model: HookedModel, tokens: Prompts, cache: SourceValues, metric: object) -> TwoRuns:
     """Check everything, and run the host.
 
     Raises:
@@ -45,7 +49,11 @@ def two_runs(model: HookedModel, tokens: Prompts, cache: ActivationCache, metric
     """
     _refuse_lengths(model, tokens)
     sites = sites_of_writers(model.layout)
-    cells = [Replace(cache).at(site.name, layer=site.layer) for site in sites]
+    if isinstance(cache, Intervention):
+        intervention = cache
+    else:
+        intervention = Replace(cache)
+    cells = [intervention.at(site.name, layer=site.layer) for site in sites]
     variation = Variation(None, cells, choices_of(None, None, None, None, None))
     experiment = make_experiment(model, tokens, None, variation, metric)
     _refuse_answers(experiment)

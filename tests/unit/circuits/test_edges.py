@@ -106,9 +106,10 @@ def test_increments_sum_to_node_scores(tiny, name):
 
 def test_increments_are_complete_at_both_ends(tiny):
     model = tiny("llama")
-    _, source = model.run_with_cache(OTHER, sites=mp.circuits.writer_sites(model))
+    near = mx.where(mx.arange(8) == 6, OTHER, TOKENS)
+    _, source = model.run_with_cache(near, sites=mp.circuits.writer_sites(model))
     edges = mp.circuits.edges(model, TOKENS, source, METRIC, method="integrated")
-    difference = np.array(METRIC(model.run(OTHER)) - METRIC(model.run(TOKENS)))
+    difference = np.array(METRIC(model.run(near)) - METRIC(model.run(TOKENS)))
     residual = edges.provenance["residual"]
     assert residual < 0.05 * np.abs(difference).max()
     np.testing.assert_allclose(np.nansum(edges.by_example[:, -1], axis=0), difference, atol=residual + 1e-4)
@@ -170,6 +171,16 @@ REFUSALS = {
     "half a step": ({"method": "integrated", "steps": 0.5}, KindError, "`steps` must be a whole number"),
     "metrics": ({"metric": [METRIC, METRIC]}, KindError, "`metric` must be one metric. Got 2"),
     "a rank": ({"metric": mp.metrics.Rank(3)}, KindError, "`metric` must have a gradient to score edges"),
+    "a way to no source": (
+        {"method": "integrated", "cache": mp.Ablate("zero")},
+        KindError,
+        "`cache` must be an ActivationCache where method",
+    ),
+    "an answer": (
+        {"metric": mp.metrics.SequenceLogProb([3, 5])},
+        KindError,
+        "`metric` must read logits of the prompt alone",
+    ),
     "lengths": ({"tokens": [TOKENS[0], TOKENS[0, :5]]}, ShapeError, "`tokens` must be prompts of one length"),
 }
 
