@@ -27,7 +27,7 @@ class FaithfulnessCurve:
     Attributes:
         sizes: How many edges each circuit has, or how many nodes.
         shares: The same as shares of all edges or nodes.
-        signed: The metric of those with the highest signed scores. Shape `(size, example)`.
+        signed: The metric of those whose signed scores move it furthest from host to source. Shape `(size, example)`.
         absolute: The metric of those with the highest absolute scores. Shape `(size, example)`.
         host: The metric with all edges, `m(all)`. Shape `(example,)`.
         source: The metric with no edge, `m(none)`. Shape `(example,)`.
@@ -66,7 +66,7 @@ class FaithfulnessCurve:
 
     @property
     def f_signed(self) -> np.ndarray:
-        """Faithfulness of the edges with the highest signed scores. Shape `(size,)`."""
+        """Faithfulness of the edges that are ranked by signed scores. Shape `(size,)`."""
         return self._faithfulness(self.signed)
 
     @property

@@ -57,6 +57,14 @@ class EdgeScores:
             object.__setattr__(self, name, copy)
 
     @property
+    def negated(self) -> "EdgeScores":
+        """The scores of the metric's negative, which are high where the host's value raises the metric.
+
+        The benchmark MIB scores a loss, so its files have these.
+        """
+        return EdgeScores(self.graph, -self.values, -self.baseline, {**self.provenance, "negated": True})
+
+    @property
     def by_example(self) -> np.ndarray:
         """The scores summed over positions; NaN where there is no edge. Shape `(writer, reader, example)`."""
         return self.values.sum(axis=2)
@@ -78,7 +86,8 @@ class EdgeScores:
 
         Args:
             n: How many.
-            absolute: Whether the size counts. Otherwise those with the highest signed scores.
+            absolute: Whether the size counts. Otherwise those with the highest signed scores, whose edges lower the
+                metric in the host; take them of `negated` for those that raise it.
             connected: Whether the circuit grows from the logits: each next edge is the best one that leads into the
                 logits or into a writer that is in the circuit. So each edge is on a way to the logits.
         Raises:

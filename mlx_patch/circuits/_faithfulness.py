@@ -27,11 +27,12 @@ def faithfulness(
     sizes: Sequence[int] | None = None,
     by: Literal["edge", "node"] = "edge",
     complements: bool = False,
+    connected: bool = False,
 ) -> FaithfulnessCurve:
     """The share of the metric's difference between source and host that the best edges keep, by their number.
 
-    For each size two circuits run: of the edges with the highest signed scores, and of those with the highest absolute
-    ones. All other edges carry the source's values.
+    For each size two circuits run: of the edges with the highest absolute scores, and of those whose signed scores move
+    the metric furthest from the host's towards the source's. All other edges carry the source's values.
 
     Args:
         model: As of `run`.
@@ -42,41 +43,46 @@ def faithfulness(
         sizes: Numbers of edges, in ascending order; None is the shares .001 .002 .005 .01 .02 .05 .1 .2 .5 and 1.
         by: "node" takes the best writers with all their edges; then sizes are numbers of writers.
         complements: Whether all edges but those with the highest absolute scores are run as well.
+        connected: Whether circuits of edges grow from the logits, as of `EdgeScores.top`.
     Returns:
         The curve, with the metric of every circuit and example.
     Raises:
         PatchError: As `run`.
         KindError: Several metrics, or a size is no whole number.
         UnknownNameError: `by` is neither.
-        ValueRefusedError: Sizes are not in ascending order, or there are not so many edges.
+        ValueRefusedError: Sizes are not in ascending order, or there are not so many edges. Or nodes are `connected`.
     Source:
         Mueller et al. 2025, https://arxiv.org/abs/2504.13151, section 3; completeness: Wang et al. 2022,
         https://arxiv.org/abs/2211.00593, section 4.
     """
-    _refuse_arguments(edges, by)
+    _refuse_arguments(edges, by, connected)
     counts, shares = _counts(edges, sizes, by)
     runs = runs_of_circuits(model, tokens, cache, metric)
     refuse_other_graph(edges.top(0), runs.graph)
-    absolute = [_best(edges, by, count, True) for count in counts]
+    every_edge = Circuit(runs.graph, runs.graph.has_edge)
+    host, none = metric_of_circuit(runs, every_edge), metric_of_circuit(runs, every_edge.complement)
+    absolute = [_best(edges, by, count, True, connected) for count in counts]
     complement = None
     if complements:
         complement = _metrics_of(runs, [circuit.complement for circuit in absolute])
-    every_edge = Circuit(runs.graph, runs.graph.has_edge)
+    towards_source = edges
+    if none.mean() < host.mean():
+        towards_source = edges.negated
     return FaithfulnessCurve(
         sizes=counts,
         shares=shares,
-        signed=_metrics_of(runs, [_best(edges, by, count, False) for count in counts]),
+        signed=_metrics_of(runs, [_best(towards_source, by, count, False, connected) for count in counts]),
         absolute=_metrics_of(runs, absolute),
-        host=metric_of_circuit(runs, every_edge),
-        source=metric_of_circuit(runs, every_edge.complement),
+        host=host,
+        source=none,
         complement=complement,
     )
 
 
-def _best(edges: EdgeScores, by: str, count: int, absolute: bool) -> Circuit:
+def _best(edges: EdgeScores, by: str, count: int, absolute: bool, connected: bool) -> Circuit:
     if by == "node":
         return edges.top_nodes(count, absolute)
-    return edges.top(count, absolute)
+    return edges.top(count, absolute, connected)
 
 
 def _metrics_of(runs: TwoRuns, circuits: Sequence[Circuit]) -> np.ndarray:
@@ -84,18 +90,21 @@ def _metrics_of(runs: TwoRuns, circuits: Sequence[Circuit]) -> np.ndarray:
     return np.stack([metric_of_circuit(runs, circuit) for circuit in circuits])
 
 
-def _refuse_arguments(edges: object, by: object) -> None:
-    """Refuse what are no scores, and what is neither edges nor nodes.
+def _refuse_arguments(edges: object, by: object, connected: bool) -> None:
+    """Refuse what are no scores, what is neither edges nor nodes, and nodes that should be connected.
 
     Raises:
         KindError: They are no scores.
         UnknownNameError: `by` is neither.
+        ValueRefusedError: Nodes should be connected.
     """
     if not isinstance(edges, EdgeScores):
         raise KindError(f"`edges` must be scores. Got {type(edges).__name__}. Make them with `mp.circuits.edges`.")
     if by not in _BY:
         near = did_you_mean(str(by), _BY)
         raise UnknownNameError(f"`by` must be what a circuit is made of. Got {by!r}. {near}")
+    if by == "node" and connected:
+        raise ValueRefusedError('`connected` must be False where by="node". Got True. Nodes have all their edges.')
 
 
 def _counts(edges: EdgeScores, sizes: Sequence[int] | None, by: str) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -30,6 +30,31 @@ def test_faithfulness_is_1_for_all_edges_and_0_for_none(tiny):
     assert curve.complement is None
 
 
+@pytest.mark.parametrize("metric", [METRIC, mp.metrics.LogitDiff(5, 3)])
+def test_signed_ranks_are_of_the_way_to_the_source(tiny, metric):
+    """A metric that falls and its negative, which rises, rank the same edges."""
+    model = tiny("llama")
+    source, _ = scored(model)
+    edges = mp.circuits.edges(model, TOKENS, source, metric)
+    gap = float(metric(model.run(OTHER)).mean() - metric(model.run(TOKENS)).mean())
+    curve = mp.circuits.faithfulness(
+        model, TOKENS, source, metric, edges, (edges.graph.n_edges - 1, edges.graph.n_edges)
+    )
+    worst = np.nanargmin(edges.mean().ravel() * np.sign(gap))
+    has_edge = edges.graph.has_edge.copy()
+    has_edge.ravel()[worst] = False
+    by_hand = metric(mp.circuits.run(model, TOKENS, source, Circuit(edges.graph, has_edge)))
+    np.testing.assert_allclose(curve.signed[0], by_hand, atol=1e-5)
+
+
+def test_connected_circuits_grow_from_the_logits(tiny):
+    model = tiny("llama")
+    source, edges = scored(model)
+    curve = mp.circuits.faithfulness(model, TOKENS, source, METRIC, edges, (9,), connected=True)
+    by_hand = METRIC(mp.circuits.run(model, TOKENS, source, edges.top(9, connected=True)))
+    np.testing.assert_allclose(curve.absolute[0], by_hand, atol=1e-5)
+
+
 def test_the_shares_are_those_of_the_benchmark(tiny):
     model = tiny("gpt2")
     source, edges = scored(model)
@@ -76,6 +101,7 @@ REFUSALS = {
     "no number": ({"sizes": (0.5,)}, KindError, "`sizes` must be whole numbers"),
     "metrics": ({"metric": [METRIC]}, KindError, "`metric` must be one metric"),
     "scores": ({"edges": [1.0]}, PatchError, "`edges` must be scores"),
+    "connected nodes": ({"by": "node", "connected": True}, ValueRefusedError, "`connected` must be False"),
     "parts": ({"by": "edges"}, UnknownNameError, "`by` must be what a circuit is made of"),
 }
 

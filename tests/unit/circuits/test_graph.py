@@ -65,6 +65,23 @@ def test_the_top_is_that_of_sizes_or_of_signed_scores():
     assert edges.top(4).complement.n_edges == 7
 
 
+def test_negated_scores_rank_the_other_end():
+    edges = scores_of(graph_of(n_layers=1))
+    np.testing.assert_array_equal(
+        np.sort(edges.negated.mean()[edges.negated.top(3, absolute=False).has_edge]), [6, 8, 10]
+    )
+    np.testing.assert_array_equal(edges.negated.negated.values, edges.values)
+
+
+def test_the_top_nodes_have_all_their_edges():
+    edges = scores_of(graph_of(n_layers=1))
+    assert edges.top_nodes(1).edges == ("m0->logits",)  # node scores are -3, -1, -1 and 11
+    assert edges.top_nodes(2).n_edges == 7
+    assert edges.top_nodes(3, absolute=False).edges[0] == "a0.h0->m0"
+    with pytest.raises(ValueRefusedError, match="`n` must lie in 0 to 4, the number of writers"):
+        edges.top_nodes(5)
+
+
 def test_a_connected_circuit_grows_from_the_logits():
     graph = graph_of(n_layers=1)
     values = np.ones(graph.n_edges)

@@ -118,8 +118,9 @@ def test_a_source_that_is_not_subtracted_turns_it_red(tiny, monkeypatch):
     """As where an edge brought the source's value beside the circuit's own, and not in its place."""
     from mlx_patch.circuits import _circuit_run
 
-    def whole(self, site, value):
-        return self._runs.source[site].astype(mx.float32)[:, :, None]
+    def whole(self, site, value, writer):
+        change = self._runs.source[site].astype(mx.float32)
+        return _circuit_run._Change(change[None], self._is_off[writer][None].astype(np.float32))
 
     monkeypatch.setattr(_circuit_run.CircuitRun, "_change", whole)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
