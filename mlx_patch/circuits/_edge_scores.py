@@ -10,13 +10,19 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.circuits._circuit import Circuit, grown_from_logits
+from mlx_patch.circuits._drawing import network_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._interchange import graph_file, read_graph_file
 from mlx_patch.errors import KindError, MissingExtraError, ShapeError, ValueRefusedError
 from mlx_patch.files import written_whole
+from mlx_patch.plot import Network, network, network_svg
 
 if TYPE_CHECKING:
+    import matplotlib.axes
     import pandas
+
+_DRAWN = 50
+"""How many edges a picture has."""
 
 
 @final
@@ -164,8 +170,7 @@ class EdgeScores:
         """
         if circuit is None:
             circuit = Circuit(self.graph, self.graph.has_edge)
-        if circuit.graph != self.graph:
-            raise ShapeError("`circuit` must be of the same graph. Got that of another model. Take it from `top`.")
+        self._refuse_other(circuit)
         text = graph_file(self.graph, self.mean(), self.node_scores().sum(axis=1).mean(axis=-1), circuit.has_edge)
         with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -186,6 +191,48 @@ class EdgeScores:
         graph, scores, in_graph = read_graph_file(path, n_kv_heads)
         unknown = np.full(1, np.nan, np.float32)
         return EdgeScores(graph, scores[:, :, None, None], unknown, {}), Circuit(graph, in_graph)
+
+    def plot(self, circuit: Circuit | None = None, ax: Any = None) -> "matplotlib.axes.Axes":
+        """A circuit as a network: layers upwards, edges as wide as their scores are large, red above 0 and blue below.
+
+        Args:
+            circuit: The edges; None is `top(50, connected=True)`.
+            ax: Where to draw; by default on a new figure with room for all nodes.
+        Returns:
+            The axes; `.figure.savefig(path)` writes the figure.
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            ShapeError: The circuit is of another graph.
+            ValueRefusedError: It has no edge.
+        """
+        return network(self._network(circuit), ax=ax)
+
+    def to_html(self, path: str | os.PathLike[str], circuit: Circuit | None = None) -> None:
+        """Write the same as one HTML file, without a network or matplotlib, with scores where the pointer rests.
+
+        Raises:
+            ShapeError: The circuit is of another graph.
+            ValueRefusedError: It has no edge.
+            FileError: `path` cannot be written to.
+        """
+        svg = network_svg(self._network(circuit))
+        text = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Circuit</title>\n{svg}\n</html>\n'
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return network_svg(self._network(None))
+
+    def _network(self, circuit: Circuit | None) -> Network:
+        if circuit is None:
+            circuit = self.top(min(_DRAWN, self.graph.n_edges), connected=True)
+        self._refuse_other(circuit)
+        title = f"{circuit.n_edges} of {self.graph.n_edges:,} edges"
+        return network_of_circuit(circuit, self.mean(), title)
+
+    def _refuse_other(self, circuit: Circuit) -> None:
+        if circuit.graph != self.graph:
+            raise ShapeError("`circuit` must be of the same graph. Got that of another model. Take it from `top`.")
 
     @override
     def __repr__(self) -> str:

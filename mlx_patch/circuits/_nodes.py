@@ -38,8 +38,8 @@ class Reader:
         layer: Its block; None of the logits.
         head: The query head of "q", the KV head of "k" and "v"; None elsewhere.
     Example:
-        >>> str(Reader("q", 2, 3)), str(Reader("mlp", 2)), str(Reader("logits"))
-        ('a2.h3<q>', 'm2', 'logits')
+        >>> str(Reader("q", 2, 3)), str(Reader("k", 2, 1)), str(Reader("mlp", 2)), str(Reader("logits"))
+        ('a2.h3<q>', 'a2.kv1<k>', 'm2', 'logits')
     """
 
     kind: Literal["q", "k", "v", "mixer", "mlp", "logits"]
@@ -48,10 +48,12 @@ class Reader:
 
     @override
     def __str__(self) -> str:
-        name = _name_of(self.kind, self.layer, self.head)
         if self.head is None:
-            return name
-        return f"{name}<{self.kind}>"
+            return _name_of(self.kind, self.layer, self.head)
+        if self.kind == "q":
+            return f"a{self.layer}.h{self.head}<q>"
+        # A KV head has a number of its own, which is not that of a query head.
+        return f"a{self.layer}.kv{self.head}<{self.kind}>"
 
 
 def _name_of(kind: str, layer: int | None, head: int | None) -> str:

@@ -41,7 +41,7 @@ def test_edges_lead_forward():
     graph = graph_of(n_layers=1)
     writers, readers = list(map(str, graph.writers)), list(map(str, graph.readers))
     assert writers == ["input", "a0.h0", "a0.h1", "m0"]
-    assert readers == ["a0.h0<q>", "a0.h1<q>", "a0.h0<k>", "a0.h0<v>", "m0", "logits"]
+    assert readers == ["a0.h0<q>", "a0.h1<q>", "a0.kv0<k>", "a0.kv0<v>", "m0", "logits"]
     assert graph.n_read == (1, 1, 1, 1, 3, 4)
     assert graph_of(n_layers=1, parallel=True).n_read == (1, 1, 1, 1, 1, 4)
 
@@ -50,7 +50,7 @@ def test_edges_lead_forward():
 def test_a_query_head_reads_its_kv_head(tiled, kv_head):
     graph = graph_of(n_heads=4, n_kv_heads=2, tiled=tiled)
     read_by = [[str(graph.readers[index]) for index in indices] for indices in graph.readers_of[1:5]]
-    assert read_by == [[f"a0.h{h}<q>", f"a0.h{g}<k>", f"a0.h{g}<v>"] for h, g in enumerate(kv_head)]
+    assert read_by == [[f"a0.h{h}<q>", f"a0.kv{g}<k>", f"a0.kv{g}<v>"] for h, g in enumerate(kv_head)]
 
 
 def test_the_top_is_that_of_sizes_or_of_signed_scores():
