@@ -70,6 +70,13 @@ class Reference:
         moved = mx.where(is_moved, z + step * (other - z), z)
         return self._attn_out(writer.layer, moved) - self._attn_out(writer.layer, z)
 
+    def added_by_heads(self, layer, heads):
+        """What some heads of a block add more together, with the source's `z`."""
+        z = self.host["z", layer]
+        is_moved = mx.array([head in heads for head in range(z.shape[2])])[:, None]
+        moved = mx.where(is_moved, self.source["z", layer], z)
+        return self._attn_out(layer, moved) - self._attn_out(layer, z)
+
     def _attn_out(self, layer, z):
         out = self.module(layer, f"{self.names.attention}.{self.names.output}")(z.flatten(-2))
         if self.names.behind_attention:

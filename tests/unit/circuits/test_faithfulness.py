@@ -74,6 +74,7 @@ def curve_of(heights):
     [
         ([1] * 10, 0.999, 0),
         ([0] * 9 + [1], 0.25, 0.749),
+        ([2] * 10, 1.998, 0.999),  # what exceeds the whole model is as far from it as what falls short
         (SHARES, 0.499999, 0.499001),  # the trapezoids of a line are exact: (1 - .001**2) / 2
         ([0] * 3 + [1] * 7, 0.9925, 0.0065),
     ],

@@ -6,7 +6,7 @@ import pytest
 from edge_reference import METRIC, NAMES, OTHER, TOKENS, Reference
 
 import mlx_patch as mp
-from mlx_patch.circuits import Circuit, Writer
+from mlx_patch.circuits import Circuit, Reader, Writer
 from mlx_patch.errors import KindError, ShapeError
 
 EXACT = ["llama", "gemma2", "gpt_neox-parallel"]
@@ -47,6 +47,43 @@ def test_one_edge_less_is_what_its_reader_would_read(tiny, name):
         writer, reader = graph.writers[w], graph.readers[r]
         expected = reference.metric(reader, reference.added(writer, 1.0, None))
         np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=graph.edge_name(w, r))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_heads_that_are_off_together_are_normed_together(tiny, name):
+    """Two heads of one block and one of the next, each without its edge to the logits."""
+    model = tiny(name)
+    source, edges = scored(model)
+    off = ["a0.h0->logits", "a0.h2->logits", "a1.h1->logits"]
+    names = [edge for edge in edges.top(edges.graph.n_edges).edges if edge not in off]
+    found = METRIC(mp.circuits.run(model, TOKENS, source, Circuit.of_edges(edges.graph, names)))
+    reference = Reference(model, name, source)
+    added = reference.added_by_heads(0, (0, 2)) + reference.added_by_heads(1, (1,))
+    expected = reference.metric(Reader("logits"), added)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    one_by_one = sum(reference.added(Writer("head", *head), 1.0, None) for head in ((0, 0), (0, 2), (1, 1)))
+    is_same = np.allclose(expected, reference.metric(Reader("logits"), one_by_one), atol=1e-3)
+    assert is_same == (name == "llama")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_more_patterns_than_heads_give_the_same(tiny, name):
+    """Readers of the last block read other heads each, but the logits have the source's values of that block."""
+    model = tiny(name)
+    source, edges = scored(model)
+    n_heads = edges.graph.blocks[2].n_heads
+    off = ["a0.h0->logits", "a0.h2->logits", "a0.h0->m2", "a0.h1->m2", "m2->logits"]
+    off += [f"a0.h{head}->a2.h{head}<q>" for head in range(n_heads)] + [
+        f"a2.h{head}->logits" for head in range(n_heads)
+    ]
+    names = [edge for edge in edges.top(edges.graph.n_edges).edges if edge not in off]
+    found = METRIC(mp.circuits.run(model, TOKENS, source, Circuit.of_edges(edges.graph, names)))
+    reference = Reference(model, name, source)
+    added = reference.added_by_heads(0, (0, 2))
+    for site in ("attn_out", "mlp_out"):
+        _, whole = model.run_with_cache(OTHER, sites=site)
+        added += whole[site, 2] - reference.host[site, 2]
+    np.testing.assert_allclose(found, reference.metric(Reader("logits"), added), atol=1e-4)
 
 
 def test_edges_of_two_readers_in_a_row_add_up(tiny):
