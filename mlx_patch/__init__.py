@@ -3,6 +3,7 @@
 `HookedModel` wraps a model of mlx_lm, an `Intervention` says what to do to an activation, a `Metric` says what changed.
 """
 
+from mlx_patch import circuits as circuits
 from mlx_patch import cross as cross
 from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions

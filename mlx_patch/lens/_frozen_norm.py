@@ -56,15 +56,17 @@ def frozen_norm(norm: Callable[[mx.array], mx.array], before: mx.array, behind: 
         return None
     width = before.shape[-1]
     in_turn = mx.where(mx.arange(width) % 2 == 0, 1.0, -1.0)
-    probes = mx.stack([mx.zeros((width,)), mx.ones((width,)), in_turn])
-    of_zero, of_ones, of_turns = norm(probes[:, None]).astype(mx.float32)[:, 0]
+    probes = mx.stack([mx.zeros(width), mx.ones(width), in_turn])
+    normed_probes = norm(probes[:, None]).astype(mx.float32)
+    of_zero, of_ones, of_turns = normed_probes[:, 0]
     gain = (of_turns - of_zero) * in_turn
     same = _SAME.get(behind.dtype, 1e-4)
     centred = _apart(of_ones - of_zero, gain) > 0.5
     stream = before.astype(mx.float32)
     if centred:
         stream = stream - stream.mean(axis=-1, keepdims=True)
-    scaled, moved = stream * gain, behind.astype(mx.float32) - of_zero
+    scaled = stream * gain
+    moved = behind.astype(mx.float32) - of_zero
     scale = (scaled * moved).sum(axis=-1, keepdims=True) / mx.maximum(
         (scaled * scaled).sum(axis=-1, keepdims=True), 1e-30
     )

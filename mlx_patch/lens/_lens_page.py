@@ -30,7 +30,8 @@ def lens_page(
         columns: The tokens of the prompt.
         heading: Above the table.
     """
-    body = [_row(texts[number], probs[number], rows[number]) for number in reversed(range(len(rows)))]
+    body = [_row(*row) for row in zip(texts, probs, rows, strict=True)]
+    body.reverse()
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     table = f'<table class="lens">{"".join(body)}<tr><th></th>{head}</tr></table>'
     return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style><p>{escape(heading)}</p>{table}\n'

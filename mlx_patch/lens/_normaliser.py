@@ -17,11 +17,14 @@ def log_normaliser(logits: mx.array) -> mx.array:
     """
     if mx.default_device() != mx.Device(mx.cpu):
         return mx.logsumexp(logits, axis=-1)
-    rows = np.array(logits, copy=False).reshape(-1, logits.shape[-1])
-    sums = [_of_rows(rows[begin : begin + _ROWS]) for begin in range(0, len(rows), _ROWS)]
-    return mx.array(np.concatenate(sums).reshape(logits.shape[:-1]))
+    *outer_shape, d_vocab = logits.shape
+    rows = np.array(logits, copy=False).reshape(-1, d_vocab)
+    begins = range(0, len(rows), _ROWS)
+    sums = [_of_rows(rows[begin : begin + _ROWS]) for begin in begins]
+    return mx.array(np.concatenate(sums).reshape(outer_shape))
 
 
 def _of_rows(rows: np.ndarray) -> np.ndarray:
     largest = rows.max(axis=-1, keepdims=True)
-    return np.log(np.exp(rows - largest).sum(axis=-1)) + largest[:, 0]
+    sums = np.exp(rows - largest).sum(axis=-1)
+    return np.log(sums) + largest[:, 0]

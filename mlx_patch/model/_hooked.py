@@ -35,9 +35,6 @@ from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
 from mlx_patch.tokens import Prompt, is_text_or_chat, token_texts, tokenize, tokens_of
 
-_TOKEN = mx.zeros((1, 1), mx.int32)
-"""A prompt of which only the shapes of activations are looked at."""
-
 
 class HookedModel:
     """An mlx_lm model whose activations can be read and edited. It wraps: it copies nothing and renames nothing.
@@ -133,7 +130,8 @@ class HookedModel:
     def _heads_of(self, name: str) -> tuple[int, int] | tuple[None, None]:
         """The heads of a site, and their width, if all layers that have it agree."""
         sites = tuple(site for site in self.sites if site.name == name)
-        shapes = {array.shape[2:] for array in trace(self.layout, _TOKEN, sites).values()}
+        activations = trace(self.layout, mx.array([[0]]), sites)
+        shapes = {array.shape[2:] for array in activations.values()}
         if len(shapes) != 1:
             return None, None
         n_heads, width = shapes.pop()
@@ -142,8 +140,8 @@ class HookedModel:
     @property
     def dtype(self) -> mx.Dtype:
         """The dtype of the stream, which quantised weights have as well."""
-        (embedded,) = trace(self.layout, _TOKEN, (Site("embed"),)).values()
-        return embedded.dtype
+        embed = Site("embed")
+        return trace(self.layout, mx.array([[0]]), (embed,))[embed].dtype
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -1,10 +1,16 @@
-"""Plots of plain arrays: curves over layers, heatmaps over layers and positions. Needs the extra `plot`."""
+"""Plots of plain arrays: curves, heatmaps, networks. Needs the extra `plot`."""
 
 from mlx_patch.plot._curve import layer_curve as layer_curve
 from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
 from mlx_patch.plot._heatmap import limit_of as limit_of
 from mlx_patch.plot._heatmap import size_of_heatmap as size_of_heatmap
+from mlx_patch.plot._network import LineStyle as LineStyle
+from mlx_patch.plot._network import Network as Network
+from mlx_patch.plot._network import NetworkLink as NetworkLink
+from mlx_patch.plot._network import NetworkNode as NetworkNode
+from mlx_patch.plot._network import network as network
+from mlx_patch.plot._network_svg import network_svg as network_svg
 from mlx_patch.plot._pattern_map import pattern_map as pattern_map
 from mlx_patch.plot._scatter import scatter as scatter
 from mlx_patch.plot._text import visible as visible

@@ -51,7 +51,7 @@ def bootstrap_interval(
     Source:
         Efron 1979, https://doi.org/10.1214/aos/1176344552.
     """
-    _check(level, resamples, seed)
+    check_resampling(level, resamples, seed)
     if left_out.ndim == 2:
         lows, highs = [], []
         for metric, excluded in enumerate(left_out):
@@ -61,13 +61,7 @@ def bootstrap_interval(
         return np.stack(lows, axis=-1), np.stack(highs, axis=-1)
     included = values[..., ~left_out].astype(np.float64)
     n = included.shape[-1]
-    if n < 2:
-        raise ValueRefusedError(
-            f"`interval` must have two examples or more to resample. Got {n}. Sweep a batch of prompts."
-        )
-    # How often each example is drawn is multinomial, so one matrix product gives the means of all resamples.
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    shares = draws / n
+    shares = resampled_shares(n, resamples, seed)
     quantiles = [(1 - level) / 2, (1 + level) / 2]
     cells = included.reshape(-1, n)
     step = max(1, _AT_ONCE // resamples)
@@ -80,7 +74,28 @@ def bootstrap_interval(
     return low, high
 
 
-def _check(level: object, resamples: object, seed: object) -> None:
+def resampled_shares(n: int, resamples: int, seed: int) -> np.ndarray:
+    """The share that each example has in each resample. Shape `(resample, example)`.
+
+    How often an example is drawn is multinomial, so one matrix product gives the means of all resamples.
+
+    Raises:
+        ValueRefusedError: There are fewer than two examples.
+    """
+    if n < 2:
+        raise ValueRefusedError(
+            f"`interval` must have two examples or more to resample. Got {n}. Sweep a batch of prompts."
+        )
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+
+
+def check_resampling(level: object, resamples: object, seed: object) -> None:
+    """Refuse arguments of a bootstrap interval.
+
+    Raises:
+        KindError: `level` is not a number, or `resamples` or `seed` not a whole one.
+        ValueRefusedError: An argument is out of its range.
+    """
     if not isinstance(level, float | int | np.floating) or isinstance(level, bool):
         raise KindError(f"`level` must be a number. Got {type(level).__name__}. Give 0.95.")
     if not 0 < level < 1:

@@ -51,12 +51,9 @@ BATCH = mx.array([[11, 48, 85, 26, 63, 4], [5, 9, 2, 77, 31, 60]])
 def test_lenses_read_what_the_model_computes(name, precision):
     """Law 13."""
     model = mp.HookedModel(tiny_model(name, precision))
-    try:
-        mx.eval(model.model(BATCH))
-    except RuntimeError as error:
-        if "only supports float32" not in str(error):
-            raise
-        pytest.skip("MLX's experts run in float32 alone on this device")
+    if problem := error_of(model):
+        assert "only supports float32" in problem  # MLX's experts on a CPU
+        return
     if name in NO_READ_OUT:
         with pytest.raises(MissingSiteError, match="read its logits off the stream"):
             mp.lens.logit_lens(model, BATCH)
@@ -73,6 +70,15 @@ def test_lenses_read_what_the_model_computes(name, precision):
         return
     check_parts(model, logits, name, ROUNDED[precision])
     check_heads(model, name, ROUNDED[precision])
+
+
+def error_of(model):
+    """What the model's own code raises, if it does."""
+    try:
+        mx.eval(model.model(BATCH))
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def check_parts(model, logits, name, rounded=1e-5):

@@ -1,5 +1,6 @@
 """Summaries and pictures of attention, on patterns that are written out."""
 
+import matplotlib as mpl
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_a_run_of_a_model_has_a_summary(tiny):
 
 
 def test_a_pattern_is_drawn_from_0_to_1(tiny, word_tokenizer):
-    pytest.importorskip("matplotlib").use("Agg")
+    mpl.use("Agg")
     model = mp.HookedModel(tiny().model, word_tokenizer)
     _, cache = model.run_with_cache("w11 w48 w85", "pattern")
     axes = mp.lens.plot_pattern(cache, 1, 2, tokens=model.str_tokens("w11 w48 w85"))

@@ -1,5 +1,6 @@
 """The logit lens against the model's own modules, called one after the other, and against numpy."""
 
+import matplotlib as mpl
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_words_are_shown_and_asked_for(tiny, word_tokenizer):
 
 
 def test_the_picture_has_a_token_in_each_cell(tiny, word_tokenizer):
-    pytest.importorskip("matplotlib").use("Agg")
+    mpl.use("Agg")
     lens = mp.lens.logit_lens(mp.HookedModel(tiny().model, word_tokenizer), "w11 w48 w85")
     axes = lens.plot()
     top = lens.top(1)
