@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import mlx.core as mx
 from typing_extensions import override
@@ -18,7 +19,7 @@ class Frozen(Intervention):
     """What writers add, held fixed. What is replaced is never computed, unless it is noted.
 
     Attributes:
-        values: For each site the values of each job. Shape `(batch, pos, d_model)` each.
+        values: For each site the values of each job; one alone serves all. Shape `(batch, pos, d_model)` each.
         noted_sites: The sites at which to note what would have been added.
         noted: What was noted, unevaluated. Shape `(job * batch, pos, d_model)` each.
     """
@@ -31,7 +32,10 @@ class Frozen(Intervention):
     def __call__(self, own: mx.array, where: Where) -> mx.array:
         if where.site in self.noted_sites:
             self.noted[where.site] = own
-        return _joined(self.values[where.site], own)
+        pieces = self.values[where.site]
+        if len(pieces) == 1 and pieces[0] is not None:
+            return _repeated(pieces[0], own.shape[0] // pieces[0].shape[0])
+        return _joined(pieces, own)
 
     def edits(self) -> Iterator[Edit]:
         """The edits that hold the values fixed."""
@@ -40,14 +44,25 @@ class Frozen(Intervention):
 
 
 def _joined(pieces: RowValues, unfrozen: mx.array) -> mx.array:
-    first = pieces[0]
-    if first is not None and first.shape[0] == 1 and all(piece is first for piece in pieces):
-        return first  # it broadcasts to all rows
+    """The rows of all jobs; neighbours with one array are one block."""
     n_rows = unfrozen.shape[0] // len(pieces)
-    rows = []
-    for number, piece in enumerate(pieces):
-        if piece is None:
-            rows.append(unfrozen[number * n_rows : (number + 1) * n_rows])
+    blocks: list[mx.array] = []
+    n_joined = 0  # jobs that are in `blocks`
+    for _, group in groupby(pieces, key=id):
+        block = list(group)
+        values = block[0]
+        if values is None:
+            blocks.append(unfrozen[n_joined * n_rows : (n_joined + len(block)) * n_rows])
         else:
-            rows.append(piece)
-    return mx.concatenate(rows, axis=0)
+            blocks.append(_repeated(values, len(block)))
+        n_joined += len(block)
+    if len(blocks) == 1:
+        return blocks[0]
+    return mx.concatenate(blocks, axis=0)
+
+
+def _repeated(values: mx.array, times: int) -> mx.array:
+    """The rows of an array, over and over."""
+    if values.shape[0] == 1:
+        return mx.broadcast_to(values, (times, *values.shape[1:]))
+    return mx.tile(values, (times, 1, 1))

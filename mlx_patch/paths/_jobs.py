@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mlx_patch.architectures import Layout
+from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit, Span
 from mlx_patch.paths._refusals import refuse_order, refuse_recomputed_senders, refuse_sender
 from mlx_patch.paths._writers import Reader, Writer, writers_of_edit
@@ -16,13 +17,11 @@ class Job:
     Attributes:
         edits: The senders, in order.
         writers: What they change from inside.
-        first: The first position at which what they write may differ.
         readers: What reads it.
     """
 
     edits: tuple[Edit, ...]
     writers: frozenset[Writer]
-    first: int
     readers: dict[Reader, None] = field(default_factory=dict)
 
 
@@ -46,15 +45,18 @@ def make_job(layout: Layout, edits: tuple[Edit, ...], readers: Iterable[Reader],
     for reader in listed:
         for edit, writer in senders:
             refuse_order(layout, edit, writer, reader)
-    first = min(_first_position(member, length) for edit in edits for member in edit.parts)
-    return Job(edits, frozenset(writer for _, writer in senders), first, listed)
+    for edit in edits:
+        _refuse_no_position(edit, length)
+    return Job(edits, frozenset(writer for _, writer in senders), listed)
 
 
-def _first_position(edit: Edit, length: int) -> int:
-    """The first position that an edit changes; no earlier one differs, because attention is causal."""
-    if edit.pos is None:
-        return 0
-    return min(Span(0, length, length).local(edit.pos), default=0)
+def _refuse_no_position(edit: Edit, length: int) -> None:
+    for member in edit.parts:
+        if member.pos is not None and not Span(0, length, length).local(member.pos):
+            raise SelectionError(
+                f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {member.pos!r}. Leave it out for "
+                "all."
+            )
 
 
 def in_rounds(jobs: Sequence[Job]) -> Iterator[list[int]]:

@@ -151,8 +151,8 @@ def refuse_overlap(
 
 def _overlap(first: Reader, second: Reader, heads_of: Callable[[Reader], tuple[int, ...] | None]) -> bool:
     if first.site == second.site:
-        heads, others = heads_of(first), heads_of(second)
-        return heads is None or others is None or not set(heads).isdisjoint(others)
+        heads, second_heads = heads_of(first), heads_of(second)
+        return heads is None or second_heads is None or not set(heads).isdisjoint(second_heads)
     if first.site.layer != second.site.layer:
         return False
     return _INSIDE.get(first.site.name) == second.site.name or _INSIDE.get(second.site.name) == first.site.name

@@ -29,6 +29,7 @@ def resolve_paths(
     standing: Sequence[Edit],
     cells: Sequence[Sequence[CellEdit]],
     freeze: str,
+    reads: tuple[int, ...] | None = None,
 ) -> list[tuple[Edit, ...]]:
     """The edits of each cell, with edits at the receivers in place of paths.
 
@@ -42,6 +43,7 @@ def resolve_paths(
         standing: The edits that every run has.
         cells: Edits or paths, at positions without selectors.
         freeze: "all" freezes every other writer; "attention" all but MLPs, which are recomputed.
+        reads: The positions whose logits are read; None is all. At others, what reaches the logits is left out.
     Raises:
         PatchError: A path cannot exist, or the model has none; the message says why.
     Source:
@@ -58,7 +60,9 @@ def resolve_paths(
     resolved_inner = iter(resolve_paths(layout, tokens, standing, inner, freeze))
     senders_of_cells = [_senders_of_cell(layout, cell, resolved_inner) for cell in cells]
     jobs = _make_jobs(layout, senders_of_cells, tokens.shape[1], freeze)
-    host = _host_of(layout, tokens, standing, freeze, list(jobs.values()))
+    edits = [edit for job in jobs.values() for edit in job.edits]
+    receivers = [reader.site for job in jobs.values() for reader in job.readers]
+    host = run_host(layout, tokens, standing, freeze, reads, edits, receivers)
     received = _received(host, list(jobs.values()))
     resolved: list[tuple[Edit, ...]] = []
     for cell, senders_of_cell in zip(cells, senders_of_cells, strict=True):
@@ -104,12 +108,6 @@ def _make_jobs(
     }
 
 
-def _host_of(layout: Layout, tokens: mx.array, standing: Sequence[Edit], freeze: str, jobs: Sequence[Job]) -> Host:
-    senders = {writer for job in jobs for writer in job.writers}
-    receivers = dict.fromkeys(reader.site for job in jobs for reader in job.readers)
-    return run_host(layout, tokens, standing, freeze, senders, receivers)
-
-
 def _received(host: Host, jobs: Sequence[Job]) -> dict[tuple[Edit, ...], Received]:
     """What each reader is given, by the senders."""
     for job in jobs:
@@ -128,4 +126,4 @@ def _edits_of_cell(
         if reader.is_end and len(senders_of_cell) > 1:
             yield added_edit(source, host.activations[reader.site])
         else:
-            yield replacing_edit(source)
+            yield replacing_edit(source, reader.is_end)

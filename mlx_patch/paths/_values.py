@@ -55,8 +55,20 @@ class ReceivedValues:
         return f"what reaches {self.site}"
 
 
-def replacing_edit(source: ReceivedValues) -> Edit:
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class ReplaceAtEnd(Replace):
+    """`Replace` of the stream behind all blocks: no run is shorter for it, so it needs no past of the unpatched run."""
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return False
+
+
+def replacing_edit(source: ReceivedValues, is_end: bool) -> Edit:
     """The edit that puts values in."""
+    if is_end:
+        return _edit(ReplaceAtEnd(source), source)
     return _edit(Replace(source), source)
 
 

@@ -30,6 +30,9 @@ class Writer:
         return self.turn % 2 == 1 and self.turn > 0
 
 
+EMBEDDING = Writer(Site("embed"), -1)
+
+
 @dataclass(frozen=True)
 class Reader:
     """A site of a receiver: it depends on the stream at one place.
@@ -87,7 +90,7 @@ def writers_of_edit(layout: Layout, edit: Edit) -> tuple[Writer, ...]:
 
 def _writer_of_site(layout: Layout, site: Site) -> Writer:
     if site.name == "embed":
-        return Writer(site, -1)
+        return EMBEDDING
     if site.layer is not None and site.name in _MLP:
         return Writer(Site("mlp_out", site.layer), 2 * site.layer + 1)
     if site.layer is not None and site.name in _MIXER:

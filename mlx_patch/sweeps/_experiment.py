@@ -229,7 +229,7 @@ def _cells_by_batch(
     members_by_batch = edits_by_batch(edits, batches, model)
     cells = []
     for number, members in enumerate(members_by_batch):
-        batch, reach = batches[number], readouts[number].reach
-        batch_edits = resolve_paths(layout, batch.tokens, standing[number], members, freeze)
-        cells.append(tuple(cell_of(layout, cell, batch.length, reach) for cell in batch_edits))
+        batch, readout = batches[number], readouts[number]
+        batch_edits = resolve_paths(layout, batch.tokens, standing[number], members, freeze, readout.at)
+        cells.append(tuple(cell_of(layout, cell, batch.length, readout.reach) for cell in batch_edits))
     return tuple(cells)

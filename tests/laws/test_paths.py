@@ -107,7 +107,7 @@ def test_paths_to_all_readers_are_the_edit(name, tiny):
     for writer in names.intersection(WRITERS):
         edit = patch.at(writer, layer=last)
         values = mp.sweep(model, HOST, over=[edit.via(readers[writer]), edit], metric=METRIC).values
-        np.testing.assert_allclose(values[0], values[1], atol=1e-5)
+        np.testing.assert_allclose(values[0], values[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", WITHOUT_PATHS)
@@ -116,3 +116,16 @@ def test_a_model_without_paths_says_why(name, tiny):
     path = mp.Scale(0.0).at("mlp_out", layer=-1).via("logits")
     with pytest.raises(ArchitectureError, match=rf"`via` must be left out for \w+: {WITHOUT_PATHS[name]}"):
         mp.sweep(model, HOST, over=[path], metric=METRIC)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*SHARE, "rwkv7"]))
+def test_a_direct_effect_is_the_run_of_its_edits(name, tiny):
+    """A sweep computes what reaches the logits at the positions that are read alone, `edits_of` at all."""
+    model = tiny(name)
+    patch = mp.Replace(captured(model, SOURCE))
+    writers = [site for site in model.sites if site.layer == 0 and site.name in WRITERS]
+    paths = [patch.at(writer).via("logits") for writer in writers]
+    swept = mp.sweep(model, HOST, over=paths, metric=METRIC, freeze="attention")
+    for path, values in zip(paths, swept.values, strict=True):
+        logits = model.run(HOST, mp.paths.edits_of(model, HOST, path, freeze="attention"))
+        np.testing.assert_allclose(values, np.array(METRIC(logits)), rtol=1e-5, atol=1e-5)
