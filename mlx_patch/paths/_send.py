@@ -47,7 +47,7 @@ class InRounds(Intervention):
     Attributes:
         edits: By the number of a round, the number of a job and its edit.
         n_rounds: The rounds of the run.
-        host_activation: What the host has there, if the run need not compute it; else None.
+        host_activation: What the host has there, if rounds with an edit need not compute it; else None.
         changed: By the number of a job, where an edit made a difference, unevaluated. Shape `(batch, pos)` each.
     """
 
@@ -61,10 +61,10 @@ class InRounds(Intervention):
         n_rows = own.shape[0] // self.n_rounds
         rounds = []
         for number in range(self.n_rounds):
-            activation = self.host_activation
-            if activation is None:
-                activation = own[number * n_rows : (number + 1) * n_rows]
-            if number in self.edits:
+            activation = own[number * n_rows : (number + 1) * n_rows]
+            if number in self.edits:  # else the round may have an edit at another site of the writer
+                if self.host_activation is not None:
+                    activation = self.host_activation
                 activation = self._edited(number, activation, where)
             rounds.append(activation)
         return mx.concatenate(rounds, axis=0)

@@ -1,12 +1,17 @@
 """Paths give what brute force on mlx_lm's own modules gives: everything frozen by hand, one path computed again."""
 
+from dataclasses import replace
+from pkgutil import resolve_name
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from paths_by_hand import ByHand, Names
 
 import mlx_patch as mp
+from mlx_patch.errors import PatchError
 from mlx_patch.metrics import as_metric
+from mlx_patch.sites import Site
 
 MODELS = {
     "llama": Names(),
@@ -38,9 +43,12 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(params=MODELS)
 def sides(request, tiny):
+    return sides_of(tiny, request.param)
+
+
+def sides_of(tiny, name):
     """A tiny model as the library has it and by hand, and what patches with the source's activations."""
-    model = tiny(request.param)
-    names = MODELS[request.param]
+    model, names = tiny(name), MODELS[name]
     patch = mp.Replace(model.run_with_cache(SOURCE, sites=SITES)[1])
     return model, ByHand(model.model, names, HOST, SOURCE), patch
 
@@ -74,6 +82,7 @@ def test_a_path_is_what_brute_force_gives(sides, freeze):
     last = model.n_layers - 1
     senders = [
         (patch.at("z", layer=0, head=1), by_hand.head(0, 1)),
+        (patch.at("z", layer=0, head=3), by_hand.head(0, 3)),
         (patch.at("mlp_out", layer=0, pos=[2, 5]), by_hand.whole(("mlp", 0), [2, 5])),
         (patch.at("embed", pos=3), by_hand.whole("embed", 3)),
     ]
@@ -126,3 +135,63 @@ def test_a_longer_path_is_what_brute_force_gives(sides, freeze):
     result = mp.sweep(model, HOST, over=cells, metric=weighted, freeze=freeze)
     np.testing.assert_allclose(result.values, np.stack(expected), atol=TOLERANCE)
     assert np.abs(result.values - result.baseline).max(axis=1).min() > 10 * TOLERANCE
+
+
+def next_head(heads_of):
+    def heads(self, reader):
+        heads = heads_of(self, reader)
+        return heads and tuple((head + 1) % self.activations[reader.site].shape[2] for head in heads)
+
+    return heads
+
+
+def mixer_for_mlp(readers_of):
+    def readers(layout, receiver):
+        for reader in readers_of(layout, receiver):
+            yield replace(reader, site=Site("mixer_out", reader.site.layer)) if receiver.name == "mlp" else reader
+
+    return readers
+
+
+def source_for_host(run_host):
+    return lambda layout, tokens, *rest: run_host(layout, SOURCE, *rest)
+
+
+def always(value):
+    return lambda original: lambda *args: value
+
+
+FAULTS = {
+    "another head receives": ("_host:Host.heads", next_head, "all"),
+    "nothing is frozen": ("_host:Host.freezes", always(False), "all"),
+    "mlps are frozen, too": ("_host:Host.freezes", always(True), "attention"),
+    "attention is not frozen": ("_host:Host.freezes", lambda _: lambda self, writer: writer.is_mlp, "all"),
+    "senders of a writer share rows": ("_send:in_rounds", lambda _: lambda jobs: [range(len(jobs))], "all"),
+    "the first change is left out": ("_send:Sent.first", lambda first: lambda self: first(self) + 1, "all"),
+    "another position is given": ("_host:Host.positions_of", always((3,)), "all"),
+    "the mixer receives for the mlp": ("_resolve:readers_of", mixer_for_mlp, "all"),
+    "the source is the host": ("_resolve:run_host", source_for_host, "all"),
+    "receivers before the logits are lost": (
+        "_resolve:added_edit",
+        lambda _: lambda source, unchanged: mp.Replace(source).at(source.site),
+        "all",
+    ),
+}
+"""By what is wrong: the name of what is replaced, what makes the wrong from the right, and what is frozen."""
+
+
+def hold_all(sides, freeze):
+    test_a_path_is_what_brute_force_gives(sides, freeze)
+    test_senders_and_receivers_act_together_as_by_hand(sides, freeze)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_seeded_fault_turns_it_red(fault, tiny, monkeypatch):
+    name, wrong, freeze = FAULTS[fault]
+    sides = sides_of(tiny, "llama")
+    hold_all(sides, freeze)
+    module, _, attribute = name.partition(":")
+    original = resolve_name(f"mlx_patch.paths.{name}")
+    monkeypatch.setattr(f"mlx_patch.paths.{module}.{attribute}", wrong(original))
+    with pytest.raises((AssertionError, PatchError, KeyError)):
+        hold_all(sides, freeze)

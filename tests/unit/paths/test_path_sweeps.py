@@ -113,10 +113,12 @@ def test_half_types_and_packed_weights(precision, tiny):
 def test_several_metrics_and_answers_of_several_tokens(tiny):
     model = tiny("llama")
     metrics = [METRIC, LogitDiff(3, 5), mp.metrics.SequenceLogProb([7, 8])]
-    path = patch_from(model).at("z", layer=0, head=1).via(QUERIES)
-    result = mp.sweep(model, HOST, over=[path], metric=metrics)
-    edits = mp.paths.edits_of(model, HOST, path)
-    np.testing.assert_allclose(result.values[0], mp.measure(model, HOST, metrics, edits), atol=1e-5)
+    sender = patch_from(model).at("z", layer=0, head=1)
+    cells = [[sender.via(QUERIES)], [sender.via(LOGITS)], [sender.via([QUERIES, LOGITS])]]
+    result = mp.sweep(model, HOST, over=cells, metric=metrics)
+    for cell, values in zip(cells, result.values, strict=True):
+        edits = mp.paths.edits_of(model, HOST, cell)
+        np.testing.assert_allclose(values, mp.measure(model, HOST, metrics, edits), atol=1e-5)
 
 
 def test_standing_edits_are_the_hosts(tiny):
@@ -128,6 +130,37 @@ def test_standing_edits_are_the_hosts(tiny):
     edits = mp.paths.edits_of(model, HOST, path, edits=standing)
     np.testing.assert_allclose(result.values[0], np.array(METRIC(model.run(HOST, [*standing, *edits]))), atol=1e-5)
     np.testing.assert_array_equal(result.values[1], result.baseline)
+    last = patch_from(model).at("mlp_out", layer=model.n_layers - 1)
+    ends = mp.sweep(model, HOST, over=[last.via(LOGITS), last], metric=METRIC, edits=standing)
+    np.testing.assert_allclose(ends.values[0], ends.values[1], atol=1e-5)
+
+
+def test_senders_of_every_kind_are_those_of_plain_runs(tiny):
+    model = tiny("llama")
+    _, cache = model.run_with_cache(SOURCE, sites=model.sites)
+    patch = mp.Replace(cache)
+    senders = [patch.at(site, layer=0) for site in ("q", "k", "rot_q", "attn_scores", "pattern", "z", "attn_out")]
+    senders += [mp.Ablate("resample").at("z", layer=0), patch.at("mlp_post", layer=0, batch=1)]
+    for sender in senders:
+        writer = "mlp_out" if sender.site == "mlp_post" else "mixer_out"
+        _, written = model.run_with_cache(HOST, sites=[writer], edits=[sender])
+        cells = [sender.via(QUERIES), mp.Replace(written).at(writer, layer=0).via(QUERIES)]
+        values = swept(model, cells)
+        np.testing.assert_allclose(values[0], values[1], atol=1e-5)
+
+
+def test_a_metric_of_an_earlier_position(tiny):
+    model = tiny("llama")
+    zero = mp.Ablate("zero")
+    metrics = [LogProb(3, pos=2), LogProb(3)]
+    axes = {"over": "pos", "layers": [0], "via": LOGITS, "at": "z", "metric": metrics}
+    result = mp.sweep(model, HOST, zero, **axes)
+    for pos in range(HOST.shape[1]):
+        logits = model.run(HOST, mp.paths.edits_of(model, HOST, zero.at("z", layer=0, pos=pos).via(LOGITS)))
+        expected = np.stack([np.array(metric(logits)) for metric in metrics])
+        np.testing.assert_allclose(result.values[pos], expected, atol=1e-5)
+    unread = [pos for pos in range(HOST.shape[1]) if pos != 2]
+    np.testing.assert_array_equal(result.values[unread, 0], np.tile(result.baseline[0], (7, 1)))
 
 
 def test_a_sweep_of_paths_is_resumed(tiny, tmp_path):
@@ -139,6 +172,10 @@ def test_a_sweep_of_paths_is_resumed(tiny, tmp_path):
     np.testing.assert_array_equal(first.values, again.values)
     with pytest.raises(mp.errors.FileError):
         mp.sweep(model, HOST, patch_from(model), checkpoint=path, freeze="attention", **axes)
+    with pytest.raises(mp.errors.FileError):
+        mp.sweep(model, HOST, patch_from(model, HOST[::-1]), checkpoint=path, **axes)
+    with pytest.raises(mp.errors.FileError):
+        mp.sweep(model, HOST, patch_from(model), checkpoint=path, **{**axes, "via": mp.Receiver("k", layer=1)})
 
 
 def test_an_alignment_says_where_paths_begin(tiny):
