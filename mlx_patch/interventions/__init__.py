@@ -22,11 +22,6 @@ from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits
 from mlx_patch.interventions._of_rows import RowEdits as RowEdits
 from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
 from mlx_patch.interventions._of_rows import row_edits as row_edits
-from mlx_patch.interventions._path import CellEdit as CellEdit
-from mlx_patch.interventions._path import Path as Path
-from mlx_patch.interventions._path import Receiver as Receiver
-from mlx_patch.interventions._path import ReceiverKind as ReceiverKind
-from mlx_patch.interventions._path import receivers_of as receivers_of
 from mlx_patch.interventions._project import Project as Project
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
@@ -38,6 +33,11 @@ from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import axis_of as axis_of
 from mlx_patch.interventions._where import index_of as index_of
 from mlx_patch.interventions._where import pos_axis as pos_axis
+from mlx_patch.interventions.receivers import CellEdit as CellEdit
+from mlx_patch.interventions.receivers import Path as Path
+from mlx_patch.interventions.receivers import Receiver as Receiver
+from mlx_patch.interventions.receivers import ReceiverKind as ReceiverKind
+from mlx_patch.interventions.receivers import receivers_of as receivers_of
 from mlx_patch.interventions.sources import ActivationSource as ActivationSource
 from mlx_patch.interventions.sources import Aligned as Aligned
 from mlx_patch.interventions.sources import Notes as Notes

@@ -11,10 +11,10 @@ from mlx_patch.errors import KindError, SelectionError
 from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._moment import Moment
 from mlx_patch.interventions._numbers import chosen_numbers, whole_number
-from mlx_patch.interventions._path import Path, Receiver, receivers_of
 from mlx_patch.interventions._span import Span, refuse_repeats
 from mlx_patch.interventions._steps import Steps
 from mlx_patch.interventions._where import ActivationChange, Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.interventions.receivers import Path, Receiver, receivers_of
 from mlx_patch.positions import Alignment, Selector
 from mlx_patch.sites import SITES, Site
 
