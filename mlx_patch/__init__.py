@@ -9,6 +9,7 @@ from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
 from mlx_patch import lens as lens
 from mlx_patch import metrics as metrics
+from mlx_patch import paths as paths
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.attribution import attribute as attribute
 from mlx_patch.cache import ActivationCache as ActivationCache
@@ -29,7 +30,9 @@ from mlx_patch.interventions import Edit as Edit
 from mlx_patch.interventions import Interpolate as Interpolate
 from mlx_patch.interventions import Intervention as Intervention
 from mlx_patch.interventions import Knockout as Knockout
+from mlx_patch.interventions import Path as Path
 from mlx_patch.interventions import Project as Project
+from mlx_patch.interventions import Receiver as Receiver
 from mlx_patch.interventions import Replace as Replace
 from mlx_patch.interventions import Scale as Scale
 from mlx_patch.interventions import steps as steps

@@ -33,6 +33,11 @@ from mlx_patch.interventions._where import Where as Where
 from mlx_patch.interventions._where import axis_of as axis_of
 from mlx_patch.interventions._where import index_of as index_of
 from mlx_patch.interventions._where import pos_axis as pos_axis
+from mlx_patch.interventions.receivers import CellEdit as CellEdit
+from mlx_patch.interventions.receivers import Path as Path
+from mlx_patch.interventions.receivers import Receiver as Receiver
+from mlx_patch.interventions.receivers import ReceiverKind as ReceiverKind
+from mlx_patch.interventions.receivers import receivers_of as receivers_of
 from mlx_patch.interventions.sources import ActivationSource as ActivationSource
 from mlx_patch.interventions.sources import Aligned as Aligned
 from mlx_patch.interventions.sources import Notes as Notes

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from operator import index as as_int
-from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import mlx.core as mx
 from typing_extensions import override
@@ -11,9 +10,11 @@ from typing_extensions import override
 from mlx_patch.errors import KindError, SelectionError
 from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._moment import Moment
+from mlx_patch.interventions._numbers import chosen_numbers, whole_number
 from mlx_patch.interventions._span import Span, refuse_repeats
 from mlx_patch.interventions._steps import Steps
 from mlx_patch.interventions._where import ActivationChange, Pick, Where, axis_of, refuse_no_positions
+from mlx_patch.interventions.receivers import Path, Receiver, receivers_of
 from mlx_patch.positions import Alignment, Selector
 from mlx_patch.sites import SITES, Site
 
@@ -139,6 +140,29 @@ class Edit:
             steps = self.steps & steps
         return replace(self, steps=steps)
 
+    def via(self, receiver: str | Receiver | Iterable[Receiver], layer: Choice = None, head: Choice = None) -> Path:
+        """The path from this edit, the sender, into a receiver: what of the edit reaches it directly.
+
+        Args:
+            receiver: "q", "k", "v", "mlp", "mixer", "router" or "logits"; or `Receiver` values, which all receive.
+            layer: The receiver's block; several receive together. None for "logits".
+            head: Of "q", "k" and "v"; of the last two real KV heads. None is all.
+        Returns:
+            A path. `mp.sweep` takes it as a cell; `mp.paths.edits_of` makes edits of it.
+        Raises:
+            UnknownNameError: There is no such receiver.
+            SelectionError: It has no layer, or has heads or a layer that it cannot have.
+            KindError: It is no receiver.
+        Source:
+            Wang et al. 2022, https://arxiv.org/abs/2211.00593, section 3.1; Goldowsky-Dill et al. 2023,
+            https://arxiv.org/abs/2304.05969, section 2.
+        Example:
+            >>> from mlx_patch.interventions._scale import Scale
+            >>> Scale(0.5).at("z", layer=3, head=1).via("q", layer=5, head=0)
+            Scale(0.5).at('z', layer=3, head=1).via('q', layer=5, head=0)
+        """
+        return Path(self, receivers_of(receiver, layer, head))
+
     def apply(self, activation: mx.array, site: Site, span: Span) -> mx.array | None:
         """The edited activation, a new array; None where none of the positions is in this pass.
 
@@ -256,9 +280,9 @@ def make_edit(
         pos = intervention.covers
     choices = {
         "pos": as_positions(pos),
-        "head": _numbers("head", head),
-        "neuron": _numbers("neuron", neuron),
-        "batch": _numbers("batch", batch),
+        "head": chosen_numbers("head", head),
+        "neuron": chosen_numbers("neuron", neuron),
+        "batch": chosen_numbers("batch", batch),
         "key": as_positions(key, "key"),
     }
     is_layered = name in SITES and SITES[name].layered
@@ -271,7 +295,7 @@ def make_edit(
 
 
 def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, ...] | None]:
-    layers = _numbers("layer", layer)
+    layers = chosen_numbers("layer", layer)
     if isinstance(site, str) and site in SITES:
         if layers is not None and not SITES[site].layered:
             raise SelectionError(f"`layer` must be None for {site!r}, which the model has once. Got {layer!r}.")
@@ -299,39 +323,11 @@ def as_positions(pos: PositionChoice, name: str = "pos") -> tuple[int, ...] | sl
         return pos
     if isinstance(pos, slice):
         return _slice(pos, name)
-    return _numbers(name, pos)
-
-
-def _numbers(name: str, choice: Choice | slice) -> tuple[int, ...] | None:
-    """One int, or several, as a tuple."""
-    if choice is None:
-        return None
-    try:
-        numbers = _ints(choice)
-    except TypeError:
-        raise SelectionError(f"`{name}` must be an int or a list of ints. Got {choice!r}.") from None
-    if not numbers:
-        raise SelectionError(f"`{name}` must choose something. Got {choice!r}. Leave it out to choose all.")
-    if len(set(numbers)) < len(numbers):
-        raise SelectionError(f"`{name}` must not name anything twice. Got {choice!r}.")
-    return numbers
-
-
-def _ints(choice: object) -> tuple[int, ...]:
-    if isinstance(choice, Iterable):
-        return tuple(map(_int, choice))
-    return (_int(choice),)
-
-
-def _int(value: object) -> int:
-    """An int that is not a bool: a mask is not a list of indices."""
-    if isinstance(value, bool):
-        raise TypeError
-    return as_int(cast("SupportsIndex", value))
+    return chosen_numbers(name, pos)
 
 
 def _bound(value: object) -> int | None:
-    return None if value is None else _int(value)
+    return None if value is None else whole_number(value)
 
 
 def _slice(pos: slice, name: str) -> slice:

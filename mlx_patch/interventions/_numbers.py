@@ -1,12 +1,15 @@
-"""Checks of the numbers that an intervention is made with."""
+"""Checks of the numbers that an intervention and an edit are made with."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
+from operator import index as as_int
+from typing import SupportsIndex, cast
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+from mlx_patch.errors import KindError, SelectionError, ShapeError, ValueRefusedError
 
 Strength = float | mx.array
 """A number, or an array without axes in float32: one that `mx.grad` differentiates by."""
@@ -94,3 +97,39 @@ def checked_natural(name: str, value: object) -> int:
     if value < 0:
         raise ValueRefusedError(f"`{name}` must be 0 or more. Got {value}.")
     return int(value)
+
+
+def chosen_numbers(name: str, choice: object) -> tuple[int, ...] | None:
+    """One int, or several, as a tuple; None stays.
+
+    Raises:
+        SelectionError: Something is no int, is there twice, or nothing is chosen.
+    """
+    if choice is None:
+        return None
+    try:
+        numbers = _whole_numbers(choice)
+    except TypeError:
+        raise SelectionError(f"`{name}` must be an int or a list of ints. Got {choice!r}.") from None
+    if not numbers:
+        raise SelectionError(f"`{name}` must choose something. Got {choice!r}. Leave it out to choose all.")
+    if len(set(numbers)) < len(numbers):
+        raise SelectionError(f"`{name}` must not name anything twice. Got {choice!r}.")
+    return numbers
+
+
+def _whole_numbers(choice: object) -> tuple[int, ...]:
+    if isinstance(choice, Iterable):
+        return tuple(map(whole_number, choice))
+    return (whole_number(choice),)
+
+
+def whole_number(value: object) -> int:
+    """An int that is not a bool: a mask is not a list of indices.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if isinstance(value, bool):
+        raise TypeError
+    return as_int(cast("SupportsIndex", value))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
+from typing import NoReturn
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,7 @@ from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, Unk
 from mlx_patch.interventions import (
     Apply,
     Edit,
+    Path,
     PositionChoice,
     Span,
     Where,
@@ -183,14 +185,25 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """
     if isinstance(edits, Edit):
         return (edits,)
+    if isinstance(edits, Path):
+        _refuse_path(edits)
     listed = tuple(edits)
     for edit in listed:
+        if isinstance(edit, Path):
+            _refuse_path(edit)
         if not isinstance(edit, Edit):
             raise KindError(
                 f"`edits` must hold edits, which `.at(...)` makes. Got {edit!r}. "
                 "Write mp.Ablate('zero').at('z', layer=3), say."
             )
     return listed
+
+
+def _refuse_path(path: Path) -> NoReturn:
+    raise KindError(
+        f"`edits` must hold edits, and no paths. Got {path!r}. Sweep it, or make edits of it for these tokens: "
+        "mp.paths.edits_of(model, tokens, path)."
+    )
 
 
 def _action_of(edit: Edit, site: Site, span_of: SpanOf) -> Action:

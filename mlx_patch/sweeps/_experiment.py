@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from mlx_patch.errors import ValueRefusedError
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
@@ -26,9 +27,10 @@ from mlx_patch.execution.readouts import (
     readouts_by_batch,
     with_answers,
 )
-from mlx_patch.interventions import Edit, Intervention, refuse_steps
+from mlx_patch.interventions import CellEdit, Edit, Intervention, Path, refuse_steps
 from mlx_patch.metrics import Metric, metrics_of
 from mlx_patch.model import HookedModel, as_edits, refuse_unlearned
+from mlx_patch.paths import checked_freeze, has_paths, resolve_paths
 from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
 from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
@@ -45,6 +47,7 @@ def make_experiment(
     variation: Variation,
     metric: object,
     edits: Iterable[Edit] = (),
+    freeze: str = "all",
 ) -> Experiment:
     """A sweep, checked. The arguments are those of `sweep`, and its metrics are of one kind.
 
@@ -52,6 +55,7 @@ def make_experiment(
         PatchError: As `sweep` says.
     """
     standing = as_edits(edits)
+    checked_freeze(freeze)
     batches = batches_of(tokens, model.tokenizer, model.d_vocab)
     metrics = metrics_of(metric, model.tokenizer)
     check_metrics(model, metrics, batches)
@@ -60,7 +64,8 @@ def make_experiment(
     shapes = Shapes(model.layout, batches[0].tokens)
     scope = SweepScope(model, batches, site_names(variation.at), shapes, axes, standing)
     requested = _requested_cells(variation, interventions, scope)
-    requested = replace(requested, description={**requested.description, **_description_of(standing)})
+    description = {**requested.description, **_description_of(standing), **_description_of_paths(requested, freeze)}
+    requested = replace(requested, description=description, freeze=freeze)
     return experiment_of_cells(model, batches, metrics, requested, shapes)
 
 
@@ -86,14 +91,15 @@ def experiment_of_cells(
     """
     answers = answer_runs(metrics, batches, model.d_vocab)
     readouts = readouts_by_batch(plain_of(metrics), batches)
-    cell_edits = [edit for cells in requested.edits for cell in cells for edit in cell]
+    cell_edits = [_edit_in(member) for cells in requested.edits for cell in cells for member in cell]
     edits = [*chain(*requested.standing), *cell_edits]
     refuse_rows(edits, several=any(batch.alone for batch in batches) or len(requested.edits) > 1)
     if any(may_follow_the_norm(model.layout, edit) for edit in edits):
         readouts = tuple(readout.whole() for readout in readouts)
     draws = []
     for number, standing in enumerate(requested.standing):
-        draws.append(_run_groups(model, batches, readouts, standing, requested.cells_with(number), shapes))
+        cells = requested.cells_with(number)
+        draws.append(_run_groups(model, batches, readouts, standing, cells, requested.freeze, shapes))
     if answers is not None:
         draws = [with_answers(model.layout, answers, groups) for groups in draws]
         longest = max(batch.length for batch in draws[0].batches)
@@ -118,22 +124,22 @@ def _run_groups(
     batches: tuple[Batch, ...],
     readouts: tuple[Readout, ...],
     standing: tuple[Edit, ...],
-    edits: Sequence[Sequence[tuple[Edit, ...]]],
+    edits: Sequence[Sequence[tuple[CellEdit, ...]]],
+    freeze: str,
     shapes: Shapes | None,
 ) -> RunGroups:
     """The groups of prompts with their cells, which have the standing edits. All edits are checked."""
     layout = model.layout
-    cells = _cells_by_batch(model, batches, readouts, edits)
     standing_cells = _standing_cells(model, batches, readouts, standing)
+    standing_edits = [tuple(edit for cell in cells for edit in cell.edits) for cells in standing_cells]
+    cells = _cells_by_batch(model, batches, readouts, edits, standing_edits, freeze)
     check_sources(layout, [*cells, *standing_cells])
-    standing_by_batch, placed = [], []
-    for batch, batch_cells, batch_standing_cells in zip(batches, cells, standing_cells, strict=True):
+    placed = []
+    for number, batch in enumerate(batches):
         if shapes is not None:
-            refuse_misfits(shapes, batch.tokens.shape, [*batch_cells, *batch_standing_cells])
-        batch_standing = tuple(edit for cell in batch_standing_cells for edit in cell.edits)
-        standing_by_batch.append(batch_standing)
-        placed.append(with_standing(layout, batch_cells, batch_standing, batch.length))
-    return RunGroups(batches, readouts, tuple(standing_by_batch), tuple(placed))
+            refuse_misfits(shapes, batch.tokens.shape, [*cells[number], *standing_cells[number]])
+        placed.append(with_standing(layout, cells[number], standing_edits[number], batch.length))
+    return RunGroups(batches, readouts, tuple(standing_edits), tuple(placed))
 
 
 def _standing_cells(
@@ -148,7 +154,8 @@ def _standing_cells(
         return tuple(() for _ in batches)
     for edit in standing:
         refuse_steps(edit, generation=False)
-    return _cells_by_batch(model, batches, readouts, [[standing]])
+    no_standing = [()] * len(batches)
+    return _cells_by_batch(model, batches, readouts, [[standing]], no_standing, "all")
 
 
 def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
@@ -156,6 +163,28 @@ def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
     if not standing:
         return {}
     return {"edits": [repr(edit) for edit in standing], "sources": None}
+
+
+def _description_of_paths(requested: RequestedCells, freeze: str) -> dict[str, Any]:
+    """What is frozen on the way of paths, in words.
+
+    Raises:
+        ValueRefusedError: There are no paths, and something is to be frozen.
+    """
+    if any(map(has_paths, requested.edits)):
+        return {"freeze": freeze}
+    if freeze != "all":
+        raise ValueRefusedError(
+            f"`freeze` must be left out where there are no paths. Got {freeze!r}. Write via=mp.Receiver('logits'), say."
+        )
+    return {}
+
+
+def _edit_in(member: CellEdit) -> Edit:
+    """The edit that a member of a cell is, or begins with."""
+    if isinstance(member, Path):
+        return member.edit
+    return member
 
 
 def check_metrics(model: HookedModel, metrics: Sequence[Metric], batches: Sequence[Batch]) -> None:
@@ -191,11 +220,16 @@ def _cells_by_batch(
     model: HookedModel,
     batches: Sequence[Batch],
     readouts: Sequence[Readout],
-    edits: Sequence[Sequence[tuple[Edit, ...]]],
+    edits: Sequence[Sequence[tuple[CellEdit, ...]]],
+    standing: Sequence[tuple[Edit, ...]],
+    freeze: str,
 ) -> CellsByBatch:
-    """For each batch every cell, with its edits at the batch's own positions."""
-    resolved = edits_by_batch(edits, batches, model)
+    """For each batch every cell, with its edits at the batch's own positions, and edits in place of its paths."""
+    layout = model.layout
+    members_by_batch = edits_by_batch(edits, batches, model)
     cells = []
-    for batch, readout, batch_edits in zip(batches, readouts, resolved, strict=True):
-        cells.append(tuple(cell_of(model.layout, cell, batch.length, readout.reach) for cell in batch_edits))
+    for number, members in enumerate(members_by_batch):
+        batch, readout = batches[number], readouts[number]
+        batch_edits = resolve_paths(layout, batch.tokens, standing[number], members, freeze, readout.at)
+        cells.append(tuple(cell_of(layout, cell, batch.length, readout.reach) for cell in batch_edits))
     return tuple(cells)

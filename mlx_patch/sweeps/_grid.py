@@ -6,24 +6,33 @@ from itertools import product
 from typing import Any
 
 from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean
-from mlx_patch.interventions import Edit, Intervention
+from mlx_patch.interventions import CellEdit, Intervention
 from mlx_patch.sweeps.axes import AxisChoice, SweepAxis, SweepScope, sweep_axes
 
 
 @dataclass(frozen=True)
 class PlannedEdit:
-    """An edit that is not made yet: an intervention, and what its `at` will be given."""
+    """An edit that is not made yet: an intervention, and what its `at` will be given; `via` has receivers."""
 
     intervention: Intervention
     arguments: Mapping[str, Any]
 
-    def make(self) -> Edit:
-        """The edit.
+    def make(self) -> CellEdit:
+        """The edit; the path, where the arguments have receivers.
 
         Raises:
             SelectionError: The site cannot have such a choice.
         """
-        return self.intervention.at(**self.arguments)
+        return cell_edit(self.intervention, self.arguments)
+
+
+def cell_edit(intervention: Intervention, arguments: Mapping[str, Any]) -> CellEdit:
+    """The edit of arguments of `Intervention.at`; the path, where `via` is among them."""
+    where = {name: choice for name, choice in arguments.items() if name != "via"}
+    edit = intervention.at(**where)
+    if "via" in arguments:
+        return edit.via(arguments["via"])
+    return edit
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Grid:
         """The choices along each axis, by its name."""
         return {axis.name: axis.choices for axis in self.axes}
 
-    def edits(self, intervention: Intervention) -> list[tuple[Edit, ...]]:
+    def edits(self, intervention: Intervention) -> list[tuple[CellEdit, ...]]:
         """The edits of every cell, the last axis fastest.
 
         Raises:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
-from mlx_patch.interventions import Edit, Intervention
+from mlx_patch.interventions import CellEdit, Edit, Intervention, Path
 from mlx_patch.results import Coordinate
 from mlx_patch.sites import SITES, Site
-from mlx_patch.sweeps._grid import make_grid
+from mlx_patch.sweeps._grid import cell_edit, make_grid
 from mlx_patch.sweeps._sources import sources_of
 from mlx_patch.sweeps.axes import SweepAxis, SweepScope
 
@@ -21,20 +21,22 @@ class RequestedCells:
     """The cells that a caller wants.
 
     Attributes:
-        edits: The edits of every cell, for each intervention.
+        edits: The edits and paths of every cell, for each intervention.
         coords: The coordinates of the cells.
         description: The request, in words.
         standing: The edits that every run has: once, or for each choice along an axis.
         standing_axis: The axis along which they differ; empty where they do not.
+        freeze: What is frozen between the senders and the receivers of paths.
     """
 
-    edits: Sequence[Sequence[tuple[Edit, ...]]]
+    edits: Sequence[Sequence[tuple[CellEdit, ...]]]
     coords: Mapping[str, tuple[Coordinate, ...]]
     description: Mapping[str, Any]
     standing: Sequence[tuple[Edit, ...]] = ((),)
     standing_axis: str = ""
+    freeze: str = "all"
 
-    def cells_with(self, number: int) -> Sequence[Sequence[tuple[Edit, ...]]]:
+    def cells_with(self, number: int) -> Sequence[Sequence[tuple[CellEdit, ...]]]:
         """For each intervention the edits of the cells that have the standing edits of a number."""
         if not self.standing_axis:
             return self.edits
@@ -132,12 +134,12 @@ def describe_interventions(interventions: Sequence[Intervention]) -> str:
     return listed(dict.fromkeys(map(repr, interventions)))
 
 
-_KEYS = ("site", "layer", "pos", "head", "neuron", "batch")
+_KEYS = ("site", "layer", "pos", "head", "neuron", "batch", "via")
 
 
 def place_cells(
     over: Sequence[Any], interventions: Sequence[Intervention], sites: Sequence[str]
-) -> list[list[tuple[Edit, ...]]]:
+) -> list[list[tuple[CellEdit, ...]]]:
     """The edits of every cell, for each intervention; once, where there is none.
 
     Args:
@@ -177,10 +179,10 @@ def label_cells(over: Sequence[Any]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[str]) -> tuple[Edit, ...]:
-    if isinstance(cell, Edit):
+def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[str]) -> tuple[CellEdit, ...]:
+    if isinstance(cell, Edit | Path):
         return (cell,)
-    if isinstance(cell, list | tuple) and cell and all(isinstance(edit, Edit) for edit in cell):
+    if isinstance(cell, list | tuple) and cell and all(isinstance(edit, Edit | Path) for edit in cell):
         return tuple(cell)
     if not isinstance(cell, Mapping):
         raise KindError(
@@ -194,7 +196,9 @@ def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[st
     return _place_intervention(intervention, cell, sites)
 
 
-def _place_intervention(intervention: Intervention, where: Mapping[str, Any], sites: Sequence[str]) -> tuple[Edit, ...]:
+def _place_intervention(
+    intervention: Intervention, where: Mapping[str, Any], sites: Sequence[str]
+) -> tuple[CellEdit, ...]:
     for key in where:
         if key not in _KEYS:
             near = did_you_mean(str(key), _KEYS)
@@ -203,7 +207,7 @@ def _place_intervention(intervention: Intervention, where: Mapping[str, Any], si
         sites = (where["site"],)
     if not sites:
         raise ValueRefusedError(f"`at` must be a site if a cell has none. Got None with {dict(where)}. Add 'site'.")
-    return tuple(intervention.at(**{**where, "site": site}) for site in sites)
+    return tuple(cell_edit(intervention, {**where, "site": site}) for site in sites)
 
 
 def _refuse_unused(interventions: Sequence[object], sites: Sequence[str], dicts: Sequence[Mapping[str, Any]]) -> None:

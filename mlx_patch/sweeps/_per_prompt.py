@@ -3,21 +3,29 @@
 from collections.abc import Iterator, Sequence
 
 from mlx_patch.errors import KindError, ValueRefusedError
-from mlx_patch.interventions import Edit, Intervention
+from mlx_patch.interventions import CellEdit, Edit, Intervention, Path
 from mlx_patch.model import HookedModel, SelectorResolver
 from mlx_patch.tokens import Batch
 
 
 def edits_by_batch(
-    edits: Sequence[Sequence[tuple[Edit, ...]]], batches: Sequence[Batch], model: HookedModel
-) -> Iterator[list[tuple[Edit, ...]]]:
+    edits: Sequence[Sequence[tuple[CellEdit, ...]]], batches: Sequence[Batch], model: HookedModel
+) -> Iterator[list[tuple[CellEdit, ...]]]:
     """For each batch the edits of every cell, at the positions of its own prompts."""
     for batch in batches:
         resolver = SelectorResolver(batch.tokens, model.tokenizer, alone=batch.alone)
         batch_cells = []
         for cell in _edits_by_row(edits, batch):
-            batch_cells.append(tuple(map(resolver.join, cell)))
+            batch_cells.append(tuple(_join(resolver, members) for members in cell))
         yield batch_cells
+
+
+def _join(resolver: SelectorResolver, members: Sequence[CellEdit]) -> CellEdit:
+    """One edit from an edit for each row; of paths, one path whose sender is that of each row."""
+    first = members[0]
+    if not isinstance(first, Path):
+        return resolver.join(members)
+    return first.with_edit(resolver.join([path.edit for path in members]))
 
 
 def checked_interventions(
@@ -58,7 +66,9 @@ def refuse_rows(edits: Sequence[Edit], several: bool) -> None:
             )
 
 
-def _edits_by_row(edits: Sequence[Sequence[tuple[Edit, ...]]], batch: Batch) -> Iterator[list[tuple[Edit, ...]]]:
+def _edits_by_row(
+    edits: Sequence[Sequence[tuple[CellEdit, ...]]], batch: Batch
+) -> Iterator[list[tuple[CellEdit, ...]]]:
     """For each cell of a batch a list of its edits, each as a tuple with the edit of every row.
 
     Args:

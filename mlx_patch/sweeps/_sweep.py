@@ -33,6 +33,8 @@ def sweep(
     neurons: Any = None,
     alphas: Any = None,
     seeds: Any = None,
+    via: Any = None,
+    freeze: str = "all",
     edits: Iterable[Edit] = (),
     executor: str = "auto",
     progress: ProgressChoice = None,
@@ -51,9 +53,9 @@ def sweep(
             groups of equal length. Each prompt is an example.
         intervention: What to do; or a list of them, one a prompt, where each prompt has its own source.
         at: A site, or several where `over` has "site".
-        over: Axes, of "site", "layer", "pos", "head", "neuron", "alpha" (of an `Interpolate`) and "seed" (of what
-            draws), in the order in which the result has them; or instances of a `SweepAxis`. Or a list of cells: edits,
-            lists of edits, or dicts for `Intervention.at`.
+        over: Axes, of "site", "layer", "pos", "head", "neuron", "alpha" (of an `Interpolate`), "seed" (of what draws)
+            and "via" (receivers of paths), in the order in which the result has them; or instances of a `SweepAxis`.
+            Or a list of cells: edits, paths, lists of them, or dicts for `Intervention.at`.
         metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
             tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
         layers: Which layers, numbers or a slice; None is all that have the site. A group of ints is patched together:
@@ -64,6 +66,10 @@ def sweep(
         neurons: Which entries of the site's last axis. Groups as for layers.
         alphas: How far to go, where `over` has "alpha".
         seeds: Of all that draws random numbers, where `over` has "seed": the cells' interventions and standing edits.
+        via: Receivers, `mp.Receiver`: cells are paths, of which only what reaches the receivers counts. Several receive
+            together, or one after the other where `over` has "via".
+        freeze: What is frozen between sender and receiver: "all" other writers, MLPs too; or "attention": MLPs are
+            recomputed.
         edits: Standing edits: every run has them, the unpatched one too. In a cell they act before its own edits. The
             baseline is the run with these alone; over seeds, the mean of one run a seed. Causal tracing has its noise
             here.
@@ -88,15 +94,16 @@ def sweep(
         KeyboardInterrupt: Ctrl-C, before anything is done.
     Source:
         Vig et al. 2020, https://arxiv.org/abs/2004.12265, section 3; Meng et al. 2022, https://arxiv.org/abs/2202.05262,
-        section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure.
+        section 2; Heimersheim and Nanda 2024, https://arxiv.org/abs/2404.15255, for what to measure; Goldowsky-Dill et
+        al. 2023, https://arxiv.org/abs/2304.05969, and Wang et al. 2022, https://arxiv.org/abs/2211.00593, for paths.
     """
     require_hooked("model", model)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via))
     standing = as_edits(edits)
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
         def make() -> Experiment:
-            return make_experiment(model, tokens, intervention, variation, metrics, standing)
+            return make_experiment(model, tokens, intervention, variation, metrics, standing, freeze)
 
         progress_choice = progress if show_progress else False
         return run_experiment(make, executor, progress_choice, memory, checkpoint, group, model.layout)
@@ -123,6 +130,8 @@ def plan(
     neurons: Any = None,
     alphas: Any = None,
     seeds: Any = None,
+    via: Any = None,
+    freeze: str = "all",
     edits: Iterable[Edit] = (),
     executor: str = "auto",
     memory: int | None = None,
@@ -134,11 +143,11 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via))
     standing = as_edits(edits)
 
     def plan_of(metrics: Any) -> Plan:
-        experiment = make_experiment(model, tokens, intervention, variation, metrics, standing)
+        experiment = make_experiment(model, tokens, intervention, variation, metrics, standing, freeze)
         return plan_experiment(experiment, executor, bounds)
 
     kinds = kinds_of(metric)

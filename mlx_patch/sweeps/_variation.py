@@ -10,11 +10,11 @@ from typing_extensions import TypeIs
 
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.execution.progress import ProgressChoice
-from mlx_patch.interventions import Edit
+from mlx_patch.interventions import Edit, Path
 from mlx_patch.sites import Site
 from mlx_patch.sweeps.axes import SweepAxis, sweep_axes
 
-CellChoice = Edit | Sequence[Edit] | Mapping[str, Any]
+CellChoice = Edit | Path | Sequence[Edit | Path] | Mapping[str, Any]
 """A cell given by itself: edits, or what `Intervention.at` is given besides the site."""
 
 
@@ -66,7 +66,9 @@ class Variation:
             )
 
 
-def choices_of(layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any, seeds: Any = None) -> dict[str, Any]:
+def choices_of(
+    layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any, seeds: Any = None, via: Any = None
+) -> dict[str, Any]:
     """The keywords of `sweep` that choose along axes, by the name of the axis."""
     return {
         "layer": layers,
@@ -75,6 +77,7 @@ def choices_of(layers: Any, positions: Any, heads: Any, neurons: Any, alphas: An
         "neuron": neurons,
         "alpha": alphas,
         "seed": seeds,
+        "via": via,
     }
 
 
@@ -122,6 +125,8 @@ class AxisChoices(RunChoices, total=False):
     neurons: Any
     alphas: Any
     seeds: Any
+    via: Any
+    freeze: str
 
 
 class SweepChoices(AxisChoices, total=False):

@@ -7,10 +7,14 @@ from typing import SupportsIndex
 from typing_extensions import TypeIs
 
 from mlx_patch.errors import SelectionError
+from mlx_patch.interventions import Receiver
 from mlx_patch.positions import Selector
 
-AxisChoice = str | int | float | tuple[int, ...] | Selector
+PlaceChoice = str | int | float | tuple[int, ...] | Selector
 """A name, a number, or ints that are patched together; of positions also a selector, which each prompt resolves."""
+
+AxisChoice = PlaceChoice | Receiver | tuple[Receiver, ...]
+"""A choice along any axis: also a receiver of paths, or several that receive together."""
 
 
 def is_group(value: object) -> TypeIs[Iterable[object]]:
@@ -56,7 +60,7 @@ def refuse_repeated_choices(keyword: str, argument: object, choices: Sequence[ob
         raise SelectionError(f"`{keyword}` must not name anything twice. Got {argument!r}. Leave one of them out.")
 
 
-def flatten(choices: Iterable[AxisChoice]) -> tuple[int, ...]:
+def flatten(choices: Iterable[PlaceChoice]) -> tuple[int, ...]:
     """The numbers of all choices and groups in one row, without selectors.
 
     Example:
@@ -72,7 +76,7 @@ def flatten(choices: Iterable[AxisChoice]) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def count_from_start(keyword: str, choices: Sequence[AxisChoice], size: int) -> tuple[AxisChoice, ...]:
+def count_from_start(keyword: str, choices: Sequence[PlaceChoice], size: int) -> tuple[PlaceChoice, ...]:
     """The choices with numbers from 0 in place of those that count from the end.
 
     Raises:
@@ -83,7 +87,7 @@ def count_from_start(keyword: str, choices: Sequence[AxisChoice], size: int) -> 
     return from_start
 
 
-def _count_choice_from_start(keyword: str, choice: AxisChoice, size: int) -> AxisChoice:
+def _count_choice_from_start(keyword: str, choice: PlaceChoice, size: int) -> PlaceChoice:
     if isinstance(choice, Selector):
         return choice
     if isinstance(choice, tuple):

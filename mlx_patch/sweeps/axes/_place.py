@@ -1,13 +1,13 @@
 """`PlaceAxis`: an axis along which a choice of `Intervention.at` differs: numbers, and groups of numbers."""
 
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from typing_extensions import override
 
 from mlx_patch.positions import Selector
 from mlx_patch.sweeps.axes._axis import SweepAxis, SweepScope
-from mlx_patch.sweeps.axes._choices import AxisChoice, count_from_start, flatten, is_group, parse_index
+from mlx_patch.sweeps.axes._choices import PlaceChoice, count_from_start, flatten, is_group, parse_index
 
 
 class PlaceAxis(SweepAxis):
@@ -18,7 +18,7 @@ class PlaceAxis(SweepAxis):
         return {self.name: choice}
 
     @override
-    def parse_choice(self, value: Any) -> AxisChoice:
+    def parse_choice(self, value: Any) -> PlaceChoice:
         if is_group(value):
             return tuple(parse_index(self.title, number) for number in value)
         return parse_index(self.title, value)
@@ -33,7 +33,8 @@ class PlaceAxis(SweepAxis):
         size = self.size(scope)
         choices = self.parse(self.choices, size)
         if size is not None and choices is not None:
-            choices = count_from_start(self.title, choices, size)
+            places = cast("tuple[PlaceChoice, ...]", choices)  # `parse_choice` has made them
+            choices = count_from_start(self.title, places, size)
         return replace(self, choices=choices)
 
     @override

@@ -13,7 +13,7 @@ from mlx_patch.interventions import Intervention
 from mlx_patch.positions import Selector
 from mlx_patch.sweeps._alignment import apply_alignment
 from mlx_patch.sweeps.axes._axis import SweepScope
-from mlx_patch.sweeps.axes._choices import AxisChoice, count_from_start, flatten
+from mlx_patch.sweeps.axes._choices import PlaceChoice, count_from_start, flatten
 from mlx_patch.sweeps.axes._place import PlaceAxis
 from mlx_patch.tokens import Batch
 
@@ -29,7 +29,7 @@ class PosAxis(PlaceAxis):
     label = "position"
 
     @override
-    def parse_choice(self, value: Any) -> AxisChoice:
+    def parse_choice(self, value: Any) -> PlaceChoice:
         if isinstance(value, Selector):
             return value
         return super().parse_choice(value)

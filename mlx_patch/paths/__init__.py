@@ -1,0 +1,10 @@
+"""Paths: what of an edit reaches one receiver, while every other writer is frozen.
+
+A path becomes ordinary edits at its receivers, whose values are computed here. So sweeps plan, save and divide cells
+of paths as they do all others.
+"""
+
+from mlx_patch.paths._edits_of import edits_of as edits_of
+from mlx_patch.paths._refusals import checked_freeze as checked_freeze
+from mlx_patch.paths._resolve import has_paths as has_paths
+from mlx_patch.paths._resolve import resolve_paths as resolve_paths
