@@ -9,6 +9,8 @@ from mlx_patch.circuits._edges import writer_sites as writer_sites
 from mlx_patch.circuits._faithfulness import faithfulness as faithfulness
 from mlx_patch.circuits._graph import BlockParts as BlockParts
 from mlx_patch.circuits._graph import Graph as Graph
+from mlx_patch.circuits._head_effects import HeadEffects as HeadEffects
+from mlx_patch.circuits._head_effects import head_effects as head_effects
 from mlx_patch.circuits._nodes import Reader as Reader
 from mlx_patch.circuits._nodes import Writer as Writer
 from mlx_patch.circuits._pruning import Minimality as Minimality

@@ -89,7 +89,8 @@ def attention_summary(cache: ActivationCache) -> AttentionSummary:
         )
     patterns = np.stack([_as_float(cache["pattern", layer]) for layer in layers])
     patterns = patterns[..., : cache.n_positions]
-    return AttentionSummary(layers, *_numbers(patterns, np.array(cache.tokens)))
+    tokens = np.array(cache.tokens)
+    return AttentionSummary(layers, *_numbers(patterns, tokens))
 
 
 def _numbers(patterns: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -114,8 +115,9 @@ def _numbers(patterns: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, ...]
 
 def _mean_of(weights: np.ndarray) -> np.ndarray:
     """The mean over prompts and queries; NaN where there are none. From `(layer, batch, head, query)`."""
-    if not weights.shape[-1]:
-        return np.full((weights.shape[0], weights.shape[2]), np.nan)
+    n_layers, _, n_heads, n_queries = weights.shape
+    if not n_queries:
+        return np.full((n_layers, n_heads), np.nan)
     return weights.mean(axis=(1, 3))
 
 

@@ -69,7 +69,8 @@ def direct_logits(
     refuse_read_out(layout)
     last = Site("resid_post", model.n_layers - 1)
     further = [site for name in KINDS[by] for site in layout.select(name, None)]
-    sites = tuple(dict.fromkeys([*sites_of_parts(layout), *further, last, Site("final_norm")]))
+    needed = [*sites_of_parts(layout), *further, last, Site("final_norm")]
+    sites = tuple(dict.fromkeys(needed))
     edits = tuple(edits) if not isinstance(edits, Edit) else (edits,)
     _, cache = model.run_with_cache(tokens, sites, edits, logits_at=-1, pos=pos)
     reading = _reading_of(model, cache, answer, foil)
@@ -168,9 +169,11 @@ class _Taken:
 
     def of_shares(self, added: dict[str, np.ndarray], shares: Shares, *taken: str) -> DirectLogits:
         """By something inside layers; the parts that are taken apart leave what their shares do not hold."""
-        untouched = {name: array for name, array in added.items() if name.split(".")[0] not in taken}
-        taken_apart = [array for name, array in added.items() if name.split(".")[0] in taken]
-        difference = np.sum(taken_apart, axis=0) - np.nansum(shares.values, axis=(0, 1))
+        names_taken = [name for name in added if name.split(".")[0] in taken]
+        taken_apart = [added[name] for name in names_taken]
+        untouched = {name: array for name, array in added.items() if name not in names_taken}
+        of_shares = np.nansum(shares.values, axis=(0, 1))
+        difference = np.sum(taken_apart, axis=0) - of_shares
         remainder = {**untouched, f"{taken[0]} beside {self.by}s": difference, **self.remainder}
         coords = {"layer": shares.layers, self.by: shares.names}
         return self._result(shares.values, ("layer", self.by), coords, remainder)

@@ -78,4 +78,5 @@ def frozen_norm(norm: Callable[[mx.array], mx.array], before: mx.array, behind: 
 def _apart(actual: mx.array, expected: mx.array) -> float:
     """The distance of two arrays, as a fraction of the second's length."""
     length = mx.maximum(mx.linalg.norm(expected), 1e-30)
-    return float(np.array(mx.linalg.norm(actual - expected) / length))
+    distance = mx.linalg.norm(actual - expected)
+    return float(np.array(distance / length))

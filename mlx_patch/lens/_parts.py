@@ -17,7 +17,8 @@ def sites_of_parts(layout: Layout) -> tuple[Site, ...]:
     sites = [Site("embed")]
     for layer, points in enumerate(layout.points):
         mixer = "mixer_out" if "mixer_out" in points else "attn_out"
-        sites += [Site(name, layer) for name in (mixer, "mlp_out") if name in points]
+        names = [name for name in (mixer, "mlp_out") if name in points]
+        sites += [Site(name, layer) for name in names]
     return tuple(sites)
 
 
@@ -35,8 +36,9 @@ def stream_parts(layout: Layout, cache: ActivationCache, stream: mx.array) -> tu
     widths = {array.shape for array in addends.values()}
     if len(widths) > 1 or stream.shape not in widths:
         raise _not_a_sum(layout)
-    missing = stream.astype(mx.float32) - sum(addends.values(), mx.zeros(stream.shape))
-    share = np.array(mx.linalg.norm(missing) / mx.linalg.norm(stream.astype(mx.float32)))
+    wide = stream.astype(mx.float32)
+    missing = wide - sum(addends.values(), mx.zeros(wide.shape))
+    share = np.array(mx.linalg.norm(missing) / mx.linalg.norm(wide))
     if float(share) > _ROUNDED.get(stream.dtype, 1e-4):
         raise _not_a_sum(layout)
     return addends, missing

@@ -73,7 +73,8 @@ def source_shares(
         if ("v", layer) not in all_positions:
             raise _no_map(layout, Site("z", layer), "its values are another layer's")
         pattern = cache["pattern", layer].astype(mx.float32)[:, :, 0]
-        values = _by_query_head(layout, all_positions["v", layer].astype(mx.float32), pattern.shape[1])
+        own_values = all_positions["v", layer].astype(mx.float32)
+        values = _by_query_head(layout, own_values, pattern.shape[1])
         if values.shape[1] != pattern.shape[2]:
             raise _no_map(layout, Site("z", layer), "its keys are more than its positions")
         gathered = mx.einsum("bhs,bshd->bhd", pattern, values)

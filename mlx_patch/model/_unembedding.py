@@ -67,7 +67,8 @@ def _leave_last_block(layout: Layout, stream: mx.array) -> Hook:
 
 def _put_at(layout: Layout, site: Site, stream: mx.array) -> Hook:
     by_position = stream.reshape(_three_axes(stream.shape))
-    return Hook(layout.place(site), lambda value, forward_pass: _like(by_position, value), Phase.EDIT)
+    place = layout.place(site)
+    return Hook(place, lambda value, forward_pass: _like(by_position, value), Phase.EDIT)
 
 
 def _run_placeholders(layout: Layout, stream: mx.array, hooks: list[Hook]) -> mx.array:
@@ -193,7 +194,8 @@ def _gradient(layout: Layout, zero: mx.array, token: mx.array) -> mx.array:
     def logit(normed: mx.array) -> mx.array:
         return unembed(layout, normed)[0, 0, token].astype(mx.float32).sum()
 
-    return mx.grad(logit)(zero)[0].astype(mx.float32)
+    [gradient] = mx.grad(logit)(zero)
+    return gradient.astype(mx.float32)
 
 
 def _factor(row: mx.array, gradient: mx.array) -> float:

@@ -58,7 +58,13 @@ def test_the_first_block_of_the_readme_is_two_commands():
     assert tests.endswith("-m pytest -q -n 2")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+RUN = [page for page in PAGES if page.parent.name != "tutorials"]
+TUTORIALS = [
+    pytest.param(page, marks=[pytest.mark.real, pytest.mark.slow], id=page.name) for page in PAGES if page not in RUN
+]
+
+
+@pytest.mark.parametrize("page", [*(pytest.param(page, id=page.name) for page in RUN), *TUTORIALS])
 def test_python_blocks_run(page, named, monkeypatch, capsys):
     """In order, in one namespace, from the top of the repository."""
     monkeypatch.chdir(ROOT)
