@@ -6,9 +6,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from rounded_scales import with_half_scales
 
 import mlx_patch as mp
-from mlx_patch.testing import smollm2_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "path_patching_smollm2.npz"
 FREEZES = {"all": "mlps_frozen", "attention": "mlps_recomputed"}
@@ -18,22 +18,6 @@ LAYERS = range(30) if EVERY_PATH else (1, 29)
 """Of direct effects. Without EVERY_PATH some paths of one prompt run: a forward pass takes 2 seconds of MLX's BLAS."""
 PAIRS = slice(None) if EVERY_PATH else slice(2, None, 5)
 EXAMPLES = slice(None) if EVERY_PATH else slice(0, 1)
-
-
-def exact_smollm2():
-    """SmolLM2 with each weight dequantised in float16, as the file's scales are, which is what the arrays are of."""
-    model = mp.HookedModel.load(smollm2_folder("float32"))
-    packed = mx.load(str(smollm2_folder("4bit") / "model.safetensors"))
-    weights = []
-    for name, scales in packed.items():
-        if name.endswith(".scales"):
-            module = name.removesuffix(".scales")
-            bits = 8 if "embed" in module else 4
-            half = [array.astype(mx.float16) for array in (scales, packed[f"{module}.biases"])]
-            plain = mx.dequantize(packed[f"{module}.weight"], *half, group_size=32, bits=bits)
-            weights.append((f"{module}.weight", plain.astype(mx.float32)))
-    model.model.load_weights(weights, strict=False)
-    return model
 
 
 def expected_paths(golden, patch, mlps):
@@ -57,7 +41,7 @@ def expected_paths(golden, patch, mlps):
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", FREEZES)
 def test_paths_are_those_of_brute_force_elsewhere(freeze):
-    golden, model = np.load(GOLDEN), exact_smollm2()
+    golden, model = np.load(GOLDEN), with_half_scales()
     host, source = (mx.array(golden[f"tokens_{name}"][EXAMPLES]) for name in ("clean", "corrupted"))
     metric = mp.metrics.LogitDiff(golden["right"][EXAMPLES].tolist(), golden["wrong"][EXAMPLES].tolist())
     patch = mp.Replace(model.run_with_cache(source, sites="z", logits_at=-1)[1])
