@@ -1,12 +1,12 @@
 """`PromptRun`: the forward pass of some prompts, from which gradients go back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_patch.architectures import Layout
+from mlx_patch.architectures import Layout, Place
 from mlx_patch.engine import Action, ForwardPass, Hook, Snapshot, cached_arrays, snapshot
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.execution.passes import forward
@@ -27,6 +27,7 @@ class PromptRun:
         memory: Bytes that the gradients may take beside the weights, if one layer does not take more; None is no bound.
         actions: What other edits do, by site, before anything is read.
         stopped: The sites that gradients do not go back through.
+        uncarried: Sites of the stream at which actions reach the module that reads it, but not the skip connection.
     """
 
     layout: Layout
@@ -36,6 +37,7 @@ class PromptRun:
     memory: int | None = None
     actions: Sequence[tuple[Site, Action]] = ()
     stopped: Sequence[Site] = ()
+    uncarried: Sequence[Site] = ()
 
     @property
     def length(self) -> int:
@@ -78,7 +80,13 @@ class PromptRun:
 
     def _hooks(self, actions: Sequence[tuple[Site, Action]]) -> list[Hook]:
         every_action = [*self.actions, *actions, *((site, _stop) for site in self.stopped)]
-        return action_hooks(self.layout, [(self.layout.place(site), action) for site, action in every_action])
+        return action_hooks(self.layout, [(self._place(site), action) for site, action in every_action])
+
+    def _place(self, site: Site) -> Place:
+        place = self.layout.place(site)
+        if site in self.uncarried:
+            return replace(place, point=replace(place.point, carried=None))
+        return place
 
     def _forward(self, past: Snapshot | None, hooks: Sequence[Hook]) -> mx.array:
         caches = None

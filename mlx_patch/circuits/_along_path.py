@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.attribution import putting, run_with_gradients
-from mlx_patch.circuits._blocks import sites_of_readers
+from mlx_patch.attribution import putting
 from mlx_patch.circuits._host_run import HostRun
 from mlx_patch.circuits._scoring import Scoring
 from mlx_patch.circuits._two_runs import TwoRuns
@@ -66,7 +65,7 @@ def _scores(runs: TwoRuns, steps: int) -> PathScores:
             half_before = writer_differences(start, host.activations, runs.graph) / 2
             weights = weights + half_before
         scoring = Scoring(start, runs.graph, weights)
-        gradient_run = run_with_gradients(start.prompt_run, sites_of_readers(start.prompt_run.layout), scoring.add)
+        gradient_run = scoring.go_back()
         total = total + scoring.values
         metrics.append(np.array(gradient_run.values)[0])
     difference = metrics[-1] - metrics[0]

@@ -78,25 +78,40 @@ def sites_of_writers(layout: Layout) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def read_by_mlp_alone(layout: Layout) -> tuple[Site, ...]:
+    """The sites of the stream that only the MLP reads, and the skip connection carries on."""
+    sites: list[Site] = []
+    for layer, points in enumerate(layout.points):
+        if "resid_mid" in points and points["resid_mid"].carried:
+            sites.append(Site("resid_mid", layer))
+    return tuple(sites)
+
+
 def sites_of_readers(layout: Layout) -> tuple[Site, ...]:
-    """The sites at which the effect of each reader passes, in the order of a forward pass."""
+    """The sites at which the effect of each reader passes, in the order of a forward pass.
+
+    For an MLP it is the stream that it alone reads, where there is such a site.
+    """
+    alone = read_by_mlp_alone(layout)
     sites: list[Site] = []
     for layer, points in enumerate(layout.points):
         if reads_by_head(layout, layer):
             sites += [Site(name, layer) for name in _QUERY_KEY_VALUE]
         elif "mixer_out" in points:
             sites.append(Site("mixer_out", layer))
-        if "mlp_out" in points:
+        stream = Site("resid_mid", layer)
+        if stream in alone:
+            sites.append(stream)
+        elif "mlp_out" in points:
             sites.append(Site("mlp_out", layer))
     return (*sites, Site("resid_post", len(layout.blocks) - 1))
 
 
 def sites_of_streams(layout: Layout) -> tuple[Site, ...]:
-    """The sites of the stream that readers read."""
-    sites: list[Site] = []
-    for layer, points in enumerate(layout.points):
-        sites += [Site(name, layer) for name in ("resid_pre", "resid_mid") if name in points]
-    return tuple(sites)
+    """The sites of the stream where segments to readers begin."""
+    alone = read_by_mlp_alone(layout)
+    streams = [site for site in layout.sites if site.name in ("resid_pre", "resid_mid")]
+    return tuple(site for site in streams if site not in alone)
 
 
 def graph_of(layout: Layout, activations: Mapping[Site, mx.array]) -> Graph:

@@ -58,9 +58,7 @@ class EdgeScores:
                 f"{self.baseline.shape}. Give the metric of the host's run."
             )
         for name in ("values", "baseline"):
-            copy = np.array(getattr(self, name), np.float32)
-            copy.flags.writeable = False
-            object.__setattr__(self, name, copy)
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
 
     @property
     def negated(self) -> "EdgeScores":
@@ -238,6 +236,15 @@ class EdgeScores:
     def __repr__(self) -> str:
         _, _, length, examples = self.values.shape
         return f"EdgeScores({self.graph.n_edges} edges, {length} positions, {examples} examples)"
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A copy in float32 that is read-only; or the array itself, if it is so already."""
+    if array.dtype == np.float32 and not array.flags.writeable:
+        return array
+    copy = np.array(array, np.float32)
+    copy.flags.writeable = False
+    return copy
 
 
 def _refuse_number(n: object, n_all: int, kind: str) -> None:

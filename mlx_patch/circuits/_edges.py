@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from mlx_patch.attribution import run_with_gradients
 from mlx_patch.circuits._along_path import scores_along_path
-from mlx_patch.circuits._blocks import refuse_stream, sites_of_readers, sites_of_writers
+from mlx_patch.circuits._blocks import refuse_stream, sites_of_writers
 from mlx_patch.circuits._edge_scores import EdgeScores
 from mlx_patch.circuits._scoring import Scoring
 from mlx_patch.circuits._two_runs import SourceValues, two_runs
@@ -60,8 +59,7 @@ def edges(
     require_hooked("model", model)
     _refuse_method(method, steps)
     _refuse_metric(metric)
-    layout = model.layout
-    refuse_stream(layout)
+    refuse_stream(model.layout)
     if method == "integrated" and isinstance(cache, Intervention):
         raise KindError(
             f'`cache` must be an ActivationCache where method="integrated". Got {cache!r}. The way leads to the '
@@ -74,7 +72,7 @@ def edges(
         notes = {"steps": scores.steps, "residual": scores.residual}
         return EdgeScores(runs.graph, scores.values, scores.baseline, {**described, **notes})
     scoring = Scoring(runs.host, runs.graph, writer_differences(runs.host, runs.source, runs.graph))
-    gradient_run = run_with_gradients(runs.host.prompt_run, sites_of_readers(layout), scoring.add)
+    gradient_run = scoring.go_back()
     baseline = np.array(gradient_run.values)[0]
     return EdgeScores(runs.graph, scoring.values, baseline, {**described, **gradient_run.notes})
 

@@ -16,10 +16,11 @@ def segments_of_readers(slopes: Slopes, block: BlockParts) -> list[Segment]:
     """The segments from the stream to the readers of a block, in the order of the readers.
 
     Each begins at the stream, before the reader's norm. Queries, keys and values are there once for each head. A mixer
-    that is not read by head is one segment to `mixer_out`; so is the MLP, with its router, to `mlp_out`.
+    that is not read by head is one segment to `mixer_out`; so is the MLP, with its router, to `mlp_out`. It takes none
+    if the slope is known at the stream that it alone reads.
 
     Args:
-        slopes: At `q`, `k` and `v` of the block, or at `mixer_out`; and at `mlp_out`.
+        slopes: At `q`, `k` and `v` of the block, or at `mixer_out`; and at `mlp_out`, or at what the MLP alone reads.
         block: The block.
     """
     segments: list[Segment] = []
@@ -31,7 +32,7 @@ def segments_of_readers(slopes: Slopes, block: BlockParts) -> list[Segment]:
     elif block.has_mixer:
         mixer_out = Site("mixer_out", block.layer)
         segments.append(Segment(stream, mixer_out, slopes[mixer_out][None]))
-    if block.has_mlp:
-        mlp_out = Site("mlp_out", block.layer)
+    mlp_out = Site("mlp_out", block.layer)
+    if mlp_out in slopes:
         segments.append(Segment(block.mlp_reads, mlp_out, slopes[mlp_out][None]))
     return segments

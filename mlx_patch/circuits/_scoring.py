@@ -1,11 +1,13 @@
 """`Scoring`: the scores of all edges, block by block as the gradients become known."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.attribution import SiteGradient
+from mlx_patch.attribution import GradientRun, SiteGradient, run_with_gradients
+from mlx_patch.circuits._blocks import read_by_mlp_alone, sites_of_readers
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._host_run import HostRun, in_turn
 from mlx_patch.circuits._reading import segments_of_readers
@@ -33,11 +35,19 @@ class Scoring:
     def values(self) -> np.ndarray:
         """Source minus host, in the metric's unit; NaN where there is no edge, or no gradient yet.
 
-        Float32. Shape `(writer, reader, pos, batch)`.
+        Float32, read-only. Shape `(writer, reader, pos, batch)`.
         """
-        return self._scores.transpose(2, 3, 1, 0)
+        values = self._scores.transpose(2, 3, 1, 0)
+        values.flags.writeable = False
+        return values
 
-    def add(self, gradients: Mapping[Site, SiteGradient]) -> None:
+    def go_back(self) -> GradientRun:
+        """Go back through the host's run, and score the edges into all readers."""
+        layout = self._host.prompt_run.layout
+        prompt_run = replace(self._host.prompt_run, uncarried=read_by_mlp_alone(layout))
+        return run_with_gradients(prompt_run, sites_of_readers(layout), self._add)
+
+    def _add(self, gradients: Mapping[Site, SiteGradient]) -> None:
         """Add the edges into all readers whose gradients are among these: those of whole blocks, and the logits."""
         slopes = {site: gradients[site].gradient[0] for site in gradients}
         layers = {site.layer for site in slopes if site.name != "resid_post"}
@@ -48,10 +58,12 @@ class Scoring:
         del segments  # with the slopes of all heads of all blocks
         for block, count in zip(blocks, counts, strict=True):
             streams = [next(gradients_of_readers) for _ in range(count)]
+            if block.mlp_reads in slopes:
+                streams.append(_of_one_reader(slopes[block.mlp_reads]))
             self._score(self._graph.first_reader(block.layer), mx.concatenate(streams, axis=2))
         last = Site("resid_post", len(self._graph.blocks) - 1)
         if last in slopes:
-            self._score(len(self._graph.readers) - 1, slopes[last].astype(mx.float32)[:, :, None])
+            self._score(len(self._graph.readers) - 1, _of_one_reader(slopes[last]))
 
     def _score(self, first: int, gradients: mx.array) -> None:
         """Score the edges into readers that follow each other.
@@ -64,4 +76,9 @@ class Scoring:
         n_read = self._graph.n_read[first:end]
         products = np.array(self._changes[:, :, : max(n_read)] @ gradients.swapaxes(-1, -2))
         is_read = self._graph.has_edge[: max(n_read), first:end]
-        self._scores[:, :, : max(n_read), first:end] = np.where(is_read, products, np.float32(np.nan))
+        np.copyto(self._scores[:, :, : max(n_read), first:end], products, where=is_read)
+
+
+def _of_one_reader(slope: mx.array) -> mx.array:
+    """The slope at a stream that one reader alone reads. Shape `(batch, pos, 1, d_model)`."""
+    return slope.astype(mx.float32)[:, :, None]

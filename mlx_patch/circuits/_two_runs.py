@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_patch.attribution import PromptRun
 from mlx_patch.cache import ActivationCache
-from mlx_patch.circuits._blocks import graph_of, reads_by_head, sites_of_streams, sites_of_writers, writes_by_head
+from mlx_patch.circuits._blocks import graph_of, reads_by_head, sites_of_streams, sites_of_writers
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._host_run import HostRun
 from mlx_patch.errors import KindError, ShapeError, listed
@@ -68,8 +68,6 @@ def _host_run(experiment: Experiment) -> HostRun:
     [batch], [readout] = experiment.batches, experiment.readouts
     sites = [*sites_of_writers(layout), *sites_of_streams(layout)]
     for layer in range(len(layout.blocks)):
-        if writes_by_head(layout, layer):
-            sites.append(Site("attn_out", layer))
         if reads_by_head(layout, layer):
             sites.append(Site("k", layer))
     activations = run(layout, batch.tokens, sites=tuple(sites), unembed=False).activations

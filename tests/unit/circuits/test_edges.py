@@ -142,14 +142,21 @@ def test_readers_that_are_mixed_up_turn_it_red(tiny, monkeypatch):
 
 
 def test_a_gradient_behind_the_norm_turns_it_red(tiny, monkeypatch):
-    """As where the Jacobian of the MLP's norm is left out: the gradient is then that of another stream."""
+    """As where the Jacobian of a norm is left out: the gradient is then that of another stream."""
 
     def unscaled(self, first, gradients):
-        stream = self._host.activations[mp.Site("resid_mid", 0)]
+        stream = self._host.activations[mp.Site("resid_pre", 1)]
         score(self, first, gradients * mx.sqrt(mx.mean(stream**2, axis=-1))[:, :, None, None])
 
     score = _scoring.Scoring._score
     monkeypatch.setattr(_scoring.Scoring, "_score", unscaled)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        test_a_score_is_the_slope_of_the_metric(tiny, "llama")
+
+
+def test_a_gradient_along_the_skip_connection_turns_it_red(tiny, monkeypatch):
+    """As where the effect of the stream that an MLP reads goes past the MLP too."""
+    monkeypatch.setattr(_scoring, "read_by_mlp_alone", lambda layout: ())
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         test_a_score_is_the_slope_of_the_metric(tiny, "llama")
 
