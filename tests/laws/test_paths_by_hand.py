@@ -9,6 +9,7 @@ import pytest
 from paths_by_hand import ByHand, Names
 
 import mlx_patch as mp
+from mlx_patch.architectures import Point
 from mlx_patch.errors import PatchError
 from mlx_patch.metrics import as_metric
 from mlx_patch.sites import Site
@@ -195,3 +196,39 @@ def test_each_seeded_fault_turns_it_red(fault, tiny, monkeypatch):
     monkeypatch.setattr(f"mlx_patch.paths.{module}.{attribute}", wrong(original))
     with pytest.raises((AssertionError, PatchError, KeyError)):
         hold_all(sides, freeze)
+
+
+ATTENTION = Point("self_attn", "output")
+RETURNED = {"attn_out": ATTENTION, "mixer_out": ATTENTION, "mlp_out": Point("mlp", "output")}
+"""What modules of llama-like blocks return, whatever is then made of it."""
+
+
+def as_returned(send):
+    """Senders that send what their modules return; what else is done to it before it is added is forgotten."""
+
+    def sent(host, jobs):
+        family = host.layout.family
+        model = mp.HookedModel(host.layout.model, family=replace(family, block={**family.block, **RETURNED}))
+        _, returned = model.run_with_cache(host.tokens, sites=list(host.activations))
+        activations = {site: returned[site] for site in host.activations}
+        return send(replace(host, layout=model.layout, activations=activations), jobs)
+
+    return sent
+
+
+FORGOTTEN = {"the norm behind a sender": "gemma2", "the multiplier of a sender": "granite"}
+"""By what is forgotten: a model that has it."""
+
+
+@pytest.mark.parametrize("fault", FORGOTTEN)
+def test_what_is_forgotten_of_a_sender_turns_it_red(fault, tiny, monkeypatch):
+    sides = sides_of(tiny, FORGOTTEN[fault])
+    hold_all(sides, "all")
+    monkeypatch.setattr("mlx_patch.paths._resolve.send", as_returned(resolve_name("mlx_patch.paths._resolve:send")))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        hold_all(sides, "all")
+
+
+def test_where_nothing_is_forgotten_all_holds(tiny, monkeypatch):
+    monkeypatch.setattr("mlx_patch.paths._resolve.send", as_returned(resolve_name("mlx_patch.paths._resolve:send")))
+    hold_all(sides_of(tiny, "llama"), "all")
