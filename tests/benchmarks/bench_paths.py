@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from bench_overhead import with_openblas
 
 import mlx_patch as mp
 from mlx_patch.testing import smollm2_folder
@@ -144,6 +143,8 @@ def brute_force(
 def main(repetitions: int = 7) -> None:
     """Print the table for SmolLM2."""
     if not os.environ.get("PLAIN_BLAS"):
+        from bench_overhead import with_openblas
+
         with_openblas()
     from paths_by_hand import Names
 
