@@ -11,16 +11,16 @@ from mlx_patch.architectures import Layout
 from mlx_patch.engine import Shared, Snapshot, _recipes, _shared_past, _snapshot, cached_arrays
 from mlx_patch.errors import PatchError
 from mlx_patch.execution import _execute
-from mlx_patch.execution.cells import _cell
+from mlx_patch.execution.cells import cell_of
 from mlx_patch.execution.passes import CellRows, PassRun, _pass_run, _unpatched
-from mlx_patch.execution.plan import _packing
+from mlx_patch.execution.plan import make_plan
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.laws import bench_of
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import _experiment
 from mlx_patch.testing import exact_sweeps, tiny_model
 
-run, act, edited, cell_of, make_plan = PassRun.run, CellRows.act, CellRows.apply_edit, _cell.cell_of, _packing.make_plan
+run, act, edited = PassRun.run, CellRows.act, CellRows.apply_edit
 snapshot, opened, attend_shared, slice_hook = (
     _snapshot.snapshot,
     Snapshot.opened,
