@@ -208,6 +208,14 @@ def by_length(rows: Sequence[mx.array], at_most: int | None = None) -> tuple[Bat
     return tuple(batches)
 
 
+def shared_token(tokenizer: Any, ids: np.ndarray) -> str:
+    """The token that all prompts have at a position; `*` where they differ."""
+    unique_ids = np.unique(ids)
+    if unique_ids.size > 1:
+        return "*"
+    return tokenizer.decode(unique_ids.tolist())
+
+
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each of some tokens, one by one.
 

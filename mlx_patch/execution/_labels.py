@@ -10,6 +10,7 @@ from mlx_patch.execution.plan import Plan
 from mlx_patch.execution.progress import Numbers
 from mlx_patch.provenance import versions
 from mlx_patch.results import SweepResult
+from mlx_patch.tokens import shared_token
 
 
 def build_result(experiment: Experiment, planned: Plan, numbers: Numbers, seconds: float) -> SweepResult:
@@ -125,13 +126,5 @@ def _token_strings(experiment: Experiment, positions: Sequence[Any]) -> tuple[st
     strings: list[str] = []
     for pos in positions:
         columns = pos if isinstance(pos, tuple) else (pos,)
-        strings.append("".join(_token_string(tokenizer, rows[:, column]) for column in columns))
+        strings.append("".join(shared_token(tokenizer, rows[:, column]) for column in columns))
     return tuple(strings)
-
-
-def _token_string(tokenizer: Any, ids: np.ndarray) -> str:
-    """The token that all prompts have at a position; `*` where they differ."""
-    unique_ids = np.unique(ids)
-    if unique_ids.size > 1:
-        return "*"
-    return tokenizer.decode(unique_ids.tolist())

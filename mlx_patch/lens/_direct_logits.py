@@ -14,8 +14,8 @@ from mlx_patch.lens._direct_result import DirectLogits
 from mlx_patch.lens._frozen_norm import FrozenNorm, frozen_norm
 from mlx_patch.lens._parts import along, part_name, sites_of_parts, stream_parts
 from mlx_patch.lens._shares import Shares, head_shares, neuron_shares, source_shares
-from mlx_patch.metrics import Answers, as_answers, single_tokens
-from mlx_patch.model import HookedModel, checked_ids, find_head, refuse_read_out, require_hooked
+from mlx_patch.metrics import Answers
+from mlx_patch.model import HookedModel, find_head, ids_of_answers, refuse_read_out, require_hooked
 from mlx_patch.sites import Site
 
 KINDS = {
@@ -148,8 +148,7 @@ def _final_norm_of(model: HookedModel, cache: ActivationCache) -> FrozenNorm:
 
 def _ids(model: HookedModel, argument: str, answer: Answers, batch: int) -> mx.array:
     """The ids of an answer for all prompts, or of one for each."""
-    answers = single_tokens(argument, as_answers(argument, answer), model.tokenizer)
-    ids = checked_ids(answers if isinstance(answers, tuple) else (answers,), model.d_vocab)
+    ids = ids_of_answers(argument, answer, model.tokenizer, model.d_vocab)
     if ids.size not in (1, batch):
         raise ShapeError(f"`{argument}` must be one token, or one for each of {batch} prompts. Got {ids.size}. ")
     return ids

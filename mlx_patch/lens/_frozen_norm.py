@@ -61,7 +61,7 @@ def frozen_norm(norm: Callable[[mx.array], mx.array], before: mx.array, behind: 
     of_zero, of_ones, of_turns = normed_probes[:, 0]
     gain = (of_turns - of_zero) * in_turn
     same = _SAME.get(behind.dtype, 1e-4)
-    centred = _apart(of_ones - of_zero, gain) > 0.5
+    centred = relative_distance(of_ones - of_zero, gain) > 0.5
     stream = before.astype(mx.float32)
     if centred:
         stream = stream - stream.mean(axis=-1, keepdims=True)
@@ -70,13 +70,16 @@ def frozen_norm(norm: Callable[[mx.array], mx.array], before: mx.array, behind: 
     scale = (scaled * moved).sum(axis=-1, keepdims=True) / mx.maximum(
         (scaled * scaled).sum(axis=-1, keepdims=True), 1e-30
     )
-    if _apart(moved, scale * scaled) > same:
+    if relative_distance(moved, scale * scaled) > same:
         return None
     return FrozenNorm(gain, of_zero, bool(centred), scale)
 
 
-def _apart(actual: mx.array, expected: mx.array) -> float:
-    """The distance of two arrays, as a fraction of the second's length."""
+def relative_distance(actual: mx.array, expected: mx.array) -> float:
+    """The distance of two arrays, as a fraction of the second's length; infinite where they differ in shape."""
+    if actual.shape != expected.shape:
+        return float("inf")
+    expected = expected.astype(mx.float32)
     length = mx.maximum(mx.linalg.norm(expected), 1e-30)
-    distance = mx.linalg.norm(actual - expected)
+    distance = mx.linalg.norm(actual.astype(mx.float32) - expected)
     return float(np.array(distance / length))

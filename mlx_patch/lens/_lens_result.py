@@ -12,8 +12,8 @@ from mlx_patch.errors import SelectionError, ShapeError, TokenError
 from mlx_patch.files import written_whole
 from mlx_patch.lens._lens_page import lens_page
 from mlx_patch.lens._normaliser import log_normaliser
-from mlx_patch.metrics import Answers, as_answers, single_tokens
-from mlx_patch.model import HookedModel, checked_ids, read_out
+from mlx_patch.metrics import Answers
+from mlx_patch.model import HookedModel, ids_of_answers, read_out
 from mlx_patch.plot import token_grid, visible
 from mlx_patch.sites import Site
 
@@ -217,9 +217,7 @@ class LogitLens:
 
     def _ids(self, token: Answers) -> mx.array:
         """The ids of a token for all prompts, or of one for each. Shape `(batch or 1, 1, 1)`."""
-        answers = single_tokens("token", as_answers("token", token), self.model.tokenizer)
-        listed = answers if isinstance(answers, tuple) else (answers,)
-        ids = checked_ids(listed, self.model.d_vocab)
+        ids = ids_of_answers("token", token, self.model.tokenizer, self.model.d_vocab)
         if ids.size not in (1, self.tokens.shape[0]):
             raise TokenError(
                 f"`token` must be one, or one for each of {self.tokens.shape[0]} prompts. Got {ids.size}. "

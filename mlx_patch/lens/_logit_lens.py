@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from mlx_patch.errors import MissingSiteError, listed
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.lens._lens_result import LogitLens
 from mlx_patch.model import HookedModel, SiteChoice, chosen_sites, refuse_read_out, require_hooked
 from mlx_patch.sites import Site
+from mlx_patch.tokens import shared_token
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 """The sites that hold the stream."""
@@ -46,18 +49,10 @@ def logit_lens(
     logits, cache = model.run_with_cache(tokens, chosen, edits, logits_at=pos, pos=pos)
     texts = ()
     if model.tokenizer is not None:
-        columns = [cache.tokens[:, position : position + 1] for position in cache.positions]
-        texts = tuple(_shown(model, column) for column in columns)
+        rows = np.array(cache.tokens)
+        texts = tuple(shared_token(model.tokenizer, rows[:, position]) for position in cache.positions)
     streams = {site: cache[site] for site in chosen}
     return LogitLens(model, streams, logits, cache.tokens, cache.positions, texts)
-
-
-def _shown(model: HookedModel, column: Any) -> str:
-    """The token that all prompts have at a position; `*` where they differ."""
-    ids = set(column[:, 0].tolist())
-    if len(ids) > 1:
-        return "*"
-    return model.tokenizer.decode(list(ids))
 
 
 def _refuse_others(sites: tuple[Site, ...]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import ArchitectureError
-from mlx_patch.lens._frozen_norm import frozen_norm
+from mlx_patch.lens._frozen_norm import frozen_norm, relative_distance
 from mlx_patch.sites import Site
 
 _SAME = {mx.float32: 1e-3, mx.bfloat16: 0.05, mx.float16: 0.02}
@@ -78,7 +78,7 @@ def source_shares(
         if values.shape[1] != pattern.shape[2]:
             raise _no_map(layout, Site("z", layer), "its keys are more than its positions")
         gathered = mx.einsum("bhs,bshd->bhd", pattern, values)
-        if _apart(gathered, cache["z", layer][:, 0]) > _tolerance(cache["z", layer]):
+        if relative_distance(gathered, cache["z", layer][:, 0]) > _tolerance(cache["z", layer]):
             raise _no_map(layout, Site("z", layer), "z is not `pattern` times `v`: it is gated, normed or mixed")
         rows.append(mx.einsum("bhs,bshd,bhd->bs", pattern, values, taken_back))
     return _shares(layers, rows)
@@ -111,7 +111,7 @@ def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direc
         raise _no_map(layout, site, "no module's input holds it alone")
     activation = cache[site]
     raw = activation.reshape(*activation.shape[:2], -1)
-    if _apart(place.point.view.read(raw, place.block), activation) > 0:
+    if relative_distance(place.point.view.read(raw, place.block), activation) > 0:
         raise _no_map(layout, site, "the module that reads it reads more")
     projected = place.module(raw)
     behind = _behind_projection(layout, added, projected, cache[added], direction)
@@ -132,7 +132,7 @@ def _behind_projection(
         return None
     wide, tolerance = projected.astype(mx.float32), _tolerance(output)
     factor = (wide * output).sum() / mx.maximum((wide * wide).sum(), 1e-30)
-    if _apart(output, factor * wide) <= tolerance:
+    if relative_distance(output, factor * wide) <= tolerance:
         return factor * direction
     place = layout.place(added)
     if place.point.side != "output":
@@ -149,15 +149,6 @@ def _behind_projection(
 
 def _tolerance(array: mx.array) -> float:
     return _SAME.get(array.dtype, 1e-3)
-
-
-def _apart(actual: mx.array, expected: mx.array) -> float:
-    """The distance of two arrays, as a fraction of the second's length; infinite where they differ in shape."""
-    if actual.shape != expected.shape:
-        return float("inf")
-    expected = expected.astype(mx.float32)
-    length = mx.maximum(mx.linalg.norm(expected), 1e-30)
-    return float(np.array(mx.linalg.norm(actual.astype(mx.float32) - expected) / length))
 
 
 def _no_map(layout: Layout, site: Site, why: str) -> ArchitectureError:

@@ -40,6 +40,7 @@ from ._tokens import Answers as Answers
 from ._tokens import Tokenizer as Tokenizer
 from ._tokens import as_answers as as_answers
 from ._tokens import single_tokens as single_tokens
+from ._tokens import token_ids as token_ids
 from ._tokenset import TokenSetProb as TokenSetProb
 from ._top import TopK as TopK
 from ._top import TopToken as TopToken

@@ -20,8 +20,8 @@ from mlx_patch.model._running import trace as trace
 from mlx_patch.model._selector_resolver import SelectorResolver as SelectorResolver
 from mlx_patch.model._twin import twin as twin
 from mlx_patch.model._unembedding import Head as Head
-from mlx_patch.model._unembedding import checked_ids as checked_ids
 from mlx_patch.model._unembedding import find_head as find_head
+from mlx_patch.model._unembedding import ids_of_answers as ids_of_answers
 from mlx_patch.model._unembedding import read_out as read_out
 from mlx_patch.model._unembedding import refuse_read_out as refuse_read_out
 from mlx_patch.model._unknown import learned_positions as learned_positions

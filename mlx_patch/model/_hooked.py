@@ -14,7 +14,7 @@ from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
-from mlx_patch.metrics import Answers, as_answers, single_tokens
+from mlx_patch.metrics import Answers, as_answers
 from mlx_patch.model._capture_over_generation import PositionsOfText
 from mlx_patch.model._each import EditsOfEach, prompts_of, run_rows
 from mlx_patch.model._editing import Editing
@@ -29,7 +29,7 @@ from mlx_patch.model._hooks import (
 from mlx_patch.model._loading import adapted, load
 from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run, trace
-from mlx_patch.model._unembedding import checked_ids, final_norm, find_head, unembed
+from mlx_patch.model._unembedding import final_norm, find_head, ids_of_answers, unembed
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
@@ -227,9 +227,8 @@ class HookedModel:
             SelectionError: An id is past the vocabulary.
             ArchitectureError: No weights of the model are its unembedding: it has an adapter there, say.
         """
-        answers = single_tokens("tokens", as_answers("tokens", tokens), self.tokenizer)
-        ids = answers if isinstance(answers, tuple) else (answers,)
-        rows = find_head(self.layout).rows(checked_ids(ids, self.d_vocab))
+        answers = as_answers("tokens", tokens)
+        rows = find_head(self.layout).rows(ids_of_answers("tokens", answers, self.tokenizer, self.d_vocab))
         if isinstance(answers, tuple):
             return rows
         return rows[0]

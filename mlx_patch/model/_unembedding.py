@@ -4,7 +4,7 @@ The model's own code does it. A forward pass of placeholder tokens is given the 
 returns. MLX is lazy, so the blocks below are written down and never computed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,8 +16,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import Frame, Hook, Phase
-from mlx_patch.errors import ArchitectureError, MissingSiteError, SelectionError, ShapeError
-from mlx_patch.metrics import Answer
+from mlx_patch.errors import ArchitectureError, MissingSiteError, ShapeError
+from mlx_patch.metrics import Answers, as_answers, single_tokens, token_ids
 from mlx_patch.sites import Site
 
 _SAME = 0.02
@@ -209,14 +209,12 @@ def _factor(row: mx.array, gradient: mx.array) -> float:
     return float(np.array(factor))
 
 
-def checked_ids(ids: Sequence[Answer], d_vocab: int) -> mx.array:
-    """Token ids as an array.
+def ids_of_answers(argument: str, answers: Answers, tokenizer: Any, d_vocab: int) -> mx.array:
+    """The ids of one answer or several. Shape `(token,)`.
 
     Raises:
-        SelectionError: One is past the vocabulary; MLX would read garbage there.
+        TokenError: A string is not one token.
+        SelectionError: An id is past the vocabulary; MLX would read garbage there.
     """
-    numbers = [token for token in ids if isinstance(token, int)]
-    for token in numbers:
-        if not 0 <= token < d_vocab:
-            raise SelectionError(f"`tokens` must lie within the {d_vocab} of the model. Got {token}.")
-    return mx.array(numbers)
+    single = single_tokens(argument, as_answers(argument, answers), tokenizer)
+    return mx.array(token_ids(argument, single, d_vocab))
