@@ -124,12 +124,24 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
         piece=plan.piece,
         cells=_cells_to_watch(experiment, executor, group),
         standing=experiment.standing_of(group),
+        host_run=experiment.host_run_of(group),
+        read_tokens=_read_tokens(experiment, plan, group),
     )
     with norms_noted() as norms:
         unpatched = experiment.measurement.run_unpatched(experiment.model, task)
     mx.eval(norms.arrays)
     norms.warn()
     return unpatched
+
+
+def _read_tokens(experiment: Experiment, plan: Plan, group: int) -> tuple[int, ...]:
+    """The tokens that metrics read, if they need no others and a pass runs no block; empty else."""
+    layout = experiment.model.layout
+    passes = [pass_ for pass_ in plan.passes if pass_.group == group]
+    latest_entry = max(min(pass_.entries) for pass_ in passes)
+    if latest_entry < len(layout.blocks) or layout.family.final_norm is None:
+        return ()
+    return experiment.readouts[group].tokens() or ()
 
 
 def _cells_to_watch(experiment: Experiment, executor: Executor, group: int) -> Sequence[Cell]:

@@ -1,11 +1,13 @@
 """From cells with paths to cells of ordinary edits."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.interventions import CellEdit, Edit, Path, refuse_steps
+from mlx_patch.model import RunResult
 from mlx_patch.paths._host import Host, run_host
 from mlx_patch.paths._jobs import Job, make_job
 from mlx_patch.paths._receive import Received, receive
@@ -16,6 +18,19 @@ from mlx_patch.paths._writers import StreamReader, readers_of
 
 SendersByReader = dict[StreamReader, tuple[Edit, ...]]
 """What a cell's paths end in, each with the senders that it reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedPaths:
+    """Cells of ordinary edits.
+
+    Attributes:
+        cells: The edits of each cell.
+        host_run: The host's run with its logits, unevaluated, and the stream at its end; None where that is not kept.
+    """
+
+    cells: list[tuple[Edit, ...]]
+    host_run: RunResult | None = None
 
 
 def has_paths(cells: Iterable[Sequence[CellEdit]]) -> bool:
@@ -30,7 +45,7 @@ def resolve_paths(
     cells: Sequence[Sequence[CellEdit]],
     freeze: str,
     reads: tuple[int, ...] | None = None,
-) -> list[tuple[Edit, ...]]:
+) -> ResolvedPaths:
     """The edits of each cell, with edits at the receivers in place of paths.
 
     The paths of a cell act together: what one receiver is given has the changes of all its senders. The value of a
@@ -52,12 +67,12 @@ def resolve_paths(
     """
     checked_freeze(freeze)
     if not has_paths(cells):
-        return [tuple(cell) for cell in cells]
+        return ResolvedPaths([tuple(cell) for cell in cells])
     refuse_model(layout)
     for cell in cells:
         refuse_mixture(cell)
     inner = [[path.sender] for cell in cells for path in _paths(cell) if isinstance(path.sender, Path)]
-    resolved_inner = iter(resolve_paths(layout, tokens, standing, inner, freeze))
+    resolved_inner = iter(resolve_paths(layout, tokens, standing, inner, freeze).cells)
     senders_of_cells = [_senders_of_cell(layout, cell, resolved_inner) for cell in cells]
     jobs = _make_jobs(layout, senders_of_cells, tokens.shape[1], freeze)
     edits = [edit for job in jobs.values() for edit in job.edits]
@@ -70,7 +85,7 @@ def resolve_paths(
             resolved.append(tuple(_edits_of_cell(host, senders_of_cell, received)))
         else:
             resolved.append(tuple(cell))
-    return resolved
+    return ResolvedPaths(resolved, host.host_run)
 
 
 def _paths(cell: Sequence[CellEdit]) -> Iterator[Path]:

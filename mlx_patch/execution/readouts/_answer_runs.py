@@ -15,6 +15,7 @@ from mlx_patch.execution.readouts._prompt_only import in_prompt
 from mlx_patch.execution.readouts._readout import Readout, count_examples
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric, SequenceMetric, Slot, for_examples
+from mlx_patch.model import RunResult
 from mlx_patch.tokens import Batch
 
 MeasuredPlaces = list[tuple[int, list[int]]]
@@ -202,12 +203,16 @@ def _is_measured_with(slot: Slot, appended: Slot) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class RunGroups:
-    """The groups of prompts to run, each with its readout, its standing edits and its cells."""
+    """The groups of prompts to run, each with its readout, its standing edits and its cells.
+
+    `host_runs` has, for each group, the run with standing edits alone, where it was run to make the cells.
+    """
 
     batches: tuple[Batch, ...]
     readouts: tuple[Readout, ...]
     standing: tuple[tuple[Edit, ...], ...]
     cells: tuple[tuple[Cell, ...], ...]
+    host_runs: tuple[RunResult | None, ...] = ()
 
 
 def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
@@ -223,6 +228,7 @@ def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
         tuple(chain.from_iterable(groups.readouts for groups in draws)),
         tuple(chain.from_iterable(groups.standing for groups in draws)),
         tuple(chain.from_iterable(groups.cells for groups in draws)),
+        tuple(chain.from_iterable(groups.host_runs for groups in draws)),
     )
 
 
