@@ -125,7 +125,7 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
         cells=_cells_to_watch(experiment, executor, group),
         standing=experiment.standing_of(group),
         host_run=experiment.host_run_of(group),
-        read_tokens=_read_tokens(experiment, plan, group),
+        read_tokens=_read_tokens(experiment, executor, group),
     )
     with norms_noted() as norms:
         unpatched = experiment.measurement.run_unpatched(experiment.model, task)
@@ -134,12 +134,10 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
     return unpatched
 
 
-def _read_tokens(experiment: Experiment, plan: Plan, group: int) -> tuple[int, ...]:
-    """The tokens that metrics read, if they need no others and a pass runs no block; empty else."""
+def _read_tokens(experiment: Experiment, executor: Executor, group: int) -> tuple[int, ...]:
+    """The tokens that metrics read, if they need no others; empty else, or where each cell runs by itself."""
     layout = experiment.model.layout
-    passes = [pass_ for pass_ in plan.passes if pass_.group == group]
-    latest_entry = max(min(pass_.entries) for pass_ in passes)
-    if latest_entry < len(layout.blocks) or layout.family.final_norm is None:
+    if layout.family.final_norm is None or executor.one_cell_a_pass or experiment.measurement.needs_own_pass:
         return ()
     return experiment.readouts[group].tokens() or ()
 

@@ -70,10 +70,10 @@ class PassRun:
         caches = self._caches(past)
         hooks = self._growing_hooks(unpatched, past) if grow else self._counting_hooks()
         hooks += action_hooks(layout, self.rows.actions())
-        normed: dict[Site, mx.array] = {}
-        if unpatched.logits_of is not None and self._runs_no_block(grow) and pass_readout.at == readout.at:
-            hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         last_piece_hooks = self._reading_hooks(pass_readout, len(edges) - 1)
+        normed: dict[Site, mx.array] = {}
+        if unpatched.logits_of is not None and pass_readout.at == readout.at:
+            last_piece_hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         sharing_hooks = []
         if past is not None:
             sharing_hooks = [Hook(place, _read_nothing, Phase.SHARE) for place in layout.attentions()]
@@ -92,9 +92,6 @@ class PassRun:
             return self._measure_tokens(readout, unpatched.logits_of(normed[FINAL_NORM]))
         n_earlier = len(readout.at or ()) - len(pass_readout.at or ())
         return mx.stack(self._measure(readout, unpatched, n_earlier, logits))
-
-    def _runs_no_block(self, grow: bool) -> bool:
-        return grow and min(self.rows.entries) == len(self.layout.blocks) and not self.in_pieces
 
     def _measure_tokens(self, readout: Readout, logits: mx.array) -> mx.array:
         """The metrics of all cells at once, from logits of the tokens that they read. Shape `(cell, metric, batch)`."""

@@ -75,9 +75,9 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
         hooks: list[Hook] = [*standing_hooks]
         if begin >= unpatched.first:
             hooks += [*capture_hooks(layout, task.sites, None, stream), *watch.hooks(begin, end)]
-        if task.read_tokens and len(edges) == 2:
-            hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         positions = _read_between(readout, begin, end)
+        if task.read_tokens and positions == readout.at:
+            hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         if positions:
             hooks = [*hooks, slice_hook(layout, positions)]
         logits = forward(layout, tokens[:, begin:end], hooks, caches)
