@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.cells import Cell, HostRun
 from mlx_patch.execution.measurements import Measurement, measurement_of
 from mlx_patch.execution.readouts import AnswerRuns, Readout
 from mlx_patch.interventions import Edit
 from mlx_patch.metrics import Metric
-from mlx_patch.model import HookedModel, RunResult
+from mlx_patch.model import HookedModel
 from mlx_patch.results import Coordinate
 from mlx_patch.tokens import Batch
 
@@ -44,7 +44,7 @@ class Experiment:
     with_baseline: bool = True
     standing: tuple[tuple[Edit, ...], ...] = ()
     standing_axis: str = ""
-    host_runs: tuple[RunResult | None, ...] = ()
+    host_runs: tuple[HostRun | None, ...] = ()
 
     def standing_of(self, group: int) -> tuple[Edit, ...]:
         """The standing edits of a group of prompts."""
@@ -52,7 +52,7 @@ class Experiment:
             return ()
         return self.standing[group]
 
-    def host_run_of(self, group: int) -> RunResult | None:
+    def host_run_of(self, group: int) -> HostRun | None:
         """The run of a group of prompts with standing edits alone, where it was run to make the cells."""
         if not self.host_runs:
             return None

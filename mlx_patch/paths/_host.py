@@ -89,6 +89,12 @@ class Host:
             return True
         return not self.layout.family.shared and all(map(_has_plain_mlp, self.layout.points))
 
+    def index(self, positions: tuple[int, ...]) -> slice | mx.array:
+        """What picks some positions of an array; nothing is copied for all of them."""
+        if len(positions) == self.length:
+            return slice(None)
+        return mx.array(positions)
+
     def positions_of(self, reader: StreamReader, first: int) -> tuple[int, ...]:
         """The positions at which a receiver is given values, where a sender changes none before the first.
 

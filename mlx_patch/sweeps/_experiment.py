@@ -9,6 +9,7 @@ from mlx_patch.errors import ValueRefusedError
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
+    HostRun,
     Shapes,
     cell_of,
     check_sources,
@@ -29,8 +30,8 @@ from mlx_patch.execution.readouts import (
 )
 from mlx_patch.interventions import CellEdit, Edit, Intervention, Path, refuse_steps
 from mlx_patch.metrics import Metric, metrics_of
-from mlx_patch.model import HookedModel, RunResult, as_edits, refuse_unlearned
-from mlx_patch.paths import checked_freeze, has_paths, resolve_paths
+from mlx_patch.model import HookedModel, as_edits, refuse_unlearned
+from mlx_patch.paths import ResolvedPaths, checked_freeze, has_paths, resolve_paths
 from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
 from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
@@ -137,7 +138,7 @@ def _run_groups(
     check_sources(layout, [*cells, *standing_cells])
     placed = []
     for number, batch in enumerate(batches):
-        if shapes is not None:
+        if shapes is not None and host_runs[number] is None:  # else every edit was made for this model
             refuse_misfits(shapes, batch.tokens.shape, [*cells[number], *standing_cells[number]])
         placed.append(with_standing(layout, cells[number], standing_edits[number], batch.length))
     return RunGroups(batches, readouts, tuple(standing_edits), tuple(placed), host_runs)
@@ -225,7 +226,7 @@ def _cells_by_batch(
     edits: Sequence[Sequence[tuple[CellEdit, ...]]],
     standing: Sequence[tuple[Edit, ...]],
     freeze: str,
-) -> tuple[CellsByBatch, tuple[RunResult | None, ...]]:
+) -> tuple[CellsByBatch, tuple[HostRun | None, ...]]:
     """For each batch every cell, with its edits at the batch's own positions, and edits in place of its paths.
 
     Returns:
@@ -238,5 +239,11 @@ def _cells_by_batch(
         batch, readout = batches[number], readouts[number]
         resolved = resolve_paths(layout, batch.tokens, standing[number], members, freeze, readout.at)
         cells.append(tuple(cell_of(layout, cell, batch.length, readout.reach) for cell in resolved.cells))
-        host_runs.append(resolved.host_run)
+        host_runs.append(_host_run_of(resolved))
     return tuple(cells), tuple(host_runs)
+
+
+def _host_run_of(resolved: ResolvedPaths) -> HostRun | None:
+    if resolved.host_run is None:
+        return None
+    return HostRun(resolved.host_run, resolved.unchanged)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
-from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.cells import Cell, HostRun
 from mlx_patch.execution.plan import Pass
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Edit
-from mlx_patch.model import RunResult
 from mlx_patch.sites import Site
 
 FINAL_NORM = Site("final_norm")
@@ -53,8 +52,8 @@ class UnpatchedTask:
         piece: Positions that run at once, at most, where the prompt may be split.
         cells: The cells of which it is seen whether they change nothing.
         standing: The edits that every run of the sweep has, this one too.
-        host_run: The run with standing edits, if it was run before: logits where they are read, some activations.
-        read_tokens: The tokens that metrics read, if a pass runs no block and its unembedding can be of these alone.
+        host_run: The run with standing edits, if it was run before.
+        read_tokens: The tokens that metrics read, if they need no others.
     """
 
     layout: Layout
@@ -65,5 +64,5 @@ class UnpatchedTask:
     piece: int
     cells: Sequence[Cell] = ()
     standing: Sequence[Edit] = ()
-    host_run: RunResult | None = None
+    host_run: HostRun | None = None
     read_tokens: tuple[int, ...] = ()

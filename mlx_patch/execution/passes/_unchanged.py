@@ -4,7 +4,7 @@ Where each edit of a cell gives back, bit for bit, what stands there, the patche
 model this is so of every patch between two prompts that lies before the first token in which they differ.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -24,7 +24,7 @@ from mlx_patch.execution.cells import (
     together_at,
 )
 from mlx_patch.interventions import BY_KEY, Apply, Chain, Edit, Pick, Span
-from mlx_patch.sites import SITES, Site
+from mlx_patch.sites import SITES
 
 _UNSIGNED = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 
@@ -56,11 +56,6 @@ class Watch:
             hooks.append(Hook(self.layout.place(group.site), action, Phase.CAPTURE))
         return hooks
 
-    def look(self, activations: Mapping[Site, mx.array]) -> None:
-        """Compare with activations of the whole prompts, instead of during a pass."""
-        for group in self.groups:
-            self._compare(group, Span(0, self.length, self.length), activations[group.site])
-
     def arrays(self) -> list[mx.array]:
         """What is still to be computed."""
         return [changed for changed, _, _ in self.changes]
@@ -75,7 +70,7 @@ class Watch:
                     remaining.discard(member.cell)
         return remaining
 
-    def _compare(self, group: Together, span: Span, value: mx.array, forward_pass: ForwardPass | None = None) -> None:
+    def _compare(self, group: Together, span: Span, value: mx.array, forward_pass: ForwardPass) -> None:
         """Note where cells would change an activation."""
         new, picks = group.apply(value, span), group.picks(value.shape, span)
         changed = mx.any(_bits(new) != _bits(value), axis=never_picked(picks), keepdims=True)
