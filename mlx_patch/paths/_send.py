@@ -134,7 +134,7 @@ def _sends_by_position(host: Host, job: Job) -> bool:
     """Whether a job has one sender, behind everything that mixes positions, and only the logits read it."""
     if len(job.edits) > 1 or not all(reader.is_end for reader in job.readers):
         return False
-    sites = host.layout.select(job.edits[0].site, job.edits[0].layer)
+    sites = [site for edit in job.edits for site in host.layout.select(edit.site, edit.layer)]
     return all(site.name in _BEHIND_MIXING and site in host.sender_activations for site in sites)
 
 
