@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_patch.execution.cells import Cell, HostRun
+from mlx_patch.execution.cells import Cell, KnownRun
 from mlx_patch.execution.measurements import Measurement, measurement_of
 from mlx_patch.execution.readouts import AnswerRuns, Readout
 from mlx_patch.interventions import Edit
@@ -44,7 +44,7 @@ class Experiment:
     with_baseline: bool = True
     standing: tuple[tuple[Edit, ...], ...] = ()
     standing_axis: str = ""
-    host_runs: tuple[HostRun | None, ...] = ()
+    host_runs: tuple[KnownRun | None, ...] = ()
 
     def standing_of(self, group: int) -> tuple[Edit, ...]:
         """The standing edits of a group of prompts."""
@@ -52,7 +52,7 @@ class Experiment:
             return ()
         return self.standing[group]
 
-    def host_run_of(self, group: int) -> HostRun | None:
+    def host_run_of(self, group: int) -> KnownRun | None:
         """The run of a group of prompts with standing edits alone, where it was run to make the cells."""
         if not self.host_runs:
             return None

@@ -9,7 +9,7 @@ from mlx_patch.errors import ValueRefusedError
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
-    HostRun,
+    KnownRun,
     Shapes,
     cell_of,
     check_sources,
@@ -226,7 +226,7 @@ def _cells_by_batch(
     edits: Sequence[Sequence[tuple[CellEdit, ...]]],
     standing: Sequence[tuple[Edit, ...]],
     freeze: str,
-) -> tuple[CellsByBatch, tuple[HostRun | None, ...]]:
+) -> tuple[CellsByBatch, tuple[KnownRun | None, ...]]:
     """For each batch every cell, with its edits at the batch's own positions, and edits in place of its paths.
 
     Returns:
@@ -243,7 +243,7 @@ def _cells_by_batch(
     return tuple(cells), tuple(host_runs)
 
 
-def _host_run_of(resolved: ResolvedPaths) -> HostRun | None:
+def _host_run_of(resolved: ResolvedPaths) -> KnownRun | None:
     if resolved.host_run is None:
         return None
-    return HostRun(resolved.host_run, resolved.unchanged)
+    return KnownRun(resolved.host_run, resolved.unchanged)

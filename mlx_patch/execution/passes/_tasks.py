@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
-from mlx_patch.execution.cells import Cell, HostRun
+from mlx_patch.execution.cells import Cell, KnownRun
 from mlx_patch.execution.plan import Pass
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Edit
@@ -64,5 +64,5 @@ class UnpatchedTask:
     piece: int
     cells: Sequence[Cell] = ()
     standing: Sequence[Edit] = ()
-    host_run: HostRun | None = None
+    host_run: KnownRun | None = None
     read_tokens: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.execution.cells import Cell, HostRun, cell_of, with_standing
+from mlx_patch.execution.cells import Cell, KnownRun, cell_of, with_standing
 from mlx_patch.execution.readouts._answer_log_prob import AnswerLogProb
 from mlx_patch.execution.readouts._prompt_only import in_prompt
 from mlx_patch.execution.readouts._readout import Readout, count_examples
@@ -211,7 +211,7 @@ class RunGroups:
     readouts: tuple[Readout, ...]
     standing: tuple[tuple[Edit, ...], ...]
     cells: tuple[tuple[Cell, ...], ...]
-    host_runs: tuple[HostRun | None, ...] = ()
+    host_runs: tuple[KnownRun | None, ...] = ()
 
 
 def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:

@@ -1,4 +1,4 @@
-"""`HostRun`: what the run that cells of paths were made of knows already."""
+"""`KnownRun`: what the run that cells of paths were made of knows already."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from mlx_patch.model import RunResult
 
 
 @dataclass(frozen=True, eq=False)
-class HostRun:
+class KnownRun:
     """The run of a group of prompts with standing edits alone, where it was run to make the cells.
 
     Attributes:
