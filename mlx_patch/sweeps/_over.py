@@ -134,7 +134,7 @@ def describe_interventions(interventions: Sequence[Intervention]) -> str:
     return listed(dict.fromkeys(map(repr, interventions)))
 
 
-_KEYS = ("site", "layer", "pos", "head", "neuron", "batch", "via")
+_KEYS = ("site", "layer", "pos", "head", "neuron", "batch", "key", "via")
 
 
 def place_cells(
