@@ -1,7 +1,7 @@
 """Every law on every architecture; a test that fails names the precision too, and its report the law.
 
-Each architecture runs in float32; one in eight in 4-bit too, and one in eight in bfloat16. `EVERY_PRECISION=1` runs every
-one in all three.
+Each architecture runs in float32; one in eight in 4-bit too, and one in eight in bfloat16. `EVERY_PRECISION=1` runs
+every one in all three.
 """
 
 import os
