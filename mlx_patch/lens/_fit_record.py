@@ -23,7 +23,7 @@ class FitRecord:
         model: The identity of the model that it was fitted on.
         prompts: How many prompts it was fitted to.
         positions: How many positions of them it saw, each as often as it saw it.
-        held_out_prompts: How many prompts were held out.
+        held_out: The numbers of the prompts that were held out.
         held_out_positions: How many positions these have.
         before: KL(final distribution || logit lens) at each site, in nats, as a mean over held-out positions.
         after: The same of this lens.
@@ -33,7 +33,7 @@ class FitRecord:
     model: Mapping[str, str]
     prompts: int
     positions: int
-    held_out_prompts: int
+    held_out: tuple[int, ...]
     held_out_positions: int
     before: Mapping[Site, float]
     after: Mapping[Site, float]
@@ -52,7 +52,7 @@ class FitRecord:
             labels=["logit lens", "fitted lens"],
             axis_label="layer",
             value_label="KL from the final distribution (nats)",
-            title=f"{self.held_out_positions} positions of {self.held_out_prompts} held-out prompts",
+            title=f"{self.held_out_positions} positions of {len(self.held_out)} held-out prompts",
             ax=ax,
         )
 
@@ -68,7 +68,7 @@ class FitRecord:
         lines = [
             f"fitted to {self.positions} positions of {self.prompts} prompts; {chosen}",
             f"KL from the final distribution, in nats, on {self.held_out_positions} positions of "
-            f"{self.held_out_prompts} held-out prompts:",
+            f"{len(self.held_out)} held-out prompts:",
             f"{'site':<14}{'logit lens':>12}{'this lens':>12}",
         ]
         for site, before in self.before.items():

@@ -32,7 +32,7 @@ def chunks_of(sites: Sequence[Site], n_numbers: int) -> Iterator[tuple[Site, ...
 class Scores(NamedTuple):
     """What a lens is worth on held-out prompts. The last four attributes of a `FitRecord`."""
 
-    held_out_prompts: int
+    held_out: tuple[int, ...]
     held_out_positions: int
     before: Mapping[Site, float]
     after: Mapping[Site, float]
@@ -62,7 +62,7 @@ def held_out_scores(
                 totals[lens] += _divergences(model, rows, sites, translate)
     means = (totals / n_positions).tolist()
     before, after = (dict(zip(sites, row, strict=True)) for row in means)
-    return Scores(len(numbers), n_positions, before, after)
+    return Scores(tuple(numbers), n_positions, before, after)
 
 
 def _unchanged(site: Site, stream: mx.array) -> mx.array:

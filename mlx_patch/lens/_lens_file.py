@@ -112,6 +112,7 @@ def _read(path: str | os.PathLike[str], format_: Format) -> tuple[Mapping[str, s
 def _fit_of(record: dict[str, Any]) -> FitRecord:
     for name in _BY_SITE:
         record[name] = {Site.parse(site): number for site, number in record[name].items()}
+    record["held_out"] = tuple(record["held_out"])
     return FitRecord(**record)
 
 
