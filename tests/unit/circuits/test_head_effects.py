@@ -80,6 +80,9 @@ def test_the_picture_has_a_point_for_each_head(tiny):
     points = axes.collections[0].get_offsets()
     np.testing.assert_allclose(points[:, 0], found.direct.mean(axis=-1).ravel())
     np.testing.assert_allclose(points[:, 1], found.total.mean(axis=-1).ravel())
+    circles = axes.collections[1].get_offsets()
+    np.testing.assert_allclose(circles[:, 0], found.attributed.mean(axis=-1).ravel())
+    np.testing.assert_allclose(circles[:, 1], found.total.mean(axis=-1).ravel())
     layer, head = found.strongest(1)[0]
     assert f"{layer}.{head}" in [text.get_text() for text in axes.texts]
 

@@ -234,7 +234,7 @@ def test_what_means_nothing_is_refused(tiny, choices, error, message):
 def test_an_optimizer_that_was_used_is_refused(tiny):
     optimizer = optim.SGD(0.1)
     fit(tiny(), optimizer=optimizer)
-    with pytest.raises(ValueRefusedError, match="must not have been used before. Got one after 1 steps"):
+    with pytest.raises(ValueRefusedError, match=r"must not have been used before\. Got one after 1 steps"):
         fit(tiny(), optimizer=optimizer)
 
 
