@@ -60,7 +60,7 @@ class HeadEffects:
         return [(self.layers[row], int(head)) for row, head in zip(rows, heads, strict=True)]
 
     def plot(self, ax: Any = None) -> "matplotlib.axes.Axes":
-        """Total effects against direct ones, a point a head, the strongest with their names; attributed ones as circles.
+        """Total effects against direct ones, a point a head, the strongest with names; attributed ones as circles.
 
         On the diagonal, a head works by writing to the logits. Off it, others read it, or make up for it. A circle is
         off its point where the final norm's scale changes with the head.
