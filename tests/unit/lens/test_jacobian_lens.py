@@ -1,5 +1,7 @@
 """The Jacobian lens against finite differences, gradients taken position by position, and a closed form."""
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -212,3 +214,28 @@ def test_what_means_nothing_is_refused(tiny, choices, error, message):
 def test_a_model_without_a_gradient_is_refused(tiny, name, reason):
     with pytest.raises(ArchitectureError, match=rf"`model` must be differentiable[\s\S]*{reason}"):
         fit(tiny(name), sites="resid_post")
+
+
+def test_directions_steer_where_random_ones_do_not():
+    """An embedded model, of which one prompt is fitted to and another is steered."""
+    model = mp.HookedModel.load(Path(__file__).parents[3] / "examples" / "models" / "tiny_instruct_ext")
+    model.model.set_dtype(mx.float32)
+    corpus = [f"{name} (planet {number}, diameter" for name, number in (("Earth", 3), ("Venus", 2))]
+    jacobian = fit(model, corpus, "blocks.1.hook_resid_post")
+    prompt = "Mars (planet 4, diameter"
+
+    def log_prob(intervention):
+        edit = intervention.at("resid_post", layer=1, pos=slice(1, None))
+        return np.log(mp.lens.logit_lens(model, prompt, pos=-1, edits=[edit]).prob("7")[-1, 0, 0])
+
+    def step(direction):
+        return mp.Add(4 * direction / mx.linalg.norm(direction))
+
+    four, seven = jacobian.directions(["4", "7"], ("resid_post", 1))
+    baseline = log_prob(mp.Scale(1.0))
+    gained = log_prob(step(seven)) - baseline
+    random = [log_prob(step(mx.random.normal(seven.shape))) - baseline for _ in range(10)]
+    assert gained > 3
+    assert gained > 2 * max(random)
+    assert log_prob(step(seven) | mp.Project(seven)) - baseline < 0.3 * gained
+    assert log_prob(step(four) | mp.Swap(four, seven)) - log_prob(step(four)) > 0.5 * gained
