@@ -123,7 +123,7 @@ def draw(by_lens: dict[str, np.ndarray], ranks: dict[str, np.ndarray], path: Pat
     layer_curve(np.stack(list(by_lens.values())), LAYERS, labels=labels, value_label=kl, ax=left)
     layer_curve(1 + np.stack(list(ranks.values())), LAYERS, labels=labels, value_label='tokens up to " Mary"', ax=right)
     right.set_yscale("log")
-    right.set_title(f"{PROMPT[-27:]!r}", fontsize="medium")
+    right.set_title(f"... {PROMPT.partition(', ')[2]}", fontsize="medium")
     with mp.written_whole(path) as beside:
         figure = left.get_figure(root=True)
         if figure is not None:

@@ -224,9 +224,9 @@ def test_directions_steer_where_random_ones_do_not():
     jacobian = fit(model, corpus, "blocks.1.hook_resid_post")
     prompt = "Mars (planet 4, diameter"
 
-    def log_prob(intervention):
+    def log_prob(intervention, token="7"):
         edit = intervention.at("resid_post", layer=1, pos=slice(1, None))
-        return np.log(mp.lens.logit_lens(model, prompt, pos=-1, edits=[edit]).prob("7")[-1, 0, 0])
+        return np.log(mp.lens.logit_lens(model, prompt, pos=-1, edits=[edit]).prob(token)[-1, 0, 0])
 
     def step(direction):
         return mp.Add(4 * direction / mx.linalg.norm(direction))
@@ -238,4 +238,9 @@ def test_directions_steer_where_random_ones_do_not():
     assert gained > 3
     assert gained > 2 * max(random)
     assert log_prob(step(seven) | mp.Project(seven)) - baseline < 0.3 * gained
-    assert log_prob(step(four) | mp.Swap(four, seven)) - log_prob(step(four)) > 0.5 * gained
+    swaps = [mp.Swap(four, seven), *(mp.Swap(*mx.random.normal((2, 128))) for _ in range(5))]
+    edits = [step(four), *(step(four) | swap for swap in swaps)]
+    odds = [log_prob(edit) - log_prob(edit, "4") for edit in edits]
+    turned = np.array(odds[1:]) - odds[0]
+    assert turned[0] > 0.5
+    assert turned[0] > 2 * np.abs(turned[1:]).max()
