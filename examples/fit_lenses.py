@@ -121,7 +121,13 @@ def draw(by_lens: dict[str, np.ndarray], ranks: dict[str, np.ndarray], path: Pat
     labels = list(by_lens)
     kl = "KL from the final distribution (nats)"
     layer_curve(np.stack(list(by_lens.values())), LAYERS, labels=labels, value_label=kl, ax=left)
-    layer_curve(1 + np.stack(list(ranks.values())), LAYERS, labels=labels, value_label='tokens up to " Mary"', ax=right)
+    layer_curve(
+        1 + np.stack(list(ranks.values())),
+        LAYERS,
+        labels=labels,
+        value_label='place of " Mary" (1: likeliest)',
+        ax=right,
+    )
     right.set_yscale("log")
     right.set_title(f"... {PROMPT.partition(', ')[2]}", fontsize="medium")
     with mp.written_whole(path) as beside:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +16,7 @@ from mlx_patch.model import HookedModel, SiteChoice, chosen_sites, prompts_of
 from mlx_patch.sites import Site
 
 
+@runtime_checkable
 class Caches(Protocol):
     """What a store is: activations of prompts, by number."""
 

@@ -22,7 +22,7 @@ from mlx_patch.model import HookedModel, SiteChoice, checked_count, read_out, re
 from mlx_patch.sites import Site
 
 if TYPE_CHECKING:
-    from mlx.optimizers import Optimizer
+    import mlx.optimizers
 
 _Parameters = dict[str, dict[str, mx.array]]
 """A matrix and a bias, in units of the stream's size, by the name of their site."""
@@ -37,7 +37,7 @@ def fit_tuned_lens(
     positions: int = 64,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
-    optimizer: "Optimizer | None" = None,
+    optimizer: "mlx.optimizers.Optimizer | None" = None,
     skip: int = 1,
     held_out: float = 0.2,
     seed: int = 0,
@@ -113,7 +113,7 @@ def _checked_steps(steps: object) -> int:
     return steps
 
 
-def _optimizer(optimizer: object, learning_rate: float, steps: int) -> "Optimizer":
+def _optimizer(optimizer: object, learning_rate: float, steps: int) -> "mlx.optimizers.Optimizer":
     """The caller's optimizer, or AdamW.
 
     Raises:
@@ -170,12 +170,16 @@ class _Training:
     model: HookedModel
     sizes: dict[Site, float]
     parameters: _Parameters
-    optimizer: "Optimizer"
+    optimizer: "mlx.optimizers.Optimizer"
     n_positions: int = 0
 
     @classmethod
     def of(
-        cls, model: HookedModel, sites: Sequence[Site], rows: Mapping[Site, mx.array], optimizer: "Optimizer"
+        cls,
+        model: HookedModel,
+        sites: Sequence[Site],
+        rows: Mapping[Site, mx.array],
+        optimizer: "mlx.optimizers.Optimizer",
     ) -> "_Training":
         """Maps that add nothing, for streams of the size of some."""
         sizes, parameters = {}, {}

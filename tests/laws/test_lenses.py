@@ -131,3 +131,12 @@ def test_a_seeded_fault_is_seen(monkeypatch):
     monkeypatch.setattr("mlx_patch.lens._frozen_norm.FrozenNorm.back", without_gain)
     with pytest.raises(AssertionError):
         check_parts(model, model.run(BATCH), "llama")
+
+
+def test_a_model_that_rounds_has_no_jacobian_lens():
+    """It rounds keys and values to 8 bits, as `mp.attribute` says too. A tuned lens needs no gradient of its blocks."""
+    model = mp.HookedModel(tiny_model("afm7"))
+    with pytest.raises(ArchitectureError, match="rounded to 8 bits"):
+        mp.lens.fit_jacobian_lens(model, [[5, 9, 2], [4, 8, 1]], rows=64, held_out=0.5)
+    tuned = mp.lens.fit_tuned_lens(model, [[5, 9, 2], [4, 8, 1]], steps=1, held_out=0.5)
+    assert all(np.isfinite(list(tuned.fit.after.values())))
