@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
@@ -173,7 +174,7 @@ class LogitLens:
         """
         other = "the final distribution"
         if reference is not None:
-            other = repr(reference.model)
+            other = Path(reference.model.name or "the other lens").name
         return heatmap(
             self.kl(reference)[:, example],
             self._row_labels(),
