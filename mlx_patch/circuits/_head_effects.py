@@ -60,9 +60,10 @@ class HeadEffects:
         return [(self.layers[row], int(head)) for row, head in zip(rows, heads, strict=True)]
 
     def plot(self, ax: Any = None) -> "matplotlib.axes.Axes":
-        """Total effects against direct ones, a point a head, the strongest with their names.
+        """Total effects against direct ones, a point a head, the strongest with names; attributed ones as circles.
 
-        On the diagonal, a head works by writing to the logits. Off it, others read it, or make up for it.
+        On the diagonal, a head works by writing to the logits. Off it, others read it, or make up for it. A circle is
+        off its point where the final norm's scale changes with the head.
 
         Args:
             ax: Where to draw; by default on a new figure.
@@ -70,10 +71,11 @@ class HeadEffects:
             MissingExtraError: matplotlib is not installed.
         """
         axes = new_axes(5.2, 4.6)[0] if ax is None else ax
-        direct, total = self.direct.mean(axis=-1), self.total.mean(axis=-1)
+        attributed, direct, total = (getattr(self, kind).mean(axis=-1) for kind in _KINDS)
         limit = 1.1 * max(np.abs(direct).max(), np.abs(total).max())
         axes.plot([-limit, limit], [-limit, limit], color="0.4", linestyle="dashed", linewidth=0.8, label="equal")
-        axes.scatter(direct, total, s=14, alpha=0.7)
+        axes.scatter(direct, total, s=14, alpha=0.7, label="direct, exact")
+        axes.scatter(attributed, total, s=34, facecolors="none", edgecolors="C1", linewidths=0.8, label="attributed")
         for rank, (layer, head) in enumerate(self.strongest(_LABELLED)):
             place = self.layers.index(layer), head
             offset = (4, 3) if rank % 2 else (-4, -10)
@@ -82,8 +84,8 @@ class HeadEffects:
             )
         axes.axhline(0, color="0.85", linewidth=0.8, zorder=0)
         axes.axvline(0, color="0.85", linewidth=0.8, zorder=0)
-        axes.set_xlabel("direct effect: only the logits read the head")
-        axes.set_ylabel("total effect: all that follows reads it")
+        axes.set_xlabel("direct effect: only the logits read the head (nats)")
+        axes.set_ylabel("total effect: all that follows reads it (nats)")
         axes.legend(fontsize="small")
         return axes
 

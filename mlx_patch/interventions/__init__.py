@@ -23,6 +23,7 @@ from mlx_patch.interventions._of_rows import RowEdits as RowEdits
 from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
 from mlx_patch.interventions._of_rows import row_edits as row_edits
 from mlx_patch.interventions._project import Project as Project
+from mlx_patch.interventions._project import Swap as Swap
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
 from mlx_patch.interventions._span import Span as Span

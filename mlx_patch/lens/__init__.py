@@ -6,6 +6,12 @@ from mlx_patch.lens._attention import pattern_page as pattern_page
 from mlx_patch.lens._attention import plot_pattern as plot_pattern
 from mlx_patch.lens._direct_logits import direct_logits as direct_logits
 from mlx_patch.lens._direct_result import DirectLogits as DirectLogits
+from mlx_patch.lens._fit_jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
+from mlx_patch.lens._fit_record import FitRecord as FitRecord
+from mlx_patch.lens._fit_tuned_lens import fit_tuned_lens as fit_tuned_lens
+from mlx_patch.lens._fitted_lens import FittedLens as FittedLens
+from mlx_patch.lens._jacobian_lens import JacobianLens as JacobianLens
 from mlx_patch.lens._lens_result import LogitLens as LogitLens
 from mlx_patch.lens._lens_result import TopTokens as TopTokens
 from mlx_patch.lens._logit_lens import logit_lens as logit_lens
+from mlx_patch.lens._tuned_lens import TunedLens as TunedLens

@@ -1,6 +1,6 @@
 """`direct_logits`: a logit as the sum of what each part of the stream adds to it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,13 @@ import numpy as np
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import ArchitectureError, KindError, ShapeError, UnknownNameError, did_you_mean
-from mlx_patch.interventions import Edit
+from mlx_patch.interventions import Apply, Edit
 from mlx_patch.lens._direct_result import DirectLogits
 from mlx_patch.lens._frozen_norm import FrozenNorm, frozen_norm
 from mlx_patch.lens._parts import along, part_name, sites_of_parts, stream_parts
 from mlx_patch.lens._shares import Shares, head_shares, neuron_shares, source_shares
 from mlx_patch.metrics import Answers
-from mlx_patch.model import HookedModel, find_head, ids_of_answers, refuse_read_out, require_hooked
+from mlx_patch.model import HookedModel, as_edits, find_head, ids_of_answers, refuse_read_out, require_hooked
 from mlx_patch.sites import Site
 
 KINDS = {
@@ -71,7 +71,10 @@ def direct_logits(
     further = [site for name in KINDS[by] for site in layout.select(name, None)]
     needed = [*sites_of_parts(layout), *further, last, Site("final_norm")]
     sites = tuple(dict.fromkeys(needed))
-    edits = tuple(edits) if not isinstance(edits, Edit) else (edits,)
+    values: dict[Site, mx.array] = {}
+    edits = as_edits(edits)
+    if by == "source":
+        edits = (*edits, Apply(_noting(values)).at("v"))  # at all positions, where the cache has one
     _, cache = model.run_with_cache(tokens, sites, edits, logits_at=-1, pos=pos)
     reading = _reading_of(model, cache, answer, foil)
     addends, rounded = stream_parts(layout, cache, cache[last])
@@ -84,10 +87,17 @@ def direct_logits(
         return result.of_shares(added, head_shares(layout, cache, reading.direction), "mixer_out", "attn_out")
     if by == "neuron":
         return result.of_shares(added, neuron_shares(layout, cache, reading.direction), "mlp_out")
-    _, all_positions = model.run_with_cache(tokens, "v", edits, logits_at=-1)
-    return result.of_shares(
-        added, source_shares(layout, cache, all_positions, reading.direction), "mixer_out", "attn_out"
-    )
+    return result.of_shares(added, source_shares(layout, cache, values, reading.direction), "mixer_out", "attn_out")
+
+
+def _noting(into: dict[Site, mx.array]) -> Callable[[mx.array, Site], mx.array]:
+    """A function for an edit that keeps an activation, and changes nothing."""
+
+    def note(activation: mx.array, site: Site) -> mx.array:
+        into[site] = activation
+        return activation
+
+    return note
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
@@ -10,11 +11,13 @@ import numpy as np
 
 from mlx_patch.errors import SelectionError, ShapeError, TokenError
 from mlx_patch.files import written_whole
+from mlx_patch.lens._fitted_lens import FittedLens, last_stream
+from mlx_patch.lens._largest import largest_logits
 from mlx_patch.lens._lens_page import lens_page
-from mlx_patch.lens._normaliser import log_normaliser
+from mlx_patch.lens._normaliser import divergence, log_normaliser, log_probs
 from mlx_patch.metrics import Answers
 from mlx_patch.model import HookedModel, ids_of_answers, read_out
-from mlx_patch.plot import token_grid, visible
+from mlx_patch.plot import heatmap, token_grid, visible
 from mlx_patch.sites import Site
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class LogitLens:
         tokens: The tokens of the run. Shape `(batch, pos)`.
         positions: The absolute positions that are looked at.
         texts: The token at each of them, `*` where prompts differ; empty without a tokenizer.
+        through: The fitted lens that reads the streams; None for the logit lens.
     """
 
     model: HookedModel
@@ -57,6 +61,7 @@ class LogitLens:
     tokens: mx.array
     positions: tuple[int, ...]
     texts: tuple[str, ...]
+    through: FittedLens | None = None
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -70,9 +75,9 @@ class LogitLens:
             SelectionError: The lens has no such site.
         """
         chosen = self._site(site)
-        if chosen == Site("resid_post", self.model.n_layers - 1):
+        if chosen == last_stream(self.model):
             return self.final
-        return read_out(self.model.layout, self.streams[chosen])
+        return read_out(self.model.layout, self._read_at(chosen))
 
     def top(self, k: int = 5) -> TopTokens:
         """The most likely tokens at each site and position.
@@ -86,14 +91,8 @@ class LogitLens:
             raise SelectionError(f"`k` must lie in 1 to {self.model.d_vocab}. Got {k}.")
 
         def best(logits: mx.array) -> tuple[mx.array, mx.array]:
-            if k == 1:
-                ids = mx.argmax(logits, axis=-1, keepdims=True)
-            else:
-                ids = mx.argpartition(-logits, k - 1, axis=-1)[..., :k]
-            values = mx.take_along_axis(logits, ids, axis=-1)
-            order = mx.argsort(-values, axis=-1)
-            probs = mx.exp(values - log_normaliser(logits)[..., None])
-            return mx.take_along_axis(ids, order, axis=-1), mx.take_along_axis(probs, order, axis=-1)
+            ids, values = largest_logits(logits, k)
+            return ids, mx.exp(values - log_normaliser(logits)[..., None])
 
         ids, probs = self._over_sites(best)
         return TopTokens(ids, probs, self._texts_of(ids))
@@ -126,8 +125,8 @@ class LogitLens:
             ShapeError: The two differ in sites, prompts, positions or the size of the vocabulary.
         """
         if reference is None:
-            expected = _log_probs(self.final.astype(mx.float32))
-            return self._over_sites(lambda logits: (_divergence(expected, _log_probs(logits)),))[0]
+            expected = log_probs(self.final.astype(mx.float32))
+            return self._over_sites(lambda logits: (divergence(expected, log_probs(logits)),))[0]
         signature = (self.sites, self.final.shape)
         if signature != (reference.sites, reference.final.shape):
             raise ShapeError(
@@ -138,7 +137,7 @@ class LogitLens:
         columns = []
         for site in self.sites:
             logits = (lens.logits(site).astype(mx.float32) for lens in (reference, self))
-            columns.append(np.array(_divergence(*map(_log_probs, logits))))
+            columns.append(np.array(divergence(*map(log_probs, logits))))
         return np.stack(columns)
 
     def plot(self, example: int = 0, *, token: Answers | None = None, ax: object = None) -> "matplotlib.axes.Axes":
@@ -158,6 +157,32 @@ class LogitLens:
         tokens = self.texts or None
         return token_grid(
             texts, shades, self._row_labels(), self.positions, tokens=tokens, value_label=label, title=str(self), ax=ax
+        )
+
+    def plot_kl(
+        self, reference: "LogitLens | None" = None, example: int = 0, *, ax: object = None
+    ) -> "matplotlib.axes.Axes":
+        """How far each distribution is from another, by layer and position: red is far, white is equal.
+
+        Args:
+            reference: As in `kl`.
+            example: The prompt.
+            ax: Where to draw; by default on a new figure.
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            ShapeError: As in `kl`.
+        """
+        other = "the final distribution"
+        if reference is not None:
+            other = Path(reference.model.name or "the other lens").name
+        return heatmap(
+            self.kl(reference)[:, example],
+            self._row_labels(),
+            self.positions,
+            tokens=self.texts or None,
+            value_label="KL (nats)",
+            title=f"KL from {other}",
+            ax=ax,
         )
 
     def to_html(self, path: str | os.PathLike[str] | None = None, example: int = 0, k: int = 5) -> str:
@@ -180,10 +205,11 @@ class LogitLens:
         return self.to_html()
 
     def __repr__(self) -> str:
-        return (
-            f"LogitLens({len(self.sites)} sites from {self.sites[0]} to {self.sites[-1]}, {len(self.positions)} "
-            f"positions, {self.tokens.shape[0]} prompts)"
-        )
+        sites = f"{len(self.sites)} sites from {self.sites[0]} to {self.sites[-1]}"
+        counts = f"{len(self.positions)} positions, {self.tokens.shape[0]} prompts"
+        if self.through is None:
+            return f"LogitLens({sites}, {counts})"
+        return f"LogitLens({sites}, {counts}, through a {type(self.through).__name__})"
 
     def _cells(self, example: int, token: Answers | None) -> tuple[list[list[str]], np.ndarray]:
         """The text and the probability of each cell of a plot."""
@@ -243,7 +269,7 @@ class LogitLens:
 
     def _logits_in_parts(self) -> Iterator[mx.array]:
         """The logits of some sites after others. Shape `(site, batch, pos, d_vocab)`; in float32."""
-        last = Site("resid_post", self.model.n_layers - 1)
+        last = last_stream(self.model)
         n_sites = max(1, _AT_ONCE // max(1, self.final.size))
         waiting: list[Site] = []
         for site in self.sites:
@@ -261,17 +287,14 @@ class LogitLens:
             yield self._read(waiting)
 
     def _read(self, sites: Sequence[Site]) -> mx.array:
-        stacked = mx.stack([self.streams[site] for site in sites])
+        stacked = mx.stack([self._read_at(site) for site in sites])
         return read_out(self.model.layout, stacked).astype(mx.float32)
 
-
-def _log_probs(logits: mx.array) -> mx.array:
-    return logits - log_normaliser(logits)[..., None]
-
-
-def _divergence(expected: mx.array, log_probs: mx.array) -> mx.array:
-    """KL(expected || other) of log-probabilities; a token that is impossible in the first has no share."""
-    return mx.where(mx.isinf(expected), 0, mx.exp(expected) * (expected - log_probs)).sum(axis=-1)
+    def _read_at(self, site: Site) -> mx.array:
+        """What the final norm reads for a site: the stream, or what a fitted lens makes of it."""
+        if self.through is None:
+            return self.streams[site]
+        return self.through.translated(site, self.streams[site])
 
 
 def _at(logits: mx.array, ids: mx.array) -> mx.array:

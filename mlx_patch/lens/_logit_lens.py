@@ -7,6 +7,7 @@ import numpy as np
 
 from mlx_patch.errors import MissingSiteError, listed
 from mlx_patch.interventions import Edit, PositionChoice
+from mlx_patch.lens._fitted_lens import FittedLens, require_lens
 from mlx_patch.lens._lens_result import LogitLens
 from mlx_patch.model import HookedModel, SiteChoice, chosen_sites, refuse_read_out, require_hooked
 from mlx_patch.sites import Site
@@ -22,6 +23,7 @@ def logit_lens(
     sites: SiteChoice = "resid_post",
     pos: PositionChoice = None,
     edits: Iterable[Edit] = (),
+    lens: FittedLens | None = None,
 ) -> LogitLens:
     """What the model would say if it stopped at a layer: its own final norm and unembedding, on the stream there.
 
@@ -34,10 +36,14 @@ def logit_lens(
         sites: Of the stream: "resid_pre", "resid_mid", "resid_post" at all layers, or single ones, ("resid_post", 3).
         pos: The positions to look at, absolute or from the end; None is all.
         edits: Edits of the run.
+        lens: A fitted lens, such as a `TunedLens`, which translates each stream before the final norm reads it. None is
+            none: the logit lens.
     Returns:
         The lens: `top`, `prob`, `rank`, `kl`, `plot`, `to_html`.
     Raises:
-        MissingSiteError: A site is not of the stream, or the stream alone does not decide the model's logits.
+        MissingSiteError: A site is not of the stream, or the stream alone does not decide the model's logits; a fitted
+            lens has no map for it.
+        ValueRefusedError: A fitted lens is for another model.
         PatchError: As `HookedModel.run_with_cache` says.
     Source:
         nostalgebraist 2020, "interpreting GPT: the logit lens".
@@ -45,17 +51,24 @@ def logit_lens(
     model = require_hooked("model", model)
     refuse_read_out(model.layout)
     chosen = chosen_sites(model.layout, sites)
-    _refuse_others(chosen)
+    refuse_other_sites(chosen)
+    if lens is not None:
+        require_lens(lens).require(model, chosen)
     logits, cache = model.run_with_cache(tokens, chosen, edits, logits_at=pos, pos=pos)
     texts = ()
     if model.tokenizer is not None:
         rows = np.array(cache.tokens)
         texts = tuple(shared_token(model.tokenizer, rows[:, position]) for position in cache.positions)
     streams = {site: cache[site] for site in chosen}
-    return LogitLens(model, streams, logits, cache.tokens, cache.positions, texts)
+    return LogitLens(model, streams, logits, cache.tokens, cache.positions, texts, lens)
 
 
-def _refuse_others(sites: tuple[Site, ...]) -> None:
+def refuse_other_sites(sites: tuple[Site, ...]) -> None:
+    """Refuse sites that do not hold the stream.
+
+    Raises:
+        MissingSiteError: The message names them.
+    """
     refused_sites = [str(site) for site in sites if site.name not in STREAM]
     if refused_sites:
         raise MissingSiteError(

@@ -4,7 +4,7 @@ What attention adds is a linear map of `z`, and what an MLP adds is one of `mlp_
 taken back through the map, and multiplied with the activation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -56,24 +56,24 @@ def neuron_shares(layout: Layout, cache: ActivationCache, direction: mx.array) -
 
 
 def source_shares(
-    layout: Layout, cache: ActivationCache, all_positions: ActivationCache, direction: mx.array
+    layout: Layout, cache: ActivationCache, all_values: Mapping[Site, mx.array], direction: mx.array
 ) -> Shares:
     """What all heads of an attention bring from each position.
 
     Args:
         layout: The model's layout.
         cache: `z`, `attn_out` and `pattern` at the one position.
-        all_positions: `v` at all positions.
+        all_values: `v` of each layer, at all positions.
         direction: What the stream is multiplied with.
     """
     rows = []
     layers = cache.layers("z")
     for layer in layers:
         taken_back = _back(layout, cache, Site("z", layer), Site("attn_out", layer), direction)[:, 0]
-        if ("v", layer) not in all_positions:
+        if Site("v", layer) not in all_values:
             raise _no_map(layout, Site("z", layer), "its values are another layer's")
         pattern = cache["pattern", layer].astype(mx.float32)[:, :, 0]
-        own_values = all_positions["v", layer].astype(mx.float32)
+        own_values = all_values[Site("v", layer)].astype(mx.float32)
         values = _by_query_head(layout, own_values, pattern.shape[1])
         if values.shape[1] != pattern.shape[2]:
             raise _no_map(layout, Site("z", layer), "its keys are more than its positions")

@@ -131,3 +131,36 @@ def test_a_seeded_fault_is_seen(monkeypatch):
     monkeypatch.setattr("mlx_patch.lens._frozen_norm.FrozenNorm.back", without_gain)
     with pytest.raises(AssertionError):
         check_parts(model, model.run(BATCH), "llama")
+
+
+def test_a_model_that_rounds_has_no_jacobian_lens():
+    """It rounds keys and values to 8 bits, as `mp.attribute` says too. A tuned lens needs no gradient of its blocks."""
+    model = mp.HookedModel(tiny_model("afm7"))
+    with pytest.raises(ArchitectureError, match="rounded to 8 bits"):
+        mp.lens.fit_jacobian_lens(model, [[5, 9, 2], [4, 8, 1]], rows=64, held_out=0.5)
+    tuned = mp.lens.fit_tuned_lens(model, [[5, 9, 2], [4, 8, 1]], steps=1, held_out=0.5)
+    assert all(np.isfinite(list(tuned.fit.after.values())))
+
+
+NO_GRADIENT = {"afm7", "recurrent_gemma", *NO_READ_OUT}
+DIFFERENTIABLE = [name for name in RUN if name not in NO_GRADIENT]
+PROMPT = [11, 48, 85, 26]
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE if os.environ.get("EVERY_MODEL") else DIFFERENTIABLE[::20])
+def test_a_jacobian_lens_is_the_derivative_of_runs(name):
+    """A short step at each position, and what it changes from there on; longer ones may switch experts."""
+    model = mp.HookedModel(tiny_model(name))
+    jacobian = mp.lens.fit_jacobian_lens(model, [PROMPT, PROMPT], rows=64, held_out=0.5)
+    site, last = jacobian.sites[-1], mp.Site("resid_post", model.n_layers - 1)
+    matrix = np.array(jacobian.matrices[site])
+    direction = np.random.default_rng(0).normal(size=matrix.shape[1]).astype(np.float32)
+    size = 1e-3 * np.abs(np.array(model.run_with_cache([PROMPT], (site,))[1][site])).mean()
+
+    def summed(position, sign):
+        edit = mp.Add(mx.array(direction), scale=sign * float(size)).at(site.name, layer=site.layer, pos=position)
+        return np.array(model.run_with_cache([PROMPT], (last,), edit)[1][last])[0].astype(np.float64).sum(axis=0)
+
+    slopes = [(summed(position, 1) - summed(position, -1)) / (2 * size) for position in range(1, 4)]
+    expected = np.mean(slopes, axis=0)
+    np.testing.assert_allclose(matrix @ direction, expected, atol=0.02 * np.abs(expected).max())

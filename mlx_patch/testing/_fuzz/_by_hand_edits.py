@@ -17,13 +17,14 @@ from mlx_patch.interventions import (
     Project,
     Replace,
     Scale,
+    Swap,
     Transformation,
 )
 from mlx_patch.positions import Selector
 from mlx_patch.sites import SITES, Site
 from mlx_patch.testing._fuzz._truth import by_step
 
-_KNOWN = (Replace, Interpolate, Add, Scale, Clamp, Project, Apply)
+_KNOWN = (Replace, Interpolate, Add, Scale, Clamp, Project, Swap, Apply)
 
 
 def is_known(intervention: Transformation) -> bool:
@@ -107,6 +108,8 @@ def _value(activation: np.ndarray, indices: tuple[np.ndarray, ...], step: Any, s
             return _mean(activation, indices, step.over, site)
         case Project():
             return _project(selected, np.array(step.direction), step.onto)
+        case Swap():
+            return _swap(selected, np.array(step.first), np.array(step.second))
         case Add():
             return selected + np.array(step.scale) * _source(step.value, activation, indices, site)
         case Interpolate():
@@ -139,3 +142,12 @@ def _project(selected: np.ndarray, direction: np.ndarray, onto: bool) -> np.ndar
     if onto:
         return projection
     return selected - projection
+
+
+def _swap(selected: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """With the coordinates along two directions exchanged, by solving for them."""
+    units = np.stack([vector / np.linalg.norm(vector) for vector in (first, second)]).astype(np.float64)
+    if units.shape[1] == 1:
+        return -selected
+    coordinates = selected @ np.linalg.pinv(units)
+    return selected + (coordinates[..., ::-1] - coordinates) @ units

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import PatchError
-from mlx_patch.interventions import Ablate, Add, Apply, Clamp, Interpolate, Intervention, Project, Replace, Scale
+from mlx_patch.interventions import Ablate, Add, Apply, Clamp, Interpolate, Intervention, Project, Replace, Scale, Swap
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
 from mlx_patch.testing._fuzz._functions import OF_KEYS, OF_POSITIONS
@@ -147,6 +147,13 @@ def _project(draft: Draft) -> Intervention:
     return Project(direction, onto=bool(draft.rng.random() < 0.3))
 
 
+def _swap(draft: Draft) -> Intervention:
+    first, second = draft.normal(draft.shape()[-1:]), draft.normal(draft.shape()[-1:])
+    if first.size == 1:
+        second = -first
+    return Swap(first, second)
+
+
 _ANYWHERE: dict[str, Callable[[Draft], Intervention]] = {
     "replace": lambda draft: Replace(draft.cache()),
     "replace_array": lambda draft: Replace(draft.array()),
@@ -156,6 +163,7 @@ _ANYWHERE: dict[str, Callable[[Draft], Intervention]] = {
     "scale": lambda draft: Scale(draft.number(0.5, -1.0, 2.0)),
     "clamp": _clamp,
     "project": _project,
+    "swap": _swap,
     "function": _function,
     "zero": lambda draft: Ablate("zero"),
     "mean": _mean,

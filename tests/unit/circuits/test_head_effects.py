@@ -17,18 +17,30 @@ def effects_of(model, **choices):
     return cache, mp.circuits.head_effects(model, HOST, cache, 7, 30, **choices)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "granite"])
-def test_each_effect_is_what_it_says(tiny, name):
-    model = tiny(name)
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, "float32") for name in ("llama", "gemma2", "granite", "cohere", "mixtral", "qwen3_next", "falcon_h1")),
+        *((name, "4bit") for name in ("llama", "gemma2", "cohere", "qwen3_moe")),
+    ],
+)
+def test_each_effect_is_what_it_says(tiny, name, precision):
+    """On plain blocks, and with post-norms, multipliers, parallel parts, experts and mixers without heads.
+
+    The lens is read beside it: no line differs by family.
+    """
+    model = tiny(name, precision)
+    assert mp.lens.logit_lens(model, HOST).kl()[-1].max() < 1e-5
     cache, found = effects_of(model)
     before = np.array(METRIC(model.run(HOST)))
     np.testing.assert_allclose(found.baseline, before, atol=1e-5)
-    for layer, head in ((0, 1), (model.n_layers - 1, 0)):
+    for layer, head in ((found.layers[0], 1), (found.layers[-1], 0)):
         edit = mp.Replace(cache).at("z", layer=layer, head=head)
+        row = found.layers.index(layer)
         total = np.array(METRIC(model.run(HOST, edit))) - before
-        np.testing.assert_allclose(found.total[layer, head], total, atol=1e-4)
+        np.testing.assert_allclose(found.total[row, head], total, atol=1e-4)
         path = np.array(METRIC(model.run(HOST, mp.paths.edits_of(model, HOST, edit.via("logits"))))) - before
-        np.testing.assert_allclose(found.direct[layer, head], path, atol=1e-4)
+        np.testing.assert_allclose(found.direct[row, head], path, atol=1e-4)
     written = [mp.lens.direct_logits(model, tokens, 7, 30, by="head").values for tokens in (SOURCE, HOST)]
     np.testing.assert_allclose(found.attributed, written[0] - written[1], atol=1e-6)
 
@@ -68,6 +80,9 @@ def test_the_picture_has_a_point_for_each_head(tiny):
     points = axes.collections[0].get_offsets()
     np.testing.assert_allclose(points[:, 0], found.direct.mean(axis=-1).ravel())
     np.testing.assert_allclose(points[:, 1], found.total.mean(axis=-1).ravel())
+    circles = axes.collections[1].get_offsets()
+    np.testing.assert_allclose(circles[:, 0], found.attributed.mean(axis=-1).ravel())
+    np.testing.assert_allclose(circles[:, 1], found.total.mean(axis=-1).ravel())
     layer, head = found.strongest(1)[0]
     assert f"{layer}.{head}" in [text.get_text() for text in axes.texts]
 

@@ -14,6 +14,7 @@ from mlx_patch.interventions import (
     Interpolate,
     Project,
     Scale,
+    Swap,
 )
 
 
@@ -81,6 +82,18 @@ def test_projecting_out_leaves_nothing_along_the_direction():
 
 def test_the_length_of_a_direction_does_not_matter():
     close(done(Project(1e-20 * VECTOR)), done(Project(VECTOR)))
+
+
+def test_swapping_exchanges_two_coordinates():
+    """Those by which both unit directions, and what is orthogonal to them, make up the activation."""
+    first, second = np.random.default_rng(0).normal(size=(2, 8)) * 100.0
+    basis = np.stack([first / np.linalg.norm(first), second / np.linalg.norm(second)])
+    coordinates = np.array(X, dtype=np.float64) @ np.linalg.pinv(basis)
+    swapped = done(Swap(first, mx.array(second)))
+    close(np.array(swapped, dtype=np.float64) @ np.linalg.pinv(basis), coordinates[..., ::-1])
+    close(done(Swap(first, second), swapped), X)
+    close(done(Project(basis), swapped), done(Project(basis)))
+    close(np.linalg.norm(np.array(swapped), axis=-1), np.linalg.norm(np.array(X), axis=-1))
 
 
 def test_projecting_works_on_the_picked_part_of_the_last_axis():

@@ -14,6 +14,7 @@ from mlx_patch.interventions import (
     Project,
     Replace,
     Scale,
+    Swap,
 )
 
 EACH = [
@@ -29,6 +30,7 @@ EACH = [
     Replace(Y),
     Scale(0.1),
     Scale(0.1) | Add(VECTOR),
+    Swap(VECTOR, VECTOR[::-1]),
 ]
 
 

@@ -14,6 +14,7 @@ from mlx_patch.interventions import (
     Project,
     Replace,
     Scale,
+    Swap,
 )
 from mlx_patch.sites import Site
 
@@ -80,6 +81,27 @@ def test_a_projection_takes_an_array_and_a_truth_value():
         Project(VECTOR, onto="yes")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "error", "message"),
+    [
+        ([1.0, 2.0], VECTOR, KindError, r"`first` must be an ActivationCache, an mx\.array .* Got list"),
+        (VECTOR, mx.ones((2, 8)), ShapeError, r"`second` must have shape \(d_model,\)\. Got \(2, 8\)"),
+        (VECTOR, mx.ones((3,)), ShapeError, r"`second` must have the shape of `first`, \(8,\)\. Got \(3,\)"),
+        (mx.zeros((8,)), VECTOR, ValueRefusedError, r"`first` must hold finite numbers, not all 0"),
+        (VECTOR, VECTOR * mx.nan, ValueRefusedError, r"`second` must hold finite numbers, not all 0"),
+        (VECTOR, 3 * VECTOR, ValueRefusedError, r"`second` must be another direction than `first`\. Got the same"),
+    ],
+)
+def test_directions_to_swap_must_be_two(first, second, error, message):
+    with pytest.raises(error, match=message):
+        Swap(first, second)
+
+
+def test_directions_to_swap_have_the_last_axis_s_size():
+    with pytest.raises(ShapeError, match=r"`first` must have the size of the last axis, 8\. Got 2\."):
+        done(Swap(mx.array([1.0, 0.0]), mx.array([0.0, 1.0])))
+
+
 def test_what_is_applied_must_be_a_function_with_a_name():
     with pytest.raises(KindError, match=r"`fn` must be a function of an activation and its site\. Got float"):
         Apply(2.0)
@@ -120,6 +142,7 @@ def test_only_interventions_compose():
         (Interpolate(Y, 1.5), "Use an `alpha` in 0 to 1"),
         (Clamp(low=0.0), "Give `high` alone"),
         (Project(VECTOR), "Project 'q' or 'k'"),
+        (Swap(VECTOR, VECTOR[::-1]), "Swap in 'q' or 'k'"),
         (Scale(2.0) | Scale(-1.0), "Use a `factor` of more than 0"),
     ],
     ids=repr,

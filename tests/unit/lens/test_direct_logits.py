@@ -78,6 +78,23 @@ def test_another_position_and_an_edited_run(tiny):
     np.testing.assert_allclose(found.values, shorter.values, atol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["part", "head", "neuron", "source"])
+def test_one_run_is_enough(tiny, by):
+    """Counted by an edit that does nothing; to find the unembedding and to read the norm takes no block."""
+    calls = []
+
+    def count(activation, site):
+        calls.append(activation.shape[1])
+        return activation
+
+    edits = [mp.Apply(count).at("attn_out", layer=0), mp.Scale(0.5).at("v", layer=1)]
+    found = mp.lens.direct_logits(tiny(), BATCH, 7, 30, by=by, edits=edits)
+    assert calls == [6]
+    np.testing.assert_allclose(found.total, found.logit, atol=1e-5)
+    beside = [array for name, array in found.remainder.items() if "beside" in name]
+    assert np.abs([0, *np.ravel(beside)]).max() < 1e-5
+
+
 def test_biases_are_parts_and_means_are_taken_away(tiny):
     """phi: a LayerNorm with a bias, and biases of the output projection and of the head."""
     model = tiny("phi")

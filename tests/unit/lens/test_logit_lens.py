@@ -1,9 +1,12 @@
 """The logit lens against the model's own modules, called one after the other, and against numpy."""
 
+from functools import cache
+
 import matplotlib as mpl
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_lm.models.llama import Model, ModelArgs
 
 import mlx_patch as mp
 from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, TokenError
@@ -56,6 +59,43 @@ def test_numbers_are_those_of_numpy_however_many_logits_fit(tiny, streams, monke
     np.testing.assert_array_equal(lens.top(1).ids, top.ids[..., :1])
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 14, 200, 1000])
+@pytest.mark.parametrize("levels", [0, 3, 40])
+def test_of_equal_logits_the_smaller_token_comes_first(k, levels):
+    """Whatever the number of tokens, of which the last ones make no whole group; `levels` of 0 are all different."""
+    model = mp.HookedModel(wide_vocabulary())
+    lens = mp.lens.logit_lens(model, [1, 2, 3])
+    logits = np.random.default_rng(0).normal(size=(1, 3, 1000)).astype(np.float32)
+    if levels:
+        logits = np.round(logits * levels / 4)
+    object.__setattr__(lens, "final", mx.array(logits))
+    found = lens.top(k)
+    np.testing.assert_array_equal(found.ids[-1], np.argsort(-logits, axis=-1, kind="stable")[..., :k])
+    expected = np.exp(-np.sort(-log_probs(mx.array(logits)), axis=-1)[..., :k])
+    np.testing.assert_allclose(found.probs[-1], expected, rtol=1e-5)
+
+
+@cache
+def wide_vocabulary():
+    """A model of 1,000 tokens, which is no multiple of a group's 64."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 1000}
+    return Model(ModelArgs(model_type="llama", num_hidden_layers=1, rms_norm_eps=1e-5, **sizes))
+
+
+def test_generated_text_is_read_where_it_was_generated(tiny, word_tokenizer):
+    """Each generated token is the likeliest at the last layer, one position before it."""
+    model = mp.HookedModel(tiny().model, word_tokenizer)
+    text, cache = model.generate_with_cache("w11 w48 w85", max_tokens=5)
+    lens = mp.lens.logit_lens(model, cache.tokens)
+    first = len(model.str_tokens("w11 w48 w85"))
+    assert lens.top(1).texts[-1][0][first - 1 : -1] == [[word] for word in lens.texts[first:]]
+    assert " ".join(lens.texts[first:]).startswith(text.split()[0])
+    edit = mp.Scale(3.0).at("mlp_out", layer=1)
+    _, edited = model.generate_with_cache("w11 w48 w85", edits=[edit], max_tokens=5)
+    again = mp.lens.logit_lens(model, edited.tokens, edits=[edit])
+    assert again.top(1).texts[-1][0][first - 1 : -1] == [[word] for word in again.texts[first:]]
+
+
 def test_two_models_are_compared_site_by_site(tiny):
     other = mp.HookedModel(tiny().model)
     edited = mp.lens.logit_lens(other, BATCH, edits=[mp.Scale(3.0).at("mlp_out", layer=1)])
@@ -66,6 +106,13 @@ def test_two_models_are_compared_site_by_site(tiny):
     for site, values in zip(lens.sites[1:], apart[1:], strict=True):
         theirs, ours = log_probs(edited.logits(site)), log_probs(lens.logits(site))
         np.testing.assert_allclose(values, (np.exp(theirs) * (theirs - ours)).sum(axis=-1), atol=1e-5)
+    mpl.use("Agg")
+    drawn = lens.plot_kl(edited, example=1)
+    np.testing.assert_allclose(np.array(drawn.images[0].get_array()), apart[:, 1], rtol=1e-6)
+    assert drawn.get_title() == "KL from the other lens"
+    other.name = "folder/base"
+    assert lens.plot_kl(edited).get_title() == "KL from base"
+    np.testing.assert_allclose(np.array(lens.plot_kl().images[0].get_array()), lens.kl()[:, 0], rtol=1e-6)
     with pytest.raises(ShapeError, match="must have the sites"):
         lens.kl(mp.lens.logit_lens(tiny(), BATCH, pos=-1))
 

@@ -1,0 +1,127 @@
+"""Files of fitted lenses: matrices, with a description of the fit and the identity of the model."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_patch.errors import FileError, PatchError, listed
+from mlx_patch.files import (
+    Format,
+    Malformed,
+    content_digest,
+    open_checked,
+    read_array,
+    read_header,
+    strict_json,
+    written_whole,
+)
+from mlx_patch.fingerprints import differences
+from mlx_patch.lens._fit_record import FitRecord
+from mlx_patch.lens._fitted_lens import lens_identity
+from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.provenance import versions
+from mlx_patch.sites import Site
+
+_CHECKSUM = "checksum"
+_BY_SITE = ("before", "after")
+
+Arrays = Mapping[str, Mapping[Site, mx.array]]
+"""Arrays by what they are, `matrix` or `bias`, and by site."""
+
+
+def write_lens(
+    path: str | os.PathLike[str], format_: Format, identity: Mapping[str, str], fit: FitRecord, arrays: Arrays
+) -> None:
+    """Write a file for `read_lens`, whole or not at all. Equal lenses give equal bytes.
+
+    Raises:
+        FileError: `path` cannot be written to, or does not end in `.safetensors`.
+    """
+    if not str(path).endswith(".safetensors"):
+        raise FileError(f"`path` must end in '.safetensors'. Got {path}. Choose another name.")
+    named: dict[str, mx.array] = {}
+    for kind, by_site in arrays.items():
+        named |= {f"{kind} {site}": array for site, array in by_site.items()}
+    record: dict[str, Any] = dict(vars(fit))
+    for name in _BY_SITE:
+        record[name] = {str(site): number for site, number in record[name].items()}
+    metadata = dict(format_.entry)
+    metadata["identity"] = json.dumps(dict(identity))
+    metadata["fit"] = json.dumps(record)
+    metadata["versions"] = json.dumps(versions())
+    metadata[_CHECKSUM] = content_digest(metadata, named)
+    with written_whole(path) as temporary:
+        mx.save_safetensors(str(temporary), named, metadata)
+
+
+def read_lens(
+    path: str | os.PathLike[str], format_: Format, model: HookedModel, kinds: Mapping[str, int]
+) -> tuple[dict[str, str], FitRecord, dict[str, dict[Site, mx.array]]]:
+    """The identity, the fit and the arrays that `write_lens` wrote.
+
+    Args:
+        path: The file.
+        format_: Its format.
+        model: The model that the lens must be for.
+        kinds: The arrays a site, `matrix` or `bias`, with their axes, each as long as the stream is wide.
+    Raises:
+        FileError: There is no such file, it is of another kind or not as it was written, or for another model.
+    """
+    require_hooked("model", model)
+    try:
+        metadata, named = _read(path, format_)
+        identity = strict_json(metadata["identity"])
+        fit = _fit_of(strict_json(metadata["fit"]))
+        arrays = _by_site(named, tuple(fit.before), kinds)
+    except OSError as error:
+        raise _refused(path, format_, f": {error.strerror}. Check the path.") from error
+    except (Malformed, PatchError) as error:
+        raise _refused(path, format_, f", which {error}. Fit the lens again.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, format_, f", which is damaged: {error!r}. Fit the lens again.") from error
+    clauses = listed(differences({"model": identity}, {"model": lens_identity(model)}))
+    if clauses:
+        raise FileError(
+            f"`path` must hold a lens for this model. Got {path}, for {clauses}. Load it with the model that "
+            "it was fitted on; `lens.on(model)` carries it over."
+        )
+    return identity, fit, arrays
+
+
+def _refused(path: str | os.PathLike[str], format_: Format, reason: str) -> FileError:
+    writer = f"{format_.name.rpartition('.')[2]}.save"
+    return FileError(f"`path` must be a file that {writer} wrote. Got {path}{reason}")
+
+
+def _read(path: str | os.PathLike[str], format_: Format) -> tuple[Mapping[str, str], dict[str, mx.array]]:
+    with open_checked(path) as file:
+        header = read_header(file)
+        if not format_.describes(header.metadata):
+            raise Malformed(f"is not of the format {format_}")
+        arrays = {name: read_array(file, entry) for name, entry in header.entries.items()}
+    about = dict(header.metadata)
+    checksum = about.pop(_CHECKSUM, None)
+    if content_digest(about, arrays) != checksum:
+        raise Malformed("is not what was written: its checksum differs")
+    return about, arrays
+
+
+def _fit_of(record: dict[str, Any]) -> FitRecord:
+    for name in _BY_SITE:
+        record[name] = {Site.parse(site): number for site, number in record[name].items()}
+    record["held_out"] = tuple(record["held_out"])
+    return FitRecord(**record)
+
+
+def _by_site(
+    named: Mapping[str, mx.array], sites: tuple[Site, ...], kinds: Mapping[str, int]
+) -> dict[str, dict[Site, mx.array]]:
+    arrays: dict[str, dict[Site, mx.array]] = {}
+    for kind, n_axes in kinds.items():
+        arrays[kind] = {site: named[f"{kind} {site}"] for site in sites}
+        if any(array.ndim != n_axes or len(set(array.shape)) != 1 for array in arrays[kind].values()):
+            raise Malformed(f"is damaged: not every {kind} has {n_axes} equal axes")
+    return arrays
