@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from beartype.claw import beartype_package, beartype_packages
 
 CHECK_TYPES = os.environ.get("CHECK_TYPES") == "1"
 """It doubles the time that many tests take. CI has it on for the tests at the lower bounds."""
+
+PARAMETERS = int(os.environ.get("PARAMETERS", "0"))
+"""How many sets of parameters of each test run, at most; 0 is all. CI names a number for tests at the lower bounds."""
 
 if CHECK_TYPES:
     # Before the first import, which these rewrite. What is returned is checked everywhere, and what is given as well
@@ -118,6 +122,20 @@ def _hears_ctrl_c():
 def _seeded():
     mx.random.seed(0)
     np.random.seed(0)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the further parameters of each test where `PARAMETERS` says so."""
+    if not PARAMETERS:
+        return
+    counts: Counter[str] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        counts[name] += 1
+        (kept if counts[name] <= PARAMETERS else left_out).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_terminal_summary(terminalreporter):
