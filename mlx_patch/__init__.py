@@ -5,6 +5,7 @@
 
 from mlx_patch import circuits as circuits
 from mlx_patch import cross as cross
+from mlx_patch import dictionaries as dictionaries
 from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
 from mlx_patch import lens as lens
