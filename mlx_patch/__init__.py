@@ -21,6 +21,7 @@ from mlx_patch.cross import TwoByTwo as TwoByTwo
 from mlx_patch.cross import compatibility as compatibility
 from mlx_patch.cross import cross_patch as cross_patch
 from mlx_patch.cross import two_by_two as two_by_two
+from mlx_patch.dictionaries import Features as Features
 from mlx_patch.errors import PatchError as PatchError
 from mlx_patch.files import written_whole as written_whole
 from mlx_patch.interventions import Ablate as Ablate
