@@ -187,10 +187,30 @@ def test_half_types_round_once(sae, arrays, x):
 
 
 def test_a_negative_zero_stays_one(sae, x):
-    signed = np.where(np.abs(x) < 0.05, np.float32(-0.0), x)
-    got = edited(mp.Features(sae, mp.Scale(1.0)).at("resid_post", layer=1), signed)
-    np.testing.assert_array_equal(np.signbit(got), np.signbit(signed))
-    assert np.any(np.signbit(got) & (got == 0))
+    signed = np.where(np.arange(x.shape[-1]) % 2 == 0, np.float32(-0.0), x)
+    for feature in range(sae.n_features):
+        got = edited(mp.Features(sae, mp.Scale(1.0), feature).at("resid_post", layer=1), signed)
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(signed))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        mp.Scale(0.0),
+        mp.Ablate("resample"),
+        mp.Ablate("noise"),
+        mp.Ablate("mean"),
+        mp.Apply(lambda values, site: values),
+    ],
+    ids=repr,
+)
+def test_an_edit_needs_of_a_run_what_the_inner_one_needs(sae, inner):
+    """Which positions, rows and pieces, and whether it draws."""
+    edit = mp.Features(sae, inner, 3)
+    for name in ("by_position", "by_row", "in_pieces", "draws", "covers"):
+        assert getattr(edit, name) == getattr(inner, name)
+    assert not edit.overwrites
+    assert not edit.elementwise
 
 
 def test_the_axis_equals_runs_one_by_one(tiny, tokens, sae):

@@ -257,6 +257,8 @@ assert sae.is_large
 assert sae.encode(x).shape == (1, 1, 65536)
 assert sae.encode(x, [65535, 7]).shape == (1, 1, 2)
 assert sae.directions([65535, 7]).shape == (2, 2304)
+edit = mp.Features(sae, mp.Scale(0.0), [65535, 7]).at("resid_post", layer=0)
+mx.eval(edit.apply(x, mp.Site("resid_post", 0), mp.interventions.Span(0, 1, 1)))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(peak)
 """
