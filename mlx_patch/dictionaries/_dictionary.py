@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, cast
+from typing import Any, SupportsIndex, cast
 
 import mlx.core as mx
 import numpy as np
@@ -15,11 +15,9 @@ from mlx_patch.dictionaries._activation import FeatureActivation
 from mlx_patch.dictionaries._linear import products
 from mlx_patch.dictionaries._normalisation import ByFactor, Normalisation
 from mlx_patch.dictionaries._stored import IN_MEMORY, FeatureRows
+from mlx_patch.dictionaries._top import TopFeatures, top_features
 from mlx_patch.errors import KindError, SelectionError, ShapeError, ValueRefusedError
 from mlx_patch.sites import Site
-
-if TYPE_CHECKING:
-    from mlx_patch.dictionaries._top import TopFeatures
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -157,7 +155,7 @@ class Dictionary:
         pos: int | Iterable[int] | slice | None = None,
         site: str | Site | None = None,
         str_tokens: list[str] | None = None,
-    ) -> "TopFeatures":
+    ) -> TopFeatures:
         """The features that are largest anywhere in a prompt, each with the position where it is.
 
         Args:
@@ -171,8 +169,6 @@ class Dictionary:
             ValueRefusedError: The site is not known, or `k` is less than 1.
             SelectionError: A position that is not there.
         """
-        from mlx_patch.dictionaries._top import top_features
-
         return top_features(self, source, k, pos, site, str_tokens or [])
 
     def at_any_site(self) -> "Dictionary":

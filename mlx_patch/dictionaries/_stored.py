@@ -5,39 +5,16 @@ that was changed since it was opened is refused: its numbers would belong to ano
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import FileError
 from mlx_patch.files import Stamp, open_checked, stamp_of
-
-
-class Stored(Protocol):
-    """An array of a dictionary's file."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype:
-        """How a number is stored."""
-        ...
-
-    @property
-    def is_bfloat16(self) -> bool:
-        """Whether its numbers are the bits of bfloat16, which numpy does not have."""
-        ...
-
-    def opened(self) -> AbstractContextManager[np.ndarray]:
-        """A context with the numbers, of which no view may leave it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -108,6 +85,10 @@ class InMemory:
     def opened(self) -> Iterator[np.ndarray]:
         """A context with the numbers."""
         yield self.numbers
+
+
+Stored = OnDisk | InMemory
+"""An array of a dictionary's file."""
 
 
 def as_mlx(numbers: np.ndarray, is_bfloat16: bool) -> mx.array:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +17,7 @@ _AT_ONCE = 64
 """Positions whose features are computed together."""
 
 
+@runtime_checkable
 class _Encoder(Protocol):
     """What is needed of a dictionary."""
 
