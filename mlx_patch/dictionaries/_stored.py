@@ -110,7 +110,8 @@ def read_whole(stored: Stored) -> mx.array:
 IN_MEMORY = 2**28
 """Bytes of a matrix up to which it is held in memory once all of it was used."""
 
-_AT_ONCE = 2**26
+_AT_ONCE = 2**25
+_MAPPED_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,12 +143,12 @@ class FeatureRows:
 
     def rows(self, features: Sequence[int] | slice) -> mx.array:
         """The rows of some features, in the dtype of the file. Shape `(feature, width)`."""
+        chosen = features
+        if not isinstance(chosen, slice):
+            chosen = list(chosen)
+        if self.by_column:
+            return as_mlx(_columns(self.stored, chosen), self.stored.is_bfloat16).T
         with self.stored.opened() as numbers:
-            chosen = features
-            if not isinstance(chosen, slice):
-                chosen = list(chosen)
-            if self.by_column:
-                return as_mlx(numbers[:, chosen], self.stored.is_bfloat16).T
             return as_mlx(numbers[chosen], self.stored.is_bfloat16)
 
     def blocks(self, keep: bool = False) -> Iterator[mx.array]:
@@ -175,6 +176,16 @@ class FeatureRows:
             lengths.append(_lengths(block))
             mx.eval(lengths[-1])  # so that a block can be freed before the next is read
         return mx.concatenate(lengths)
+
+
+def _columns(stored: Stored, chosen: slice | list[int]) -> np.ndarray:
+    """Some columns of a matrix. Of a mapped one, some rows are mapped at a time: their pages count as memory."""
+    height, width = stored.shape
+    columns = np.empty((height, len(np.arange(width)[chosen])), stored.dtype)
+    for begin in range(0, height, _MAPPED_ROWS):
+        with stored.opened() as numbers:
+            columns[begin : begin + _MAPPED_ROWS] = numbers[begin : begin + _MAPPED_ROWS, chosen]
+    return columns
 
 
 def _lengths(rows: mx.array) -> mx.array:

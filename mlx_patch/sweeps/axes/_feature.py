@@ -16,7 +16,7 @@ class FeatureAxis(SweepAxis):
 
     name = "feature"
     keyword = "features"
-    order = 9
+    order = 8
     ordered = False
     if_missing = "Write features=[1207, 44], or choose them in mp.Features."
     if_fixed = "Choose them in mp.Features, or add 'feature' to `over`."

@@ -266,14 +266,14 @@ print(peak)
 
 @pytest.mark.slow
 def test_a_large_dictionary_stays_on_disk(tmp_path):
-    """65,536 x 2,304 in float32: 1.2 GB of a file with holes, within 1 GiB of memory."""
+    """65,536 x 2,304 in float32: 1.2 GB of a file with holes, within 1 GiB of memory, with TopK too."""
     shapes = {"W_enc": (2304, 65536), "W_dec": (65536, 2304), "b_enc": (65536,), "b_dec": (2304,)}
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 4 * int(np.prod(shape))
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
-    saelens_folder(tmp_path, {"W_enc": np.zeros((2304, 65536), np.int8)})
+    saelens_folder(tmp_path, {"W_enc": np.zeros((2304, 65536), np.int8)}, {"architecture": "topk", "k": 32})
     text = json.dumps(header).encode()
     with (tmp_path / "sae_weights.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
