@@ -232,9 +232,7 @@ class Dictionary:
         return rows
 
     def scale_of(self, flat: mx.array) -> mx.array | float:
-        """What changes of decoded values are multiplied by: a number, or for each token one. Shape `(..., 1)`."""
-        if self.is_transcoder and self.normalisation.by_token:
-            return 1.0
+        """What changes of an autoencoder's decoded values are multiplied by: a number, or one a token, `(..., 1)`."""
         return self.normalisation(flat).scale
 
     def _read(self, flat: mx.array) -> mx.array:
