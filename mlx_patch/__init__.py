@@ -3,6 +3,8 @@
 `HookedModel` wraps a model of mlx_lm, an `Intervention` says what to do to an activation, a `Metric` says what changed.
 """
 
+from typing import NoReturn as _NoReturn
+
 from mlx_patch import circuits as circuits
 from mlx_patch import cross as cross
 from mlx_patch import dictionaries as dictionaries
@@ -24,6 +26,8 @@ from mlx_patch.cross import two_by_two as two_by_two
 from mlx_patch.dictionaries import Features as Features
 from mlx_patch.errors import PatchError as PatchError
 from mlx_patch.files import written_whole as written_whole
+from mlx_patch.idioms import MODULE_HINTS as _MODULE_HINTS
+from mlx_patch.idioms import refuse_attribute as _refuse_attribute
 from mlx_patch.interventions import Ablate as Ablate
 from mlx_patch.interventions import Add as Add
 from mlx_patch.interventions import Apply as Apply
@@ -56,3 +60,8 @@ from mlx_patch.sweeps import measure as measure
 from mlx_patch.sweeps import plan as plan
 from mlx_patch.sweeps import sweep as sweep
 from mlx_patch.sweeps import sweep_pair as sweep_pair
+
+
+def __getattr__(name: str) -> _NoReturn:
+    """Names that there are not: what to write for those of other libraries."""
+    _refuse_attribute("mlx_patch", name, _MODULE_HINTS, globals())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -9,6 +10,7 @@ from typing_extensions import override
 
 from mlx_patch._cachefile import Contents, read_cache, write_cache
 from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean, listed
+from mlx_patch.idioms import CACHE_HINTS, refuse_attribute
 from mlx_patch.interventions.sources import Aligned
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import SITES, Site, site_of
@@ -54,6 +56,14 @@ class ActivationCache(Mapping[Site, mx.array]):
         self.n_positions = n_positions
         self.model = dict(model or {})
         self.n_layers = n_layers
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Names that there are not: what to write for those of other libraries.
+
+        Raises:
+            UnknownAttributeError: Always.
+        """
+        refuse_attribute("ActivationCache", name, CACHE_HINTS, dir(type(self)))
 
     @override
     def __getitem__(self, key: Key) -> mx.array:

@@ -7,6 +7,7 @@
     * `ShapeError` (`ValueError`): an array whose shape does not fit
     * `ValueRefusedError` (`ValueError`): any other value that cannot be used: NaN, empty, reversed
     * `KindError` (`TypeError`): an argument or an array of the wrong kind
+    * `UnknownAttributeError` (`AttributeError`): a name that an object does not have
     * `EditNotUsedError` (`RuntimeError`): an edit or a watched site that never came to pass in a run
     * `ArchitectureError` (`TypeError`): a model for which there is no table, or one that cannot be tapped
     * `TokenError` (`ValueError`): text or tokens that do not resolve as they must
@@ -41,6 +42,10 @@ class PatchError(Exception):
 
 class UnknownNameError(PatchError, KeyError):
     """A site, metric or architecture that does not exist."""
+
+
+class UnknownAttributeError(PatchError, AttributeError):
+    """A name that an object does not have."""
 
 
 class MissingSiteError(PatchError, KeyError):

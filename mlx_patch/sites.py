@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean
+from mlx_patch.idioms import SITE_ALIASES, SITE_HINTS
 
-__all__ = ["Site", "SiteKind", "SITES", "site_of"]
+__all__ = ["Site", "SiteKind", "SITES", "short_name", "site_of"]
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,12 @@ class Site:
     layer: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", short_name(self.name))
         if _RAW.fullmatch(self.name):
             _refuse_layer(self)
             return
         if self.name not in SITES:
-            raise UnknownNameError(
-                f"`name` must be a site. Got {self.name!r}. {did_you_mean(self.name, SITES)} "
-                "A raw module path ends in ':input' or ':output'."
-            )
+            raise UnknownNameError(f"`name` must be a site. Got {self.name!r}. {_hint(self.name)}")
         if not SITES[self.name].layered:
             _refuse_layer(self)
         elif not isinstance(self.layer, int) or isinstance(self.layer, bool) or self.layer < 0:
@@ -149,9 +148,7 @@ class Site:
         if match := _BLOCK.fullmatch(text):
             name = _BY_HOOK.get(f"blocks.L.{match[2]}")
             if name is None:
-                hooks = (hook for hook in _BY_HOOK if hook.startswith("blocks"))
-                near = did_you_mean(f"blocks.L.{match[2]}", hooks).replace(".L.", f".{match[1]}.")
-                raise UnknownNameError(f"`site` must name a site. Got {text!r}. {near}")
+                raise UnknownNameError(f"`site` must name a site. Got {text!r}. {_hint_of_hook(match[1], match[2])}")
             return cls(name, int(match[1]))
         if match := _SHORT.fullmatch(text):
             return cls(match[1], int(match[2]))
@@ -197,6 +194,27 @@ class Site:
         if self.is_raw:
             return self.name
         return SITES[self.name].hook.format(layer=self.layer)
+
+
+def short_name(name: str) -> str:
+    """The name of a site here, where TransformerLens has another for it."""
+    return SITE_ALIASES.get(name, name)
+
+
+def _hint(name: str) -> str:
+    """What to write in place of a name that is no site."""
+    if hint := SITE_HINTS.get(name.removeprefix("hook_")):
+        return f"It is not one here: {hint}."
+    return f"{did_you_mean(name, SITES)} A raw module path ends in ':input' or ':output'."
+
+
+def _hint_of_hook(layer: str, hook: str) -> str:
+    """What to write in place of a hook that blocks do not have."""
+    name = hook.rpartition(".")[2].removeprefix("hook_")
+    if name in SITE_HINTS:
+        return _hint(name)
+    hooks = (known for known in _BY_HOOK if known.startswith("blocks"))
+    return did_you_mean(f"blocks.L.{hook}", hooks).replace(".L.", f".{layer}.")
 
 
 def _refuse_layer(site: Site) -> None:

@@ -29,11 +29,20 @@ class _Change:
 
     Attributes:
         arrays: Changes of the stream. Shape `(change, batch, pos, d_model)`.
-        weights: How often each reader reads each of them. Shape `(change, reader)`.
+        weights: How often each reader reads each of them. Shape `(change, reader)`. None where each is of one writer,
+            and a reader reads those whose edge is off.
+        first: The first of these writers.
     """
 
     arrays: mx.array
-    weights: np.ndarray
+    weights: np.ndarray | None
+    first: int = 0
+
+    def weights_of(self, is_off: np.ndarray, readers: np.ndarray) -> np.ndarray:
+        """How often some readers read each of them. Float32, shape `(change, reader)`."""
+        if self.weights is not None:
+            return self.weights[:, readers]
+        return is_off[self.first : self.first + len(self.arrays), readers].astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,23 +58,55 @@ class _Streams:
     index_of_reader: Sequence[int]
 
 
+@dataclass(frozen=True, eq=False)
+class CircuitState:
+    """A run of a circuit, where it enters a block. Edges into readers from there on do not change it.
+
+    Attributes:
+        block: The block's index in the graph; their number behind the last one.
+        stream: What was written. Float32, shape `(batch, pos, d_model)`.
+        changes: What edges that are off bring more.
+        heads: Heads behind which a norm stands.
+        n_written: How many writers have written.
+        first_reader: The index of the next reader.
+    """
+
+    block: int
+    stream: mx.array
+    changes: tuple[_Change, ...]
+    heads: tuple[HeadsOff, ...]
+    n_written: int
+    first_reader: int
+
+
 class CircuitRun:
     """One run of a circuit.
 
     Args:
         runs: Host and source.
         circuit: The edges that carry this run's own values.
+        start: Where the run begins; None is the embedding.
+        keeps_states: Whether to keep the state at each block, from which runs of other circuits can begin. That takes
+            one array as wide as the stream for each head.
+
+    Attributes:
+        states: The states at each block, and behind the last one, of a run that keeps them.
     """
 
-    def __init__(self, runs: TwoRuns, circuit: Circuit):
+    states: list[CircuitState]
+
+    def __init__(self, runs: TwoRuns, circuit: Circuit, start: CircuitState | None = None, keeps_states: bool = False):
         self._runs, self._graph = runs, circuit.graph
         self._is_off = ~circuit.has_edge
         self._prompt_run = runs.host.prompt_run
-        embed = runs.host.activations[Site("embed")]
-        self._stream = embed.astype(mx.float32)
-        self._changes = [self._change(Site("embed"), embed, 0)]
-        self._heads: list[HeadsOff] = []
-        self._n_written, self._first_reader = 1, 0
+        self._keeps_states, self.states = keeps_states, []
+        if start is None:
+            embed = runs.host.activations[Site("embed")]
+            change = self._change(Site("embed"), embed, 0)
+            start = CircuitState(0, embed.astype(mx.float32), (change,), (), 1, 0)
+        self._block, self._stream = start.block, start.stream
+        self._changes, self._heads = [*start.changes], [*start.heads]
+        self._n_written, self._first_reader = start.n_written, start.first_reader
 
     def logits(self, prompt_run: PromptRun) -> mx.array:
         """The logits that a readout reads, unevaluated. Shape `(batch, pos, d_vocab)`.
@@ -74,10 +115,20 @@ class CircuitRun:
             prompt_run: The prompts, with the readout.
         """
         with differentiable(prompt_run.layout.model):
-            for block in self._graph.blocks:
+            for block in self._graph.blocks[self._block :]:
+                self._keep_state()
                 self._run_block(block)
+                self._block += 1
+        self._keep_state()
         last = Site("resid_post", len(self._graph.blocks) - 1)
         return prompt_run.logits(None, [(last, putting(self._read_by(1).arrays[0]))])
+
+    def _keep_state(self) -> None:
+        if self._keeps_states:
+            changes, heads = tuple(self._changes), tuple(self._heads)
+            self.states.append(
+                CircuitState(self._block, self._stream, changes, heads, self._n_written, self._first_reader)
+            )
 
     def _run_block(self, block: BlockParts) -> None:
         written: list[mx.array] = []
@@ -125,9 +176,13 @@ class CircuitRun:
         # Readers before these heads do not count: what they have no edge from is not off.
         is_read = self._graph.has_edge[heads.first]
         is_off = self._is_off[heads.first : heads.end] & is_read
-        patterns, weights = _patterns(is_off)
+        if self._keeps_states:
+            patterns, weights = np.eye(len(is_off), dtype=bool), None
+        else:
+            patterns, weights = _patterns(is_off)
         if patterns.size:
-            self._changes.append(_Change(changes_of_heads(self._prompt_run, heads, patterns), weights))
+            arrays = changes_of_heads(self._prompt_run, heads, patterns)
+            self._changes.append(_Change(arrays, weights, heads.first))
 
     def _projected(self, block: BlockParts, streams: _Streams) -> Mapping[Site, mx.array]:
         """Queries, keys and values, each head's from the stream that it reads. Shape of each: as of its site.
@@ -161,7 +216,7 @@ class CircuitRun:
         )
         arrays = mx.repeat(self._stream[None], len(examples), axis=0)
         for change in self._changes:
-            weights = change.weights[:, readers[examples]]
+            weights = change.weights_of(self._is_off, readers[examples])
             if weights.any():
                 flat = mx.array(weights.T) @ change.arrays.flatten(1)
                 arrays = arrays + flat.reshape(arrays.shape)
@@ -172,7 +227,7 @@ class CircuitRun:
 
     def _change(self, site: Site, value: mx.array, writer: int) -> _Change:
         change = self._runs.source[site].astype(mx.float32) - value.astype(mx.float32)
-        return _Change(change[None], self._is_off[writer][None].astype(np.float32))
+        return _Change(change[None], None, writer)
 
 
 def _patterns(is_off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,9 +248,19 @@ def _patterns(is_off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return patterns[is_some], weights[is_some]
 
 
-def metric_of_circuit(runs: TwoRuns, circuit: Circuit) -> np.ndarray:
+def metric_of_circuit(runs: TwoRuns, circuit: Circuit, start: CircuitState | None = None) -> np.ndarray:
     """The metric of a circuit. Shape `(example,)`."""
+    return _measured(runs, CircuitRun(runs, circuit, start))
+
+
+def metric_and_states(runs: TwoRuns, circuit: Circuit) -> tuple[np.ndarray, list[CircuitState]]:
+    """The metric of a circuit, shape `(example,)`; and where runs of circuits with the same edges below can begin."""
+    circuit_run = CircuitRun(runs, circuit, keeps_states=True)
+    return _measured(runs, circuit_run), circuit_run.states
+
+
+def _measured(runs: TwoRuns, circuit_run: CircuitRun) -> np.ndarray:
     prompt_run = runs.host.prompt_run
-    logits = CircuitRun(runs, circuit).logits(prompt_run)
+    logits = circuit_run.logits(prompt_run)
     values = prompt_run.readout.measure(logits, prompt_run.length)[0]
     return np.array(values.astype(mx.float32))

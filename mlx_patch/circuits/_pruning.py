@@ -1,6 +1,6 @@
-"""`prune` and `minimality`: what single edges of a circuit do, each by a run of its own."""
+"""`prune` and `minimality`: what single edges of a circuit do, each by a run that begins at its reader."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import final
@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.circuits._circuit import Circuit
-from mlx_patch.circuits._circuit_run import metric_of_circuit
+from mlx_patch.circuits._circuit_run import CircuitState, metric_and_states, metric_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._run import refuse_other_graph, runs_of_circuits
 from mlx_patch.circuits._two_runs import SourceValues
@@ -29,6 +29,7 @@ class Pruning:
         host: The metric with all edges of the graph. Shape `(example,)`.
         threshold: Below which an edge was removed, in the metric's unit.
         n_runs: How many circuits were run.
+        n_blocks: How many blocks these runs had together: a run begins at the block of the edge's reader.
     """
 
     circuit: Circuit
@@ -36,10 +37,12 @@ class Pruning:
     host: np.ndarray
     threshold: float
     n_runs: int
+    n_blocks: int
 
     @override
     def __repr__(self) -> str:
-        return f"Pruning({self.circuit!r}, threshold {self.threshold:g}, {self.n_runs} runs)"
+        cost = f"{self.n_runs} runs of {self.n_blocks} blocks together"
+        return f"Pruning({self.circuit!r}, threshold {self.threshold:g}, {cost})"
 
 
 def prune(
@@ -52,7 +55,8 @@ def prune(
     grows by less than the threshold. The next edge is tried without it. An edge into what no longer writes to any
     reader is removed without a run, since it changes nothing.
 
-    Costs one run for each edge of the circuit that is tried, and two more.
+    Costs two runs, and for each edge that is tried one that begins at the block of its reader: what is before it does
+    not change. For that, the activations of one run are kept, as wide as the stream for each head.
 
     Args:
         model: As of `run`.
@@ -74,18 +78,20 @@ def prune(
     graph = runs.graph
     refuse_other_graph(circuit, graph)
     host = metric_of_circuit(runs, Circuit(graph, graph.has_edge))
-    remaining, value = circuit, metric_of_circuit(runs, circuit)
-    n_runs = 2
+    value, states = metric_and_states(runs, circuit)
+    remaining, n_runs, n_blocks = circuit, 2, 2 * len(graph.blocks)
     for place in _from_logits(circuit):
         candidate = _without(remaining, place)
         if not _is_read(remaining, place[1]):
             remaining = candidate
             continue
-        changed = metric_of_circuit(runs, candidate)
+        start = _start_of(states, place[1])
+        changed = metric_of_circuit(runs, candidate, start)
         n_runs += 1
+        n_blocks += len(graph.blocks) - start.block
         if _distance(changed, host) - _distance(value, host) < threshold:
             remaining, value = candidate, changed
-    return Pruning(remaining, value, host, threshold, n_runs)
+    return Pruning(remaining, value, host, threshold, n_runs, n_blocks)
 
 
 @final
@@ -122,9 +128,10 @@ class Minimality:
 def minimality(
     model: HookedModel, tokens: Prompts, cache: SourceValues, metric: object, circuit: Circuit
 ) -> Minimality:
-    """What the metric of a circuit loses with each of its edges: one run for each of them, and three more.
+    """What the metric of a circuit loses with each of its edges.
 
-    In a minimal circuit, no edge can be left out without a loss.
+    In a minimal circuit, no edge can be left out without a loss. Costs three runs, and for each edge one that begins at
+    the block of its reader.
 
     Args:
         model: As of `run`.
@@ -141,8 +148,10 @@ def minimality(
     runs = runs_of_circuits(model, tokens, cache, metric)
     refuse_other_graph(circuit, runs.graph)
     every_edge = Circuit(runs.graph, runs.graph.has_edge)
-    value = metric_of_circuit(runs, circuit)
-    without = [metric_of_circuit(runs, _without(circuit, place)) for place in _places(circuit)]
+    value, states = metric_and_states(runs, circuit)
+    without = [
+        metric_of_circuit(runs, _without(circuit, place), _start_of(states, place[1])) for place in _places(circuit)
+    ]
     return Minimality(
         circuit=circuit,
         metric=value,
@@ -163,6 +172,11 @@ def _refuse_threshold(threshold: object) -> None:
         raise KindError(f"`threshold` must be a number. Got {threshold!r}. Give it in the metric's unit.")
     if threshold < 0 or not isfinite(threshold):
         raise ValueRefusedError(f"`threshold` must be 0 or more, and finite. Got {threshold}. Give 0.01.")
+
+
+def _start_of(states: Sequence[CircuitState], reader: int) -> CircuitState:
+    """The last state before a reader reads."""
+    return next(state for state in reversed(states) if state.first_reader <= reader)
 
 
 def _places(circuit: Circuit) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.cells import Cell, KnownRun
 from mlx_patch.execution.measurements import Measurement, measurement_of
 from mlx_patch.execution.readouts import AnswerRuns, Readout
 from mlx_patch.interventions import Edit
@@ -31,6 +31,7 @@ class Experiment:
         standing: For each group, the edits that every run has, the unpatched one too; empty where there are none.
         standing_axis: The axis along which they differ: then the groups are there once for each of its coordinates, and
             each group has the cells of that coordinate. Empty where there is none.
+        host_runs: For each group, the run with standing edits alone, where it was run to make the cells.
     """
 
     model: HookedModel
@@ -43,12 +44,19 @@ class Experiment:
     with_baseline: bool = True
     standing: tuple[tuple[Edit, ...], ...] = ()
     standing_axis: str = ""
+    host_runs: tuple[KnownRun | None, ...] = ()
 
     def standing_of(self, group: int) -> tuple[Edit, ...]:
         """The standing edits of a group of prompts."""
         if not self.standing:
             return ()
         return self.standing[group]
+
+    def host_run_of(self, group: int) -> KnownRun | None:
+        """The run of a group of prompts with standing edits alone, where it was run to make the cells."""
+        if not self.host_runs:
+            return None
+        return self.host_runs[group]
 
     @property
     def n_draws(self) -> int:

@@ -124,12 +124,22 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
         piece=plan.piece,
         cells=_cells_to_watch(experiment, executor, group),
         standing=experiment.standing_of(group),
+        host_run=experiment.host_run_of(group),
+        read_tokens=_read_tokens(experiment, executor, group),
     )
     with norms_noted() as norms:
         unpatched = experiment.measurement.run_unpatched(experiment.model, task)
     mx.eval(norms.arrays)
     norms.warn()
     return unpatched
+
+
+def _read_tokens(experiment: Experiment, executor: Executor, group: int) -> tuple[int, ...]:
+    """The tokens that metrics read, if they need no others; empty else, or where each cell runs by itself."""
+    layout = experiment.model.layout
+    if layout.family.final_norm is None or executor.one_cell_a_pass or experiment.measurement.needs_own_pass:
+        return ()
+    return experiment.readouts[group].tokens() or ()
 
 
 def _cells_to_watch(experiment: Experiment, executor: Executor, group: int) -> Sequence[Cell]:

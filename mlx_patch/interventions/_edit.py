@@ -16,7 +16,7 @@ from mlx_patch.interventions._steps import Steps
 from mlx_patch.interventions._where import ActivationChange, Pick, Where, axis_of, refuse_no_positions
 from mlx_patch.interventions.receivers import Path, Receiver, receivers_of
 from mlx_patch.positions import Alignment, Selector
-from mlx_patch.sites import SITES, Site
+from mlx_patch.sites import SITES, Site, short_name
 
 Choice = int | Sequence[int] | range | None
 PositionChoice = int | Sequence[int] | range | slice | Selector | None
@@ -296,6 +296,8 @@ def make_edit(
 
 def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, ...] | None]:
     layers = chosen_numbers("layer", layer)
+    if isinstance(site, str):
+        site = short_name(site)
     if isinstance(site, str) and site in SITES:
         if layers is not None and not SITES[site].layered:
             raise SelectionError(f"`layer` must be None for {site!r}, which the model has once. Got {layer!r}.")

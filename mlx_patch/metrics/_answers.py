@@ -91,6 +91,18 @@ class LogitDiff(RowMetric):
         return replace(self, right=right, wrong=wrong)
 
     @override
+    def reads_tokens(self) -> tuple[int, ...] | None:
+        if type(self) is not LogitDiff:  # another class may measure something else
+            return None
+        answers = (*listed_answers(self.right), *listed_answers(self.wrong))
+        return tuple(answer for answer in answers if isinstance(answer, int))
+
+    @override
+    def on_tokens(self, ids: Sequence[int]) -> Self:
+        right, wrong = _renumbered(self.right, ids), _renumbered(self.wrong, ids)
+        return replace(self, right=right, wrong=wrong)
+
+    @override
     def measure_row(self, row: mx.array) -> mx.array:
         return _logits_of(row, "right", self.right) - _logits_of(row, "wrong", self.wrong)
 
@@ -156,6 +168,11 @@ class Rank(_Answered):
         rank = mx.sum(row >= logits[:, None], axis=-1).astype(mx.float32) - 1
         has_nan = mx.any(mx.isnan(row), axis=-1)
         return mx.where(has_nan, mx.nan, rank)  # comparisons hide NaN
+
+
+def _renumbered(answers: Answers, ids: Sequence[int]) -> tuple[int, ...]:
+    """Answers as their places in a list of token ids."""
+    return tuple(ids.index(answer) for answer in listed_answers(answers) if isinstance(answer, int))
 
 
 def _logits_of(row: mx.array, argument: str, answers: Answers) -> mx.array:

@@ -94,6 +94,15 @@ class Metric(ABC):
         """The absolute positions whose logits it reads in a prompt of `length`; None where it reads them all."""
         return None if self.pos is None else (self.pos % length,)
 
+    def reads_tokens(self) -> tuple[int, ...] | None:
+        """The token ids whose logits decide it, each row of the batch by itself; None where those of all do."""
+        return None
+
+    def on_tokens(self, ids: Sequence[int]) -> Self:
+        """The same metric for logits of some tokens alone, in this order; itself if it reads those of all."""
+        del ids
+        return self
+
     def for_rows(self, rows: Sequence[int], n: int) -> Self:
         """The same metric for some examples out of `n`; itself if it holds nothing per example.
 

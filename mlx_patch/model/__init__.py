@@ -18,6 +18,8 @@ from mlx_patch.model._running import RunResult as RunResult
 from mlx_patch.model._running import run as run
 from mlx_patch.model._running import trace as trace
 from mlx_patch.model._selector_resolver import SelectorResolver as SelectorResolver
+from mlx_patch.model._token_logits import LogitsOf as LogitsOf
+from mlx_patch.model._token_logits import logits_of_tokens as logits_of_tokens
 from mlx_patch.model._twin import twin as twin
 from mlx_patch.model._unembedding import Head as Head
 from mlx_patch.model._unembedding import find_head as find_head

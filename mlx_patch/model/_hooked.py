@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +12,7 @@ from mlx_lm.generate import GenerationResponse
 from mlx_patch.architectures import UNKNOWN, Family, registered_family
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
+from mlx_patch.idioms import MODEL_HINTS, knows_idioms, refuse_attribute
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.laws import Report, check_laws
 from mlx_patch.metrics import Answers, as_answers
@@ -153,6 +154,7 @@ class HookedModel:
         """What the model is, in a few strings: name, architecture, hash of the config, dtypes, bits, adapter."""
         return model_identity(self.model, self.name, self._tuned)
 
+    @knows_idioms
     def tokenize(self, prompt: Prompt, *, allow_special: bool = False, **template: Any) -> mx.array:
         """The tokens of a text, with one BOS and never two, or of chat messages, exactly those of mlx_lm.
 
@@ -250,6 +252,7 @@ class HookedModel:
         check_call(self.layout, tokens, args, kwargs)
         return self.model(tokens, *args, **kwargs)
 
+    @knows_idioms
     def run(
         self,
         tokens: Any,
@@ -276,6 +279,7 @@ class HookedModel:
         )
         return result.logits
 
+    @knows_idioms
     def run_with_cache(
         self,
         tokens: Any,
@@ -289,7 +293,8 @@ class HookedModel:
 
         Args:
             tokens: A text, chat messages, or token ids of shape `(batch, pos)` or `(pos,)`.
-            sites: Short names (all layers), full names, Sites, raw module paths, or a function of a Site.
+            sites: Short names (all layers), full names, Sites, raw module paths, or a function of a Site; "all" is
+                every site that the model has.
             edits: As in `run`.
             logits_at: As in `run`.
             pos: The positions to keep, absolute or from the end; None is all. At `attn_scores` and `pattern` these
@@ -378,6 +383,7 @@ class HookedModel:
         caches = [cache_of(result, identity, self.n_layers) for result in results]
         return [result.logits for result in results], caches
 
+    @knows_idioms
     def run_with_hooks(
         self,
         tokens: Any,
@@ -419,6 +425,7 @@ class HookedModel:
         """
         return Editing(self, self.layout, edits)
 
+    @knows_idioms
     def generate(
         self, prompt: Prompt | mx.array, edits: Iterable[Edit] = (), max_tokens: int = 100, **kwargs: Any
     ) -> str:
@@ -494,6 +501,14 @@ class HookedModel:
             A table of laws, with the largest deviation of each and whether it held.
         """
         return check_laws(self, prompt)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Names that there are not: what to write for those of other libraries.
+
+        Raises:
+            UnknownAttributeError: Always.
+        """
+        refuse_attribute("HookedModel", name, MODEL_HINTS, dir(type(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold no table that can be looked up again from the model's class."""

@@ -23,7 +23,7 @@ from mlx_patch.interventions import (
     refuse_steps,
 )
 from mlx_patch.positions import Selector
-from mlx_patch.sites import SITES, Site
+from mlx_patch.sites import SITES, Site, short_name
 
 SpanOf = Callable[[ForwardPass], Span]
 HookFunction = Callable[..., mx.array | None]
@@ -53,6 +53,8 @@ def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
     """
     if callable(sites):
         return tuple(site for site in layout.sites if sites(site))
+    if isinstance(sites, str) and sites == "all":
+        return layout.sites
     if isinstance(sites, str | Site):
         return tuple(dict.fromkeys(_select_sites(layout, sites)))
     chosen: dict[Site, None] = {}
@@ -64,8 +66,8 @@ def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
 def _select_sites(layout: Layout, name: str | Site) -> tuple[Site, ...]:
     if not isinstance(name, str | Site):
         raise UnknownNameError(f"`sites` must hold names or Sites. Got {name!r}.")
-    if isinstance(name, str) and name in SITES:
-        return layout.select(name, None)
+    if isinstance(name, str) and short_name(name) in SITES:
+        return layout.select(short_name(name), None)
     site = Site.parse(name)
     if site.layer is None:
         return layout.select(site.name, None)

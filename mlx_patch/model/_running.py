@@ -49,11 +49,12 @@ def run(
     prompt_cache: Sequence[Any] | None = None,
     tokenizer: Any = None,
     unembed: bool = True,
+    keep_logits: bool = False,
 ) -> RunResult:
     """Run the model once. See `HookedModel.run_with_cache` for arguments and errors.
 
     Without `unembed` there are no logits, and only what `sites` depend on is computed: the layers above the last site
-    cost nothing.
+    cost nothing. With `keep_logits` there are logits all the same, unevaluated.
     """
     ids = tokens_of(tokens, tokenizer, layout.d_vocab)
     if prompt_cache is None and layout.family.cached:
@@ -81,7 +82,8 @@ def run(
         if unembed:
             mx.eval(logits, *cached_arrays(prompt_cache), *captures.values(), *norms.arrays)
         else:
-            logits = mx.zeros((ids.shape[0], 0, 0))
+            if not keep_logits:
+                logits = mx.zeros((ids.shape[0], 0, 0))
             mx.eval(*captures.values(), *norms.arrays)
     norms.warn()
     return RunResult(logits, {site: captures[site] for site in sites}, ids, positions, end)

@@ -150,7 +150,7 @@ def find_head(layout: Layout) -> Head:
         gradient = _gradient(layout, zero, token)
         if not mx.any(gradient).item():  # the row of a token that was never trained
             continue
-        for module, weight in _candidates(layout.model, layout.d_vocab):
+        for module, weight in head_matrices(layout.model, layout.d_vocab):
             if scale := _factor(_rows(module, weight, token), gradient):
                 return Head(weight, module, scale, layout.d_vocab)
         break
@@ -169,7 +169,7 @@ def _normed_token(layout: Layout) -> mx.array:
     return captures["normed"]
 
 
-def _candidates(model: nn.Module, d_vocab: int) -> Iterator[tuple[nn.Module, mx.array]]:
+def head_matrices(model: nn.Module, d_vocab: int) -> Iterator[tuple[nn.Module, mx.array]]:
     """The matrices with a row for each token, with the modules that hold them."""
     for _, module in model.named_modules():
         for name, array in module.items():

@@ -6,5 +6,6 @@ of paths as they do all others.
 
 from mlx_patch.paths._edits_of import edits_of as edits_of
 from mlx_patch.paths._refusals import checked_freeze as checked_freeze
+from mlx_patch.paths._resolve import ResolvedPaths as ResolvedPaths
 from mlx_patch.paths._resolve import has_paths as has_paths
 from mlx_patch.paths._resolve import resolve_paths as resolve_paths

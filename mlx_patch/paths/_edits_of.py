@@ -41,5 +41,5 @@ def edits_of(
     ids = tokens_of(tokens, model.tokenizer, model.d_vocab)
     resolver = SelectorResolver(ids, model.tokenizer)
     members = [path.with_edit(*resolver.edits([path.edit])) for path in cell]
-    [resolved] = resolve_paths(model.layout, ids, resolver.edits(as_edits(edits)), [members], freeze)
+    [resolved] = resolve_paths(model.layout, ids, resolver.edits(as_edits(edits)), [members], freeze).cells
     return resolved

@@ -1,14 +1,14 @@
 """`Host`: the unpatched run of some prompts, of which everything is frozen but what a path changes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout, Point
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Edit
-from mlx_patch.model import run
+from mlx_patch.model import RunResult, run
 from mlx_patch.paths._writers import EMBEDDING, StreamReader, StreamWriter, writers_of_model
 from mlx_patch.sites import Site
 
@@ -29,6 +29,8 @@ class Host:
         writers: Every writer of the model, the embedding first.
         activations: What each writer adds, and what receivers' sites are.
         sender_activations: What senders' sites are, where they are the input or the output of a module.
+        host_run: The run, for others: the logits that are read, unevaluated, and the stream at its end. None
+            where standing edits may act on the logits, or all logits are read.
     """
 
     layout: Layout
@@ -39,6 +41,7 @@ class Host:
     writers: tuple[StreamWriter, ...]
     activations: dict[Site, mx.array]
     sender_activations: dict[Site, mx.array]
+    host_run: RunResult | None
 
     @property
     def batch(self) -> int:
@@ -86,6 +89,12 @@ class Host:
             return True
         return not self.layout.family.shared and all(map(_has_plain_mlp, self.layout.points))
 
+    def index(self, positions: tuple[int, ...]) -> slice | mx.array:
+        """What picks some positions of an array; nothing is copied for all of them."""
+        if len(positions) == self.length:
+            return slice(None)
+        return mx.array(positions)
+
     def positions_of(self, reader: StreamReader, first: int) -> tuple[int, ...]:
         """The positions at which a receiver is given values, where a sender changes none before the first.
 
@@ -111,9 +120,27 @@ def run_host(
     sender_sites = [site for edit in senders for site in layout.select(edit.site, edit.layer)]
     sender_sites = [site for site in sender_sites if _is_at_a_module(layout, site)]
     sites = dict.fromkeys([*(writer.site for writer in writers), *receivers, *sender_sites])
-    activations = run(layout, tokens, standing, sites=tuple(sites), unembed=False).activations
+    end_sites = _end_sites(layout, sites, standing, reads)
+    captured = tuple(dict.fromkeys([*sites, *end_sites]))
+    keeps = bool(end_sites)
+    result = run(layout, tokens, standing, sites=captured, logits_at=reads, unembed=False, keep_logits=keeps)
+    activations = result.activations
     sender_activations = {site: activations[site] for site in sender_sites}
-    return Host(layout, tokens, tuple(standing), freeze, reads, writers, activations, sender_activations)
+    host_run = None
+    if end_sites:
+        at_end = {site: activations[site] for site in end_sites}
+        host_run = replace(result, activations=at_end)
+    return Host(layout, tokens, tuple(standing), freeze, reads, writers, activations, sender_activations, host_run)
+
+
+def _end_sites(
+    layout: Layout, sites: Iterable[Site], standing: Sequence[Edit], reads: tuple[int, ...] | None
+) -> tuple[Site, ...]:
+    """The stream at the end of the model, of which others than paths need to know; none where that is not known."""
+    end = Site("resid_post", len(layout.blocks) - 1)
+    if standing or reads is None or end not in sites or layout.family.final_norm is None:
+        return ()
+    return end, Site("final_norm")
 
 
 def _is_at_a_module(layout: Layout, site: Site) -> bool:

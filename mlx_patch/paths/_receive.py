@@ -65,30 +65,34 @@ def _run_frozen(
     host: Host, readers: Sequence[StreamReader], positions: tuple[int, ...], sent: Sequence[Sent]
 ) -> dict[Site, mx.array]:
     """The sites of receivers where each job's rows have the host's stream and what its senders changed, unevaluated."""
-    values: dict[Site, RowValues] = {}
-    index = slice(None)
-    if len(positions) < host.length:
-        index = mx.array(positions)
-    for writer in host.writers:
-        unsent = host.activations[writer.site][:, index]
-        pieces = [_piece(host, of_job, writer, unsent, index) for of_job in sent]
-        if any(piece is not None for piece in pieces):
-            values[writer.site] = pieces
+    values = _values_of_writers(host, positions, sent)
     sites = {reader.site for reader in readers}
     frozen = Frozen(values, frozenset(sites & values.keys()))
     captured = tuple(sorted(sites - values.keys(), key=str))
-    tokens = mx.tile(host.tokens[:, index], (len(sent), 1))
+    tokens = mx.tile(host.tokens[:, host.index(positions)], (len(sent), 1))
     result = run(host.layout, tokens, [*host.standing, *frozen.edits()], sites=captured, unembed=False)
     return {**result.activations, **frozen.noted}
 
 
-def _piece(host: Host, sent: Sent, writer: StreamWriter, unsent: mx.array, index: slice | mx.array) -> mx.array | None:
-    """What a writer adds in a job's rows; None where the run computes it."""
-    if writer in sent.values:
-        return sent.values[writer][:, index]
-    if host.freezes(writer) or writer.turn < sent.turn:
-        return unsent
-    return None
+def _values_of_writers(host: Host, positions: tuple[int, ...], sent: Sequence[Sent]) -> dict[Site, RowValues]:
+    """What writers add in each job's rows; None where the run computes it."""
+    values: dict[Site, RowValues] = {}
+    index = host.index(positions)
+    values_of: defaultdict[StreamWriter, dict[int, mx.array]] = defaultdict(dict)
+    for number, of_job in enumerate(sent):
+        for writer in of_job.values:
+            values_of[writer][number] = of_job.at(writer, positions)
+    turns = [of_job.turn for of_job in sent]
+    for writer in host.writers:
+        unsent = host.activations[writer.site][:, index]
+        pieces: list[mx.array | None] = [unsent] * len(sent)
+        if not host.freezes(writer):
+            pieces = [unsent if writer.turn < turn else None for turn in turns]
+        for number, of_writer in values_of[writer].items():
+            pieces[number] = of_writer
+        if any(piece is not None for piece in pieces):
+            values[writer.site] = pieces
+    return values
 
 
 def _values_where_changed(

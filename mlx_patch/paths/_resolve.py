@@ -1,21 +1,39 @@
 """From cells with paths to cells of ordinary edits."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
 from mlx_patch.interventions import CellEdit, Edit, Path, refuse_steps
+from mlx_patch.model import RunResult
 from mlx_patch.paths._host import Host, run_host
 from mlx_patch.paths._jobs import Job, make_job
 from mlx_patch.paths._receive import Received, receive
 from mlx_patch.paths._refusals import checked_freeze, refuse_mixture, refuse_model, refuse_overlap
-from mlx_patch.paths._send import send
+from mlx_patch.paths._send import Sent, send
 from mlx_patch.paths._values import added_edit, replacing_edit
 from mlx_patch.paths._writers import StreamReader, readers_of
 
 SendersByReader = dict[StreamReader, tuple[Edit, ...]]
 """What a cell's paths end in, each with the senders that it reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedPaths:
+    """Cells of ordinary edits.
+
+    Attributes:
+        cells: The edits of each cell.
+        host_run: The host's run with its logits, unevaluated, and the stream at its end; None where that is not kept,
+            or a cell has no path.
+        unchanged: The numbers of the cells whose senders change nothing.
+    """
+
+    cells: list[tuple[Edit, ...]]
+    host_run: RunResult | None = None
+    unchanged: frozenset[int] = frozenset()
 
 
 def has_paths(cells: Iterable[Sequence[CellEdit]]) -> bool:
@@ -30,7 +48,7 @@ def resolve_paths(
     cells: Sequence[Sequence[CellEdit]],
     freeze: str,
     reads: tuple[int, ...] | None = None,
-) -> list[tuple[Edit, ...]]:
+) -> ResolvedPaths:
     """The edits of each cell, with edits at the receivers in place of paths.
 
     The paths of a cell act together: what one receiver is given has the changes of all its senders. The value of a
@@ -52,25 +70,30 @@ def resolve_paths(
     """
     checked_freeze(freeze)
     if not has_paths(cells):
-        return [tuple(cell) for cell in cells]
+        return ResolvedPaths([tuple(cell) for cell in cells])
     refuse_model(layout)
     for cell in cells:
         refuse_mixture(cell)
     inner = [[path.sender] for cell in cells for path in _paths(cell) if isinstance(path.sender, Path)]
-    resolved_inner = iter(resolve_paths(layout, tokens, standing, inner, freeze))
+    resolved_inner = iter(resolve_paths(layout, tokens, standing, inner, freeze).cells)
     senders_of_cells = [_senders_of_cell(layout, cell, resolved_inner) for cell in cells]
     jobs = _make_jobs(layout, senders_of_cells, tokens.shape[1], freeze)
     edits = [edit for job in jobs.values() for edit in job.edits]
     receivers = [reader.site for job in jobs.values() for reader in job.readers]
     host = run_host(layout, tokens, standing, freeze, reads, edits, receivers)
-    received = _received(host, list(jobs.values()))
+    sent, received = _received(host, list(jobs.values()))
+    silent = {senders for senders, of_job in sent.items() if not of_job.is_change}
     resolved: list[tuple[Edit, ...]] = []
-    for cell, senders_of_cell in zip(cells, senders_of_cells, strict=True):
+    unchanged: set[int] = set()
+    for number, (cell, senders_of_cell) in enumerate(zip(cells, senders_of_cells, strict=True)):
         if senders_of_cell:
             resolved.append(tuple(_edits_of_cell(host, senders_of_cell, received)))
         else:
             resolved.append(tuple(cell))
-    return resolved
+        if senders_of_cell and silent.issuperset(senders_of_cell.values()):
+            unchanged.add(number)
+    host_run = host.host_run if all(senders_of_cells) else None
+    return ResolvedPaths(resolved, host_run, frozenset(unchanged))
 
 
 def _paths(cell: Sequence[CellEdit]) -> Iterator[Path]:
@@ -108,13 +131,15 @@ def _make_jobs(
     }
 
 
-def _received(host: Host, jobs: Sequence[Job]) -> dict[tuple[Edit, ...], Received]:
-    """What each reader is given, by the senders."""
+def _received(host: Host, jobs: Sequence[Job]) -> tuple[dict[tuple[Edit, ...], Sent], dict[tuple[Edit, ...], Received]]:
+    """What each job's senders write, and what each reader is given, by the senders."""
     for job in jobs:
         for reader in job.readers:
             host.heads(reader)
-    received = receive(host, jobs, send(host, jobs))
-    return {job.edits: of_job for job, of_job in zip(jobs, received, strict=True)}
+    sent = send(host, jobs)
+    received = receive(host, jobs, sent)
+    senders = [job.edits for job in jobs]
+    return dict(zip(senders, sent, strict=True)), dict(zip(senders, received, strict=True))
 
 
 def _edits_of_cell(

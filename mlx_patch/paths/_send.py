@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.interventions import Edit, Intervention, Where
+from mlx_patch.interventions import Edit, Intervention, Span, Where
 from mlx_patch.model import run
 from mlx_patch.paths._frozen import Frozen
 from mlx_patch.paths._host import Host
@@ -16,23 +16,40 @@ from mlx_patch.paths._jobs import Job, in_rounds
 from mlx_patch.paths._writers import StreamWriter
 from mlx_patch.sites import Site
 
+_BEHIND_MIXING = ("z", "attn_out", "mixer_out", "mlp_post", "mlp_out")
+"""The sites behind which a writer sees each position by itself."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sent:
     """What the senders of a job write.
 
     Attributes:
-        values: What each writer adds to the stream. Shape `(batch, pos, d_model)` each.
+        values: What each writer adds to the stream. Shape `(batch, len(positions), d_model)` each.
+        positions: Where: all, or those that receivers read.
         changed: Whether the senders change anything in a row, at a position or before. Shape `(batch, pos)`.
     """
 
     values: dict[StreamWriter, mx.array]
+    positions: tuple[int, ...]
     changed: mx.array
 
     @property
     def turn(self) -> int:
         """The turn of the first writer: what is written before is the host's."""
         return min(writer.turn for writer in self.values)
+
+    @property
+    def is_change(self) -> bool:
+        """Whether the senders change anything."""
+        return bool(np.array(self.changed).any())
+
+    def at(self, writer: StreamWriter, positions: tuple[int, ...]) -> mx.array:
+        """What a writer adds at some of the positions. Shape `(batch, len(positions), d_model)`."""
+        values = self.values[writer]
+        if positions == self.positions:
+            return values
+        return values[:, mx.array([self.positions.index(position) for position in positions])]
 
     def first(self) -> int:
         """The first position at which anything may differ; the last, if nothing does."""
@@ -47,12 +64,17 @@ class InRounds(Intervention):
     Attributes:
         edits: By the number of a round, the number of a job and its edit.
         n_rounds: The rounds of the run.
-        host_activation: What the host has there, if rounds with an edit need not compute it; else None.
+        positions: The positions of the host that run.
+        length: How many the host has.
+        host_activation: What the host has there, at all positions, if rounds with an edit need not compute it; else
+            None.
         changed: By the number of a job, where an edit made a difference, unevaluated. Shape `(batch, pos)` each.
     """
 
     edits: Mapping[int, tuple[int, Edit]]
     n_rounds: int
+    positions: tuple[int, ...]
+    length: int
     host_activation: mx.array | None
     changed: dict[int, list[mx.array]]
 
@@ -66,12 +88,14 @@ class InRounds(Intervention):
                 if self.host_activation is not None:
                     activation = self.host_activation
                 activation = self._edited(number, activation, where)
+                if len(self.positions) < self.length:
+                    activation = mx.take(activation, mx.array(self.positions), axis=where.pos_axis)
             rounds.append(activation)
         return mx.concatenate(rounds, axis=0)
 
     def _edited(self, number: int, activation: mx.array, where: Where) -> mx.array:
         job, edit = self.edits[number]
-        edited = edit.apply(activation, where.site, where.span)
+        edited = edit.apply(activation, where.site, Span(0, self.length, self.length))
         if edited is None:
             return activation
         self.changed[job].append(_changed_positions(edited != activation, where.pos_axis))
@@ -92,20 +116,39 @@ def send(host: Host, jobs: Sequence[Job]) -> list[Sent]:
     """
     sent: dict[int, Sent] = {}
     rounds = list(in_rounds(jobs))
-    size = host.jobs_at_once(host.length)
+    positions = _positions_sent(host, jobs)
+    size = host.jobs_at_once(len(positions))
     for begin in range(0, len(rounds), size):
-        sent.update(_run_rounds(host, jobs, rounds[begin : begin + size]))
+        sent.update(_run_rounds(host, jobs, rounds[begin : begin + size], positions))
     return [sent[number] for number in range(len(jobs))]
 
 
-def _run_rounds(host: Host, jobs: Sequence[Job], rounds: Sequence[Sequence[int]]) -> Iterator[tuple[int, Sent]]:
-    """The numbers of jobs with what their senders write."""
-    values = {writer.site: [host.activations[writer.site]] for writer in host.writers}
+def _positions_sent(host: Host, jobs: Sequence[Job]) -> tuple[int, ...]:
+    """The positions at which it matters what senders write: all, unless each is by itself from them to the logits."""
+    if host.reads is not None and host.is_by_position and all(_sends_by_position(host, job) for job in jobs):
+        return tuple(sorted({*host.reads, host.length - 1}))
+    return tuple(range(host.length))
+
+
+def _sends_by_position(host: Host, job: Job) -> bool:
+    """Whether a job has one sender, behind everything that mixes positions, and only the logits read it."""
+    if len(job.edits) > 1 or not all(reader.is_end for reader in job.readers):
+        return False
+    sites = [site for edit in job.edits for site in host.layout.select(edit.site, edit.layer)]
+    return all(site.name in _BEHIND_MIXING and site in host.sender_activations for site in sites)
+
+
+def _run_rounds(
+    host: Host, jobs: Sequence[Job], rounds: Sequence[Sequence[int]], positions: tuple[int, ...]
+) -> Iterator[tuple[int, Sent]]:
+    """The numbers of jobs with what their senders write at some positions."""
+    index = host.index(positions)
+    values = {writer.site: [host.activations[writer.site][:, index]] for writer in host.writers}
     writers = {writer for numbers in rounds for number in numbers for writer in jobs[number].writers}
     frozen = Frozen(values, frozenset(writer.site for writer in writers))
     changed: dict[int, list[mx.array]] = {number: [] for numbers in rounds for number in numbers}
-    edits = _edits_in_rounds(host, jobs, rounds, changed)
-    tokens = mx.tile(host.tokens, (len(rounds), 1))
+    edits = _edits_in_rounds(host, jobs, rounds, positions, changed)
+    tokens = mx.tile(host.tokens[:, index], (len(rounds), 1))
     run(host.layout, tokens, [*host.standing, *edits, *frozen.edits()], unembed=False)
     mx.eval(frozen.noted, changed)
     unchanged = mx.zeros(host.tokens.shape, mx.bool_)
@@ -113,11 +156,15 @@ def _run_rounds(host: Host, jobs: Sequence[Job], rounds: Sequence[Sequence[int]]
         rows = slice(place * host.batch, (place + 1) * host.batch)
         for number in numbers:
             written = {writer: frozen.noted[writer.site][rows] for writer in jobs[number].writers}
-            yield number, Sent(written, reduce(mx.logical_or, changed[number], unchanged))
+            yield number, Sent(written, positions, reduce(mx.logical_or, changed[number], unchanged))
 
 
 def _edits_in_rounds(
-    host: Host, jobs: Sequence[Job], rounds: Sequence[Sequence[int]], changed: dict[int, list[mx.array]]
+    host: Host,
+    jobs: Sequence[Job],
+    rounds: Sequence[Sequence[int]],
+    positions: tuple[int, ...],
+    changed: dict[int, list[mx.array]],
 ) -> Iterator[Edit]:
     """The senders of all rounds, those of one site as one edit; the first edits of every job first."""
     depth = max(len(jobs[number].edits) for numbers in rounds for number in numbers)
@@ -132,4 +179,4 @@ def _edits_in_rounds(
             host_activation = None
             if depth == 1:  # else another edit of the job may have changed what is there
                 host_activation = host.sender_activations.get(site)
-            yield InRounds(edits, len(rounds), host_activation, changed).at(site)
+            yield InRounds(edits, len(rounds), positions, host.length, host_activation, changed).at(site)

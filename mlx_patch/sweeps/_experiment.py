@@ -9,6 +9,7 @@ from mlx_patch.errors import ValueRefusedError
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
+    KnownRun,
     Shapes,
     cell_of,
     check_sources,
@@ -30,7 +31,7 @@ from mlx_patch.execution.readouts import (
 from mlx_patch.interventions import CellEdit, Edit, Intervention, Path, refuse_steps
 from mlx_patch.metrics import Metric, metrics_of
 from mlx_patch.model import HookedModel, as_edits, refuse_unlearned
-from mlx_patch.paths import checked_freeze, has_paths, resolve_paths
+from mlx_patch.paths import ResolvedPaths, checked_freeze, has_paths, resolve_paths
 from mlx_patch.sweeps._over import RequestedCells, cells_of_axes, cells_of_list, site_names
 from mlx_patch.sweeps._per_prompt import checked_interventions, edits_by_batch, refuse_rows
 from mlx_patch.sweeps._variation import Variation, are_axes, axis_names
@@ -116,6 +117,7 @@ def experiment_of_cells(
         with_baseline=with_baseline,
         standing=groups.standing,
         standing_axis=requested.standing_axis,
+        host_runs=groups.host_runs,
     )
 
 
@@ -132,14 +134,14 @@ def _run_groups(
     layout = model.layout
     standing_cells = _standing_cells(model, batches, readouts, standing)
     standing_edits = [tuple(edit for cell in cells for edit in cell.edits) for cells in standing_cells]
-    cells = _cells_by_batch(model, batches, readouts, edits, standing_edits, freeze)
+    cells, host_runs = _cells_by_batch(model, batches, readouts, edits, standing_edits, freeze)
     check_sources(layout, [*cells, *standing_cells])
     placed = []
     for number, batch in enumerate(batches):
-        if shapes is not None:
+        if shapes is not None and host_runs[number] is None:  # else every edit was made for this model
             refuse_misfits(shapes, batch.tokens.shape, [*cells[number], *standing_cells[number]])
         placed.append(with_standing(layout, cells[number], standing_edits[number], batch.length))
-    return RunGroups(batches, readouts, tuple(standing_edits), tuple(placed))
+    return RunGroups(batches, readouts, tuple(standing_edits), tuple(placed), host_runs)
 
 
 def _standing_cells(
@@ -155,7 +157,8 @@ def _standing_cells(
     for edit in standing:
         refuse_steps(edit, generation=False)
     no_standing = [()] * len(batches)
-    return _cells_by_batch(model, batches, readouts, [[standing]], no_standing, "all")
+    cells, _ = _cells_by_batch(model, batches, readouts, [[standing]], no_standing, "all")
+    return cells
 
 
 def _description_of(standing: Sequence[Edit]) -> dict[str, Any]:
@@ -223,13 +226,24 @@ def _cells_by_batch(
     edits: Sequence[Sequence[tuple[CellEdit, ...]]],
     standing: Sequence[tuple[Edit, ...]],
     freeze: str,
-) -> CellsByBatch:
-    """For each batch every cell, with its edits at the batch's own positions, and edits in place of its paths."""
+) -> tuple[CellsByBatch, tuple[KnownRun | None, ...]]:
+    """For each batch every cell, with its edits at the batch's own positions, and edits in place of its paths.
+
+    Returns:
+        The cells, and the hosts' runs where there are paths.
+    """
     layout = model.layout
     members_by_batch = edits_by_batch(edits, batches, model)
-    cells = []
+    cells, host_runs = [], []
     for number, members in enumerate(members_by_batch):
         batch, readout = batches[number], readouts[number]
-        batch_edits = resolve_paths(layout, batch.tokens, standing[number], members, freeze, readout.at)
-        cells.append(tuple(cell_of(layout, cell, batch.length, readout.reach) for cell in batch_edits))
-    return tuple(cells)
+        resolved = resolve_paths(layout, batch.tokens, standing[number], members, freeze, readout.at)
+        cells.append(tuple(cell_of(layout, cell, batch.length, readout.reach) for cell in resolved.cells))
+        host_runs.append(_host_run_of(resolved))
+    return tuple(cells), tuple(host_runs)
+
+
+def _host_run_of(resolved: ResolvedPaths) -> KnownRun | None:
+    if resolved.host_run is None:
+        return None
+    return KnownRun(resolved.host_run, resolved.unchanged)

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
 from mlx_patch.interventions import CellEdit, Edit, Intervention, Path
 from mlx_patch.results import Coordinate
-from mlx_patch.sites import SITES, Site
+from mlx_patch.sites import SITES, Site, short_name
 from mlx_patch.sweeps._grid import cell_edit, make_grid
 from mlx_patch.sweeps._sources import sources_of
 from mlx_patch.sweeps.axes import SweepAxis, SweepScope
@@ -119,7 +119,7 @@ def site_names(at: object) -> tuple[str, ...]:
 def _site_name(site: object) -> str:
     if isinstance(site, Site) and site.layer is None:
         return site.name
-    return str(site)
+    return short_name(str(site))
 
 
 def _spell_out(name: str) -> str:
@@ -134,7 +134,7 @@ def describe_interventions(interventions: Sequence[Intervention]) -> str:
     return listed(dict.fromkeys(map(repr, interventions)))
 
 
-_KEYS = ("site", "layer", "pos", "head", "neuron", "batch", "via")
+_KEYS = ("site", "layer", "pos", "head", "neuron", "batch", "key", "via")
 
 
 def place_cells(

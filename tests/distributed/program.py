@@ -104,6 +104,26 @@ def standing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     }
 
 
+def paths(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
+    """What heads send to the logits, and to the queries of a later block."""
+    model = wrapped()
+    patch = mp.Replace(donor(model, "z"))
+
+    def run(receiver: mp.Receiver, freeze: str, group: mx.distributed.Group | None) -> mp.SweepResult:
+        return mp.sweep(
+            model, TOKENS, patch, "z", ("layer", "head"), RIGHT_MINUS_WRONG,
+            layers=range(2), via=receiver, freeze=freeze, memory=1, group=group,
+        )  # fmt: skip
+
+    found: dict[str, Any] = {}
+    for name, receiver in {"logits": mp.Receiver("logits"), "q": mp.Receiver("q", layer=2, head=1)}.items():
+        for freeze in ("all", "attention"):
+            alone, shared = run(receiver, freeze, None), run(receiver, freeze, group)
+            differ = len(np.unique(alone.values))
+            found[f"{name} {freeze}"] = {"alone": seen(alone), "shared": seen(shared), "differ": differ}
+    return found
+
+
 def prompts(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """Prompts of two lengths, a metric that is NaN on some rows, progress, and a group of one length alone."""
     model = wrapped()

@@ -56,6 +56,14 @@ def test_standing_edits_that_draw_are_drawn_alike_on_all_ranks(two_ranks):
         assert first["shared"][part] == second["shared"][part] == first["alone"][part]
 
 
+@pytest.mark.parametrize("path", ["logits all", "logits attention", "q all", "q attention"])
+def test_paths_are_those_of_one_process(two_ranks, path: str):
+    first, second = (rank[path] for rank in two_ranks("paths"))
+    assert first["differ"] > 3
+    for part in ("values", "baseline"):
+        assert first["shared"][part] == second["shared"][part] == first["alone"][part]
+
+
 def test_progress_counts_the_cells_of_all_ranks(two_ranks):
     for rank in two_ranks("prompts"):
         done, total = rank["told"][-1]

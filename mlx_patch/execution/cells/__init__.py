@@ -12,6 +12,7 @@ from mlx_patch.execution.cells._entry import edits_before_entry as edits_before_
 from mlx_patch.execution.cells._entry import stream_before as stream_before
 from mlx_patch.execution.cells._entry import unpatched_site as unpatched_site
 from mlx_patch.execution.cells._entry import unpatched_sites as unpatched_sites
+from mlx_patch.execution.cells._known_run import KnownRun as KnownRun
 from mlx_patch.execution.cells._shapes import Shapes as Shapes
 from mlx_patch.execution.cells._standing import may_be_cut as may_be_cut
 from mlx_patch.execution.cells._standing import since as since

@@ -6,7 +6,7 @@ from typing_extensions import override
 
 from mlx_patch.execution.executors import Executor, PassValues
 from mlx_patch.execution.measurements._measurement import Measurement
-from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask, run_unpatched
+from mlx_patch.execution.passes import PassTask, UnpatchedRun, UnpatchedTask, from_host_run, run_unpatched
 from mlx_patch.metrics import Metric
 from mlx_patch.model import HookedModel
 
@@ -23,7 +23,7 @@ class OfLogits(Measurement):
 
     @override
     def run_unpatched(self, model: HookedModel, task: UnpatchedTask) -> UnpatchedRun:
-        return run_unpatched(task)
+        return from_host_run(task) or run_unpatched(task)
 
     @override
     def run_pass(self, model: HookedModel, task: PassTask, executor: Executor, unpatched: UnpatchedRun) -> PassValues:

@@ -15,11 +15,11 @@ from mlx_patch.execution.passes._cell_rows import CellRows
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._last_block import mlp_hooks
 from mlx_patch.execution.passes._splitting import split_points, works_in_pieces
-from mlx_patch.execution.passes._tasks import PassTask
+from mlx_patch.execution.passes._tasks import FINAL_NORM, PassTask
 from mlx_patch.execution.passes._unpatched import UnpatchedRun
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Span
-from mlx_patch.model import action_hooks, refuse_unused, slice_hook
+from mlx_patch.model import action_hooks, capture_hooks, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 
 
@@ -71,6 +71,9 @@ class PassRun:
         hooks = self._growing_hooks(unpatched, past) if grow else self._counting_hooks()
         hooks += action_hooks(layout, self.rows.actions())
         last_piece_hooks = self._reading_hooks(pass_readout, len(edges) - 1)
+        normed: dict[Site, mx.array] = {}
+        if unpatched.logits_of is not None and pass_readout.at == readout.at:
+            last_piece_hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         sharing_hooks = []
         if past is not None:
             sharing_hooks = [Hook(place, _read_nothing, Phase.SHARE) for place in layout.attentions()]
@@ -85,8 +88,17 @@ class PassRun:
             logits = forward(layout, tokens[:, begin:end], piece_hooks, caches)
         refuse_unused([*hooks, *last_piece_hooks])
         self.rows.refuse_unused_edits()
+        if unpatched.logits_of is not None and normed:  # MLX is lazy: the logits above are never computed
+            return self._measure_tokens(readout, unpatched.logits_of(normed[FINAL_NORM]))
         n_earlier = len(readout.at or ()) - len(pass_readout.at or ())
         return mx.stack(self._measure(readout, unpatched, n_earlier, logits))
+
+    def _measure_tokens(self, readout: Readout, logits: mx.array) -> mx.array:
+        """The metrics of all cells at once, from logits of the tokens that they read. Shape `(cell, metric, batch)`."""
+        n_cells, n_rows = len(self.rows.cells), self.rows.batch
+        few_tokens = readout.on_tokens(readout.tokens() or (), n_rows, n_cells)
+        values = few_tokens.measure(logits, self.rows.length)
+        return values.reshape(-1, n_cells, n_rows).swapaxes(0, 1)
 
     def _measure(self, readout: Readout, unpatched: UnpatchedRun, n_earlier: int, logits: mx.array) -> list[mx.array]:
         """The metrics of each cell. Shape `(metric, batch)` each."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_patch.architectures import Layout
-from mlx_patch.execution.cells import Cell
+from mlx_patch.execution.cells import Cell, KnownRun
 from mlx_patch.execution.plan import Pass
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Edit
 from mlx_patch.sites import Site
+
+FINAL_NORM = Site("final_norm")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class UnpatchedTask:
         piece: Positions that run at once, at most, where the prompt may be split.
         cells: The cells of which it is seen whether they change nothing.
         standing: The edits that every run of the sweep has, this one too.
+        host_run: The run with standing edits, if it was run before.
+        read_tokens: The tokens that metrics read, if they need no others.
     """
 
     layout: Layout
@@ -60,3 +64,5 @@ class UnpatchedTask:
     piece: int
     cells: Sequence[Cell] = ()
     standing: Sequence[Edit] = ()
+    host_run: KnownRun | None = None
+    read_tokens: tuple[int, ...] = ()

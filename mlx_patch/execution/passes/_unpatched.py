@@ -17,11 +17,11 @@ from mlx_patch.engine import ForwardPass, Hook, Snapshot, cached_arrays, can_tru
 from mlx_patch.execution.cells import may_be_cut
 from mlx_patch.execution.passes._forward import forward
 from mlx_patch.execution.passes._splitting import split_points
-from mlx_patch.execution.passes._tasks import UnpatchedTask
+from mlx_patch.execution.passes._tasks import FINAL_NORM, UnpatchedTask
 from mlx_patch.execution.passes._unchanged import watch_of
 from mlx_patch.execution.readouts import Readout
 from mlx_patch.interventions import Span
-from mlx_patch.model import capture_hooks, edit_hooks, refuse_unused, slice_hook
+from mlx_patch.model import LogitsOf, capture_hooks, edit_hooks, logits_of_tokens, refuse_unused, slice_hook
 from mlx_patch.sites import Site
 
 
@@ -38,6 +38,7 @@ class UnpatchedRun:
         past: What the prompt cache held before each start of a pass.
         token_layers: What was computed.
         unchanged: The numbers of the cells that change nothing.
+        logits_of: How passes compute the logits of the tokens that metrics read, where they need no others.
     """
 
     values: mx.array
@@ -47,6 +48,7 @@ class UnpatchedRun:
     past: dict[int, Snapshot] = field(default_factory=dict)
     token_layers: int = 0
     unchanged: set[int] = field(default_factory=set)
+    logits_of: LogitsOf | None = None
 
 
 def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
@@ -62,6 +64,7 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
     edges = _edges(task, cuts, copied_starts)
     unpatched = UnpatchedRun(mx.array(0.0), max(edge for edge in edges if edge <= min(starts, default=0)))
     read_logits: list[mx.array] = []
+    normed: dict[Site, mx.array] = {}
     streams: dict[Site, list[mx.array]] = {site: [] for site in task.sites}
     watch = watch_of(layout, task.cells, edges)
     standing_hooks = edit_hooks(layout, task.standing, _span_of(length, in_pieces=len(edges) > 2))
@@ -73,6 +76,8 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
         if begin >= unpatched.first:
             hooks += [*capture_hooks(layout, task.sites, None, stream), *watch.hooks(begin, end)]
         positions = _read_between(readout, begin, end)
+        if task.read_tokens and positions == readout.at:
+            hooks += capture_hooks(layout, (FINAL_NORM,), readout.at, normed)
         if positions:
             hooks = [*hooks, slice_hook(layout, positions)]
         logits = forward(layout, tokens[:, begin:end], hooks, caches)
@@ -80,13 +85,15 @@ def run_unpatched(task: UnpatchedTask) -> UnpatchedRun:
             read_logits.append(logits)
         if end == length:
             _measure(unpatched, task, read_logits)
-        mx.eval(stream, cached_arrays(caches), unpatched.values, read_logits, watch.arrays())
+        mx.eval(stream, normed, cached_arrays(caches), unpatched.values, read_logits, watch.arrays())
         unpatched.token_layers += tokens[:, begin:end].size * len(layout.blocks)
         for site, array in stream.items():
             streams[site].append(array)
     refuse_unused(standing_hooks)
     if truncates:
         unpatched.past = {start: snapshot(caches or (), start, batch) for start in later_starts}
+    if normed:
+        unpatched.logits_of = logits_of_tokens(layout, task.read_tokens, normed[FINAL_NORM], read_logits[0])
     unpatched.unchanged = watch.unchanged()
     unpatched.stream = _joined(streams)
     mx.eval(unpatched.stream)

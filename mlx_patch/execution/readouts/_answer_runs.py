@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import SelectionError
-from mlx_patch.execution.cells import Cell, cell_of, with_standing
+from mlx_patch.execution.cells import Cell, KnownRun, cell_of, with_standing
 from mlx_patch.execution.readouts._answer_log_prob import AnswerLogProb
 from mlx_patch.execution.readouts._prompt_only import in_prompt
 from mlx_patch.execution.readouts._readout import Readout, count_examples
@@ -202,12 +202,16 @@ def _is_measured_with(slot: Slot, appended: Slot) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class RunGroups:
-    """The groups of prompts to run, each with its readout, its standing edits and its cells."""
+    """The groups of prompts to run, each with its readout, its standing edits and its cells.
+
+    `host_runs` has, for each group, the run with standing edits alone, where it was run to make the cells.
+    """
 
     batches: tuple[Batch, ...]
     readouts: tuple[Readout, ...]
     standing: tuple[tuple[Edit, ...], ...]
     cells: tuple[tuple[Cell, ...], ...]
+    host_runs: tuple[KnownRun | None, ...] = ()
 
 
 def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
@@ -223,6 +227,7 @@ def joined_groups(draws: Sequence[RunGroups]) -> RunGroups:
         tuple(chain.from_iterable(groups.readouts for groups in draws)),
         tuple(chain.from_iterable(groups.standing for groups in draws)),
         tuple(chain.from_iterable(groups.cells for groups in draws)),
+        tuple(chain.from_iterable(groups.host_runs for groups in draws)),
     )
 
 

@@ -45,6 +45,22 @@ class Readout:
         later = tuple(pos for pos in self.at if pos >= start)
         return replace(self, at=later)
 
+    def tokens(self) -> tuple[int, ...] | None:
+        """The token ids whose logits decide all metrics; None where those of all tokens do."""
+        ids: set[int] = set()
+        for metric in self.metrics:
+            metric_ids = metric.reads_tokens()
+            if metric_ids is None or self.at is None:
+                return None
+            ids.update(metric_ids)
+        return tuple(sorted(ids)) or None
+
+    def on_tokens(self, ids: Sequence[int], n_rows: int, n_cells: int) -> "Readout":
+        """The same metrics for logits of some tokens alone, of cells below each other with so many rows each."""
+        rows = [*range(n_rows)] * n_cells
+        metrics = [metric.on_tokens(ids) for metric in self.metrics]
+        return replace(self, metrics=tuple(metric.for_rows(rows, n_rows) for metric in metrics))
+
     def whole(self) -> "Readout":
         """The same metrics, with all positions unembedded."""
         return replace(self, at=None)

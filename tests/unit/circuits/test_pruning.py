@@ -44,6 +44,23 @@ def test_pruning_removes_what_the_algorithm_removes(scored):
     np.testing.assert_allclose(pruned.host, METRIC(model.run(TOKENS)), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gpt_neox-parallel", "mixtral"])
+def test_runs_that_begin_at_the_reader_are_whole_runs(tiny, name):
+    model = tiny(name)
+    _, source = model.run_with_cache(OTHER, sites=mp.circuits.writer_sites(model))
+    start = mp.circuits.edges(model, TOKENS, source, METRIC).top(8, connected=True)
+    pruned = mp.circuits.prune(model, TOKENS, source, METRIC, start, 0.001)
+    np.testing.assert_array_equal(pruned.circuit.has_edge, by_hand(model, source, start, 0.001))
+    np.testing.assert_allclose(pruned.metric, measured(model, source, pruned.circuit), atol=1e-5)
+    assert pruned.n_blocks < pruned.n_runs * model.n_layers
+
+
+def test_a_run_that_begins_too_late_turns_it_red(scored, monkeypatch):
+    monkeypatch.setattr("mlx_patch.circuits._pruning._start_of", lambda states, reader: states[-1])
+    with pytest.raises(AssertionError):
+        test_pruning_removes_what_the_algorithm_removes(scored)
+
+
 def test_edges_into_what_is_not_read_cost_no_run(scored):
     model, source, edges = scored
     start = Circuit.of_edges(edges.graph, ["input->m0", "input->a1.h0<q>", "a0.h1->m1", "m2->logits"])

@@ -102,6 +102,15 @@ def test_sweeps_of_knockouts_are_those_of_single_runs(tiny, name, executor, leng
     assert np.abs(found.values - found.baseline).min() > 1e-6
 
 
+def test_cells_of_a_list_take_keys(tiny):
+    model, keys = tiny(), [2, [0, 3], mp.pos.last]
+    cells = [{"layer": 1, "pos": -1, "key": key} for key in keys]
+    found = mp.sweep(model, BATCH[:1], mp.Knockout(), "attn_scores", cells, METRIC, progress=False)
+    edits = [mp.Knockout().at("attn_scores", **cell) for cell in cells]
+    np.testing.assert_allclose(found.values[:, 0], [METRIC(model.run(BATCH[:1], e)).item() for e in edits], atol=1e-5)
+    assert np.abs(np.diff(found.values[:, 0])).min() > 1e-5
+
+
 def test_lists_answers_and_standing_edits(tiny, word_tokenizer):
     model = mp.HookedModel(tiny().model, word_tokenizer)
     edit = mp.Knockout().at("attn_scores", layer=1, pos=-1, key=-3)

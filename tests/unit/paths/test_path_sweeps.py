@@ -195,3 +195,15 @@ def test_the_plan_of_a_path_begins_at_its_receiver(tiny):
     nodes = mp.plan(model, HOST, patch_from(model), **axes)
     direct = mp.plan(model, HOST, patch_from(model), via=LOGITS, **axes)
     assert direct.token_layers < nodes.token_layers
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox-parallel", "granite"])
+def test_logits_of_the_answers_alone_are_those_of_full_runs(name, tiny):
+    """With a soft-cap and a multiplier as well, and answers of each example."""
+    model = tiny(name)
+    patch, metric = patch_from(model), LogitDiff([3, 9], [5, 3])
+    axes = {"at": "z", "over": ("layer", "head"), "via": LOGITS, "metric": metric}
+    result = mp.sweep(model, HOST, patch, **axes)
+    full = mp.sweep(model, HOST, patch, executor="reference", **axes)
+    np.testing.assert_allclose(result.values, full.values, atol=1e-5)
+    np.testing.assert_allclose(result.baseline, np.array(metric(model.run(HOST))), atol=1e-6)
