@@ -7,6 +7,7 @@ from typing import NoReturn as _NoReturn
 
 from mlx_patch import circuits as circuits
 from mlx_patch import cross as cross
+from mlx_patch import dictionaries as dictionaries
 from mlx_patch import errors as errors
 from mlx_patch import interventions as interventions
 from mlx_patch import lens as lens
@@ -22,6 +23,7 @@ from mlx_patch.cross import TwoByTwo as TwoByTwo
 from mlx_patch.cross import compatibility as compatibility
 from mlx_patch.cross import cross_patch as cross_patch
 from mlx_patch.cross import two_by_two as two_by_two
+from mlx_patch.dictionaries import Features as Features
 from mlx_patch.errors import PatchError as PatchError
 from mlx_patch.files import written_whole as written_whole
 from mlx_patch.idioms import MODULE_HINTS as _MODULE_HINTS

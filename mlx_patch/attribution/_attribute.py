@@ -37,6 +37,7 @@ def attribute(
     neurons: Any = None,
     alphas: Any = None,
     seeds: Any = None,
+    features: Any = None,
     edits: Iterable[Edit] = (),
     method: str = "gradient",
     steps: int | None = None,
@@ -70,6 +71,7 @@ def attribute(
         neurons: As of `sweep`.
         alphas: As of `sweep`.
         seeds: As of `sweep`. With standing edits that draw, `confirm` and `sample` are refused.
+        features: As of `sweep`.
         edits: Standing edits, as of `sweep`: gradients are those of the run that has them. Not of "integrated".
         method: "gradient" is the gradient of the unpatched run. "atp*" is the same, but edits of `q`, `k`, `rot_q` and
             `rot_k` go through the exact softmax: it costs a forward pass more, and runs of attention alone.
@@ -110,7 +112,7 @@ def attribute(
     refuse_standing(chosen_method, standing)
     confirmation = Confirmation(confirm, sample, seed)
     _refuse_without_gradient(metric)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, None, features))
     experiment = make_experiment(model, tokens, intervention, variation, metric, standing)
     refuse_draws(confirmation, experiment)
     numbers, notes = estimate_cells(experiment, chosen_method, bounds_of(memory).memory)

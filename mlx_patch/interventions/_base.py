@@ -105,6 +105,22 @@ class Intervention(ABC):
             f"`intervention` must draw random numbers to have a seed. Got {self!r} and {seed}. Use Ablate('noise')."
         )
 
+    def with_features(self, features: int | Iterable[int]) -> "Intervention":
+        """The same edit of other features: what a sweep over "feature" varies.
+
+        Raises:
+            KindError: It edits no features.
+        """
+        raise KindError(
+            f"`intervention` must edit features if `over` has 'feature'. Got {self!r} and {features}. Write "
+            "mp.Features(dictionary, mp.Scale(0.0))."
+        )
+
+    @property
+    def chosen_features(self) -> tuple[int, ...] | None:
+        """The features of a dictionary that it edits; None where it edits all, or no features."""
+        return None
+
     @property
     def covers(self) -> tuple[int, ...] | None:
         """The positions that it has values for, None for all: an edit without `pos` is at these."""
@@ -225,6 +241,16 @@ class Chain(Intervention):
             super().with_seed(seed)
         return Chain(tuple(step.with_seed(seed) if step.draws else step for step in self.steps))
 
+    @override
+    def with_features(self, features: int | Iterable[int]) -> "Chain":
+        if not any(map(_edits_features, self.steps)):
+            super().with_features(features)
+        changed_steps = list(self.steps)
+        for number, step in enumerate(self.steps):
+            if _edits_features(step):
+                changed_steps[number] = step.with_features(features)
+        return Chain(tuple(changed_steps))
+
     @property
     @override
     def covers(self) -> tuple[int, ...] | None:
@@ -256,6 +282,10 @@ class Chain(Intervention):
 
 def _can_be_aligned(intervention: Intervention) -> bool:
     return type(intervention).aligned is not Intervention.aligned
+
+
+def _edits_features(intervention: Intervention) -> bool:
+    return type(intervention).with_features is not Intervention.with_features
 
 
 def _in_order(intervention: Intervention) -> tuple[Intervention, ...]:

@@ -27,7 +27,7 @@ from mlx_patch.model._hooks import (
     chosen_sites,
     function_edits,
 )
-from mlx_patch.model._loading import adapted, load
+from mlx_patch.model._loading import adapted, load_model
 from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run, trace
 from mlx_patch.model._unembedding import final_norm, find_head, ids_of_answers, unembed
@@ -78,7 +78,7 @@ class HookedModel:
             FileError: It cannot be found, fetched or read.
             ArchitectureError: As for the class.
         """
-        model, tokenizer, tuned = load(path_or_hub_id, **kwargs)
+        model, tokenizer, tuned = load_model(path_or_hub_id, **kwargs)
         hooked = cls(model, tokenizer, name=os.fspath(path_or_hub_id))
         hooked._tuned = tuned
         return hooked

@@ -19,7 +19,7 @@ from mlx_patch.model._twin import twin
 from mlx_patch.provenance import digest_of, has_adapter
 
 
-def load(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
+def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
     """Model and tokenizer from `mlx_lm.load`, every array evaluated; and the adapter, as `adapted` describes it.
 
     Raises:

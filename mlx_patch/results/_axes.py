@@ -27,7 +27,7 @@ class CellAxis(Axis):
     """Cells that were given one by one."""
 
     name = "cell"
-    order = 8
+    order = 9
     ordered = False
 
 

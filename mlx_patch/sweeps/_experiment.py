@@ -63,7 +63,7 @@ def make_experiment(
     interventions = checked_interventions(intervention, count_examples(batches))
     interventions, axes = _align(interventions, variation.axes(), batches)
     shapes = Shapes(model.layout, batches[0].tokens)
-    scope = SweepScope(model, batches, site_names(variation.at), shapes, axes, standing)
+    scope = SweepScope(model, batches, site_names(variation.at), shapes, axes, standing, interventions)
     requested = _requested_cells(variation, interventions, scope)
     description = {**requested.description, **_description_of(standing), **_description_of_paths(requested, freeze)}
     requested = replace(requested, description=description, freeze=freeze)

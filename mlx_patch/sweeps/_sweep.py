@@ -34,6 +34,7 @@ def sweep(
     alphas: Any = None,
     seeds: Any = None,
     via: Any = None,
+    features: Any = None,
     freeze: str = "all",
     edits: Iterable[Edit] = (),
     executor: str = "auto",
@@ -53,8 +54,9 @@ def sweep(
             groups of equal length. Each prompt is an example.
         intervention: What to do; or a list of them, one a prompt, where each prompt has its own source.
         at: A site, or several where `over` has "site".
-        over: Axes, of "site", "layer", "pos", "head", "neuron", "alpha" (of an `Interpolate`), "seed" (of what draws)
-            and "via" (receivers of paths), in the order in which the result has them; or instances of a `SweepAxis`.
+        over: Axes, of "site", "layer", "pos", "head", "neuron", "alpha" (of an `Interpolate`), "seed" (of what draws),
+            "via" (receivers of paths) and "feature" (of an `mp.Features`), in the order in which the result has them;
+            or instances of a `SweepAxis`.
             Or a list of cells: edits, paths, lists of them, or dicts for `Intervention.at`.
         metric: A metric or a list of them: values, functions of logits, or registered names. Of answers of several
             tokens each is appended to the prompt in a run of its own; edits act in the prompt, and see it alone.
@@ -68,6 +70,7 @@ def sweep(
         seeds: Of all that draws random numbers, where `over` has "seed": the cells' interventions and standing edits.
         via: Receivers, `mp.Receiver`: cells are paths, of which only what reaches the receivers counts. Several receive
             together, or one after the other where `over` has "via".
+        features: Features of an `mp.Features`, where `over` has "feature". Groups as for layers. None is its own.
         freeze: What is frozen between sender and receiver: "all" other writers, MLPs too; or "attention": MLPs are
             recomputed.
         edits: Standing edits: every run has them, the unpatched one too. In a cell they act before its own edits. The
@@ -98,7 +101,7 @@ def sweep(
         al. 2023, https://arxiv.org/abs/2304.05969, and Wang et al. 2022, https://arxiv.org/abs/2211.00593, for paths.
     """
     require_hooked("model", model)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via, features))
     standing = as_edits(edits)
 
     def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
@@ -131,6 +134,7 @@ def plan(
     alphas: Any = None,
     seeds: Any = None,
     via: Any = None,
+    features: Any = None,
     freeze: str = "all",
     edits: Iterable[Edit] = (),
     executor: str = "auto",
@@ -143,7 +147,7 @@ def plan(
     """
     require_hooked("model", model)
     bounds = bounds_of(memory)
-    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via))
+    variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via, features))
     standing = as_edits(edits)
 
     def plan_of(metrics: Any) -> Plan:

@@ -67,7 +67,14 @@ class Variation:
 
 
 def choices_of(
-    layers: Any, positions: Any, heads: Any, neurons: Any, alphas: Any, seeds: Any = None, via: Any = None
+    layers: Any,
+    positions: Any,
+    heads: Any,
+    neurons: Any,
+    alphas: Any,
+    seeds: Any = None,
+    via: Any = None,
+    features: Any = None,
 ) -> dict[str, Any]:
     """The keywords of `sweep` that choose along axes, by the name of the axis."""
     return {
@@ -78,6 +85,7 @@ def choices_of(
         "alpha": alphas,
         "seed": seeds,
         "via": via,
+        "feature": features,
     }
 
 
@@ -126,6 +134,7 @@ class AxisChoices(RunChoices, total=False):
     alphas: Any
     seeds: Any
     via: Any
+    features: Any
     freeze: str
 
 

@@ -58,13 +58,13 @@ def test_the_first_block_of_the_readme_is_two_commands():
     assert tests.endswith("-m pytest -q -n 2")
 
 
-RUN = [page for page in PAGES if page.parent.name != "tutorials"]
-TUTORIALS = [
+RUN = [page for page in PAGES if "smollm2_folder" not in page.read_text(encoding="utf-8")]
+ON_SMOLLM2 = [
     pytest.param(page, marks=[pytest.mark.real, pytest.mark.slow], id=page.name) for page in PAGES if page not in RUN
 ]
 
 
-@pytest.mark.parametrize("page", [*(pytest.param(page, id=page.name) for page in RUN), *TUTORIALS])
+@pytest.mark.parametrize("page", [*(pytest.param(page, id=page.name) for page in RUN), *ON_SMOLLM2])
 def test_python_blocks_run(page, named, monkeypatch, capsys):
     """In order, in one namespace, from the top of the repository."""
     monkeypatch.chdir(ROOT)

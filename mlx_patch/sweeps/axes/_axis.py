@@ -24,6 +24,7 @@ class SweepScope:
         shapes: The numbers of heads and neurons.
         axes: Every axis by its name, with the choices along it.
         standing: The edits that every run has.
+        interventions: What cells do: one, or one a prompt.
     """
 
     model: HookedModel
@@ -32,6 +33,7 @@ class SweepScope:
     shapes: Shapes
     axes: Mapping[str, "SweepAxis"]
     standing: tuple[Edit, ...] = ()
+    interventions: Sequence[Intervention] = ()
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_what_is_no_choice_along_a_seventh_axis_is_refused(tiny, tokens, toy, as
 
 def test_axes_are_those_that_have_a_file(tiny, tokens, ask):
     gc.collect()
-    assert [*sweep_axes()] == ["site", "layer", "pos", "head", "neuron", "alpha", "seed", "via"]
+    assert [*sweep_axes()] == ["site", "layer", "pos", "head", "neuron", "alpha", "seed", "via", "feature"]
     assert [*known_axes()] == [*sweep_axes(), "cell"]
     with pytest.raises(UnknownNameError, match=r"`over` must hold axes of a sweep\. Got 'draw'"):
         mp.sweep(tiny("llama"), tokens, over="draw", **ask)
