@@ -89,7 +89,7 @@ class Runs:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class FromStore:
     """The activations of prompts that were captured before. As `Runs`."""
 
     caches: Caches
@@ -109,7 +109,7 @@ class Stored:
 
 
 def batches(
-    corpus: Runs | Stored, numbers: Sequence[int], size: int, generator: np.random.Generator
+    corpus: Runs | FromStore, numbers: Sequence[int], size: int, generator: np.random.Generator
 ) -> Iterator[dict[Site, mx.array]]:
     """The streams of batches of prompts, epoch after epoch, without end."""
     while True:
@@ -118,7 +118,7 @@ def batches(
             yield corpus.rows(order[begin : begin + size])
 
 
-def activations_of(model: HookedModel, corpus: Corpus, sites: tuple[Site, ...], skip: int) -> Runs | Stored:
+def activations_of(model: HookedModel, corpus: Corpus, sites: tuple[Site, ...], skip: int) -> Runs | FromStore:
     """The activations of a corpus at some sites and where the last block ends.
 
     Raises:
@@ -128,7 +128,7 @@ def activations_of(model: HookedModel, corpus: Corpus, sites: tuple[Site, ...], 
     """
     needed = tuple(dict.fromkeys((*sites, last_stream(model))))
     if _are_caches(corpus):
-        stored = Stored(corpus, needed, skip)
+        stored = FromStore(corpus, needed, skip)
         _refuse_other_store(model, corpus[0], needed)
         return stored
     return Runs(model, prompts_behind(model, corpus, skip), needed, skip)

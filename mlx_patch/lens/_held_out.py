@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.lens._corpus import Runs, Stored
+from mlx_patch.lens._corpus import FromStore, Runs
 from mlx_patch.lens._fitted_lens import last_stream
 from mlx_patch.lens._normaliser import divergence, log_probs
 from mlx_patch.model import HookedModel, read_out
@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 def held_out_scores(
-    model: HookedModel, corpus: Runs | Stored, numbers: Sequence[int], sites: Sequence[Site], translated: Translate
+    model: HookedModel, corpus: Runs | FromStore, numbers: Sequence[int], sites: Sequence[Site], translated: Translate
 ) -> Scores:
     """KL(final distribution || lens) at each site, of the logit lens and of another, as means in nats.
 
