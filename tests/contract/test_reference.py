@@ -1,0 +1,45 @@
+"""The reference of the site has every public name, and the site has every page."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mlx_patch as mp
+
+ROOT = Path(__file__).parents[2]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+NAMES = set(re.findall(r"^::: mlx_patch\.(\S+)", TEXT, flags=re.MULTILINE))
+HOUSES = {"": mp, "circuits.": mp.circuits, "lens.": mp.lens, "dictionaries.": mp.dictionaries}
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_every_public_name_is_in_the_reference(house):
+    public = {f"{house}{name}" for name, value in vars(HOUSES[house]).items() if is_public(name, value)}
+    assert public - NAMES == set()
+
+
+def is_public(name, value) -> bool:
+    return not name.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))
+
+
+def test_what_the_reference_names_is_there():
+    for name in NAMES:
+        value = mp
+        for part in name.split("."):
+            value = getattr(value, part)
+
+
+def test_the_site_has_every_page():
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert set(pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])) == pages
+
+
+def pages_of(nav):
+    """The pages of a navigation, at any depth."""
+    if isinstance(nav, str):
+        yield nav
+    for entry in nav if isinstance(nav, list) else getattr(nav, "values", tuple)():
+        yield from pages_of(entry)
