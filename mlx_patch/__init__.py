@@ -35,6 +35,7 @@ from mlx_patch.interventions import Project as Project
 from mlx_patch.interventions import Receiver as Receiver
 from mlx_patch.interventions import Replace as Replace
 from mlx_patch.interventions import Scale as Scale
+from mlx_patch.interventions import orthonormal as orthonormal
 from mlx_patch.interventions import steps as steps
 from mlx_patch.metrics import metric as metric
 from mlx_patch.model import HookedModel as HookedModel
