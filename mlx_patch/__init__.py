@@ -10,6 +10,7 @@ from mlx_patch import interventions as interventions
 from mlx_patch import lens as lens
 from mlx_patch import metrics as metrics
 from mlx_patch import paths as paths
+from mlx_patch import recipes as recipes
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.attribution import attribute as attribute
 from mlx_patch.cache import ActivationCache as ActivationCache
