@@ -11,10 +11,10 @@ from typing_extensions import Unpack
 from mlx_patch.errors import ArchitectureError, KindError, ShapeError, UnknownNameError, listed
 from mlx_patch.interventions import PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import caches_of, replaced
+from mlx_patch.recipes._activations import activations_at
 from mlx_patch.recipes._axes import SubspaceAxis
 from mlx_patch.sites import Site
-from mlx_patch.sweeps import RunChoices, SweepResult, sweep
+from mlx_patch.sweeps import RunChoices, SweepResult, batches_of, sweep
 from mlx_patch.tokens import Prompts
 
 _READ_BY_ONE_MAP = ("mlp_post", "z")
@@ -30,9 +30,9 @@ def interchange(
     sources: Prompts,
     subspaces: Mapping[str, mx.array],
     metric: Any,
-    at: str | Site,
-    layer: int | None = None,
-    pos: PositionChoice = None,
+    at: str,
+    layer: int,
+    pos: PositionChoice = -1,
     head: int | None = None,
     **how: Unpack[RunChoices],
 ) -> SweepResult:
@@ -41,19 +41,21 @@ def interchange(
     Args:
         model: The model.
         hosts: As of `sweep`: the prompts that are run.
-        sources: As many prompts of the same lengths.
+        sources: As many prompts, in the same form: an array or a list. Lengths may differ.
         subspaces: Orthonormal bases, by a name: the subspace in question, and its controls. Shape of each
             `(d_model, direction)`, for whatever the last axis of the site is. `mp.orthonormal` makes them.
         metric: As of `sweep`.
-        at: The site.
+        at: A site of blocks.
         layer: Its layer.
-        pos: The positions; None is all.
+        pos: One position of each prompt, of sources and hosts: a number, or a selector.
         head: The head, at sites that have them; None is all.
         how: As of `sweep`.
     Returns:
         A sweep over `subspace`. Its baseline is the hosts as they are.
     Raises:
         KindError: `subspaces` is no mapping, or is empty.
+        ShapeError: There are more or fewer sources than hosts.
+        SelectionError: `pos` chooses several positions of a prompt.
         PatchError: As of `sweep` and `Replace`.
     Source:
         Geiger et al. 2023, https://arxiv.org/abs/2303.02536, section 3; for controls, Makelov et al. 2023,
@@ -65,11 +67,13 @@ def interchange(
             f"`subspaces` must be a mapping of names to bases. Got {type(subspaces).__name__}. Write "
             "{'difference of means': mp.orthonormal(direction)}."
         )
-    caches = caches_of(model, sources, at)
+    values = activations_at(model, sources, at, pos)[layer]
+    if head is not None:
+        values = values[:, :, head : head + 1]
     return sweep(
         model,
         hosts,
-        replaced([Replace(cache) for cache in caches]),
+        _patches(model, hosts, values),
         at=at,
         over=(SubspaceAxis(tuple(subspaces), subspaces),),
         layers=layer,
@@ -78,6 +82,17 @@ def interchange(
         metric=metric,
         **how,
     )
+
+
+def _patches(model: HookedModel, hosts: Prompts, values: mx.array) -> Replace | list[Replace]:
+    """One patch for a batch, or one for each prompt of a list."""
+    batches = batches_of(hosts, model.tokenizer, model.d_vocab)
+    n_hosts = sum(len(batch.examples) for batch in batches)
+    if n_hosts != len(values):
+        raise ShapeError(f"`sources` must be as many prompts as `hosts`, {n_hosts}. Got {len(values)}. Pair them.")
+    if not batches[0].alone:
+        return Replace(values)
+    return [Replace(values[number : number + 1]) for number in range(n_hosts)]
 
 
 def read_parts(model: HookedModel, at: str, layer: int, directions: mx.array) -> tuple[mx.array, mx.array]:

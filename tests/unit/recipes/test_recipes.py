@@ -249,7 +249,7 @@ def test_a_direction_that_raises_nothing_is_refused(tiny):
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mamba"])
 def test_an_interchange_is_one_subspace_after_another(tiny, name):
     model = tiny(name)
-    hosts, sources = PROMPTS, [prompt[::-1] for prompt in PROMPTS]
+    hosts, sources = PROMPTS, [prompt[1:] for prompt in PROMPTS]  # other lengths
     bases = {
         number: mp.orthonormal(mx.random.normal((2, model.d_model), key=mx.random.key(number))) for number in (1, 2)
     }
@@ -258,9 +258,26 @@ def test_an_interchange_is_one_subspace_after_another(tiny, name):
     assert result.coords["subspace"] == ("random 1", "random 2")
     for number, (host, source) in enumerate(zip(hosts, sources, strict=True)):
         _, cache = model.run_with_cache([source], "resid_post")
-        edit = mp.Replace(cache, basis=bases[2]).at("resid_post", layer=1, pos=-1)
+        edit = mp.Replace(cache["resid_post", 1][:, -1:], basis=bases[2]).at("resid_post", layer=1, pos=-1)
         value = result.sel(subspace="random 2").values[number]
         assert value == pytest.approx(metric_of(model, host, edit), rel=1e-4, abs=1e-4)
+
+
+def test_rows_of_a_batch_are_interchanged_each_with_its_own(tiny):
+    model = tiny("llama")
+    named = {"of heads": mp.orthonormal(mx.random.normal((2, model.d_head), key=mx.random.key(1)))}
+    ask = {"subspaces": named, "metric": METRIC, "at": "z", "layer": 1, "pos": 2, "head": 3, **QUIET}
+    hosts, sources = mx.array(PROMPTS[:2]), mx.array([prompt[::-1] for prompt in PROMPTS[:2]])
+    batch = recipes.interchange(model, hosts, sources, **ask)
+    alone = recipes.interchange(model, PROMPTS[:2], [prompt[::-1] for prompt in PROMPTS[:2]], **ask)
+    np.testing.assert_allclose(batch.values, alone.values, atol=1e-4)
+    assert np.abs(batch.values - batch.baseline).min() > 1e-5
+
+
+def test_an_interchange_has_a_source_for_each_host(tiny):
+    subspaces = {"all": mx.eye(64)}
+    with pytest.raises(ShapeError, match=r"`sources` must be as many prompts as `hosts`, 3\. Got 2\. Pair them"):
+        recipes.interchange(tiny("llama"), PROMPTS, PROMPTS[:2], subspaces, METRIC, "resid_post", 1)
 
 
 def test_an_interchange_is_of_named_subspaces(tiny):
