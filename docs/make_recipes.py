@@ -163,7 +163,7 @@ def function_vector(model: mp.HookedModel) -> None:
     corrupted, answers = drawn_prompts(pairs, True, rng, 6)
     found = mp.recipes.function_vector(model, demonstrations, corrupted, mp.metrics.Prob(answers), **QUIET)
     say((found.heads, str(found.effects.peak())))
-    means = mp.recipes.mean_activations(model, demonstrations, "z")
+    means = found.means
     rest = [(layer, head) for layer in means for head in range(len(means[layer])) if (layer, head) not in found.heads]
     control = mp.recipes.head_outputs(model, means, rng.sample(rest, 10))
     control = control * mx.linalg.norm(found.vector) / mx.linalg.norm(control)

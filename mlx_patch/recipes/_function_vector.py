@@ -26,11 +26,13 @@ class FunctionVector:
         vector: The sum over the heads of what their mean activation adds to the stream. Shape `(d_model,)`, float32.
         heads: Layers and heads, the strongest first.
         effects: The mean activation of each head, put into the corrupted prompts: over `layer` and `head`.
+        means: By layer, the mean `z` of all its heads, for `head_outputs` of others. Shape of each: `(head, d_head)`.
     """
 
     vector: mx.array
     heads: tuple[tuple[int, int], ...]
     effects: SweepResult
+    means: Mapping[int, mx.array]
 
 
 def function_vector(
@@ -79,7 +81,7 @@ def function_vector(
     order = np.argsort(-gains)[:n_heads]
     strongest = tuple(heads[number] for number in order.tolist())
     by_head = along_axes(effects, {"layer": by_layer, "head": range(widths[0])})
-    return FunctionVector(head_outputs(model, means, strongest), strongest, by_head)
+    return FunctionVector(head_outputs(model, means, strongest), strongest, by_head, means)
 
 
 def head_outputs(model: HookedModel, means: Mapping[int, mx.array], heads: Sequence[tuple[int, int]]) -> mx.array:

@@ -1,5 +1,6 @@
 """Task vectors: does one activation hold what the examples in a prompt show?"""
 
+from collections.abc import Iterable
 from typing import Any
 
 from typing_extensions import Unpack
@@ -17,6 +18,7 @@ def task_vector(
     demonstrations: Prompts,
     queries: Prompts,
     metric: Any,
+    layers: Iterable[int] | None = None,
     **how: Unpack[RunChoices],
 ) -> SweepResult:
     """The stream behind some examples of a task, put into queries without examples, at one layer after another.
@@ -30,6 +32,7 @@ def task_vector(
             over several is taken. Their last question should be none of the queries.
         queries: As of `sweep`: `"fast ->"`.
         metric: As of `sweep`, on the queries.
+        layers: The layers; None is all.
         how: As of `sweep`.
     Returns:
         A sweep over `layer`. Its baseline is the queries without a patch. Choose the layer on other queries than those
@@ -43,5 +46,7 @@ def task_vector(
     """
     require_hooked("model", model)
     vectors = mean_activations(model, demonstrations)
-    cells = [Replace(vector).at("resid_post", layer=layer, pos=-1) for layer, vector in vectors.items()]
-    return along_axes(sweep(model, queries, over=cells, metric=metric, **how), {"layer": vectors})
+    chosen = tuple(vectors if layers is None else layers)
+    cells = [Replace(vectors[layer]).at("resid_post", layer=layer, pos=-1) for layer in chosen]
+    by_cell = sweep(model, queries, over=cells, metric=metric, **how)
+    return along_axes(by_cell, {"layer": chosen})

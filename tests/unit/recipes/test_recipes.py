@@ -129,6 +129,13 @@ def test_a_task_vector_is_a_mean_that_replaces(tiny, name):
         assert result.sel(layer=1).values[number] == pytest.approx(by_hand, rel=1e-4, abs=1e-4)
 
 
+def test_a_task_vector_has_some_layers(tiny):
+    ask = {"demonstrations": PROMPTS, "queries": [[4, 41]], "metric": METRIC, **QUIET}
+    some, every = (recipes.task_vector(tiny("llama"), **ask, **layers) for layers in ({"layers": [2, 0]}, {}))
+    assert some.coords["layer"] == (2, 0)
+    np.testing.assert_allclose(some.values, every.values[[2, 0]], atol=1e-5)
+
+
 def test_demonstrations_that_end_in_the_query_give_its_answer(tiny):
     """At the last layer: what replaces the stream there is the demonstration's own."""
     model = tiny("llama")
@@ -169,6 +176,14 @@ def test_all_heads_write_what_attention_adds(tiny, precision):
     np.testing.assert_allclose(np.array(both), np.array(single[0] + single[1]), atol=1e-3)
 
 
+def test_a_bias_is_no_head_s(tiny):
+    model = tiny("gpt2")
+    _, cache = model.run_with_cache([PROMPT], "attn_out", mp.Ablate("zero").at("z"))
+    assert mx.abs(cache["attn_out", 1]).max() > 0.1
+    nothing = {1: mx.zeros((model.n_heads, model.d_head))}
+    assert mx.abs(recipes.head_outputs(model, nothing, [(1, 0)])).max() < 1e-6
+
+
 def test_a_head_behind_a_norm_goes_through_it(tiny):
     model = tiny("gemma2")
     means = recipes.mean_activations(model, [PROMPT], "z")
@@ -200,9 +215,14 @@ def by_hand_of_candidate(model, layer, metric):
     return direction, added, [metric_of(model, p, *taken_out, metric=metric) for p in HELD_OUT[0]]
 
 
-@pytest.mark.parametrize(("name", "metric"), [("mamba", REVERSED), ("phi", METRIC)])
+@pytest.mark.parametrize(
+    ("name", "metric"), [("mamba", REVERSED), ("phi", METRIC), ("cohere", mp.metrics.LogitDiff(60, 61))]
+)
 def test_a_direction_is_chosen_by_both_effects(tiny, name, metric):
-    """In `mamba` and in parallel blocks, projecting each whole stream is the same as projecting what is added to it."""
+    """In `mamba` and in parallel blocks, projecting each whole stream is the same as projecting what is added to it.
+
+    In `cohere` the candidate whose removal does most does not raise the metric where it is added.
+    """
     model = tiny(name)
     layers = [layer for layer in range(model.n_layers) if layer > 0]
     found = contrast(model, metric, layers=layers)
