@@ -183,17 +183,25 @@ def contrast_direction(model: mp.HookedModel) -> None:
     text = "I saw the film last night. I {}. The film was really"
     liked, disliked = ([text.format(words) for words in group] for group in (LIKED, DISLIKED))
     metric = mp.metrics.LogitDiff(" good", " bad")
-    held_out = liked[5:], disliked[5:]
-    found = mp.recipes.contrast_direction(model, liked[:5], disliked[:5], metric, held_out, **QUIET)
-    random = mx.random.normal(found.vector.shape, key=mx.random.key(0))
-    random = random * mx.linalg.norm(found.vector) / mx.linalg.norm(random)
+    chosen_on, (likes, dislikes) = (liked[4:7], disliked[4:7]), (liked[7:], disliked[7:])
+    found = mp.recipes.contrast_direction(model, liked[:4], disliked[:4], metric, chosen_on, **QUIET)
     added, ablated = found.added, found.ablated
-    say(f"layer {found.layer}")
-    say(f"added to disliked: {added.baseline_mean():.2f} to {added.sel(layer=found.layer).mean():.2f}")
-    say(f"removed from liked: {ablated.baseline_mean():.2f} to {ablated.sel(layer=found.layer).mean():.2f}")
-    plus = mp.measure(model, disliked[5:], metric, [mp.Add(random).at("resid_pre", layer=found.layer)]).mean()
-    minus = mp.measure(model, liked[5:], metric, mp.recipes.ablation_of(model, random)).mean()
-    say(f"random: added {plus:.2f}, removed {minus:.2f}")
+    say(f"layer {found.layer}; on reviews that were not used before:")
+    plus = mp.measure(model, dislikes, metric, [found.addition()]).mean()
+    minus = mp.measure(model, likes, metric, found.ablation(model)).mean()
+    say(f"added to disliked: {mp.measure(model, dislikes, metric).mean():.2f} to {plus:.2f}")
+    say(f"removed from liked: {mp.measure(model, likes, metric).mean():.2f} to {minus:.2f}")
+    by_chance = []
+    for seed in range(5):
+        random = mx.random.normal(found.vector.shape, key=mx.random.key(seed))
+        random = random * mx.linalg.norm(found.vector) / mx.linalg.norm(random)
+        addition = mp.Add(random).at("resid_pre", layer=found.layer)
+        plus = mp.measure(model, dislikes, metric, [addition]).mean()
+        by_chance.append((plus, mp.measure(model, likes, metric, mp.recipes.ablation_of(model, random)).mean()))
+    say(f"five random directions, added and removed: {np.round(by_chance, 2).tolist()}")
+    for scale in (0.0, 1.0, -1.0, 2.0):
+        text = "Yesterday I went to the cinema. The film was"
+        say((scale, model.generate(text, edits=[found.addition(scale)], max_tokens=12)))
     lines = {"added to held-out reviews that dislike": added.mean(), "removed from those that like": ablated.mean()}
     baselines = [added.baseline_mean(), ablated.baseline_mean()]
     title = "A difference of means, by the layer that it comes from"
