@@ -13,6 +13,7 @@ from mlx_patch import interventions as interventions
 from mlx_patch import lens as lens
 from mlx_patch import metrics as metrics
 from mlx_patch import paths as paths
+from mlx_patch import recipes as recipes
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.attribution import attribute as attribute
 from mlx_patch.cache import ActivationCache as ActivationCache
@@ -42,6 +43,7 @@ from mlx_patch.interventions import Receiver as Receiver
 from mlx_patch.interventions import Replace as Replace
 from mlx_patch.interventions import Scale as Scale
 from mlx_patch.interventions import Swap as Swap
+from mlx_patch.interventions import orthonormal as orthonormal
 from mlx_patch.interventions import steps as steps
 from mlx_patch.metrics import metric as metric
 from mlx_patch.model import HookedModel as HookedModel

@@ -22,8 +22,6 @@ from mlx_patch.interventions._of_rows import PromptEdits as PromptEdits
 from mlx_patch.interventions._of_rows import RowEdits as RowEdits
 from mlx_patch.interventions._of_rows import prompt_edits as prompt_edits
 from mlx_patch.interventions._of_rows import row_edits as row_edits
-from mlx_patch.interventions._project import Project as Project
-from mlx_patch.interventions._project import Swap as Swap
 from mlx_patch.interventions._replace import Replace as Replace
 from mlx_patch.interventions._scale import Scale as Scale
 from mlx_patch.interventions._span import Span as Span
@@ -44,5 +42,8 @@ from mlx_patch.interventions.sources import Aligned as Aligned
 from mlx_patch.interventions.sources import Notes as Notes
 from mlx_patch.interventions.sources import norms_noted as norms_noted
 from mlx_patch.interventions.sources import warn_of as warn_of
+from mlx_patch.interventions.subspaces import Project as Project
+from mlx_patch.interventions.subspaces import Swap as Swap
+from mlx_patch.interventions.subspaces import orthonormal as orthonormal
 
 steps = _steps

@@ -19,6 +19,7 @@ from mlx_patch.sweeps._sweep_pair import sweep_pair as sweep_pair
 from mlx_patch.sweeps._variation import AxisChoices as AxisChoices
 from mlx_patch.sweeps._variation import CrossChoices as CrossChoices
 from mlx_patch.sweeps._variation import OverChoice as OverChoice
+from mlx_patch.sweeps._variation import RunChoices as RunChoices
 from mlx_patch.sweeps._variation import Variation as Variation
 from mlx_patch.sweeps._variation import choices_of as choices_of
 from mlx_patch.sweeps._windows import onwards as onwards

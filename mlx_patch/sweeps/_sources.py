@@ -48,7 +48,7 @@ def _is_patch(cell: Sequence[Edit]) -> bool:
 
 def _cache_of(intervention: Intervention) -> ActivationCache | None:
     """The cache that a `Replace` takes its values from; None for any other intervention or source."""
-    if type(intervention) is not Replace:  # a subclass may do anything
+    if type(intervention) is not Replace or intervention.basis is not None:  # a subclass may do anything
         return None
     source = intervention.source
     if isinstance(source, Aligned):

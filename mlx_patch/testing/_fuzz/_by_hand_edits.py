@@ -115,7 +115,11 @@ def _value(activation: np.ndarray, indices: tuple[np.ndarray, ...], step: Any, s
         case Interpolate():
             alpha = np.array(step.alpha)
             return (1.0 - alpha) * selected + alpha * _source(step.source, activation, indices, site)
-    return 0.0 * selected + _source(step.source, activation, indices, site)  # Replace: of the shape of both
+    values = 0.0 * selected + _source(step.source, activation, indices, site)  # Replace: of the shape of both
+    if step.basis is None:
+        return values
+    basis = np.array(step.basis, dtype=np.float64)
+    return selected + (values - selected) @ basis @ basis.T
 
 
 def _source(source: Any, activation: np.ndarray, indices: tuple[np.ndarray, ...], site: Site) -> np.ndarray:

@@ -10,7 +10,19 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import PatchError
-from mlx_patch.interventions import Ablate, Add, Apply, Clamp, Interpolate, Intervention, Project, Replace, Scale, Swap
+from mlx_patch.interventions import (
+    Ablate,
+    Add,
+    Apply,
+    Clamp,
+    Interpolate,
+    Intervention,
+    Project,
+    Replace,
+    Scale,
+    Swap,
+    orthonormal,
+)
 from mlx_patch.model import HookedModel
 from mlx_patch.sites import Site
 from mlx_patch.testing._fuzz._functions import OF_KEYS, OF_POSITIONS
@@ -142,6 +154,11 @@ def _clamp(draft: Draft) -> Intervention:
     return Clamp(high=high)
 
 
+def _replace_subspace(draft: Draft) -> Intervention:
+    directions = draft.normal((2, draft.shape()[-1]))
+    return Replace(draft.cache(), basis=orthonormal(directions))
+
+
 def _project(draft: Draft) -> Intervention:
     direction = draft.normal(draft.shape()[-1:])
     return Project(direction, onto=bool(draft.rng.random() < 0.3))
@@ -156,6 +173,7 @@ def _swap(draft: Draft) -> Intervention:
 
 _ANYWHERE: dict[str, Callable[[Draft], Intervention]] = {
     "replace": lambda draft: Replace(draft.cache()),
+    "replace_subspace": _replace_subspace,
     "replace_array": lambda draft: Replace(draft.array()),
     "interpolate": lambda draft: Interpolate(draft.cache(), draft.number(0.0, 0.5, 1.0, 1.5)),
     "add": lambda draft: Add(draft.array(), scale=draft.number(1.0, -0.5)),
@@ -178,6 +196,6 @@ _AT_SCORES: dict[str, Callable[[Draft], Intervention]] = {
     "mean": _mean_of_rows,
     "resample": _resample,
 }
-_OF_ONE_LENGTH = ("replace", "interpolate", "add_cache", "resample")
+_OF_ONE_LENGTH = ("replace", "replace_subspace", "interpolate", "add_cache", "resample")
 _WEIGHTS = {"function": 4.0, "function_of_keys": 6.0, "mean": 2.0, "noise": 2.0, "resample": 1.5}
 """Interventions that read several positions, keys or rows are drawn more often."""

@@ -101,15 +101,17 @@ def test_what_is_no_choice_along_a_seventh_axis_is_refused(tiny, tokens, toy, as
 
 def test_axes_are_those_that_have_a_file(tiny, tokens, ask):
     gc.collect()
-    assert [*sweep_axes()] == ["site", "layer", "pos", "head", "neuron", "alpha", "seed", "via", "feature"]
-    assert [*known_axes()] == [*sweep_axes(), "cell"]
+    of_sweeps = ["site", "layer", "pos", "head", "neuron", "alpha", "seed", "via", "feature"]
+    of_recipes = ["source_layer", "keys", "subspace"]
+    assert [*sweep_axes()] == [*of_sweeps, *of_recipes]
+    assert [*known_axes()] == [*of_sweeps, "cell", *of_recipes]
     with pytest.raises(UnknownNameError, match=r"`over` must hold axes of a sweep\. Got 'draw'"):
         mp.sweep(tiny("llama"), tokens, over="draw", **ask)
 
 
 @pytest.mark.parametrize("verb", [mp.sweep, mp.plan])
 def test_a_keyword_of_an_axis_is_one_of_every_verb(verb):
-    keywords = {kind.keyword for kind in sweep_axes().values()}
+    keywords = {kind.keyword for kind in sweep_axes().values() if kind.keyword}
     assert keywords <= set(inspect.signature(verb).parameters)
     assert keywords - {"at"} <= set(CrossChoices.__annotations__)
     assert keywords - {"at", "positions"} <= set(SweepChoices.__annotations__)
