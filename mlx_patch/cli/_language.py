@@ -18,6 +18,10 @@ _ATTRIBUTES = ("at", "via", "during", "first", "final")
 """Attributes of values that an expression may use."""
 
 
+_LONGEST_RANGE = 10**6
+"""More places than any model has along an axis."""
+
+
 @dataclass(frozen=True)
 class Maker:
     """A function that an expression may call. A name alone is a call without arguments."""
@@ -124,7 +128,7 @@ class _Reading:
             return maker.function(*arguments, **named)
         except PatchError:
             raise
-        except TypeError as error:  # too few arguments, or others than it has
+        except (TypeError, ValueError) as error:  # too few arguments, or others than it has
             reason = str(error).replace("__init__()", self.text).replace("<lambda>()", self.text)
             raise ValueRefusedError(
                 f"`{self.language.option}` must be {self.language.noun}. Got {brief(self.text)}: {reason}. "
@@ -153,7 +157,7 @@ class _Reading:
         if isinstance(operator, ast.Add):
             return (*_as_group(first), *_as_group(second))
         is_range = isinstance(operator, ast.Sub) and isinstance(first, int) and isinstance(second, int)
-        if not is_range or first > second or (first < 0) != (second < 0):
+        if not is_range or first > second or (first < 0) != (second < 0) or second - first > _LONGEST_RANGE:
             raise self.refused
         return range(first, second + 1)
 

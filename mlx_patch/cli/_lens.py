@@ -15,6 +15,7 @@ from mlx_patch.cli._verb import UsageError, Verb
 from mlx_patch.files import Format
 from mlx_patch.lens import DirectLogits, LogitLens, direct_logits, logit_lens
 from mlx_patch.model import HookedModel
+from mlx_patch.positions import Selector
 from mlx_patch.results import json_text
 
 LENS_FORMAT = Format("mlx_patch.LogitLens.json", 1)
@@ -66,6 +67,8 @@ def _joined(positions: list[Any] | None) -> Any:
     """
     if positions is None or all(isinstance(position, int) for position in positions):
         return positions
+    if not all(isinstance(position, Selector) for position in positions):
+        raise UsageError("`--positions` must be all numbers, or all selectors. Got both. Write last for -1, say.")
     joined, *further = positions
     for position in further:
         joined = joined | position

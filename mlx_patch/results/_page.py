@@ -124,7 +124,7 @@ def page_data(result: Labelled) -> dict[str, Any]:
         data["exact"] = exact.ravel().tolist()
     if len(result.over) > 1:
         data["shown"] = list(_rows_and_columns(result))
-    elif n_examples > 1 and all(map(_can_resample, data["counted"])):
+    elif result.over and all(map(_can_resample, data["counted"])):
         low, high = result.interval()
         data["interval"] = [_plain(end.reshape(n_cells, n_metrics)) for end in (low, high)]
     return data

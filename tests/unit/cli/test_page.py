@@ -20,6 +20,7 @@ def commands_of(page):
         yield from block.replace("\\\n", " ").splitlines()
 
 
+@pytest.mark.slow
 def test_the_page_s_commands_run(command, monkeypatch, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

@@ -49,6 +49,7 @@ def test_what_json_says_is_read_back_as_it_was(command, swept, tmp_path):
         assert (tmp_path / "a.html").read_text(encoding="utf-8") == result.to_html()
 
 
+@pytest.mark.slow
 def test_both_directions_are_shown(command, model, tmp_path):
     pair = mp.sweep_pair(model, CLEAN, CORRUPTED, "resid_post", metric=ANSWERS, progress=False)
     pair.save(tmp_path / "pair.npz")
@@ -64,6 +65,7 @@ def test_both_directions_are_shown(command, model, tmp_path):
     assert command("show", tmp_path / "pair.npz", "--json", "-")[0] == 2
 
 
+@pytest.mark.slow
 def test_a_graph_is_shown_with_its_strongest_edges(command, model, tmp_path):
     _, cache = model.run_with_cache(CLEAN, sites=mp.circuits.writer_sites(model))
     edges = mp.circuits.edges(model, CORRUPTED, cache, ANSWERS)

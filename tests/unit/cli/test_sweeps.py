@@ -113,6 +113,7 @@ def test_metrics_are_said_as_in_python(command, model, cache, options, metric):
     assert numbers_of(out) == numbers_of(expected.to_json())
 
 
+@pytest.mark.slow
 def test_every_file_is_what_python_writes(command, model, cache, tmp_path):
     files = {name: tmp_path / f"cli.{name}" for name in ("json", "npz", "html", "png")}
     written = ("--json", files["json"], "--save", files["npz"], "--html", files["html"], "--plot", files["png"])
@@ -154,6 +155,7 @@ def test_a_plan_runs_nothing(command, model, cache, monkeypatch):
     assert status == 0
 
 
+@pytest.mark.slow
 def test_two_directions_of_pairs(command, model, tmp_path):
     pairs = mp.PromptPairs(
         [
@@ -210,6 +212,7 @@ def test_prompts_of_unequal_length_are_aligned(command, model):
     assert json.loads(out)["values"] == json.loads(expected.to_json())["values"]
 
 
+@pytest.mark.slow
 def test_prompts_come_from_files_and_from_stdin(command, tmp_path, monkeypatch):
     text, chats, lines = tmp_path / "prompt.txt", tmp_path / "chats.jsonl", tmp_path / "prompts.jsonl"
     text.write_text(f"{CORRUPTED}\n", encoding="utf-8")
