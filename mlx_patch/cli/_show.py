@@ -103,8 +103,10 @@ def _format_name(about: Any) -> str:
 
 
 def _show_pair(pair: PairResult, output: Output) -> None:
-    if output.json is not None or output.html is not None:
-        raise UsageError("`--json` and `--html` must be left out for both directions. Use --plot, or Python.")
+    if output.json is not None:
+        raise UsageError("`--json` must be left out for both directions. Got both. Use --html or --plot, or Python.")
+    if output.html is not None:
+        pair.to_html(output.html)
     if output.plot is not None:
         output.write_plot(pair.plot(pair.denoising.metrics[0])[0])
     texts = [repr(pair)]

@@ -34,7 +34,7 @@ def result_of_json(fields: Mapping[str, Any], name: str) -> CellResult:
     return kind(
         values=_numbers(fields["values"]),
         axes=tuple(fields["axes"]),
-        coords={axis: _labels(labels) for axis, labels in fields["coords"].items()},
+        coords=fields["coords"],
         baseline=_numbers(fields["baseline"]),
         provenance=fields["provenance"],
         seconds=fields["seconds"],
@@ -45,17 +45,6 @@ def result_of_json(fields: Mapping[str, Any], name: str) -> CellResult:
 def _numbers(values: Any) -> np.ndarray:
     """An array of JSON's numbers, in which null is NaN and infinities are texts."""
     return np.array(values, np.float32)
-
-
-def _labels(labels: Any) -> tuple[Any, ...]:
-    return tuple(map(_label, labels))
-
-
-def _label(label: Any) -> Any:
-    """A coordinate, with a tuple for a group."""
-    if isinstance(label, list):
-        return tuple(label)
-    return label
 
 
 def _report_text(fields: Mapping[str, Any]) -> str:

@@ -77,6 +77,22 @@ def result_frame(result: Labelled) -> str:
     return html_frame(result_page(result), min(360 + 18 * n_rows, 900))
 
 
+def pair_page(denoising: Labelled, noising: Labelled, path: str | os.PathLike[str] | None = None) -> str:
+    """What `to_html` of a pair of results returns: a page with the page of each."""
+    frames = pair_frames(denoising, noising)
+    page = html_page("PairResult: denoising and noising", frames)
+    if path is not None:
+        with written_whole(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    return page
+
+
+def pair_frames(denoising: Labelled, noising: Labelled) -> str:
+    """What a notebook shows of a pair of results: one below the other."""
+    titles = {"denoising: clean put into corrupted": denoising, "noising: corrupted put into clean": noising}
+    return "\n".join(f"<h2>{escape(title)}</h2>{result_frame(result)}" for title, result in titles.items())
+
+
 def _strongest(result: Labelled, metric: str) -> str:
     """The cells furthest from the baseline, as a table."""
     single = result

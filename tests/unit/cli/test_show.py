@@ -55,6 +55,8 @@ def test_both_directions_are_shown(command, model, tmp_path):
     pair.save(tmp_path / "pair.npz")
     status, out, err = command("show", tmp_path / "pair.npz", "--plot", tmp_path / "pair.svg")
     assert status == 0, err
+    assert command("show", tmp_path / "pair.npz", "--html", tmp_path / "pair.html")[0] == 0
+    assert (tmp_path / "pair.html").read_text(encoding="utf-8") == pair.to_html()
     assert out == f"{pair!r}\n{pair.denoising.metrics[0]}: {pair.summary()}\n"
     assert "<svg" in (tmp_path / "pair.svg").read_text(encoding="utf-8")
     both = {name: json.loads(getattr(pair, name).to_json()) for name in ("denoising", "noising")}

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from mlx_patch.errors import FileError
-from mlx_patch.results import Estimate, SweepResult
+from mlx_patch.results import Estimate, PairResult, SweepResult
 
 HOSTILE = "</script><b>&\u2028'\""
 
@@ -191,6 +192,18 @@ def test_a_notebook_shows_the_page_in_a_frame():
     [attributes] = frame.attributes["iframe"]
     assert attributes["srcdoc"] == result.to_html()
     assert attributes["sandbox"] == "allow-scripts"
+
+
+def test_a_page_of_both_directions_has_the_page_of_each(tmp_path):
+    result = result_of("layer", "pos")
+    ends = {"clean": 2.0, "corrupted": 1.0}
+    other = replace(result, baseline=np.full(1, 2, np.float32))
+    pair = PairResult(result.normalised(**ends), other.normalised(**ends))
+    page = pair.to_html(tmp_path / "pair.html")
+    assert (tmp_path / "pair.html").read_text(encoding="utf-8") == page
+    for text in (page, pair._repr_html_()):
+        pages = [frame["srcdoc"] for frame in Page(text).attributes["iframe"]]
+        assert pages == [pair.denoising.to_html(), pair.noising.to_html()]
 
 
 def test_a_notebook_shows_the_text_of_a_large_result():
