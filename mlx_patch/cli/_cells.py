@@ -56,6 +56,7 @@ def add_cells(parser: argparse.ArgumentParser, *, over: str, paths: bool = False
         help="replace, interpolate=0.5, zero, mean, resample, noise=3, scale=2, clamp(-1, 1), knockout; "
         "`|` joins several (default: replace, where there is a source)",
     )
+    group.add_argument("--align", action="store_true", help="map the source's positions to the prompt's with mp.align")
     group.add_argument("--layers", metavar="LIST", help="3-7,9 with both ends; 3+4 are patched together (default: all)")
     group.add_argument("--positions", metavar="LIST", help="0-3,last or \"text('Mary').final\" (default: all)")
     for axis in ("heads", "neurons", "alphas", "seeds"):
@@ -104,10 +105,11 @@ def cell_arguments(options: argparse.Namespace, dry: bool = False) -> CellArgume
     _refuse_no_metric(options, prompts)
     for text in options.metric or ():
         read_metric(text, lambda _: mx.zeros((1, 1, 1)))
+    _refuse_sources_of_edits(options, prompts)
     model = load_model(options)
     source_runs = SourceRuns(model, prompts, dry)
     at = [site.strip() for site in options.at.split(",")]
-    caches = source_runs.caches([*at, *sites_of_edits(options.edit)])
+    caches = source_runs.caches(list(dict.fromkeys([*at, *sites_of_edits(options.edit)])))
     intervention: Any = [intervention_text.of(cache) for cache in caches]
     if options.align:
         intervention = aligned_interventions(intervention, model, prompts)
@@ -124,6 +126,19 @@ def cell_arguments(options: argparse.Namespace, dry: bool = False) -> CellArgume
         **choices,
     }
     return CellArguments(model, prompts, keywords)
+
+
+def _refuse_sources_of_edits(options: argparse.Namespace, prompts: PromptArguments) -> None:
+    """Refuse edits that would take the activations of one source in the runs of all prompts.
+
+    Raises:
+        UsageError: There are several sources, and an edit takes one.
+    """
+    if len(prompts.sources) > 1 and sites_of_edits(options.edit):
+        raise UsageError(
+            f"`--edit` must have no source where there are several, {len(prompts.sources)}. Got {options.edit[0]!r}. "
+            "Run each prompt by itself."
+        )
 
 
 def _read_choices(options: argparse.Namespace) -> dict[str, Any]:

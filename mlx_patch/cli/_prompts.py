@@ -63,7 +63,6 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--source", action="append", metavar="TEXT", help="where `replace` takes activations from: one, or one a prompt"
     )
     group.add_argument("--source-file", metavar="FILE", help="the same from a file, as --prompt-file")
-    group.add_argument("--align", action="store_true", help="map positions with mp.align, where lengths differ")
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,11 @@ REFUSED = [
     ((*SWEEP, *SOURCED, "--source-file", "/no"), "`--source` and `--source-file` exclude each other."),
     ((*SWEEP, *SOURCED, *SOURCED), "`--source` must be given once, or once a prompt (1). Got 2."),
     ((*SWEEP, *SOURCED, "--pairs", "/no"), "`--pairs` must be without --prompt"),
+    (
+        (*SWEEP, "--prompt", "Mars", *SOURCED, "--source", "Mars", "--edit", "Replace(source).at('z', layer=1)"),
+        "`--edit` must have no source where there are several, 2.",
+    ),
+    (("generate", TINY, "--prompt", "a", "--align"), "must be given options that it has. Got --align."),
     ((*SWEEP, *ZERO, "--noising"), "`--noising` must be given with --pairs."),
     ((*SWEEP, *ZERO, "--normalised"), "`--normalised` must have a source"),
     ((*SWEEP, *ZERO, "--align"), "`--align` must have a source."),

@@ -190,6 +190,17 @@ def test_two_directions_of_pairs(command, model, tmp_path):
         assert np.array(json.loads(out)["values"])[-1] == pytest.approx(1)
 
 
+def test_standing_edits_take_the_source(command, model):
+    _, cache = model.run_with_cache(CLEAN, sites=("z", "mlp_out"), logits_at=-1)
+    ask = ("sweep", TINY, *PROMPT, *SOURCE, "--at", "z", *ENTROPY, "--json", "-")
+    edits = ("--edit", "Replace().at('z', layer=1)", "--edit", "Interpolate(source, 0.5).at('mlp_out', layer=0)")
+    status, out, err = command(*ask, *edits)
+    assert status == 0, err
+    standing = [mp.Replace(cache).at("z", layer=1), mp.Interpolate(cache, 0.5).at("mlp_out", layer=0)]
+    expected = mp.sweep(model, CORRUPTED, mp.Replace(cache), "z", metric="entropy", edits=standing, progress=False)
+    assert numbers_of(out) == numbers_of(expected.to_json())
+
+
 def test_prompts_of_unequal_length_are_aligned(command, model):
     longer = "Jupiter (planet 4, diameter"
     ask = ("sweep", TINY, *PROMPT, "--source", longer, "--at", "resid_post", "--over", "layer,pos", *ANSWERS)
