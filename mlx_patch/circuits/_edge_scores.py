@@ -15,7 +15,7 @@ from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._interchange import graph_file, read_graph_file
 from mlx_patch.errors import KindError, MissingExtraError, ShapeError, ValueRefusedError
 from mlx_patch.files import written_whole
-from mlx_patch.plot import Network, network, network_svg
+from mlx_patch.plot import Network, html_page, network, network_svg
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _DRAWN = 50
 """How many edges a picture has."""
+
+_STYLE = ".mlx-patch svg { background: #ffffff; max-width: 100%; }"
+"""A picture is black on white, in dark mode too."""
 
 
 @final
@@ -213,8 +216,7 @@ class EdgeScores:
             ValueRefusedError: It has no edge.
             FileError: `path` cannot be written to.
         """
-        svg = network_svg(self._network(circuit))
-        text = f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Circuit</title>\n{svg}\n</html>\n'
+        text = html_page("Circuit", network_svg(self._network(circuit)), style=_STYLE)
         with written_whole(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

@@ -5,13 +5,11 @@ from html import escape
 
 import numpy as np
 
-from mlx_patch.plot import visible
+from mlx_patch.plot import html_page, visible
 
 _STYLE = """
-body { font: 13px sans-serif; }
 div.head { display: inline-block; margin: 6px; vertical-align: top; }
-table { border-collapse: collapse; }
-td { width: 10px; height: 10px; padding: 0; border: 1px solid #eee; }
+div.head td { width: 10px; height: 10px; padding: 0; border: 1px solid var(--line); }
 """
 
 
@@ -28,7 +26,7 @@ def attention_page(patterns: np.ndarray, queries: Sequence[int], tokens: Sequenc
     if tokens is not None and len(tokens) == len(names):
         names = [f"{visible(token)} ({name})" for token, name in zip(tokens, names, strict=True)]
     grids = "".join(_grid(number, pattern, queries, names) for number, pattern in enumerate(patterns))
-    return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style><h3>{escape(heading)}</h3>{grids}\n'
+    return html_page(heading, f"<h1>{escape(heading)}</h1>{grids}", style=_STYLE)
 
 
 def _grid(head: int, pattern: np.ndarray, queries: Sequence[int], names: Sequence[str]) -> str:

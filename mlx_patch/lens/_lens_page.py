@@ -5,12 +5,12 @@ from html import escape
 
 import numpy as np
 
-from mlx_patch.plot import visible
+from mlx_patch.plot import html_page, visible
 
 _STYLE = """
 table.lens { border-collapse: collapse; font: 12px monospace; }
-table.lens td, table.lens th { padding: 2px 5px; border: 1px solid #ddd; white-space: pre; }
-table.lens th { font-weight: normal; color: #555; text-align: right; }
+table.lens td, table.lens th { padding: 2px 5px; border: 1px solid var(--line); white-space: pre; }
+table.lens th { font-weight: normal; color: var(--soft); text-align: right; }
 """
 
 
@@ -34,7 +34,7 @@ def lens_page(
     body.reverse()
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     table = f'<table class="lens">{"".join(body)}<tr><th></th>{head}</tr></table>'
-    return f'<!doctype html><meta charset="utf-8"><style>{_STYLE}</style><p>{escape(heading)}</p>{table}\n'
+    return html_page(heading, f"<h1>{escape(heading)}</h1>{table}", style=_STYLE)
 
 
 def _row(cells: Sequence[Sequence[str]], probs: np.ndarray, label: str) -> str:

@@ -9,6 +9,7 @@ from mlx_patch.results._cell_result import CellResult as CellResult
 from mlx_patch.results._coordinates import Coordinate as Coordinate
 from mlx_patch.results._estimate import Estimate as Estimate
 from mlx_patch.results._files import StoredPlan as StoredPlan
+from mlx_patch.results._files import json_text as json_text
 from mlx_patch.results._normalised import fraction_of_gap as fraction_of_gap
 from mlx_patch.results._pair import PairResult as PairResult
 from mlx_patch.results._peaks import Peak as Peak

@@ -13,6 +13,7 @@ from mlx_patch.results._figures import draw
 from mlx_patch.results._files import load_result, result_as_json, save_result
 from mlx_patch.results._labelled import Labelled
 from mlx_patch.results._normalised import normalise
+from mlx_patch.results._page import result_frame, result_page
 from mlx_patch.results._peaks import Peak, largest_effects
 from mlx_patch.results._selection import average, one_metric, select
 from mlx_patch.results._tables import data_array, long_frame
@@ -180,6 +181,22 @@ class CellResult(Labelled):
             ValueRefusedError: There are more than two axes, or none; or several metrics and none is named.
         """
         return draw(self.of_metric(metric), ax)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The result as one HTML page, which loads nothing: a heatmap or a curve, with its numbers where one points.
+
+        It has pickers for metrics, examples and further axes, and the same as text. It follows the dark or light mode
+        of who reads it, and the arrow keys.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        return result_page(self, path)
+
+    def _repr_html_(self) -> str:
+        return result_frame(self)
 
     @override
     def __repr__(self) -> str:

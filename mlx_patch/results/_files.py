@@ -46,6 +46,8 @@ def _jsonable(value: Any) -> Any:
             return [_jsonable(entry) for entry in value]
         case np.floating():
             return _jsonable(float(str(value)))
+        case np.bool_() | np.integer():
+            return value.item()
         case float() if isnan(value):
             return None
         case float() if isinf(value):

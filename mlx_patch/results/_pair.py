@@ -11,6 +11,7 @@ from mlx_patch.errors import ShapeError, ValueRefusedError
 from mlx_patch.files import Format, read_archive, write_archive
 from mlx_patch.results._figures import draw_pair
 from mlx_patch.results._files import about_result, read_result, result_arrays
+from mlx_patch.results._page import pair_frames, pair_page
 from mlx_patch.results._result import SweepResult
 from mlx_patch.results._verdicts import PairSummary, checked_threshold, is_necessary, is_sufficient, summary_of
 
@@ -136,6 +137,19 @@ class PairResult:
         """
         pair = self.of_metric(metric)
         return draw_pair(pair.denoising, pair.noising)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Both as one HTML page, as `SweepResult.to_html` makes each.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        return pair_page(self.denoising, self.noising, path)
+
+    def _repr_html_(self) -> str:
+        return pair_frames(self.denoising, self.noising)
 
     @override
     def __repr__(self) -> str:

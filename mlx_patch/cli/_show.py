@@ -1,0 +1,203 @@
+"""`mlx_patch show`: what a file holds that Python, or another command, wrote."""
+
+import argparse
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_patch.cache import ActivationCache
+from mlx_patch.circuits import EdgeScores
+from mlx_patch.cli._output import Output, add_output, output_of
+from mlx_patch.cli._prompts import read_pairs
+from mlx_patch.cli._results import result_text, write_result
+from mlx_patch.cli._show_json import JSON_TEXTS, result_of_json
+from mlx_patch.cli._show_study import is_study, study_text
+from mlx_patch.cli._verb import UsageError, Verb
+from mlx_patch.errors import FileError, PatchError
+from mlx_patch.results import CellResult, Estimate, PairResult, SweepResult
+from mlx_patch.store import ActivationStore
+
+_EDGES = 20
+"""Edges that the text of a graph names."""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="a result (.npz, .json), graph, cache, pairs (.jsonl) or folder of a store")
+    add_output(parser, plot=True, html=True)
+
+
+def _run(options: argparse.Namespace) -> int:
+    output = output_of(options)
+    path = Path(options.file)
+    if path.is_dir():
+        return _print_alone(output, _store_text(path))
+    show = _readers().get(path.suffix)
+    if not path.exists() or show is None:
+        raise _refused(path)
+    show(path, output)
+    return 0
+
+
+def _readers() -> Mapping[str, Callable[[Path, Output], object]]:
+    """What reads and prints a file, by its ending."""
+    return {
+        ".npz": _show_archive,
+        ".json": _show_json,
+        ".jsonl": lambda path, output: _print_alone(output, _pairs_text(path)),
+        ".safetensors": lambda path, output: _print_alone(output, _cache_text(path)),
+    }
+
+
+def _refused(path: Path, reason: str = "") -> FileError:
+    if not reason and not path.exists():
+        reason = ": No such file or folder"
+    return FileError(
+        f"`file` must be one that mlx_patch wrote: .npz, .json, .jsonl, .safetensors or the folder of a store. "
+        f"Got {path}{reason}. Check the path."
+    )
+
+
+def _print_alone(output: Output, text: str) -> int:
+    """Print what has a text alone.
+
+    Raises:
+        UsageError: A figure, a page or JSON of it is wanted.
+    """
+    for name in ("json", "plot", "html"):
+        if getattr(output, name) is not None:
+            raise UsageError(f"`--{name}` must be left out for this file, which is shown as text alone. Got both.")
+    output.print(text)
+    return 0
+
+
+def _show_archive(path: Path, output: Output) -> None:
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (SweepResult, Estimate, PairResult)}
+    name = _format_of_archive(path).removeprefix("mlx_patch.")
+    if name == "sweep.checkpoint":
+        raise _refused(path, ", a checkpoint. Call the sweep again with it, and show what it returns")
+    if name not in kinds:
+        raise _refused(path, ", which is of another kind")
+    result = kinds[name].load(path)
+    if isinstance(result, PairResult):
+        _show_pair(result, output)
+    else:
+        write_result(result, output)
+
+
+def _format_of_archive(path: Path) -> str:
+    """The name of the format that an archive says; empty where it says none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read("about.json"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise _refused(path, f", which cannot be read: {error}") from error
+    return _format_name(about)
+
+
+def _format_name(about: Any) -> str:
+    if not isinstance(about, Mapping):
+        return ""
+    return str(about.get("format", "")).partition("/")[0]
+
+
+def _show_pair(pair: PairResult, output: Output) -> None:
+    if output.json is not None:
+        raise UsageError("`--json` must be left out for both directions. Got both. Use --html or --plot, or Python.")
+    if output.html is not None:
+        pair.to_html(output.html)
+    if output.plot is not None:
+        output.write_plot(pair.plot(pair.denoising.metrics[0])[0])
+    texts = [repr(pair)]
+    for metric in pair.denoising.metrics:
+        texts.append(f"{metric}: {pair.summary(metric=metric)}")
+    output.print("\n".join(texts))
+
+
+def _show_json(path: Path, output: Output) -> None:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _refused(path, f", which cannot be read: {error}") from error
+    if not isinstance(fields, Mapping):
+        raise _refused(path, ", which is of another kind")
+    name = _format_name(fields).removeprefix("mlx_patch.").removesuffix(".json")
+    try:
+        if name in ("SweepResult", "Estimate"):
+            write_result(result_of_json(fields, name), output)
+        elif name in JSON_TEXTS:
+            _print_alone(output, JSON_TEXTS[name](fields))
+        elif {"cfg", "nodes", "edges"} <= fields.keys():
+            _show_edges(path, output)
+        elif is_study(fields):
+            _print_alone(output, study_text(fields))
+        elif {"denoising", "noising"} <= fields.keys():
+            _print_alone(output, _both_ways(fields))
+        else:
+            raise _refused(path, ", which is of another kind")
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, PatchError):
+            raise
+        raise _refused(path, f", which is inconsistent: {type(error).__name__} {error}") from error
+
+
+def _both_ways(fields: Mapping[str, Any]) -> str:
+    """Both directions of a pair, as the examples write them."""
+    results: dict[str, CellResult] = {
+        name: result_of_json(fields[name], "SweepResult") for name in ("denoising", "noising")
+    }
+    return "\n".join(f"{name}: {result_text(result)}" for name, result in results.items())
+
+
+def _show_edges(path: Path, output: Output) -> None:
+    edges, circuit = EdgeScores.from_json(path)
+    if output.json is not None:
+        raise UsageError("`--json` must be left out for a graph, which is JSON already. Got both.")
+    if output.html is not None:
+        edges.to_html(output.html)
+    if output.plot is not None:
+        output.write_plot(edges.plot())
+    strongest = edges.top(min(_EDGES, edges.graph.n_edges))
+    scores = edges.mean()
+    places = sorted(zip(*strongest.has_edge.nonzero(), strict=True), key=lambda place: -abs(scores[place]))
+    lines = [repr(edges), f"in the graph: {circuit.n_edges} edges", "strongest:"]
+    for writer, reader in places:
+        name = f"{edges.graph.writers[writer]}->{edges.graph.readers[reader]}"
+        lines.append(f"  {scores[writer, reader]:>+10.4g}  {name}")
+    output.print("\n".join(lines))
+
+
+def _cache_text(path: Path) -> str:
+    cache = ActivationCache.load(path)
+    lines = [repr(cache), f"model: {cache.model.get('name', 'no name')}"]
+    for site, array in cache.items():
+        shape = " ".join(map(str, array.shape))
+        dtype = str(array.dtype).removeprefix("mlx.core.")
+        lines.append(f"  {site!s:<36}{shape:<24}{dtype:<10}{array.nbytes:>12,} bytes")
+    return "\n".join(lines)
+
+
+def _store_text(path: Path) -> str:
+    store = ActivationStore(path)
+    lines = [repr(store), f"model: {store.model.get('name', 'no name')}"]
+    lines += [f"  {site}" for site in store.sites]
+    return "\n".join(lines)
+
+
+def _pairs_text(path: Path) -> str:
+    pairs = read_pairs(str(path), "file")
+    lines = [repr(pairs)]
+    for pair in pairs:
+        lines.append(f"  {pair.clean!r} -> {pair.answer!r}, {pair.corrupted!r} -> {pair.foil!r}")
+    return "\n".join(lines)
+
+
+SHOW = Verb(
+    name="show",
+    help="print what is in a file that Python or another command wrote",
+    description="Print what is in a file that Python or another command wrote: results, graphs, caches, stores, pairs.",
+    example="mlx_patch show result.npz --html result.html",
+    add_arguments=_add_arguments,
+    run=_run,
+)
