@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.cli._model import load_model
+from mlx_patch.cli._model import chosen_model
 from mlx_patch.cli._prompts import PromptArguments, read_prompts
 from mlx_patch.cli._sources import SourceRuns, aligned_interventions, refuse_unequal
 from mlx_patch.cli._values import (
@@ -106,7 +106,7 @@ def cell_arguments(options: argparse.Namespace, dry: bool = False) -> CellArgume
     for text in options.metric or ():
         read_metric(text, lambda _: mx.zeros((1, 1, 1)))
     _refuse_sources_of_edits(options, prompts)
-    model = load_model(options)
+    model = chosen_model(options)
     source_runs = SourceRuns(model, prompts, dry)
     at = [site.strip() for site in options.at.split(",")]
     caches = source_runs.caches(list(dict.fromkeys([*at, *sites_of_edits(options.edit)])))

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlx_patch.cli._model import add_edits, add_model, load_model
+from mlx_patch.cli._model import add_edits, add_model, chosen_model
 from mlx_patch.cli._output import add_output, output_of
 from mlx_patch.cli._prompts import add_prompts, add_source, read_one_prompt
 from mlx_patch.cli._sources import edits_of_command
@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     output = output_of(options)
     prompts = read_one_prompt(options)
-    model = load_model(options)
+    model = chosen_model(options)
     edits = edits_of_command(options, model, prompts)
     text = model.generate(prompts.tokens, edits, options.max_tokens)
     fields: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.cli._lens_text import lens_text
-from mlx_patch.cli._model import add_edits, add_model, load_model
+from mlx_patch.cli._model import add_edits, add_model, chosen_model
 from mlx_patch.cli._output import Output, add_output, output_of
 from mlx_patch.cli._prompts import PromptArguments, add_prompts, add_source, read_one_prompt
 from mlx_patch.cli._sources import edits_of_command
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("`--wrong` must be given with --by. Got no --by. Write --by part, say.")
     prompts = read_one_prompt(options)
     positions = read_positions(options.positions)
-    model = load_model(options)
+    model = chosen_model(options)
     sites = tuple(site.strip() for site in (options.at or "resid_post").split(","))
     lens = logit_lens(model, prompts.tokens, sites, _joined(positions), edits_of_command(options, model, prompts))
     fields = lens_fields(lens, model, options.top, options.right)
@@ -103,7 +103,7 @@ def _run_direct(options: argparse.Namespace, output: Output) -> int:
         raise UsageError("`--at` must be left out with --by, which takes every part of the stream. Got both.")
     prompts = read_one_prompt(options)
     positions = read_positions(options.positions)
-    model = load_model(options)
+    model = chosen_model(options)
     logit = _direct(options, model, prompts, positions)
     output.write_json(json_text({**DIRECT_FORMAT.entry, "model": model.identity, **direct_fields(logit)}))
     output.print(str(logit))

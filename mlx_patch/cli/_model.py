@@ -11,7 +11,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter-path", metavar="FOLDER", help="a LoRA adapter, as mlx_lm.lora writes it")
 
 
-def load_model(options: argparse.Namespace) -> HookedModel:
+def chosen_model(options: argparse.Namespace) -> HookedModel:
     """The model of a command.
 
     Raises:

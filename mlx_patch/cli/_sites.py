@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mlx_patch.cli._model import add_model, load_model
+from mlx_patch.cli._model import add_model, chosen_model
 from mlx_patch.cli._output import add_output, output_of
 from mlx_patch.cli._verb import Verb
 from mlx_patch.files import Format
@@ -21,7 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     output = output_of(options)
-    model = load_model(options)
+    model = chosen_model(options)
     sites = [{"site": str(site), "name": site.name, "layer": site.layer, "axes": site.axes} for site in model.sites]
     absent = {name: model.layout.why_not(name) for name in SITES if not _layers(model, name)}
     fields: dict[str, Any] = {"model": model.identity, "n_layers": model.n_layers, "d_model": model.d_model}
