@@ -6,10 +6,14 @@ from mlx_patch.lens._attention import pattern_page as pattern_page
 from mlx_patch.lens._attention import plot_pattern as plot_pattern
 from mlx_patch.lens._direct_logits import direct_logits as direct_logits
 from mlx_patch.lens._direct_result import DirectLogits as DirectLogits
+from mlx_patch.lens._expert_parts import ExpertParts as ExpertParts
+from mlx_patch.lens._expert_parts import expert_parts as expert_parts
 from mlx_patch.lens._fit_jacobian_lens import fit_jacobian_lens as fit_jacobian_lens
 from mlx_patch.lens._fit_record import FitRecord as FitRecord
 from mlx_patch.lens._fit_tuned_lens import fit_tuned_lens as fit_tuned_lens
 from mlx_patch.lens._fitted_lens import FittedLens as FittedLens
+from mlx_patch.lens._head_parts import HeadParts as HeadParts
+from mlx_patch.lens._head_parts import head_parts as head_parts
 from mlx_patch.lens._jacobian_lens import JacobianLens as JacobianLens
 from mlx_patch.lens._lens_result import LogitLens as LogitLens
 from mlx_patch.lens._lens_result import TopTokens as TopTokens

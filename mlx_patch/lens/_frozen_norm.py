@@ -38,10 +38,16 @@ class FrozenNorm:
         Returns:
             Shape `(batch, pos, width)`.
         """
-        through = self.scale * (direction * self.gain)
+        before = self.scale * (direction * self.gain)
         if self.centred:
-            through = through - through.mean(axis=-1, keepdims=True)
-        return through
+            before = before - before.mean(axis=-1, keepdims=True)
+        return before
+
+    def through(self, part: mx.array) -> mx.array:
+        """What a part of the stream is behind the norm, without the bias. Shape `(batch, pos, width)`, both."""
+        if self.centred:
+            part = part - part.mean(axis=-1, keepdims=True)
+        return self.scale * (part * self.gain)
 
 
 def frozen_norm(norm: Callable[[mx.array], mx.array], before: mx.array, behind: mx.array) -> FrozenNorm | None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_patch.architectures import Layout
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import ArchitectureError
-from mlx_patch.lens._frozen_norm import frozen_norm, relative_distance
+from mlx_patch.lens._frozen_norm import FrozenNorm, frozen_norm, relative_distance
 from mlx_patch.sites import Site
 
 _SAME = {mx.float32: 1e-3, mx.bfloat16: 0.05, mx.float16: 0.02}
@@ -100,8 +101,43 @@ def _by_query_head(layout: Layout, values: mx.array, n_heads: int) -> mx.array:
     return mx.repeat(values, n_copies, axis=2)
 
 
-def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direction: mx.array) -> mx.array:
-    """The derivative of what a layer adds along a direction by the activation that it is made from.
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A number by which a layer multiplies what it adds."""
+
+    factor: mx.array
+
+    def back(self, direction: mx.array) -> mx.array:
+        """What a direction behind it is before it."""
+        return self.factor * direction
+
+    def through(self, part: mx.array) -> mx.array:
+        """What a part is behind it."""
+        return self.factor * part
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The linear map from an activation to what its layer adds, in one run.
+
+    Attributes:
+        module: The first step: the projection, and maybe its bias.
+        raw: What the run gave it. Shape `(batch, pos, width)`.
+        behind: What follows: a number, or a norm with the scale of the run.
+    """
+
+    module: nn.Module
+    raw: mx.array
+    behind: Factor | FrozenNorm
+
+    def of(self, raw: mx.array) -> mx.array:
+        """What a part of the input adds, without any bias. Float32, shape `(batch, pos, d_model)`."""
+        bias = self.module(mx.zeros_like(raw))
+        return self.behind.through((self.module(raw) - bias).astype(mx.float32))
+
+
+def projection_of(layout: Layout, cache: ActivationCache, site: Site, added: Site) -> Projection:
+    """The map from one site of a layer to what it adds.
 
     Raises:
         ArchitectureError: What is added is not a linear map of it, as far as the table says.
@@ -113,38 +149,45 @@ def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direc
     raw = activation.reshape(*activation.shape[:2], -1)
     if relative_distance(place.point.view.read(raw, place.block), activation) > 0:
         raise _no_map(layout, site, "the module that reads it reads more")
-    projected = place.module(raw)
-    behind = _behind_projection(layout, added, projected, cache[added], direction)
+    behind = _behind_projection(layout, added, place.module(raw), cache[added])
     if behind is None:
         raise _no_map(layout, site, f"{added.name} is neither that projection, nor it times a number, nor its norm")
+    return Projection(place.module, raw, behind)
+
+
+def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direction: mx.array) -> mx.array:
+    """The derivative of what a layer adds along a direction by the activation that it is made from.
+
+    Raises:
+        ArchitectureError: What is added is not a linear map of it, as far as the table says.
+    """
+    projection = projection_of(layout, cache, site, added)
+    behind = projection.behind.back(direction)
 
     def along(raw_input: mx.array) -> mx.array:
-        return (place.module(raw_input).astype(mx.float32) * behind).sum()
+        return (projection.module(raw_input).astype(mx.float32) * behind).sum()
 
-    return mx.grad(along)(raw).astype(mx.float32).reshape(activation.shape)
+    return mx.grad(along)(projection.raw).astype(mx.float32).reshape(cache[site].shape)
 
 
 def _behind_projection(
-    layout: Layout, added: Site, projected: mx.array, output: mx.array, direction: mx.array
-) -> mx.array | None:
-    """A direction of the stream, taken back to a projection: through a number or a norm. None where it is neither."""
+    layout: Layout, added: Site, projected: mx.array, output: mx.array
+) -> Factor | FrozenNorm | None:
+    """What stands between a projection and what is added: a number or a norm. None where it is neither."""
     if projected.shape != output.shape:
         return None
     wide, tolerance = projected.astype(mx.float32), _tolerance(output)
     factor = (wide * output).sum() / mx.maximum((wide * wide).sum(), 1e-30)
     if relative_distance(output, factor * wide) <= tolerance:
-        return factor * direction
+        return Factor(factor)
     place = layout.place(added)
     if place.point.side != "output":
         return None
     norm: Callable[[mx.array], mx.array] = place.module
     try:
-        frozen = frozen_norm(norm, projected, output)
+        return frozen_norm(norm, projected, output)
     except (TypeError, ValueError):  # it is a module of another kind, which takes other arguments or widths
         return None
-    if frozen is None:
-        return None
-    return frozen.back(direction)
 
 
 def _tolerance(array: mx.array) -> float:
