@@ -1,8 +1,6 @@
 """Causal tracing: where does a model recall what it says of a subject?"""
 
-from typing import Any
-
-from typing_extensions import Unpack
+from typing import Any, Unpack
 
 from mlx_patch.interventions import Ablate, PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
-from typing_extensions import Unpack
 
 from mlx_patch.errors import ArchitectureError, listed
 from mlx_patch.interventions import Ablate, Edit, Replace

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
 import numpy as np
-from typing_extensions import Unpack
 
 from mlx_patch.errors import ArchitectureError, KindError, ShapeError, UnknownNameError, listed
 from mlx_patch.interventions import PositionChoice, Replace

@@ -1,9 +1,7 @@
 """Attention knockout: through which layers does information flow from some positions to the last?"""
 
 from collections.abc import Mapping
-from typing import Any
-
-from typing_extensions import Unpack
+from typing import Any, Unpack
 
 from mlx_patch.errors import KindError
 from mlx_patch.interventions import Knockout, PositionChoice

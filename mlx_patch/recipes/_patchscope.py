@@ -1,10 +1,9 @@
 """Patchscopes: what does a model itself read in an activation of another prompt?"""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import mlx.core as mx
-from typing_extensions import Unpack
 
 from mlx_patch.errors import ShapeError
 from mlx_patch.interventions import PositionChoice, Replace

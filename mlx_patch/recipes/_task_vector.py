@@ -1,9 +1,7 @@
 """Task vectors: does one activation hold what the examples in a prompt show?"""
 
 from collections.abc import Iterable
-from typing import Any
-
-from typing_extensions import Unpack
+from typing import Any, Unpack
 
 from mlx_patch.interventions import Replace
 from mlx_patch.model import HookedModel, require_hooked

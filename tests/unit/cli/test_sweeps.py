@@ -101,7 +101,7 @@ METRICS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "metric"), METRICS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "metric"), METRICS, ids=[str(options)[:40] for options, _ in METRICS])
 def test_metrics_are_said_as_in_python(command, model, cache, options, metric):
     status, out, err = command(
         "sweep", TINY, *PROMPT, *SOURCE, "--at", "resid_post", "--positions", "last", *options, "--json", "-"
