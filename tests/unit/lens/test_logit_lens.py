@@ -9,7 +9,7 @@ import pytest
 from mlx_lm.models.llama import Model, ModelArgs
 
 import mlx_patch as mp
-from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, TokenError
+from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, TokenError, ValueRefusedError
 
 BATCH = mx.array([[11, 48, 85, 26, 63, 4], [5, 9, 2, 77, 31, 60]])
 
@@ -94,6 +94,7 @@ def test_generated_text_is_read_where_it_was_generated(tiny, word_tokenizer):
     _, edited = model.generate_with_cache("w11 w48 w85", edits=[edit], max_tokens=5)
     again = mp.lens.logit_lens(model, edited.tokens, edits=[edit])
     assert again.top(1).texts[-1][0][first - 1 : -1] == [[word] for word in again.texts[first:]]
+    np.testing.assert_allclose(mp.lens.logit_lens(model, edited).prob(3), again.prob(3), atol=1e-5)
 
 
 def test_two_models_are_compared_site_by_site(tiny):
@@ -226,3 +227,31 @@ def test_a_stream_that_does_not_decide_the_logits_is_refused(tiny, name):
     for ask in (mp.lens.logit_lens, lambda model, tokens: model.final_norm(mx.zeros((1, model.d_model)))):
         with pytest.raises(MissingSiteError, match="must read its logits off the stream"):
             ask(tiny(name), BATCH)
+
+
+@pytest.mark.parametrize("pos", [None, -1, [1, 3]])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mamba"])
+def test_a_cache_is_read_as_its_run_was(tiny, name, pos):
+    model, edit = tiny(name), mp.Scale(0.5).at("mlp_out" if name != "mamba" else "mixer_out", layer=0)
+    tokens = mx.array([[11, 48, 85, 26, 63], [5, 9, 48, 77, 31]])
+    _, cache = model.run_with_cache(tokens, ("resid_post", "resid_pre"), [edit])
+    found = mp.lens.logit_lens(model, cache, ("resid_pre", "resid_post"), pos=pos)
+    expected = mp.lens.logit_lens(model, tokens, ("resid_pre", "resid_post"), pos=pos, edits=[edit])
+    assert found.positions == expected.positions
+    np.testing.assert_allclose(found.prob(3), expected.prob(3), atol=1e-6)
+    np.testing.assert_allclose(found.kl(), expected.kl(), atol=1e-5)
+
+
+def test_a_cache_of_some_positions_is_read_at_these(tiny):
+    model, tokens = tiny("llama"), mx.array([[11, 48, 85, 26, 63]])
+    _, cache = model.run_with_cache(tokens, pos=[2, 4])
+    found = mp.lens.logit_lens(model, cache)
+    assert found.positions == (2, 4)
+    np.testing.assert_allclose(found.prob(3), mp.lens.logit_lens(model, tokens, pos=[2, 4]).prob(3), atol=1e-6)
+    with pytest.raises(SelectionError, match=r"`pos` must be positions that the cache holds\. Got \[3\]"):
+        mp.lens.logit_lens(model, cache, pos=[3, 4])
+    with pytest.raises(ValueRefusedError, match="`edits` must be left out where `tokens` is a cache"):
+        mp.lens.logit_lens(model, cache, edits=[mp.Scale(2.0).at("mlp_out", layer=0)])
+    _, early = model.run_with_cache(tokens, ["resid_post.0"])
+    with pytest.raises(MissingSiteError, match=r"The cache must hold blocks\.1\.hook_resid_post"):
+        mp.lens.logit_lens(model, early)
