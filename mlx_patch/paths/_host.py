@@ -87,7 +87,7 @@ class Host:
             return False
         if self.freeze == "all":
             return True
-        return not self.layout.family.shared and all(map(_has_plain_mlp, self.layout.points))
+        return not self.layout.family.shared and all(map(has_plain_mlp, self.layout.points))
 
     def index(self, positions: tuple[int, ...]) -> slice | mx.array:
         """What picks some positions of an array; nothing is copied for all of them."""
@@ -148,7 +148,7 @@ def _is_at_a_module(layout: Layout, site: Site) -> bool:
     return site.layer is not None and layout.points[site.layer][site.name].recipe is None
 
 
-def _has_plain_mlp(points: Mapping[str, Point]) -> bool:
+def has_plain_mlp(points: Mapping[str, Point]) -> bool:
     """Whether a block's MLP is a module of its own behind a norm, which sees one position at a time.
 
     Channel mixers that look back are in families whose blocks share more than the stream. Law 12 tells.

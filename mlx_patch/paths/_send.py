@@ -8,16 +8,14 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch.architectures import Layout
 from mlx_patch.interventions import Edit, Intervention, Span, Where
 from mlx_patch.model import run
 from mlx_patch.paths._frozen import Frozen
-from mlx_patch.paths._host import Host
+from mlx_patch.paths._host import Host, has_plain_mlp
 from mlx_patch.paths._jobs import Job, in_rounds
 from mlx_patch.paths._writers import StreamWriter
 from mlx_patch.sites import Site
-
-_BEHIND_MIXING = ("z", "attn_out", "mixer_out", "mlp_post", "mlp_out")
-"""The sites behind which a writer sees each position by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +133,21 @@ def _sends_by_position(host: Host, job: Job) -> bool:
     if len(job.edits) > 1 or not all(reader.is_end for reader in job.readers):
         return False
     sites = [site for edit in job.edits for site in host.layout.select(edit.site, edit.layer)]
-    return all(site.name in _BEHIND_MIXING and site in host.sender_activations for site in sites)
+    return all(site in host.sender_activations and _is_behind_mixing(host.layout, site) for site in sites)
+
+
+def _is_behind_mixing(layout: Layout, site: Site) -> bool:
+    """Whether a writer makes what it adds at a position of a site at that position alone."""
+    points = layout.points[site.layer or 0]
+    if site.name in ("mixer_out", "mlp_out"):
+        return True
+    if site.name == "mlp_post":
+        return not layout.family.shared and has_plain_mlp(points)
+    if site.name not in ("z", "attn_out"):
+        return False
+    # Beside the attention of some blocks stands another mixer, and `mixer_out` is the sum.
+    attention = points.get("attn_out")
+    return attention is not None and points.get("mixer_out", attention) == attention
 
 
 def _run_rounds(

@@ -13,9 +13,6 @@ MOST_ROWS = 128
 MOST_TOKENS = 4096
 """Rows times positions in one pass at most, for the same reason."""
 
-MOST_TOKENS_OF_NO_BLOCK = 2**16
-"""The same for rows that enter behind the last block: they cost little more than their memory."""
-
 
 PIECE = 256
 """Positions of a prompt that run at once, at most, where it may be split. Fewer would not fill a matrix product."""
@@ -103,7 +100,7 @@ def make_plan(
     """
     passes: list[Pass] = []
     for index, (group, group_cells) in enumerate(zip(groups, cells, strict=True)):
-        passes += _pack(index, group, group_cells, n_layers, executor, bounds, memory_of)
+        passes += _pack(index, group, group_cells, executor, bounds, memory_of)
     return Plan(
         executor=executor.name,
         how=executor.description,
@@ -144,7 +141,6 @@ def _pack(
     group_index: int,
     group: PromptGroup,
     cells: Sequence[CellStart],
-    n_layers: int,
     executor: PassShape,
     bounds: Bounds,
     memory_of: MemoryOf,
@@ -160,7 +156,7 @@ def _pack(
         pass_ = Pass(group_index, start, (), ())
         for index in indices:
             larger_pass = replace(pass_, cells=(*pass_.cells, index), entries=(*pass_.entries, entries[index]))
-            if pass_.cells and not _fits(larger_pass, group, n_layers, bounds, memory_of):
+            if pass_.cells and not _fits(larger_pass, group, bounds, memory_of):
                 passes.append(pass_)
                 larger_pass = Pass(group_index, start, (index,), (entries[index],))
             pass_ = larger_pass
@@ -168,13 +164,10 @@ def _pack(
     return passes
 
 
-def _fits(pass_: Pass, group: PromptGroup, n_layers: int, bounds: Bounds, memory_of: MemoryOf) -> bool:
-    """Whether a pass is within the bounds. Rows that no block runs are bounded by their memory alone."""
+def _fits(pass_: Pass, group: PromptGroup, bounds: Bounds, memory_of: MemoryOf) -> bool:
+    """Whether a pass is within the bounds."""
     n_cells = len(pass_.cells)
     n_tokens = n_cells * group.batch * (group.length - pass_.start)
-    runs_blocks = min(pass_.entries) < n_layers
-    if runs_blocks and (n_cells > bounds.rows or n_tokens > bounds.tokens):
-        return False
-    if n_tokens > MOST_TOKENS_OF_NO_BLOCK:
+    if n_cells > bounds.rows or n_tokens > bounds.tokens:
         return False
     return bounds.memory is None or memory_of(group, pass_) <= bounds.memory

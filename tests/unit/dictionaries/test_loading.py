@@ -259,7 +259,11 @@ assert sae.encode(x, [65535, 7]).shape == (1, 1, 2)
 assert sae.directions([65535, 7]).shape == (2, 2304)
 edit = mp.Features(sae, mp.Scale(0.0), [65535, 7]).at("resid_post", layer=0)
 mx.eval(edit.apply(x, mp.Site("resid_post", 0), mp.interventions.Span(0, 1, 1)))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if sys.platform == "linux":  # where `getrusage` counts what the parent had when it forked
+    lines = open("/proc/self/status", encoding="utf-8").read().splitlines()
+    [peak] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak)
 """
 

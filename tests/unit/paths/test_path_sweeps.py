@@ -207,3 +207,16 @@ def test_logits_of_the_answers_alone_are_those_of_full_runs(name, tiny):
     full = mp.sweep(model, HOST, patch, executor="reference", **axes)
     np.testing.assert_allclose(result.values, full.values, atol=1e-5)
     np.testing.assert_allclose(result.baseline, np.array(metric(model.run(HOST))), atol=1e-6)
+
+
+@pytest.mark.parametrize("at", ["z", "mlp_post", "mixer_out"])
+@pytest.mark.parametrize("name", ["falcon_h1", "qwen3_5", "llama", "gemma2"])
+def test_what_is_read_of_direct_paths_is_what_all_positions_give(name, at, tiny):
+    """A plain function reads all logits, so senders run at all positions; one mixer may stand beside another."""
+    model = tiny(name)
+    axes = {"at": at, "over": "layer", "via": LOGITS}
+    _, cache = model.run_with_cache(SOURCE, sites=(at,))
+    found = mp.sweep(model, HOST, mp.Replace(cache), metric=LogitDiff(3, 5), **axes)
+    whole = mp.sweep(model, HOST, mp.Replace(cache), metric=lambda logits: logits[:, -1, 3] - logits[:, -1, 5], **axes)
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-5)
+    assert np.abs(found.values - found.baseline).max() > 1e-4
