@@ -45,7 +45,7 @@ for name in sys.argv[1:]:
     )
     result.save(f"{name}.npz")
 """
-KILLS = 10
+KILLS = 20
 FORMAT = Format("mlx_patch.sweep.checkpoint", 1)
 
 
@@ -91,7 +91,7 @@ def ended(process):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_10_times_resumes_to_the_same_file(tmp_path):
+def test_a_sweep_killed_20_times_resumes_to_the_same_file(tmp_path):
     whole, path = tmp_path / "whole", tmp_path / "killed"
     chance, kills, at = random.Random(0), 0, []
     now, following = started(whole), started(path)
