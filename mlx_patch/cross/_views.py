@@ -10,30 +10,13 @@ from typing_extensions import override
 from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.errors import MissingSiteError
-from mlx_patch.interventions.sources import ActivationSource
+from mlx_patch.interventions.sources import SourceView
 from mlx_patch.sites import Site, site_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _View:
+class _View(SourceView):
     """A source that reads from another source. Subclasses change the sites or the arrays."""
-
-    source: ActivationSource
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The absolute positions that it holds, in order."""
-        return self.source.positions
-
-    @property
-    def n_positions(self) -> int:
-        """The number of positions of the prompt that it was captured from."""
-        return self.source.n_positions
-
-    @property
-    def tokens(self) -> Any:
-        """The tokens of the run; None if unknown."""
-        return getattr(self.source, "tokens", None)
 
     def _source_site(self, site: Site) -> Site:
         """The source's site for one of the target's."""

@@ -9,13 +9,14 @@ import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.interventions import ActivationSource, Chain, Intervention
+from mlx_patch.interventions.sources import SourceView
 
 Encode = Callable[[mx.array], mx.array]
 """From an activation to some features. Shape `(batch, pos, ...)` to `(batch, pos, feature)`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Encoded:
+class Encoded(SourceView):
     """The features of activations, read by site and position as the activations are.
 
     Args:
@@ -23,23 +24,7 @@ class Encoded:
         encode: What gives their features.
     """
 
-    source: ActivationSource
     encode: Encode
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The absolute positions that have values."""
-        return self.source.positions
-
-    @property
-    def n_positions(self) -> int:
-        """The positions of the prompt."""
-        return self.source.n_positions
-
-    @property
-    def tokens(self) -> object:
-        """The tokens of the prompt, where they are known. Shape `(batch, pos)`."""
-        return getattr(self.source, "tokens", None)
 
     def __getitem__(self, key: Any, /) -> mx.array:
         return self.encode(self.source[key])

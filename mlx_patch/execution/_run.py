@@ -137,16 +137,20 @@ def _run_unpatched(experiment: Experiment, plan: Plan, group: int) -> UnpatchedR
 def _read_tokens(experiment: Experiment, executor: Executor, group: int) -> tuple[int, ...]:
     """The tokens that metrics read, if they need no others; empty else, or where each cell runs by itself."""
     layout = experiment.model.layout
-    if layout.family.final_norm is None or executor.one_cell_a_pass or experiment.measurement.needs_own_pass:
+    if layout.family.final_norm is None or _runs_cells_alone(experiment, executor):
         return ()
     return experiment.readouts[group].tokens() or ()
 
 
 def _cells_to_watch(experiment: Experiment, executor: Executor, group: int) -> Sequence[Cell]:
     """The cells that need not run if they change nothing: none where each runs by itself."""
-    if executor.one_cell_a_pass or experiment.measurement.needs_own_pass:
+    if _runs_cells_alone(experiment, executor):
         return ()
     return experiment.cells[group]
+
+
+def _runs_cells_alone(experiment: Experiment, executor: Executor) -> bool:
+    return executor.one_cell_a_pass or experiment.measurement.needs_own_pass
 
 
 @dataclass(frozen=True)

@@ -26,3 +26,4 @@ from mlx_patch.interventions.sources._source import describe as describe
 from mlx_patch.interventions.sources._source import serves_every_row as serves_every_row
 from mlx_patch.interventions.sources._source import source_rows as source_rows
 from mlx_patch.interventions.sources._source import values_of as values_of
+from mlx_patch.interventions.sources._view import SourceView as SourceView
