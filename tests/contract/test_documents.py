@@ -6,19 +6,13 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from code_blocks import BLOCK, blocks
 
 import mlx_patch
 from mlx_patch import HookedModel
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
-
-
-def blocks(page, *languages):
-    """The code blocks of a page that are in one of these languages."""
-    found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [text for language, text in found if language in languages]
 
 
 class Words:
