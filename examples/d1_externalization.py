@@ -39,6 +39,7 @@ from d1_probe import ANSWER, Probe
 from d1_report import layer_line, print_findings, print_heading, result_of, write_pair, write_summary
 
 import mlx_patch as mp
+from mlx_patch.files import scratch_folder
 
 __all__ = ["PAIRS", "Probe", "capture", "finding_of", "main", "patch", "study", "write_pair"]  # for use from Python
 
@@ -219,8 +220,8 @@ def scratch(options: argparse.Namespace) -> Iterator[Path | None]:
     if not options.sequential:
         yield None
         return
-    with tempfile.TemporaryDirectory(dir=options.results, prefix=".activations-") as folder:
-        yield Path(folder)
+    with scratch_folder(options.results, ".activations-") as folder:
+        yield folder
 
 
 def checked_layers(pair: Pair, wanted: tuple[int, int] | None) -> list[int]:

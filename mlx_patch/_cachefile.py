@@ -17,6 +17,7 @@ from mlx_patch.files import (
     open_checked,
     read_array,
     read_header,
+    save_arrays,
     strict_json,
     written_whole,
 )
@@ -70,7 +71,7 @@ def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
     metadata = _describe(contents)
     metadata[_CHECKSUM] = content_digest(metadata, arrays)
     with written_whole(path) as temporary_path:
-        mx.save_safetensors(str(temporary_path), arrays, metadata)
+        save_arrays(temporary_path, arrays, metadata)
 
 
 def read_cache(path: str | os.PathLike[str]) -> Contents:

@@ -43,9 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("error: interrupted\n")
         return _INTERRUPTED
     except BrokenPipeError:
-        # Who reads has seen enough. What is still in the buffer must not raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()  # who reads has seen enough
         return 0
+    except OSError as error:
+        _close_output()
+        where = error.filename or "the output"
+        sys.stderr.write(f"error: {where} cannot be read or written: {error.strerror}.\n")
+        return BAD_INPUT
+
+
+def _close_output() -> None:
+    """Throw away what is still in the buffer, which must not raise again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -35,6 +35,7 @@ from mlx_patch.execution.progress import (
     merge,
     no_numbers,
     packed,
+    refuse_unwritable,
     sweep_identity,
 )
 from mlx_patch.execution.ranks import Ranks, ranks_of
@@ -60,6 +61,8 @@ def run_experiment(
         path = None
         if checkpoint is not None:
             path = ranks.own_file(checked_path(checkpoint))
+            if not path.exists():
+                refuse_unwritable(path)
         experiment = make_experiment()
         bounds = bounds_of(memory)
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
@@ -109,6 +112,8 @@ def _prepare(
         plan, numbers = plan_experiment(experiment, executor, bounds), blank
     else:
         plan, numbers = saved
+    if not numbers.done.all():  # one that is complete may be read from anywhere
+        refuse_unwritable(path)
     return plan, numbers, checkpoint.writer(plan)
 
 

@@ -5,6 +5,7 @@ from mlx_patch.files._archive import array_members as array_members
 from mlx_patch.files._archive import read_archive as read_archive
 from mlx_patch.files._archive import write_archive as write_archive
 from mlx_patch.files._archive import write_members as write_members
+from mlx_patch.files._claims import scratch_folder as scratch_folder
 from mlx_patch.files._format import Format as Format
 from mlx_patch.files._safetensors import Header as Header
 from mlx_patch.files._safetensors import Malformed as Malformed
@@ -16,5 +17,6 @@ from mlx_patch.files._safetensors import read_array as read_array
 from mlx_patch.files._safetensors import read_header as read_header
 from mlx_patch.files._safetensors import stamp_of as stamp_of
 from mlx_patch.files._safetensors import strict_json as strict_json
+from mlx_patch.files._save_arrays import save_arrays as save_arrays
 from mlx_patch.files._whole import remove_leftovers as remove_leftovers
 from mlx_patch.files._whole import written_whole as written_whole

@@ -15,6 +15,7 @@ from mlx_patch.files import (
     open_checked,
     read_array,
     read_header,
+    save_arrays,
     strict_json,
     written_whole,
 )
@@ -54,7 +55,7 @@ def write_lens(
     metadata["versions"] = json.dumps(versions())
     metadata[_CHECKSUM] = content_digest(metadata, named)
     with written_whole(path) as temporary:
-        mx.save_safetensors(str(temporary), named, metadata)
+        save_arrays(temporary, named, metadata)
 
 
 def read_lens(

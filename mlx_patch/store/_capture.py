@@ -28,7 +28,7 @@ from mlx_patch.model import (
 )
 from mlx_patch.sites import Site
 from mlx_patch.store._identity import capture_identity
-from mlx_patch.store._index import NAME, Index, Shard, StoredSite, file_name, folder_of, read_index
+from mlx_patch.store._index import NAME, Index, Shard, StoredSite, folder_of, read_index
 from mlx_patch.store._shards import ShardFile, open_shard, write_shard
 
 CaptureProgress = Callable[[int, int | None], object]
@@ -155,7 +155,6 @@ def _write_shards(
 
 
 def _capture_shard(request: _CaptureRequest, number: int, window: Sequence[mx.array]) -> Shard:
-    remove_leftovers(request.folder / file_name(number), older_than=-1)
     runs = run_rows(
         request.model.layout,
         window,
@@ -249,7 +248,7 @@ def _resume_index(folder: Path, index: Index) -> Index:
     Raises:
         FileError: The folder holds something else, or a capture of something else.
     """
-    remove_leftovers(folder / NAME, older_than=-1)
+    remove_leftovers(folder / NAME)
     if not (folder / NAME).exists():
         file_names = sorted(file.name for file in folder.iterdir())
         if file_names:

@@ -27,6 +27,7 @@ from mlx_patch.files import (
     open_checked,
     read_array,
     read_header,
+    save_arrays,
     stamp_of,
     written_whole,
 )
@@ -191,7 +192,7 @@ def write_shard(folder: Path, number: int, runs: Sequence[RunResult], sites: Seq
     arrays["positions"] = mx.array([pos for run in runs for pos in run.positions], dtype=mx.int32)
     arrays["kept"] = mx.array([len(run.positions) for run in runs], dtype=mx.int32)
     with written_whole(folder / file_name(number)) as temporary:
-        mx.save_safetensors(str(temporary), arrays, _FORMAT.entry)
+        save_arrays(temporary, arrays, _FORMAT.entry)
         size = temporary.stat().st_size
         checksum = crc_of(temporary)
     return Shard(file_name(number), len(runs), arrays["positions"].size, size, checksum)

@@ -90,24 +90,32 @@ class Checkpoint:
 
 
 def checked_path(checkpoint: object) -> Path:
-    """The path of a checkpoint. Temporary files that killed processes left beside it are removed.
+    """The path of a checkpoint.
 
     Raises:
         KindError: It is no path.
-        FileError: It is a folder, or its folder does not exist or cannot be written to.
+        FileError: It is a folder.
     """
     if not isinstance(checkpoint, str | os.PathLike):
         raise KindError(f"`checkpoint` must be a path or None. Got {type(checkpoint).__name__}.")
     path = Path(checkpoint)
     if path.is_dir():
         raise FileError(f"`checkpoint` must be a file's name. Got {path}, which is a directory. Choose another name.")
+    return path
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a checkpoint that could not be written. Temporary files that killed processes left beside it are removed.
+
+    Raises:
+        FileError: Its folder does not exist or cannot be written to.
+    """
     reason = _why_not_writable(path.parent)
     if reason:
         raise FileError(
             f"`checkpoint` must be in a folder that can be written to. Got {path}: {reason}. Choose another folder."
         )
     remove_leftovers(path)
-    return path
 
 
 def _why_not_writable(folder: Path) -> str:

@@ -14,7 +14,7 @@ from mlx_patch.errors import FileError, KindError
 from mlx_patch.execution import _run
 from mlx_patch.execution.measurements import _logits
 from mlx_patch.execution.passes import PassRun
-from mlx_patch.files import Format, array_members, read_archive, write_members
+from mlx_patch.files import Format, array_members, read_archive, write_members, written_whole
 from mlx_patch.metrics import LogProb
 from mlx_patch.testing import tiny_model
 
@@ -470,13 +470,26 @@ def test_a_metric_that_cannot_be_known_again_is_refused(wanted, tmp_path, counte
 
 def test_what_a_killed_process_left_is_removed(wanted, tmp_path):
     """And what is being written is not."""
-    old, new, other = (tmp_path / f".partial-{name}" for name in ("a.npz-1x.npz", "a.npz-2y.npz", "b.npz-3z.npz"))
-    for file in (old, new, other):
+    left, other = tmp_path / ".partial-a.npz-1x.npz", tmp_path / ".partial-b.npz-3z.npz"
+    for file in (left, other):
         file.write_text("part")
-    for file in (old, other):
-        os.utime(file, (1e9, 1e9))
-    sweep(**wanted, checkpoint=tmp_path / "a.npz")
-    assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "a.npz"])
+    with written_whole(tmp_path / "a.npz") as being_written:
+        sweep(**wanted, checkpoint=tmp_path / "a.npz")
+        assert sorted(tmp_path.iterdir()) == sorted([being_written, other, tmp_path / "a.npz"])
+        being_written.write_bytes((tmp_path / "a.npz").read_bytes())
+
+
+def test_a_complete_checkpoint_is_read_on_a_read_only_disk(wanted, tmp_path, monkeypatch, counted):
+    """One that is not complete is refused before anything runs."""
+    with pytest.raises(Stop):
+        sweep(**wanted, checkpoint=tmp_path / "half", progress=stopping_after(1))
+    whole = sweep(**wanted, checkpoint=tmp_path / "whole")
+    counted.clear()
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
+    with pytest.raises(FileError, match=r"can be written to. Got .*half: Permission denied."):
+        sweep(**wanted, checkpoint=tmp_path / "half")
+    assert np.array_equal(sweep(**wanted, checkpoint=tmp_path / "whole").values, whole.values)
+    assert counted == []
 
 
 def test_without_a_checkpoint_nothing_is_fingerprinted(wanted, monkeypatch):

@@ -2,12 +2,13 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mlx_patch import written_whole
 from mlx_patch.errors import FileError
-from mlx_patch.files import Format
+from mlx_patch.files import Format, scratch_folder
 
 
 def names(folder):
@@ -63,6 +64,106 @@ def test_the_file_may_be_read_by_whom_the_umask_lets(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_the_umask_of_the_process_is_never_touched(tmp_path, monkeypatch):
+    """It is every thread's."""
+    monkeypatch.setattr(os, "umask", None)
+    with written_whole(tmp_path / "a") as beside:
+        beside.write_text("")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
+def test_a_file_that_is_replaced_hands_its_mode_on(tmp_path, mode):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "a").chmod(mode)
+    with written_whole(tmp_path / "a") as beside:
+        beside.write_text("new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+    assert (tmp_path / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_keeps_leading_where_it_leads(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    if there:
+        (tmp_path / "far" / "b").write_text("old")
+    (tmp_path / "a").symlink_to("far/b")
+    with written_whole(tmp_path / "a") as beside:
+        beside.write_text("new")
+    assert os.readlink(tmp_path / "a") == "far/b"
+    assert (tmp_path / "far" / "b").read_text() == "new"
+    assert names(tmp_path / "far") == ["b"]
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    with (
+        pytest.raises(FileError, match=r"Got .*/a: a link that leads to itself\."),
+        written_whole(tmp_path / "a") as beside,
+    ):
+        beside.write_text("new")
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u0416", "\u6f22", "\U0001f600"])
+def test_a_name_may_have_255_bytes(tmp_path, letter):
+    """In any script."""
+    name = letter * (250 // len(letter.encode()))
+    name += "x" * (250 - len(name.encode())) + ".json"
+    with written_whole(tmp_path / name) as beside:
+        beside.write_text("whole")
+    assert names(tmp_path) == [name]
+
+
+def test_data_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, type(tmp_path).replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.fstat(file).st_ino), sync(file)))
+    monkeypatch.setattr(type(tmp_path), "replace", lambda path, to: (done.append("renamed"), replace(path, to)))
+    with written_whole(tmp_path / "a") as beside:
+        beside.write_text("")
+    assert done == [(tmp_path / "a").stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    """Whatever its age, and that of no other file."""
+    code = """
+import os, sys
+from mlx_patch.files import scratch_folder, written_whole
+from pathlib import Path
+with written_whole(sys.argv[1]), scratch_folder(Path(sys.argv[1]).parent, ".scratch-") as folder:
+    (folder / "half").write_text("hal")
+    os.kill(os.getpid(), 9)
+"""
+    for name in ("a", "a-b"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=False)
+    left = names(tmp_path)
+    assert [name[:9] for name in left] == [".partial-", ".partial-", ".scratch-"]
+    with written_whole(tmp_path / "a-b") as beside:
+        beside.write_text("")
+    assert len(names(tmp_path)) == 3  # the half of `a`, the folder, and the file
+    with written_whole(tmp_path / "a") as beside, written_whole(tmp_path / "a") as other:
+        for file in (beside, other):
+            file.write_text("")
+        with scratch_folder(tmp_path, ".scratch-") as folder, scratch_folder(tmp_path, ".scratch-") as second:
+            assert folder.is_dir()
+            assert second.is_dir()
+    assert names(tmp_path) == ["a", "a-b"]
+
+
+def test_writers_of_one_file_leave_each_other_alone(tmp_path):
+    """Many at once, each of which removes what nobody claims."""
+
+    def write(number):
+        with written_whole(tmp_path / "a") as beside:
+            beside.write_text(f"{number}" * 1000)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(200)))
+    text = (tmp_path / "a").read_text()
+    assert text == text[: len(text) // 1000] * 1000
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
