@@ -59,28 +59,72 @@ def as_case(page):
     return pytest.param(page, id=page.name)
 
 
+NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d*)(?:e(-?\d+))?(?!\w)")
+
+
+def as_printed(text):
+    """The words of a text with # for each decimal number; the numbers; and what 2 of the last digit of each are."""
+    numbers = list(NUMBER.finditer(text))
+    places = [len(number[1]) or 2 for number in numbers]  # numpy prints 0.00 as "0."
+    ulps = [2.01 * 10.0 ** (int(number[2] or 0) - n) for number, n in zip(numbers, places, strict=True)]
+    return NUMBER.sub("#", text).split(), [float(number[0]) for number in numbers], ulps
+
+
+def assert_printed(printed, shown):
+    """Word for word; decimal numbers within 2 of the last digit shown, by which another BLAS or a GPU may move them."""
+    words, numbers, _ = as_printed(printed)
+    shown_words, shown_numbers, ulps = as_printed(shown)
+    assert words == shown_words
+    for number, shown_number, ulp in zip(numbers, shown_numbers, ulps, strict=True):
+        assert number == pytest.approx(shown_number, abs=ulp)
+
+
+CODE = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
+"""A block of Python, and what it prints where a block of text comes right behind it."""
+
+
 @pytest.mark.parametrize("page", [*map(as_case, PAGES)])
 def test_python_blocks_run(page, named, monkeypatch, capsys):
-    """In order, in one namespace, from the top of the repository."""
+    """In order, in one namespace, from the top of the repository, and print what the page shows.
+
+    A tutorial is a notebook as well, so it imports whatever it needs.
+    """
     monkeypatch.chdir(ROOT)
-    for text in blocks(page, "python"):
-        if ">>>" not in text:
-            exec(compile(text, str(page), "exec"), named)
+    namespace = named
+    if page.parent.name == "tutorials":
+        namespace = {}
+    for code, shown in CODE.findall(page.read_text(encoding="utf-8")):
+        if ">>>" in code:
+            continue
+        exec(compile(code, str(page), "exec"), namespace)
+        printed = capsys.readouterr().out
+        if shown:
+            assert_printed(printed, shown)
 
 
-NUMBER = re.compile(r"\d\.\d\d")
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("0.53 1", "0.50 1"),
+        ("0.50 2", "0.50 1"),
+        ("a 0.50", "b 0.50"),
+        ("[0.9 0.  ]", "[0.9 0.5 ]"),
+        ("1.4e-05", "1.1e-05"),
+    ],
+)
+def test_another_output_is_seen(printed, shown):
+    assert_printed(shown, shown)
+    with pytest.raises(AssertionError):
+        assert_printed(printed, shown)
 
 
 def test_the_readme_shows_what_its_first_lines_print(monkeypatch, capsys):
-    """Word for word; numbers within 2 hundredths, which another BLAS or a GPU may move them by in half precision."""
+    """Its output is not right behind them."""
     monkeypatch.chdir(ROOT)
     first, *_ = blocks(ROOT / "README.md", "python")
     [shown] = blocks(ROOT / "README.md", "text")
     exec(compile(first, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert NUMBER.sub("#", printed) == NUMBER.sub("#", shown)
-    numbers = [[float(number) for number in NUMBER.findall(text)] for text in (printed, shown)]
-    assert numbers[0] == pytest.approx(numbers[1], abs=0.02)
+    assert_printed(capsys.readouterr().out, shown)
 
 
 def test_the_readme_s_first_lines_show_an_effect():

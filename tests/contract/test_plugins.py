@@ -1,7 +1,9 @@
 """A real package, installed by pip, offers a metric that mlx_patch finds by name."""
 
+import ast
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,3 +136,19 @@ except errors.MissingExtraError as error:
 
 def test_without_the_package_there_is_no_such_name():
     assert "example_top_margin" not in metrics.registered()
+
+
+def test_the_tutorial_shows_the_package():
+    """What it defines is in the package or among its tests, and its table is in pyproject.toml, word for word."""
+    page = (PLUGIN.parents[1] / "docs" / "tutorials" / "plugin.md").read_text(encoding="utf-8")
+    files = "\n".join(path.read_text(encoding="utf-8") for path in PLUGIN.rglob("*.py"))
+    definitions = []
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        for node in ast.parse(code).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                definitions += [ast.get_source_segment(code, part) for part in (node, *node.decorator_list)]
+    assert len(definitions) == 8
+    for definition in definitions:
+        assert definition in files, definition
+    [table] = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert table.strip() in (PLUGIN / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Metrics for mlx_patch, published by entry points, and interventions that its sweeps run as fast as its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -15,9 +15,6 @@ def top_margin(logits: mx.array) -> mx.array:
         logits: Unnormalised log-probabilities. Shape `(batch, pos, d_vocab)`.
     Returns:
         The lead, 0 for a tie. Shape `(batch,)`.
-    Example:
-        >>> top_margin(mx.array([[[1.0, 5.0, 3.0]]])).tolist()
-        [2.0]
     """
     ordered = mx.sort(logits[:, -1], axis=-1)
     return ordered[:, -1] - ordered[:, -2]
@@ -45,6 +42,36 @@ class Margin(MultiPositionMetric):
 
 last_margins = Margin(3)
 """What the entry point names: a metric that a sweep pays three positions for."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Turn(Intervention):
+    """Turn each vector towards a direction, and keep its length.
+
+    Args:
+        direction: A direction in the last axis. Shape `(d_model,)`.
+        amount: How much of it is added before the length is restored, a number or an array without axes.
+    """
+
+    direction: mx.array
+    amount: float | mx.array = 1.0
+    by_position = True
+    by_row = True
+    in_pieces = True
+
+    def __call__(self, own: mx.array, where: Where) -> mx.array:
+        """The turned vectors, in the shape of `own`."""
+        before = own.astype(mx.float32)  # a square above 65504 overflows in float16
+        after = before + self.amount * self.direction
+        lengths = [mx.linalg.norm(vectors, axis=-1, keepdims=True) for vectors in (before, after)]
+        return after * lengths[0] / mx.maximum(lengths[1], 1e-20)
+
+    def with_strength(self, alpha: float) -> "Turn":
+        """Another amount, for a sweep over "alpha"."""
+        return replace(self, amount=alpha)
+
+    def __repr__(self) -> str:
+        return f"Turn({self.direction.shape}, {self.amount})"
 
 
 @dataclass(frozen=True, repr=False)
