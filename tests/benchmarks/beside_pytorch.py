@@ -2,10 +2,17 @@
 
     python tests/benchmarks/beside_pytorch.py [--threads 2] [--repetitions 3] [--share 0.25] [--only grid]
 
-It makes an environment of its own in `results/beside_pytorch` with torch, transformer-lens and nnsight (1.6 GB with a
-torch for CPUs), and loads the same weights in each library. Every task runs in fresh processes, one for each library,
-which take turns, so that whatever else the machine does falls on all alike. Printed are each library's median seconds,
-the median of its time over mlx_patch's in the same repetition, and the peak of each process's memory, with the weights.
+It makes an environment of its own in `results/beside_pytorch` with torch, transformer-lens and nnsight, and loads the
+same weights in each library. On Linux, PyPI's torch brings CUDA, several GB: `--torch` takes a version or a wheel for
+CPUs, with which the environment has 1.6 GB. Every task runs in fresh processes, one for each library. They take turns,
+so that whatever else the machine does falls on all alike. Printed are, for each library:
+
+* the median of the seconds on the clock, and of those that it kept a processor busy;
+* the medians of both over mlx_patch's in the same repetition;
+* the peak of its process's memory, with the weights.
+
+Where others use the machine, take `--threads 1` and look at busy seconds, which do not count waiting. With more
+threads, some of the busy seconds are waiting for each other.
 
 * forward: all logits of a prompt of 672 tokens.
 * grid: the stream after each of 30 layers at each of 16 positions, replaced by that of another prompt.
@@ -42,8 +49,11 @@ SCRIPTS = {OURS: "with_mlx_patch.py", LENS: "with_transformer_lens.py", NNSIGHT:
 IOI = "When John and Mary went to the shops, John gave a bottle of milk to"
 OTHER = "When Mary and John went to the shops, Mary gave a bottle of milk to"
 N_LAYERS, N_HEADS, D_HEAD, N_LONG = 30, 9, 64, 672
+CLOCKS = ("seconds", "busy")
 CLOSE = 1e-3
 """How far logits of two libraries may be apart, in nats."""
+
+HEAD = "| task | library | seconds | busy | seconds, times ours | busy, times ours | peak, MiB |" + "\n|" + "---|" * 7
 
 Answers = dict[str, list[dict[str, Any]]]
 
@@ -73,12 +83,13 @@ def cells_of(task: str, n_short: int, share: float = 1.0) -> list[list[int]]:
     return [[layer, number] for layer in range(every // 2, N_LAYERS, every) for number in range(across)]
 
 
-def environment(folder: Path) -> Path:
+def environment(folder: Path, torch: str) -> Path:
     """The Python that has torch and the two libraries; made if it is not there."""
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
+        for packages in ([torch], PACKAGES):
+            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
     return python
 
 
@@ -142,7 +153,8 @@ def measured(
         for (name, of), label in zip(turns, answers, strict=True):
             answer = workers[name].run(of, few)
             if name != OURS and few:
-                answer["seconds"] *= len(cells_of_all(task, n_short)) / len(few)
+                for clock in CLOCKS:
+                    answer[clock] *= len(cells_of_all(task, n_short)) / len(few)
             answers[label].append(answer)
     for worker in workers.values():
         worker.close()
@@ -164,13 +176,14 @@ def apart(answers: Answers) -> float:
 
 def lines(task: str, answers: Answers) -> list[str]:
     """A row for each library."""
-    ours = [answer["seconds"] for answer in answers[OURS]]
     rows = []
     for label, found in answers.items():
-        taken = [answer["seconds"] for answer in found]
-        ratio = statistics.median(theirs / our for theirs, our in zip(taken, ours, strict=True))
+        cells = [f"{statistics.median(answer[clock] for answer in found):.2f}" for clock in CLOCKS]
+        for clock in CLOCKS:
+            ratios = [theirs[clock] / ours[clock] for theirs, ours in zip(found, answers[OURS], strict=True)]
+            cells.append(f"{statistics.median(ratios):.2f}")
         peak = max(answer["peak"] for answer in found)
-        rows.append(f"| {task} | {label} | {statistics.median(taken):.2f} | {ratio:.2f} | {peak:.0f} |")
+        rows.append(f"| {' | '.join([task, label, *cells, f'{peak:.0f}'])} |")
     return rows
 
 
@@ -186,13 +199,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--venv", type=Path, default=ROOT / "results" / "beside_pytorch", help="the environment's folder"
     )
+    parser.add_argument("--torch", default="torch", help="what pip installs as torch: a version, or a wheel's path")
     return parser.parse_args()
 
 
 def main() -> None:
     """Print the table."""
     ask = arguments()
-    python = environment(ask.venv)
+    python = environment(ask.venv, ask.torch)
     told = setting(ask.threads)
     libraries = [OURS] if ask.alone else [OURS, LENS, NNSIGHT]
     blas = "the one that mlx came with" if ask.stock or not OPENBLAS.exists() else "OpenBLAS"
@@ -200,7 +214,7 @@ def main() -> None:
     print(f"{ours}, BLAS: {blas}; {installed(python)}")
     how = f"{ask.threads} threads, {ask.repetitions} repetitions, others run {ask.share} of the cells"
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {how}\n")
-    print("| task | library | seconds | times mlx_patch's | peak, MiB |\n|---|---|---|---|---|", flush=True)
+    print(HEAD, flush=True)
     for task in ask.only:
         answers = measured(task, told, python, libraries, ask.repetitions, ask.share, ask.stock)
         print("\n".join(lines(task, answers)), flush=True)
