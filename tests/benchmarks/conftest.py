@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["beside"]
+"""Programs that run in other environments, with torch."""
+
 
 @pytest.fixture
 def benchmark_script(monkeypatch):

@@ -13,6 +13,8 @@ from mlx_patch import HookedModel
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_ERRORS = {*(ROOT / "docs" / "errors").glob("*.md")} - {ROOT / "docs" / "errors" / "index.md"}
+"""Their code raises, as `test_error_pages.py` holds."""
 
 
 class Words:
@@ -83,7 +85,7 @@ CODE = re.compile(r"^```python\n(.*?)^```$(?:\n\n^```text\n(.*?)^```$)?", flags=
 """A block of Python, and what it prints where a block of text comes right behind it."""
 
 
-@pytest.mark.parametrize("page", [*map(as_case, PAGES)])
+@pytest.mark.parametrize("page", [as_case(page) for page in PAGES if page not in OF_ERRORS and blocks(page, "python")])
 def test_python_blocks_run(page, named, monkeypatch, capsys):
     """In order, in one namespace, from the top of the repository, and print what the page shows.
 
@@ -145,3 +147,18 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def anchors(page):
+    """The headings of a page, as mkdocs and GitHub name them in a link."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for heading in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_from_outside_the_site_lead_to_a_heading(name):
+    """The site's own links are checked when it is built: mkdocs is strict."""
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert anchor in anchors(ROOT / target if target else ROOT / name), f"{target}#{anchor}"

@@ -53,3 +53,11 @@ def pages_of(nav):
         yield nav
     for entry in nav if isinstance(nav, list) else getattr(nav, "values", tuple)():
         yield from pages_of(entry)
+
+
+def test_a_warning_of_the_site_s_build_fails_it():
+    """With `--quiet`, mkdocs counts no warning, whatever `strict` says: a dead link would pass."""
+    [line] = re.findall(r".*mkdocs build.*", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert "--strict" in line
+    assert not re.search(r"\s(--quiet|-q)\b", line.partition("#")[0])
+    assert yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["validation"]["anchors"] == "warn"

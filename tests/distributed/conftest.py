@@ -84,6 +84,18 @@ def one_killed(tmp_path: Path) -> tuple[Any, float]:
     return json.loads((tmp_path / "rank0.json").read_text()), monotonic() - began
 
 
+@pytest.fixture
+def launched() -> Callable[[Path], tuple[int, str]]:
+    """Runs a script on two ranks from the project's root; returns its exit status, and what the ranks print."""
+
+    def run(script: Path) -> tuple[int, str]:
+        port = str(free_ports(2))
+        command = [sys.executable, "-c", LAUNCH, "-n", "2", "--backend", "ring", "--starting-port", port, "--cwd"]
+        return finished([*command, str(PROGRAM.parents[2]), "--", sys.executable, str(script)], environment())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
     """Runs a scenario of `program.py` on two ranks, once; returns what each wrote."""

@@ -1,6 +1,7 @@
 """Sweeps whose passes are divided over two ranks of `mlx.launch`."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +134,14 @@ def test_a_rank_that_dies_is_an_error_on_the_others(one_killed):
     assert kind == "RankError"
     assert re.fullmatch(r"Rank 0 of 2 lost the others: .*\. Restart the sweep on all ranks\.", message, re.DOTALL)
     assert seconds < 40
+
+
+def test_the_page_of_errors_says_what_two_ranks_say(launched, tmp_path):
+    """Its code, on two ranks; line breaks aside."""
+    page = (Path(__file__).parents[2] / "docs" / "errors" / "RankError.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    [message] = re.findall(r"^```text\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    script = tmp_path / "ranks.py"
+    script.write_text(code, encoding="utf-8")
+    _, printed = launched(script)
+    assert " ".join(message.split()) in " ".join(printed.split())
