@@ -1,5 +1,6 @@
 """Interventions: frozen values that say what to do to an activation, and where."""
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.interventions import _steps
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
@@ -47,3 +48,8 @@ from mlx_patch.interventions.subspaces import Swap as Swap
 from mlx_patch.interventions.subspaces import orthonormal as orthonormal
 
 steps = _steps
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return _shown_names(globals(), modules=("steps",))

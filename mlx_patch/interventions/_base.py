@@ -1,5 +1,7 @@
 """`Intervention`: a frozen value, and a pure function of an activation."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -79,7 +81,7 @@ class Intervention(ABC):
         """
         return False
 
-    def with_strength(self, alpha: float) -> "Intervention":
+    def with_strength(self, alpha: float) -> Intervention:
         """The same intervention with another strength: what a sweep over "alpha" varies.
 
         Raises:
@@ -95,7 +97,7 @@ class Intervention(ABC):
         """Whether it draws random numbers, from a seed that `with_seed` changes."""
         return False
 
-    def with_seed(self, seed: int) -> "Intervention":
+    def with_seed(self, seed: int) -> Intervention:
         """The same intervention with another seed: what a sweep over "seed" varies.
 
         Raises:
@@ -105,7 +107,7 @@ class Intervention(ABC):
             f"`intervention` must draw random numbers to have a seed. Got {self!r} and {seed}. Use Ablate('noise')."
         )
 
-    def with_features(self, features: int | Iterable[int]) -> "Intervention":
+    def with_features(self, features: int | Iterable[int]) -> Intervention:
         """The same edit of other features: what a sweep over "feature" varies.
 
         Raises:
@@ -126,7 +128,7 @@ class Intervention(ABC):
         """The positions that it has values for, None for all: an edit without `pos` is at these."""
         return None
 
-    def aligned(self, alignment: Alignment) -> "Intervention":
+    def aligned(self, alignment: Alignment) -> Intervention:
         """The same intervention with its source at the positions of another prompt.
 
         Raises:
@@ -177,7 +179,7 @@ class Intervention(ABC):
         """
         return make_edit(self, site, layer=layer, pos=pos, head=head, neuron=neuron, batch=batch, key=key)
 
-    def __or__(self, other: "Intervention") -> "Chain":
+    def __or__(self, other: Intervention) -> Chain:
         if not isinstance(other, Intervention):
             raise KindError(f"`|` must join two interventions. Got {other!r}. Compose first, then call `.at(...)`.")
         return Chain((*_in_order(self), *_in_order(other)))
@@ -236,13 +238,13 @@ class Chain(Intervention):
         return any(step.draws for step in self.steps)
 
     @override
-    def with_seed(self, seed: int) -> "Chain":
+    def with_seed(self, seed: int) -> Chain:
         if not self.draws:
             super().with_seed(seed)
         return Chain(tuple(step.with_seed(seed) if step.draws else step for step in self.steps))
 
     @override
-    def with_features(self, features: int | Iterable[int]) -> "Chain":
+    def with_features(self, features: int | Iterable[int]) -> Chain:
         if not any(map(_edits_features, self.steps)):
             super().with_features(features)
         changed_steps = list(self.steps)
@@ -260,7 +262,7 @@ class Chain(Intervention):
         return tuple(sorted(set.intersection(*limits)))
 
     @override
-    def aligned(self, alignment: Alignment) -> "Chain":
+    def aligned(self, alignment: Alignment) -> Chain:
         if not any(map(_can_be_aligned, self.steps)):
             super().aligned(alignment)
         aligned_steps = list(self.steps)

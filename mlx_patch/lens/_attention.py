@@ -12,7 +12,7 @@ from typing_extensions import override
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import MissingSiteError, SelectionError
 from mlx_patch.files import written_whole
-from mlx_patch.lens._attention_page import attention_page
+from mlx_patch.lens._pages import attention_page
 from mlx_patch.plot import pattern_map
 
 if TYPE_CHECKING:

@@ -1,5 +1,7 @@
 """`HookedModel`: an mlx_lm model whose activations can be read and edited."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -67,7 +69,7 @@ class HookedModel:
         self._tuned = ""
 
     @classmethod
-    def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
+    def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> HookedModel:
         """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes. It runs in any thread.
 
         Every array is read before this returns, with `lazy=True` as well: what is still on the disk can be read in
@@ -83,7 +85,7 @@ class HookedModel:
         hooked._tuned = tuned
         return hooked
 
-    def with_adapter(self, adapter_path: str | os.PathLike[str]) -> "HookedModel":
+    def with_adapter(self, adapter_path: str | os.PathLike[str]) -> HookedModel:
         """A second model: this one with an adapter (LoRA, DoRA, full fine-tune), on the same weights in memory.
 
         It equals `HookedModel.load(..., adapter_path=...)` bit for bit. This model stays as it is, and both can run,
@@ -408,7 +410,7 @@ class HookedModel:
         """
         return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
-    def editing(self, *edits: Edit) -> "Editing[HookedModel]":
+    def editing(self, *edits: Edit) -> Editing[HookedModel]:
         """A block in which every run of `model.model` is edited, from mlx_lm's own functions too.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,

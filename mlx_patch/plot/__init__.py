@@ -11,6 +11,7 @@ from mlx_patch.plot._network import NetworkLink as NetworkLink
 from mlx_patch.plot._network import NetworkNode as NetworkNode
 from mlx_patch.plot._network import network as network
 from mlx_patch.plot._network_svg import network_svg as network_svg
+from mlx_patch.plot._page import html_fragment as html_fragment
 from mlx_patch.plot._page import html_frame as html_frame
 from mlx_patch.plot._page import html_page as html_page
 from mlx_patch.plot._page import html_table as html_table

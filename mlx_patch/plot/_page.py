@@ -20,6 +20,9 @@ _STYLE = """
 }
 .mlx-patch h1 { font-size: 16px; margin: 0 0 8px; }
 .mlx-patch table { border-collapse: collapse; }
+.mlx-patch .numbers td, .mlx-patch .numbers th { border: 1px solid var(--line); padding: 1px 6px; text-align: right; }
+.mlx-patch .numbers th { font-weight: normal; text-align: left; }
+.mlx-patch .numbers caption { text-align: left; padding: 8px 0 2px; }
 """
 
 
@@ -51,6 +54,16 @@ def html_page(title: str, body: str, *, style: str = "", data: Any = None, scrip
         lines.append(f'<script type="application/json" id="data">{_json_in_html(data)}</script>')
         lines.append(f"<script>{script}</script>")
     return "\n".join([*lines, "</body></html>", ""])
+
+
+def html_fragment(body: str, style: str = "") -> str:
+    """A few elements without a script, for the output of a notebook.
+
+    Args:
+        body: HTML. Text in it must be escaped.
+        style: CSS rules, each of `.mlx-patch`, since the notebook has others.
+    """
+    return f'<div class="mlx-patch"><style>{_STYLE}{style}</style>{body}</div>'
 
 
 def _json_in_html(data: Any) -> str:

@@ -40,9 +40,6 @@ _STYLE = """
 .mlx-patch output { display: block; min-height: 1.5em; margin: 6px 0; font-variant-numeric: tabular-nums; }
 .mlx-patch .scale { display: inline-block; width: 160px; height: 10px; vertical-align: middle; margin: 0 6px;
   background: linear-gradient(to right in oklab, var(--less), var(--middle), var(--more)); }
-.mlx-patch .numbers td, .mlx-patch .numbers th { border: 1px solid var(--line); padding: 1px 6px; text-align: right; }
-.mlx-patch .numbers th { font-weight: normal; text-align: left; }
-.mlx-patch .numbers caption { text-align: left; padding: 8px 0 2px; }
 .mlx-patch details { margin: 8px 0; }
 .mlx-patch pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .mlx-patch svg text { fill: var(--soft); font-size: 11px; }
