@@ -35,6 +35,18 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def text_written(text: str, path: str | os.PathLike[str] | None) -> str:
+    """A text, after it is written to `path`, if one is given.
+
+    Raises:
+        FileError: As for `written_whole`.
+    """
+    if path is not None:
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text
+
+
 def remove_leftovers(path: str | os.PathLike[str], older_than: float = 60.0) -> None:
     """Remove the temporary files that killed processes left beside `path`.
 

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import SelectionError, ShapeError, TokenError
-from mlx_patch.files import written_whole
+from mlx_patch.files import text_written
 from mlx_patch.lens._fitted_lens import FittedLens, last_stream
 from mlx_patch.lens._largest import largest_logits
 from mlx_patch.lens._normaliser import divergence, log_normaliser, log_probs
@@ -184,10 +184,7 @@ class LogitLens:
         top = self.top(k)
         texts = self._cell_texts(top, example)
         page = lens_page(texts, top.probs[:, example], self._row_labels(), self._column_labels(), repr(self))
-        if path is not None:
-            with written_whole(path) as temporary:
-                temporary.write_text(page, encoding="utf-8")
-        return page
+        return text_written(page, path)
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -1,11 +1,14 @@
-"""The HTML pages of a lens and of attention: tables, and no script."""
+"""The HTML pages of lenses and of attention, which are tables without a script; and of parts of a logit."""
 
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
-from mlx_patch.plot import html_page, visible
+from mlx_patch.plot import PageAxis, cells_data, cells_page, html_page, html_table, visible
+
+_LARGEST_DRAWN = 20_000
+"""Cells that a page draws. Of more, it has the strongest alone."""
 
 _LENS_STYLE = """
 table.lens { border-collapse: collapse; font: 12px monospace; }
@@ -82,3 +85,27 @@ def _queries_row(weights: np.ndarray, query: str, names: Sequence[str]) -> str:
         title = escape(f"{query} reads {key}: {weight:.3f}")
         cells.append(f'<td style="background: hsl(212, 70%, {100 - 60 * weight:.0f}%)" title="{title}"></td>')
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def direct_page(
+    axes: Sequence[PageAxis], values: np.ndarray, answer: str, text: str, strongest: list[list[str]], others: dict
+) -> str:
+    """What each part of the stream adds to a logit: a heatmap or points, the strongest parts, and what else there is.
+
+    Args:
+        axes: Of the parts.
+        values: What each adds. Shape `(*axes, example)`.
+        answer: What the logit is of, in words.
+        text: The strongest parts as text.
+        strongest: The name and the number of each.
+        others: The means of what is no cell, by name.
+    """
+    data = None
+    if values[..., 0].size <= _LARGEST_DRAWN:
+        data = cells_data(axes, values[..., None, :], [answer])
+    tables = [
+        html_table(["strongest parts", "adds"], strongest),
+        html_table(["beside them", "adds"], [[name, f"{mean:.4g}"] for name, mean in others.items()]),
+    ]
+    by = " and ".join(axis.name for axis in axes)
+    return cells_page(f"DirectLogits by {by}", text, data, tables=tables)

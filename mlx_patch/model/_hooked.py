@@ -30,6 +30,7 @@ from mlx_patch.model._hooks import (
     function_edits,
 )
 from mlx_patch.model._loading import adapted, load_model
+from mlx_patch.model._model_page import model_page
 from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run, trace
 from mlx_patch.model._unembedding import final_norm, find_head, ids_of_answers, unembed
@@ -518,6 +519,21 @@ class HookedModel:
         if family.name == UNKNOWN or registered_family(self.model) is family:
             family = None
         return _rebuild, (self.model, self.tokenizer, self.name, family, self._tuned)
+
+    def _repr_html_(self) -> str:
+        identity = self.identity
+        heads, kv_heads, width = self.n_heads, self.n_kv_heads, self.d_head
+        facts = {
+            "architecture": self.layout.family.name,
+            "layers": self.n_layers,
+            "d_model": self.d_model,
+            "heads": heads and f"{heads} of width {width}, {kv_heads or 'several numbers of'} KV heads",
+            "tokens": self.d_vocab,
+            "weights": identity["dtype"],
+            "quantised": identity["bits"] and f"{identity['bits']} bits",
+            "adapter": identity["adapter"],
+        }
+        return model_page(repr(self), facts, self.sites)
 
     def __repr__(self) -> str:
         name = f"{self.name}: " if self.name else ""

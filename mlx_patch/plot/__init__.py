@@ -1,5 +1,11 @@
-"""Plots of plain arrays: curves, heatmaps, networks. Needs the extra `plot`."""
+"""Plots of plain arrays: curves, heatmaps, networks, which need the extra `plot`; and pages, which need nothing."""
 
+from mlx_patch.plot._cells_page import PageAxis as PageAxis
+from mlx_patch.plot._cells_page import cells_data as cells_data
+from mlx_patch.plot._cells_page import cells_page as cells_page
+from mlx_patch.plot._cells_page import frame_height as frame_height
+from mlx_patch.plot._cells_page import plain_numbers as plain_numbers
+from mlx_patch.plot._cells_page import points_data as points_data
 from mlx_patch.plot._curve import layer_curve as layer_curve
 from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap

@@ -88,6 +88,11 @@ def html_table(head: list[str], rows: list[list[str]], name: str = "") -> str:
 
 
 def html_frame(page: str, height: int) -> str:
-    """A page inside another, as a notebook shows it: neither sees the other's names and styles."""
+    """A page inside another, as a notebook shows it: neither sees the other's names and styles.
+
+    Args:
+        page: The page.
+        height: In pixels; of a page that is longer, the frame scrolls.
+    """
     style = f"width: 100%; height: {height}px; border: 0"
     return f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" style="{style}"></iframe>'
