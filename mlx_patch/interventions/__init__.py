@@ -13,6 +13,7 @@ from mlx_patch.interventions._edit import PositionChoice as PositionChoice
 from mlx_patch.interventions._edit import Transformation as Transformation
 from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
+from mlx_patch.interventions._edits import Edits as Edits
 from mlx_patch.interventions._elementwise import Elementwise as Elementwise
 from mlx_patch.interventions._hook_point import call_hook as call_hook
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate

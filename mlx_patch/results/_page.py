@@ -10,7 +10,7 @@ import numpy as np
 from mlx_patch.files import text_written
 from mlx_patch.plot import PageAxis, cells_data, cells_page, frame_height, html_frame, html_page, html_table, visible
 from mlx_patch.results._axes import is_ordered, label_of
-from mlx_patch.results._captions import short_metrics
+from mlx_patch.results._captions import short_metrics, what_was_patched
 from mlx_patch.results._coordinates import label_text, where_text
 from mlx_patch.results._figures import rows_and_columns
 from mlx_patch.results._labelled import Labelled
@@ -28,6 +28,8 @@ _LARGEST_OUTPUT = 100_000
 def result_page(result: Labelled, path: str | os.PathLike[str] | None = None) -> str:
     """What `to_html` of a result returns."""
     name = f"{type(result).__name__} over {', '.join(result.over) or 'one cell'}"
+    if patched := what_was_patched(result.provenance, result.over):
+        name = f"{name}: {patched}"
     tables = [_strongest(result, metric) for metric in result.metrics or ("",)]
     page = cells_page(name, description(result), page_data(result), tables=tables, provenance=_provenance(result))
     return text_written(page, path)

@@ -13,7 +13,7 @@ from mlx_patch.results import SweepResult
 
 HOSTILE = "</script><b>"
 
-needs_browser = pytest.mark.skipif(not BROWSER, reason="needs a browser: install chromium, or name one by BROWSER")
+pytestmark = pytest.mark.skipif(not BROWSER, reason="needs a browser: install chromium, or name one by BROWSER")
 
 DRIVER = """
 const seen = {errors: []}, output = document.querySelector("output");
@@ -49,7 +49,6 @@ def change_of(label):
     return float(re.search(r"change (-?[\d.e-]+)", label)[1])
 
 
-@needs_browser
 def test_a_heatmap_is_drawn_and_driven(tmp_path):
     values = np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2)
     coords = {"layer": (4, 5), "pos": (0, 1, 2), "token": (HOSTILE, "a", "b"), "metric": ("one", "two")}
@@ -78,7 +77,6 @@ def test_a_heatmap_is_drawn_and_driven(tmp_path):
     assert list(map(float, seen["table"])) == values[:, :, 1, 1].ravel().tolist()
 
 
-@needs_browser
 def test_a_curve_is_drawn_and_driven(tmp_path):
     values = np.array([[1, 3], [np.nan, 2], [6, 8]], np.float32)
     coords = {"layer": (0, 1, (2, 3)), "example": (0, 1)}
@@ -137,7 +135,6 @@ def html_of(result):
     return result.to_html().replace("&", "&amp;").replace('"', "&quot;")
 
 
-@needs_browser
 @pytest.mark.parametrize("name", PAGED)
 def test_every_page_is_driven(driven, name):
     seen = driven[name]
@@ -147,7 +144,6 @@ def test_every_page_is_driven(driven, name):
     assert seen["wide"] <= 0  # nothing but its own boxes scrolls sideways
 
 
-@needs_browser
 def test_pages_say_numbers_where_one_points(driven):
     assert driven["curve"]["hover"].startswith("size 2 (0.2): ")
     assert "baseline" not in driven["curve"]["hover"]
@@ -164,7 +160,6 @@ def agreed():
     return {"x": agreement.estimates.tolist(), "y": agreement.exact.tolist(), "label": agreement.cells}
 
 
-@needs_browser
 @pytest.mark.parametrize("is_dark", [False, True])
 def test_a_screenshot_shows_the_page_in_each_mode(is_dark, tmp_path):
     """Its corner is the paper, and somewhere there are the colours of more and of less."""
