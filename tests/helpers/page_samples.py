@@ -35,7 +35,8 @@ def estimate():
     axes = ("layer", "pos", "example")
     provenance = {"metrics": ["kl"]}
     zero = np.zeros(1, np.float32)
-    return Estimate(values, axes, coords, zero, provenance, estimated=values + 1, exact=exact, sampled=sampled)
+    estimated = values + np.array([[[2.5], [1.0]], [[1.0], [1.0]]], np.float32)
+    return Estimate(values, axes, coords, zero, provenance, estimated=estimated, exact=exact, sampled=sampled)
 
 
 def heads():

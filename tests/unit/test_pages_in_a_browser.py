@@ -108,7 +108,7 @@ const settled = frame => {
   const left = [...page.querySelectorAll("[role=gridcell], circle")];
   return {
     marks: marks.length, hover, walked, picked: left[0].getAttribute("aria-label"),
-    ink: frame.contentWindow.getComputedStyle(page.querySelector("main")).color,
+    places: marks.map(mark => [Number(mark.getAttribute("cx")), Number(mark.getAttribute("cy"))]),
     wide: page.documentElement.scrollWidth - page.documentElement.clientWidth,
   };
 };
@@ -152,6 +152,15 @@ def test_pages_say_numbers_where_one_points(driven):
     assert driven["agreement"]["hover"].startswith(f"{label}: {y:.4g}, estimated change of kl {x:.4g}, ")
     by_hand = PAGED["two_by_two"]().cells[0, 1, 1].mean()  # the last that the picker has
     assert float(re.search(r"layer 0: (-?[\d.e-]+)", driven["two_by_two"]["picked"])[1]) == pytest.approx(by_hand, 1e-3)
+
+
+def test_points_are_drawn_where_their_numbers_are(driven):
+    """Rightwards and upwards, on one scale."""
+    x, y, _ = np.array(sorted(zip(*agreed().values(), strict=True)), object).T
+    right, down = np.array(driven["agreement"]["places"]).T
+    scale = (right[-1] - right[0]) / (x[-1] - x[0])
+    np.testing.assert_allclose(right - right[0], scale * (x - x[0]).astype(float), atol=0.1)
+    np.testing.assert_allclose(down - down[0], -scale * (y - y[0]).astype(float), atol=0.1)
 
 
 def agreed():
