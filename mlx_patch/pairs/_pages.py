@@ -14,7 +14,9 @@ _SHOWN = 20
 """How many pairs are shown."""
 
 _STYLE = """
-.mlx-patch .pairs td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere; }
+.mlx-patch .numbers.pairs td { text-align: left; white-space: pre-wrap; }
+.mlx-patch .numbers.pairs td:nth-child(n + 4) { white-space: nowrap; }
+.mlx-patch .numbers.pairs tr.fails td:last-child { white-space: pre-wrap; }
 .mlx-patch .pairs mark { background: none; color: inherit; border-bottom: 2px solid var(--more); }
 .mlx-patch .pairs tr.fails td:last-child { color: var(--more); }
 """
@@ -90,4 +92,5 @@ def _marked(tag: str, words: Sequence[str]) -> str:
     text = escape("".join(words))
     if tag == "equal" or not text:
         return text
-    return f"<mark>{text}</mark>"
+    marked = text.lstrip()
+    return f"{text[: len(text) - len(marked)]}<mark>{marked}</mark>"
