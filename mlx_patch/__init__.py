@@ -14,6 +14,7 @@ from mlx_patch import lens as lens
 from mlx_patch import metrics as metrics
 from mlx_patch import paths as paths
 from mlx_patch import recipes as recipes
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch._version import __version__ as __version__
 from mlx_patch.attribution import attribute as attribute
 from mlx_patch.cache import ActivationCache as ActivationCache
@@ -64,7 +65,16 @@ from mlx_patch.sweeps import plan as plan
 from mlx_patch.sweeps import sweep as sweep
 from mlx_patch.sweeps import sweep_pair as sweep_pair
 
+_MODULES = frozenset(
+    "circuits cross dictionaries errors interventions lens metrics paths pos recipes steps tasks".split()
+)
+
 
 def __getattr__(name: str) -> _NoReturn:
     """Names that there are not: what to write for those of other libraries."""
     _refuse_attribute("mlx_patch", name, _MODULE_HINTS, globals())
+
+
+def __dir__() -> list[str]:
+    """What `import mlx_patch as mp` is for; other modules of the library are imported by their full names."""
+    return [*_shown_names(globals(), _MODULES), "__version__"]

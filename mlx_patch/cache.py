@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import NoReturn
 
 import mlx.core as mx
@@ -9,9 +10,11 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch._cachefile import Contents, read_cache, write_cache
+from mlx_patch._cachetext import cache_table, cache_text
 from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean, listed
 from mlx_patch.idioms import CACHE_HINTS, refuse_attribute
 from mlx_patch.interventions.sources import Aligned
+from mlx_patch.plot import html_fragment
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import SITES, Site, site_of
 
@@ -36,7 +39,7 @@ class ActivationCache(Mapping[Site, mx.array]):
     Example:
         >>> cache = ActivationCache({Site("resid_post", 0): mx.zeros((1, 2, 4))}, mx.array([[5, 6]]), (0, 1), 2)
         >>> cache
-        ActivationCache(1 site, positions 0 to 1 of 2)
+        ActivationCache(resid_post 0; positions 0-1 of 2; 32 bytes)
         >>> cache["resid_post", 0].shape
         (1, 2, 4)
     """
@@ -206,16 +209,18 @@ class ActivationCache(Mapping[Site, mx.array]):
 
     @override
     def __repr__(self) -> str:
-        count = f"{len(self)} sites"
-        if len(self) == 1:
-            count = "1 site"
-        return f"ActivationCache({count}, positions {self._position_range()} of {self.n_positions})"
+        return cache_text(self._arrays, self.positions, self.n_positions, self._n_prompts)
 
-    def _position_range(self) -> str:
-        positions = list(self.positions)
-        if len(positions) < 2 or positions != list(range(positions[0], positions[-1] + 1)):
-            return str(positions)
-        return f"{positions[0]} to {positions[-1]}"
+    @property
+    def _n_prompts(self) -> int:
+        return len(self.tokens)
+
+    def _repr_html_(self) -> str:
+        return html_fragment(f"<p>{escape(repr(self))}</p>{cache_table(self._arrays)}")
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        """The keys that IPython and Jupyter complete: `("resid_post", 3)`, and the name of a site of no layer."""
+        return [site.name if site.layer is None else (site.name, site.layer) for site in self._arrays]
 
     def _held(self) -> str:
         """The sites of the cache by their short names, with their layers."""

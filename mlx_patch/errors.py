@@ -143,3 +143,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not nearest:
         return f"Known: {listed(candidates)}."
     return f"Did you mean {' or '.join(nearest)}?"
+
+
+def __dir__() -> list[str]:
+    """The errors and the warnings."""
+    return sorted(name for name, value in globals().items() if isinstance(value, type) and issubclass(value, Exception))

@@ -1,5 +1,7 @@
 """`attribute`: what a sweep would return, to first order, from one forward and one backward pass."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

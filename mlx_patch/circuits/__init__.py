@@ -1,5 +1,6 @@
 """Circuits: the edges from what writes to the stream to what reads it, their scores, and the circuits they make."""
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.circuits._circuit import Circuit as Circuit
 from mlx_patch.circuits._curve import SHARES as SHARES
 from mlx_patch.circuits._curve import FaithfulnessCurve as FaithfulnessCurve
@@ -18,3 +19,8 @@ from mlx_patch.circuits._pruning import Pruning as Pruning
 from mlx_patch.circuits._pruning import minimality as minimality
 from mlx_patch.circuits._pruning import prune as prune
 from mlx_patch.circuits._run import run as run
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return _shown_names(globals())

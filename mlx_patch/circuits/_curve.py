@@ -1,13 +1,19 @@
 """`FaithfulnessCurve`: the metric of circuits of growing size, as a share of the difference of two runs."""
 
+import os
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import ShapeError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.files import text_written
+from mlx_patch.plot import PageAxis, cells_data, cells_page, html_frame
 from mlx_patch.results import check_resampling, resampled_shares
+
+_FRAME = 560
+"""The height of the page in a notebook, in pixels."""
 
 Ranking = Literal["absolute", "signed", "complement"]
 """Which circuits of a curve are meant."""
@@ -126,6 +132,35 @@ class FaithfulnessCurve:
     def cmd(self) -> float:
         """The area between `f_absolute` and 1: the circuit-model distance. 0 is best."""
         return self._area(np.abs(1 - self.f_absolute))
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The curves as one HTML page, which loads nothing, with intervals where there are two examples or more.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        return text_written(cells_page("Faithfulness of circuits", repr(self), self._page_data()), path)
+
+    def _repr_html_(self) -> str:
+        return html_frame(self.to_html(), _FRAME)
+
+    def _page_data(self) -> dict[str, Any]:
+        curves: dict[Ranking, np.ndarray] = {"absolute": self.f_absolute, "signed": self.f_signed}
+        if self.complement is not None:
+            curves["complement"] = self.f_complement
+        interval = None
+        if len(self.host) > 1:
+            ends = zip(*(self.interval(ranking) for ranking in curves), strict=True)
+            low, high = (np.stack(end, axis=-1) for end in ends)
+            interval = low, high
+        labels = [f"{share:.3g}" for share in self.shares]
+        if self.sizes:
+            labels = [f"{size} ({share:.3g})" for size, share in zip(self.sizes, self.shares, strict=True)]
+        axis = PageAxis("size", labels, label="edges, and their share of all")
+        values = np.stack(list(curves.values()), axis=-1)[..., None]
+        return cells_data([axis], values, [f"faithfulness, {name}" for name in curves], interval=interval)
 
     def _faithfulness(self, values: np.ndarray) -> np.ndarray:
         low, high = self.source.mean(dtype=np.float64), self.host.mean(dtype=np.float64)

@@ -14,8 +14,8 @@ from mlx_patch.circuits._drawing import network_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._interchange import graph_file, read_graph_file
 from mlx_patch.errors import KindError, MissingExtraError, ShapeError, ValueRefusedError
-from mlx_patch.files import written_whole
-from mlx_patch.plot import Network, html_page, network, network_svg
+from mlx_patch.files import text_written, written_whole
+from mlx_patch.plot import Network, html_fragment, html_page, html_table, network, network_svg
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -208,20 +208,28 @@ class EdgeScores:
         """
         return network(self._network(circuit), ax=ax)
 
-    def to_html(self, path: str | os.PathLike[str], circuit: Circuit | None = None) -> None:
-        """Write the same as one HTML file, without a network or matplotlib, with scores where the pointer rests.
+    def to_html(self, path: str | os.PathLike[str] | None = None, circuit: Circuit | None = None) -> str:
+        """The same as one HTML page, which loads nothing: scores where one points, and beneath it as a table.
 
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+            circuit: As in `plot`.
         Raises:
             ShapeError: The circuit is of another graph.
             ValueRefusedError: It has no edge.
             FileError: `path` cannot be written to.
         """
-        text = html_page("Circuit", network_svg(self._network(circuit)), style=_STYLE)
-        with written_whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        return text_written(html_page("Circuit", self._picture(circuit), style=_STYLE), path)
 
     def _repr_html_(self) -> str:
-        return network_svg(self._network(None))
+        return html_fragment(self._picture(None), style=_STYLE)
+
+    def _picture(self, circuit: Circuit | None) -> str:
+        """The network, and its edges as a table, the strongest first."""
+        drawn = self._network(circuit)
+        links = sorted((link for link in drawn.links if link.name), key=lambda link: -abs(link.value))
+        table = html_table(["edge", "score"], [[link.name, f"{link.value:.4g}"] for link in links])
+        return f"{network_svg(drawn)}<details><summary>The same edges as a table</summary>{table}</details>"
 
     def _network(self, circuit: Circuit | None) -> Network:
         if circuit is None:

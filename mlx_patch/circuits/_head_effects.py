@@ -1,5 +1,6 @@
 """`head_effects`: for each head, what it writes to the logits, what that does, and what it does in all."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,12 @@ from typing_extensions import override
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import SelectionError
+from mlx_patch.files import text_written
 from mlx_patch.interventions import Receiver, Replace
 from mlx_patch.lens import direct_logits
 from mlx_patch.metrics import Answers, LogitDiff
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.plot import new_axes
+from mlx_patch.plot import PageAxis, cells_data, cells_page, frame_height, html_frame, new_axes
 from mlx_patch.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -88,6 +90,23 @@ class HeadEffects:
         axes.set_ylabel("total effect: all that follows reads it (nats)")
         axes.legend(fontsize="small")
         return axes
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The three effects as one HTML page, which loads nothing: a heatmap of layers and heads for each.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        layers = PageAxis("layer", list(map(str, self.layers)))
+        heads = PageAxis("head", list(map(str, range(self.total.shape[1]))))
+        values = np.stack([getattr(self, kind) for kind in ("total", "direct", "attributed")], axis=2)
+        data = cells_data([layers, heads], values, ["total effect", "direct effect", "attributed effect"])
+        return text_written(cells_page("HeadEffects", f"{self!r}\n{self}", data), path)
+
+    def _repr_html_(self) -> str:
+        return html_frame(self.to_html(), frame_height(len(self.layers) + 12))
 
     @override
     def __repr__(self) -> str:

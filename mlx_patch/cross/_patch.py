@@ -1,5 +1,7 @@
 """`cross_patch`: the activations of one model put into another, layer by layer."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,17 +1,28 @@
 """`two_by_two`: the contributions of two models' earlier and later layers, from four runs per layer."""
 
+import os
 from dataclasses import dataclass
-from typing import Any, Unpack
+from itertools import product
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch.cross._contributions import HALVES, cells_frame, contributions_page, draw_contributions
 from mlx_patch.cross._patch import cross_patch
-from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+from mlx_patch.errors import FileError, KindError, ShapeError, ValueRefusedError
+from mlx_patch.files import Format, read_archive, text_written, write_archive
 from mlx_patch.model import HookedModel, require_hooked
+from mlx_patch.plot import frame_height, html_frame
 from mlx_patch.positions import Alignment
-from mlx_patch.results import SweepResult
+from mlx_patch.results import SweepResult, range_text, short_metric
 from mlx_patch.sweeps import CrossChoices
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import pandas
+
+_FORMAT = Format("mlx_patch.TwoByTwo", 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +90,10 @@ class TwoByTwo:
         late = self.cells[:, :, 1] - self.cells[:, :, 0]
         return late[:, 1] - late[:, 0]
 
+    @property
+    def _effects(self) -> dict[str, np.ndarray]:
+        return {"early": self.early, "late": self.late, "interaction": self.interaction}
+
     def as_dict(self) -> dict[str, Any]:
         """Means over examples, for JSON: by layer the four cells, both effects and the interaction."""
         arrays = {
@@ -86,14 +101,84 @@ class TwoByTwo:
             "base_other": self.cells[:, 0, 1],
             "other_base": self.cells[:, 1, 0],
             "other_other": self.cells[:, 1, 1],
-            "early": self.early,
-            "late": self.late,
-            "interaction": self.interaction,
+            **self._effects,
         }
         rows = {}
         for i, layer in enumerate(self.layers):
             rows[str(layer)] = {name: float(array[i].mean()) for name, array in arrays.items()}
         return rows
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """One row per layer, halves and example: `layer`, `early` and `late` ("base" or "other"), `example`, `value`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return cells_frame(self.layers, self.cells)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write an `.npz` file, whole or not at all. `numpy.load` reads `cells`; the rest is JSON in `about.json`.
+
+        Raises:
+            FileError: `path` cannot be written to, or does not end in `.npz`.
+        """
+        about = {**_FORMAT.entry, "layers": list(self.layers), "metric": self.metric}
+        write_archive(path, about, {"cells": self.cells})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "TwoByTwo":
+        """Read what `save` wrote.
+
+        Raises:
+            FileError: There is no such file, or it is damaged, of another kind, or of another version.
+        """
+        about, arrays = read_archive(path, "TwoByTwo.save", _FORMAT)
+        try:
+            layers, metric = tuple(map(int, about["layers"])), str(about["metric"])
+            return cls(layers, arrays["cells"], metric)
+        except (KeyError, TypeError, ValueError, ShapeError) as error:
+            raise FileError(
+                f"`path` must be a file that TwoByTwo.save wrote. Got {path}, which is inconsistent: {error}."
+            ) from error
+
+    def plot(self, ax: Any = None) -> "matplotlib.axes.Axes":
+        """Both effects and the interaction over layers, with 95% intervals where there are two examples or more.
+
+        Args:
+            ax: Where to draw; by default on a new figure.
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        title = "the other model's earlier state, and its later layers"
+        return draw_contributions(self.layers, self._effects, f"change of {self._short_metric}", title, ax)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The four cells, both effects and the interaction as one HTML page, which loads nothing.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        cells = {
+            f"{early}'s earlier state, {late}'s later layers": self.cells[:, i, j]
+            for (i, early), (j, late) in product(enumerate(HALVES), enumerate(HALVES))
+        }
+        effects = {f"effect: {name}": array for name, array in self._effects.items()}
+        page = contributions_page(self.layers, effects | cells, f"TwoByTwo of {self._short_metric}", str(self))
+        return text_written(page, path)
+
+    def _repr_html_(self) -> str:
+        return html_frame(self.to_html(), frame_height(12 + len(self.layers)))
+
+    @property
+    def _short_metric(self) -> str:
+        return short_metric([self.metric], "metric")
+
+    @override
+    def __repr__(self) -> str:
+        layers = range_text("layer", self.layers)
+        return f"TwoByTwo({self._short_metric}, {layers}, {self.cells.shape[-1]} examples)"
 
     @override
     def __str__(self) -> str:

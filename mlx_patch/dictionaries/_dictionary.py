@@ -1,5 +1,7 @@
 """`Dictionary`: features of activations, read from a folder."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -171,7 +173,7 @@ class Dictionary:
         """
         return top_features(self, source, k, pos, site, str_tokens or [])
 
-    def at_any_site(self) -> "Dictionary":
+    def at_any_site(self) -> Dictionary:
         """The same dictionary without its site, so that edits with it may act anywhere that has its width."""
         return replace(self, site=None, site_out=None)
 

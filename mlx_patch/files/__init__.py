@@ -19,4 +19,5 @@ from mlx_patch.files._safetensors import stamp_of as stamp_of
 from mlx_patch.files._safetensors import strict_json as strict_json
 from mlx_patch.files._save_arrays import save_arrays as save_arrays
 from mlx_patch.files._whole import remove_leftovers as remove_leftovers
+from mlx_patch.files._whole import text_written as text_written
 from mlx_patch.files._whole import written_whole as written_whole

@@ -52,6 +52,18 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileError(f"`path` must be {where}. Got {path}: {error.strerror or error}. {remedy}") from error
 
 
+def text_written(text: str, path: str | os.PathLike[str] | None) -> str:
+    """A text, after it is written to `path`, if one is given.
+
+    Raises:
+        FileError: As for `written_whole`.
+    """
+    if path is not None:
+        with written_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text
+
+
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove the temporary files that killed processes left beside `path`; those being written stay.
 

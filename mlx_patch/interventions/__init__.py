@@ -1,5 +1,6 @@
 """Interventions: frozen values that say what to do to an activation, and where."""
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.interventions import _steps
 from mlx_patch.interventions._ablate import Ablate as Ablate
 from mlx_patch.interventions._add import Add as Add
@@ -12,6 +13,7 @@ from mlx_patch.interventions._edit import PositionChoice as PositionChoice
 from mlx_patch.interventions._edit import Transformation as Transformation
 from mlx_patch.interventions._edit import as_positions as as_positions
 from mlx_patch.interventions._edit import refuse_steps as refuse_steps
+from mlx_patch.interventions._edits import Edits as Edits
 from mlx_patch.interventions._elementwise import Elementwise as Elementwise
 from mlx_patch.interventions._hook_point import call_hook as call_hook
 from mlx_patch.interventions._interpolate import Interpolate as Interpolate
@@ -47,3 +49,8 @@ from mlx_patch.interventions.subspaces import Swap as Swap
 from mlx_patch.interventions.subspaces import orthonormal as orthonormal
 
 steps = _steps
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return _shown_names(globals(), modules=("steps",))

@@ -1,14 +1,18 @@
 """`Intervention`: a frozen value, and a pure function of an activation."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast, overload
 
 import mlx.core as mx
 from typing_extensions import override
 
 from mlx_patch.errors import KindError
 from mlx_patch.interventions._edit import Choice, Edit, PositionChoice, Transformation, make_edit
+from mlx_patch.interventions._edits import Edits, make_edits
 from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._where import Where
 from mlx_patch.positions import Alignment
@@ -79,7 +83,7 @@ class Intervention(ABC):
         """
         return False
 
-    def with_strength(self, alpha: float) -> "Intervention":
+    def with_strength(self, alpha: float) -> Intervention:
         """The same intervention with another strength: what a sweep over "alpha" varies.
 
         Raises:
@@ -95,7 +99,7 @@ class Intervention(ABC):
         """Whether it draws random numbers, from a seed that `with_seed` changes."""
         return False
 
-    def with_seed(self, seed: int) -> "Intervention":
+    def with_seed(self, seed: int) -> Intervention:
         """The same intervention with another seed: what a sweep over "seed" varies.
 
         Raises:
@@ -105,7 +109,7 @@ class Intervention(ABC):
             f"`intervention` must draw random numbers to have a seed. Got {self!r} and {seed}. Use Ablate('noise')."
         )
 
-    def with_features(self, features: int | Iterable[int]) -> "Intervention":
+    def with_features(self, features: int | Iterable[int]) -> Intervention:
         """The same edit of other features: what a sweep over "feature" varies.
 
         Raises:
@@ -126,7 +130,7 @@ class Intervention(ABC):
         """The positions that it has values for, None for all: an edit without `pos` is at these."""
         return None
 
-    def aligned(self, alignment: Alignment) -> "Intervention":
+    def aligned(self, alignment: Alignment) -> Intervention:
         """The same intervention with its source at the positions of another prompt.
 
         Raises:
@@ -145,6 +149,7 @@ class Intervention(ABC):
             ValueRefusedError: The source holds NaN, or the intervention means nothing at one of the sites.
         """
 
+    @overload
     def at(
         self,
         site: str | Site,
@@ -154,11 +159,33 @@ class Intervention(ABC):
         neuron: Choice = None,
         batch: Choice = None,
         key: PositionChoice = None,
-    ) -> Edit:
-        """This intervention at a place: an `Edit`, which runs take.
+    ) -> Edit: ...
+    @overload
+    def at(
+        self,
+        site: list[str] | list[Site] | tuple[str | Site, ...],
+        layer: Choice = None,
+        pos: PositionChoice = None,
+        head: Choice = None,
+        neuron: Choice = None,
+        batch: Choice = None,
+        key: PositionChoice = None,
+    ) -> Edits: ...
+    def at(
+        self,
+        site: str | Site | Sequence[str | Site],
+        layer: Choice = None,
+        pos: PositionChoice = None,
+        head: Choice = None,
+        neuron: Choice = None,
+        batch: Choice = None,
+        key: PositionChoice = None,
+    ) -> Edit | Edits:
+        """This intervention at a place: an `Edit`, which runs take; of several sites `Edits`, all in one run.
 
         Args:
-            site: A short name, TransformerLens's spelling, or a raw module path with a side.
+            site: A short name, TransformerLens's spelling, or a raw module path with a side. A list is the same edit at
+                each of these sites; what else is chosen must mean the same at each.
             layer: Blocks, from 0; negative ones count from the last. None is all that have the site.
             pos: Absolute positions; negative ones count from the end of the prompt. A slice may run on. Or a selector,
                 `mp.pos.token(" Mary")`, which is resolved against the tokens of the run. None is all, or those that an
@@ -169,15 +196,20 @@ class Intervention(ABC):
             key: Key positions at `attn_scores` and `pattern`, chosen as `pos` is, which chooses queries there.
         Raises:
             UnknownNameError: No such site; the message has the nearest names.
-            SelectionError: A choice that the site cannot have, or an empty one.
+            SelectionError: A choice that the site cannot have, or an empty one; or one that means different things at
+                several sites: heads of queries and of keys, entries of axes that differ.
+            ValueRefusedError: A list of sites is empty, or names one twice.
         Example:
             >>> from mlx_patch.interventions._scale import Scale
             >>> Scale(0.5).at("z", layer=3, head=[1, 4])
             Scale(0.5).at('z', layer=3, head=(1, 4))
         """
-        return make_edit(self, site, layer=layer, pos=pos, head=head, neuron=neuron, batch=batch, key=key)
+        choices = {"layer": layer, "pos": pos, "head": head, "neuron": neuron, "batch": batch, "key": key}
+        if isinstance(site, list | tuple):
+            return make_edits(self, site, **choices)
+        return make_edit(self, cast("str | Site", site), **choices)
 
-    def __or__(self, other: "Intervention") -> "Chain":
+    def __or__(self, other: Intervention) -> Chain:
         if not isinstance(other, Intervention):
             raise KindError(f"`|` must join two interventions. Got {other!r}. Compose first, then call `.at(...)`.")
         return Chain((*_in_order(self), *_in_order(other)))
@@ -236,13 +268,13 @@ class Chain(Intervention):
         return any(step.draws for step in self.steps)
 
     @override
-    def with_seed(self, seed: int) -> "Chain":
+    def with_seed(self, seed: int) -> Chain:
         if not self.draws:
             super().with_seed(seed)
         return Chain(tuple(step.with_seed(seed) if step.draws else step for step in self.steps))
 
     @override
-    def with_features(self, features: int | Iterable[int]) -> "Chain":
+    def with_features(self, features: int | Iterable[int]) -> Chain:
         if not any(map(_edits_features, self.steps)):
             super().with_features(features)
         changed_steps = list(self.steps)
@@ -260,7 +292,7 @@ class Chain(Intervention):
         return tuple(sorted(set.intersection(*limits)))
 
     @override
-    def aligned(self, alignment: Alignment) -> "Chain":
+    def aligned(self, alignment: Alignment) -> Chain:
         if not any(map(_can_be_aligned, self.steps)):
             super().aligned(alignment)
         aligned_steps = list(self.steps)

@@ -135,3 +135,8 @@ def when(fn: Callable[[Moment], bool]) -> Steps:
     if not callable(fn):
         raise KindError(f"`fn` must be a function of a Moment. Got {type(fn).__name__}.")
     return When(fn)
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return sorted(__all__)

@@ -1,11 +1,13 @@
 """The result of checking laws: a finding for each law and site, and a report of them all."""
 
 from dataclasses import dataclass
+from html import escape
 from math import isnan
 
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch.plot import html_fragment, html_table
 from mlx_patch.provenance import parameters
 
 ROUNDINGS = 8
@@ -59,6 +61,16 @@ class Report:
         """The findings of laws that did not hold."""
         return tuple(finding for finding in self.findings if not finding.held)
 
+    def _repr_html_(self) -> str:
+        rows = []
+        for law, statement in LAWS.items():
+            findings = [finding for finding in self.findings if finding.law == law]
+            if findings:
+                rows.append([str(law), *_cells(findings), statement])
+        broken = "".join(f"<p>{escape(_format_broken(finding).strip())}</p>" for finding in self.broken)
+        table = html_table(["law", "held", "checks", "largest deviation", "tolerance", "what the law says"], rows)
+        return html_fragment(f"<p>{escape(self.model)}</p>{table}{broken}")
+
     @override
     def __str__(self) -> str:
         lines = [self.model, _HEADING]
@@ -74,13 +86,18 @@ _HEADING = f"{'law':>3}  {'held':<5}{'checks':>6}  {'largest deviation':<19}{'to
 
 
 def _format_row(law: int, findings: list[Finding], statement: str) -> str:
-    """A law's row: its worst finding, with the tolerance of that one; of equals the strictest."""
+    """A law's row."""
+    verdict, count, deviation, tolerance = _cells(findings)
+    return f"{law:>3}  {verdict:<5}{count:>6}  {deviation:<19}{tolerance:<11}{statement}"
+
+
+def _cells(findings: list[Finding]) -> tuple[str, str, str, str]:
+    """Of a law's findings the worst: whether it held, with its tolerance; of equals the strictest."""
     worst = max(findings, key=lambda finding: (not finding.held, finding.deviation, -finding.tolerance))
     verdict = "NO"
     if worst.held:
         verdict = "yes"
-    counts = f"{law:>3}  {verdict:<5}{len(findings):>6}  "
-    return f"{counts}{worst.deviation:<19.2g}{worst.tolerance:<11.2g}{statement}"
+    return verdict, str(len(findings)), f"{worst.deviation:.2g}", f"{worst.tolerance:.2g}"
 
 
 def _format_broken(finding: Finding) -> str:

@@ -1,5 +1,6 @@
 """Lenses: what the stream says at each layer, and how much each part of it adds to a logit."""
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.lens._attention import AttentionSummary as AttentionSummary
 from mlx_patch.lens._attention import attention_summary as attention_summary
 from mlx_patch.lens._attention import pattern_page as pattern_page
@@ -16,6 +17,11 @@ from mlx_patch.lens._head_parts import HeadParts as HeadParts
 from mlx_patch.lens._head_parts import head_parts as head_parts
 from mlx_patch.lens._jacobian_lens import JacobianLens as JacobianLens
 from mlx_patch.lens._lens_result import LogitLens as LogitLens
-from mlx_patch.lens._lens_result import TopTokens as TopTokens
 from mlx_patch.lens._logit_lens import logit_lens as logit_lens
+from mlx_patch.lens._top_tokens import TopTokens as TopTokens
 from mlx_patch.lens._tuned_lens import TunedLens as TunedLens
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return _shown_names(globals())

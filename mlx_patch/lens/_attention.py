@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import MissingSiteError, SelectionError
-from mlx_patch.files import written_whole
-from mlx_patch.lens._attention_page import attention_page
+from mlx_patch.files import text_written
+from mlx_patch.lens._pages import attention_page
 from mlx_patch.plot import pattern_map
 
 if TYPE_CHECKING:
@@ -182,10 +182,7 @@ def pattern_page(
     patterns = _as_float(cache["pattern", layer])
     _refuse_outside("example", example, patterns.shape[0])
     page = attention_page(patterns[example], cache.positions, tokens, f"attention patterns of layer {layer}")
-    if path is not None:
-        with written_whole(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    return page
+    return text_written(page, path)
 
 
 def _refuse_outside(argument: str, index: int, count: int) -> None:

@@ -1,5 +1,6 @@
 """`DirectLogits`: what each part of the stream adds to a logit, or to the difference of two."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import SelectionError
+from mlx_patch.files import text_written
+from mlx_patch.lens._pages import direct_page
+from mlx_patch.plot import PageAxis, frame_height, html_frame
 
 _SHOWN = 5
 """Parts beside the cells that a printed result names."""
@@ -60,6 +64,25 @@ class DirectLogits:
         order = np.argsort(-np.abs(np.nan_to_num(means)), axis=None)[:k]
         cells = [np.unravel_index(number, means.shape) for number in order]
         return [(self._coordinates(cell), float(means[tuple(cell)])) for cell in cells]
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The parts as one HTML page, which loads nothing: what each adds where one points, and the strongest as text.
+
+        Of more than 20,000 parts, such as neurons, it has the 50 strongest alone.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        names = [", ".join(f"{axis} {place}" for axis, place in where.items()) for where, _ in self.strongest(50)]
+        strongest = [[name, f"{value:.4g}"] for name, (_, value) in zip(names, self.strongest(50), strict=True)]
+        means = {name: float(array.mean()) for name, array in self.remainder.items()}
+        axes = [PageAxis(axis, list(map(str, self.coords[axis])), ordered=axis == "layer") for axis in self.axes]
+        return text_written(direct_page(axes, self.values, self.answer, str(self), strongest, means), path)
+
+    def _repr_html_(self) -> str:
+        return html_frame(self.to_html(), frame_height(len(self.coords[self.axes[0]])))
 
     def _coordinates(self, cell: Sequence[Any]) -> dict[str, Any]:
         return {axis: self.coords[axis][int(index)] for axis, index in zip(self.axes, cell, strict=True)}

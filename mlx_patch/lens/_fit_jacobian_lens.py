@@ -5,6 +5,8 @@ which goes back from an entry of the last stream of its own, summed over all pos
 does not depend on it, so that the sum over all positions is the sum from that position on.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +144,7 @@ class _Means:
     width: int = field(default=0)
 
     @classmethod
-    def of(cls, layout: Layout, sites: Sequence[Site]) -> "_Means":
+    def of(cls, layout: Layout, sites: Sequence[Site]) -> _Means:
         """Sums of nothing."""
         last = Site("resid_post", len(layout.blocks) - 1)
         streams = trace(layout, mx.array([[0]]), (*sites, last))

@@ -4,6 +4,8 @@ The loss is KL(final distribution || lens). Its derivative by the lens's logits 
 distributions, so that it goes back through the head by `mx.vjp`, and the loss is never computed.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,7 @@ def fit_tuned_lens(
     positions: int = 64,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
-    optimizer: "mlx.optimizers.Optimizer | None" = None,
+    optimizer: mlx.optimizers.Optimizer | None = None,
     skip: int = 1,
     held_out: float = 0.2,
     seed: int = 0,
@@ -113,7 +115,7 @@ def _checked_steps(steps: object) -> int:
     return steps
 
 
-def _optimizer(optimizer: object, learning_rate: float, steps: int) -> "mlx.optimizers.Optimizer":
+def _optimizer(optimizer: object, learning_rate: float, steps: int) -> mlx.optimizers.Optimizer:
     """The caller's optimizer, or AdamW.
 
     Raises:
@@ -170,7 +172,7 @@ class _Training:
     model: HookedModel
     sizes: dict[Site, float]
     parameters: _Parameters
-    optimizer: "mlx.optimizers.Optimizer"
+    optimizer: mlx.optimizers.Optimizer
     n_positions: int = 0
 
     @classmethod
@@ -179,8 +181,8 @@ class _Training:
         model: HookedModel,
         sites: Sequence[Site],
         rows: Mapping[Site, mx.array],
-        optimizer: "mlx.optimizers.Optimizer",
-    ) -> "_Training":
+        optimizer: mlx.optimizers.Optimizer,
+    ) -> _Training:
         """Maps that add nothing, for streams of the size of some."""
         sizes, parameters = {}, {}
         for site in sites:

@@ -4,17 +4,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_patch.errors import SelectionError, ShapeError, TokenError
-from mlx_patch.files import written_whole
+from mlx_patch.files import text_written
 from mlx_patch.lens._fitted_lens import FittedLens, last_stream
 from mlx_patch.lens._largest import largest_logits
-from mlx_patch.lens._lens_page import lens_page
 from mlx_patch.lens._normaliser import divergence, log_normaliser, log_probs
+from mlx_patch.lens._pages import lens_page
+from mlx_patch.lens._top_tokens import TopTokens
 from mlx_patch.metrics import Answers
 from mlx_patch.model import HookedModel, ids_of_answers, read_out
 from mlx_patch.plot import heatmap, token_grid, visible
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2**26
 """Numbers of logits that are in memory at once, about."""
-
-
-class TopTokens(NamedTuple):
-    """The most likely tokens of a lens.
-
-    Attributes:
-        ids: Token ids, the most likely first. Shape `(site, batch, pos, k)`.
-        probs: Their probabilities. Shape `(site, batch, pos, k)`.
-        texts: Their texts, in nested lists of that shape; empty without a tokenizer.
-    """
-
-    ids: np.ndarray
-    probs: np.ndarray
-    texts: list
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +82,8 @@ class LogitLens:
             return ids, mx.exp(values - log_normaliser(logits)[..., None])
 
         ids, probs = self._over_sites(best)
-        return TopTokens(ids, probs, self._texts_of(ids))
+        sites = tuple(site.name if site.layer is None else f"{site.name} {site.layer}" for site in self.sites)
+        return TopTokens(ids, probs, self._texts_of(ids), sites, self._position_names())
 
     def prob(self, token: Answers) -> np.ndarray:
         """The probability of a token. Shape `(site, batch, pos)`.
@@ -196,10 +184,7 @@ class LogitLens:
         top = self.top(k)
         texts = self._cell_texts(top, example)
         page = lens_page(texts, top.probs[:, example], self._row_labels(), self._column_labels(), repr(self))
-        if path is not None:
-            with written_whole(path) as temporary:
-                temporary.write_text(page, encoding="utf-8")
-        return page
+        return text_written(page, path)
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -234,6 +219,11 @@ class LogitLens:
         if not self.texts:
             return [str(position) for position in self.positions]
         return [f"{visible(text)} ({pos})" for text, pos in zip(self.texts, self.positions, strict=True)]
+
+    def _position_names(self) -> tuple[str, ...]:
+        if not self.texts:
+            return tuple(f"position {position}" for position in self.positions)
+        return tuple(f"{pos} {visible(text)}" for text, pos in zip(self.texts, self.positions, strict=True))
 
     def _site(self, key: str | Site | tuple[str, int]) -> Site:
         site = Site(key[0], key[1] % self.model.n_layers) if isinstance(key, tuple) else Site.parse(key)

@@ -1,5 +1,7 @@
 """`logit_lens`: the model's own final norm and unembedding, at the stream of any layer."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

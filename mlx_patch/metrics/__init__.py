@@ -10,6 +10,7 @@ Example:
     [2.0]
 """
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.metrics._several import metrics_of as metrics_of
 from mlx_patch.metrics._several import refuse_same_names as refuse_same_names
 
@@ -44,3 +45,14 @@ from ._tokens import token_ids as token_ids
 from ._tokenset import TokenSetProb as TokenSetProb
 from ._top import TopK as TopK
 from ._top import TopToken as TopToken
+
+_PLUMBING = frozenset(
+    "Answer Answers Slot Tokenizer as_answers as_metric for_examples log_softmax_at metrics_of refuse_same_names "
+    "single_tokens token_ids".split()
+)
+"""What other parts of the library import, and metrics of one's own may."""
+
+
+def __dir__() -> list[str]:
+    """The metrics, what they are made of, and their registry."""
+    return _shown_names(globals(), plumbing=_PLUMBING)

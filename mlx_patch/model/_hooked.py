@@ -1,5 +1,7 @@
 """`HookedModel`: an mlx_lm model whose activations can be read and edited."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -28,6 +30,7 @@ from mlx_patch.model._hooks import (
     function_edits,
 )
 from mlx_patch.model._loading import adapted, load_model
+from mlx_patch.model._model_page import model_page
 from mlx_patch.model._plain import check_call
 from mlx_patch.model._running import cache_of, run, trace
 from mlx_patch.model._unembedding import final_norm, find_head, ids_of_answers, unembed
@@ -67,7 +70,7 @@ class HookedModel:
         self._tuned = ""
 
     @classmethod
-    def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> "HookedModel":
+    def load(cls, path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> HookedModel:
         """Load a model and its tokenizer through `mlx_lm.load`, whose keywords it takes. It runs in any thread.
 
         Every array is read before this returns, with `lazy=True` as well: what is still on the disk can be read in
@@ -83,7 +86,7 @@ class HookedModel:
         hooked._tuned = tuned
         return hooked
 
-    def with_adapter(self, adapter_path: str | os.PathLike[str]) -> "HookedModel":
+    def with_adapter(self, adapter_path: str | os.PathLike[str]) -> HookedModel:
         """A second model: this one with an adapter (LoRA, DoRA, full fine-tune), on the same weights in memory.
 
         It equals `HookedModel.load(..., adapter_path=...)` bit for bit. This model stays as it is, and both can run,
@@ -408,7 +411,7 @@ class HookedModel:
         """
         return self.run(tokens, function_edits(fwd_hooks), logits_at, prompt_cache)
 
-    def editing(self, *edits: Edit) -> "Editing[HookedModel]":
+    def editing(self, *edits: Edit) -> Editing[HookedModel]:
         """A block in which every run of `model.model` is edited, from mlx_lm's own functions too.
 
         Positions are absolute. Negative ones count from the end of a forward pass that has no prompt cache; with one,
@@ -516,6 +519,21 @@ class HookedModel:
         if family.name == UNKNOWN or registered_family(self.model) is family:
             family = None
         return _rebuild, (self.model, self.tokenizer, self.name, family, self._tuned)
+
+    def _repr_html_(self) -> str:
+        identity = self.identity
+        heads, kv_heads, width = self.n_heads, self.n_kv_heads, self.d_head
+        facts = {
+            "architecture": self.layout.family.name,
+            "layers": self.n_layers,
+            "d_model": self.d_model,
+            "heads": heads and f"{heads} of width {width}, {kv_heads or 'several numbers of'} KV heads",
+            "tokens": self.d_vocab,
+            "weights": identity["dtype"],
+            "quantised": identity["bits"] and f"{identity['bits']} bits",
+            "adapter": identity["adapter"],
+        }
+        return model_page(repr(self), facts, self.sites)
 
     def __repr__(self) -> str:
         name = f"{self.name}: " if self.name else ""

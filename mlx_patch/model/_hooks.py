@@ -13,6 +13,7 @@ from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, Unk
 from mlx_patch.interventions import (
     Apply,
     Edit,
+    Edits,
     Path,
     PositionChoice,
     Span,
@@ -189,7 +190,12 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
         return (edits,)
     if isinstance(edits, Path):
         _refuse_path(edits)
-    listed = tuple(edits)
+    listed: list[Edit] = []
+    for member in edits:
+        if isinstance(member, Edits):
+            listed += member
+        else:
+            listed.append(member)
     for edit in listed:
         if isinstance(edit, Path):
             _refuse_path(edit)
@@ -198,7 +204,7 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
                 f"`edits` must hold edits, which `.at(...)` makes. Got {edit!r}. "
                 "Write mp.Ablate('zero').at('z', layer=3), say."
             )
-    return listed
+    return tuple(listed)
 
 
 def _refuse_path(path: Path) -> NoReturn:

@@ -10,6 +10,7 @@ import numpy as np
 from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError, brief
 from mlx_patch.metrics import LogitDiff, ProbDiff, as_answers, single_tokens
 from mlx_patch.model import HookedModel
+from mlx_patch.pairs._pages import pairs_page
 from mlx_patch.positions import prompt_ids
 from mlx_patch.tokens import is_text_or_chat, one_prompt
 
@@ -95,6 +96,9 @@ class PromptPair:
         answer = _answer_ids("answer", self.answer, model, self)
         foil = _answer_ids("foil", self.foil, model, self)
         return PromptPair(clean, corrupted, answer, foil)
+
+    def _repr_html_(self) -> str:
+        return pairs_page("PromptPair", [(self.clean, self.corrupted)], [(self.answer, self.foil)])
 
 
 def metric_of(pairs: Sequence[PromptPair]) -> LogitDiff | ProbDiff:

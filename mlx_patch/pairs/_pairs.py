@@ -12,6 +12,7 @@ from mlx_patch.metrics import LogitDiff, ProbDiff
 from mlx_patch.model import HookedModel
 
 from ._check import checked
+from ._pages import pairs_page
 from ._pair import PromptPair, metric_of
 from ._report import PairReport
 
@@ -130,6 +131,10 @@ class PromptPairs(Sequence[PromptPair]):
         if isinstance(index, slice):
             return PromptPairs(self.pairs[index], self.name)
         return self.pairs[index]
+
+    def _repr_html_(self) -> str:
+        prompts = [(pair.clean, pair.corrupted) for pair in self.pairs]
+        return pairs_page(repr(self), prompts, [(pair.answer, pair.foil) for pair in self.pairs])
 
     @override
     def __repr__(self) -> str:

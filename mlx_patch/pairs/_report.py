@@ -6,9 +6,12 @@ from math import isfinite, nan
 import numpy as np
 from typing_extensions import override
 
+from ._pages import report_page
 from ._pair import PromptPair
 
 _LONGEST = 48
+
+_COLUMNS = ("pair", "clean prompt -> answer / foil", "clean", "corrupted", "gap", "")
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,25 @@ class PairReport:
         """`clean - corrupted`, in `unit`. Shape `(pairs,)`."""
         return self.clean - self.corrupted
 
+    @property
+    def _heading(self) -> str:
+        passed = len(self.rows) - len(self.failing)
+        return f"{self.name or 'pairs'}: {passed} of {len(self.rows)} pass. Answer minus foil, in {self.unit}."
+
+    @property
+    def _table(self) -> list[tuple[str, ...]]:
+        return [_COLUMNS, *(_cells(number, row) for number, row in enumerate(self.rows))]
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._table
+        return report_page(self._heading, head, rows)
+
     @override
     def __str__(self) -> str:
-        passed = len(self.rows) - len(self.failing)
-        head = f"{self.name or 'pairs'}: {passed} of {len(self.rows)} pass. Answer minus foil, in {self.unit}."
-        table = [("pair", "clean prompt -> answer / foil", "clean", "corrupted", "gap", "")]
-        table += [_cells(number, row) for number, row in enumerate(self.rows)]
+        table = self._table
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [_line(cells, widths) for cells in table]
-        return "\n".join([head, *lines])
+        return "\n".join([self._heading, *lines])
 
 
 def _cells(number: int, row: PairCheckRow) -> tuple[str, str, str, str, str, str]:

@@ -1,5 +1,11 @@
-"""Plots of plain arrays: curves, heatmaps, networks. Needs the extra `plot`."""
+"""Plots of plain arrays: curves, heatmaps, networks, which need the extra `plot`; and pages, which need nothing."""
 
+from mlx_patch.plot._cells_page import PageAxis as PageAxis
+from mlx_patch.plot._cells_page import cells_data as cells_data
+from mlx_patch.plot._cells_page import cells_page as cells_page
+from mlx_patch.plot._cells_page import frame_height as frame_height
+from mlx_patch.plot._cells_page import plain_numbers as plain_numbers
+from mlx_patch.plot._cells_page import points_data as points_data
 from mlx_patch.plot._curve import layer_curve as layer_curve
 from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
@@ -11,6 +17,7 @@ from mlx_patch.plot._network import NetworkLink as NetworkLink
 from mlx_patch.plot._network import NetworkNode as NetworkNode
 from mlx_patch.plot._network import network as network
 from mlx_patch.plot._network_svg import network_svg as network_svg
+from mlx_patch.plot._page import html_fragment as html_fragment
 from mlx_patch.plot._page import html_frame as html_frame
 from mlx_patch.plot._page import html_page as html_page
 from mlx_patch.plot._page import html_table as html_table

@@ -23,7 +23,7 @@ def network_svg(drawn: Network) -> str:
 
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'font-family="sans-serif" font-size="11">',
+        f'font-family="sans-serif" font-size="11" role="img" aria-label="{escape(drawn.title)}">',
         f'<text x="{width / 2:.0f}" y="20" text-anchor="middle" font-size="14">{escape(drawn.title)}</text>',
     ]
     for y, label in drawn.rows.items():

@@ -20,6 +20,9 @@ _STYLE = """
 }
 .mlx-patch h1 { font-size: 16px; margin: 0 0 8px; }
 .mlx-patch table { border-collapse: collapse; }
+.mlx-patch .numbers td, .mlx-patch .numbers th { border: 1px solid var(--line); padding: 1px 6px; text-align: right; }
+.mlx-patch .numbers th { font-weight: normal; text-align: left; }
+.mlx-patch .numbers caption { text-align: left; padding: 8px 0 2px; }
 """
 
 
@@ -53,6 +56,16 @@ def html_page(title: str, body: str, *, style: str = "", data: Any = None, scrip
     return "\n".join([*lines, "</body></html>", ""])
 
 
+def html_fragment(body: str, style: str = "") -> str:
+    """A few elements without a script, for the output of a notebook.
+
+    Args:
+        body: HTML. Text in it must be escaped.
+        style: CSS rules, each of `.mlx-patch`, since the notebook has others.
+    """
+    return f'<div class="mlx-patch"><style>{_STYLE}{style}</style>{body}</div>'
+
+
 def _json_in_html(data: Any) -> str:
     """JSON in which no text can end the element that holds it."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -75,6 +88,11 @@ def html_table(head: list[str], rows: list[list[str]], name: str = "") -> str:
 
 
 def html_frame(page: str, height: int) -> str:
-    """A page inside another, as a notebook shows it: neither sees the other's names and styles."""
+    """A page inside another, as a notebook shows it: neither sees the other's names and styles.
+
+    Args:
+        page: The page.
+        height: In pixels; of a page that is longer, the frame scrolls.
+    """
     style = f"width: 100%; height: {height}px; border: 0"
     return f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" style="{style}"></iframe>'

@@ -10,6 +10,7 @@ from unicodedata import east_asian_width
 from typing_extensions import override
 
 from mlx_patch.errors import SelectionError, ValueRefusedError
+from mlx_patch.positions._alignment_page import alignment_page
 from mlx_patch.positions._pieces import Pieces, prompt_ids
 
 _GAP = "-"
@@ -114,6 +115,12 @@ class Alignment:
             source_start, target_start = source + 1, target + 1
         return tuple(columns[:-1])
 
+    def _repr_html_(self) -> str:
+        source = _texts(self.source_tokens, self.source_tokenizer)
+        target = _texts(self.target_tokens, self.target_tokenizer)
+        heading = f"Alignment: {len(self.pairs)} pairs of {len(source)} and {len(target)} positions"
+        return alignment_page(self.columns, source, target, heading)
+
     @override
     def __str__(self) -> str:
         source_words = _words(self.source_tokens, self.source_tokenizer)
@@ -149,9 +156,17 @@ def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) 
 
 def _words(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
     """Tokens as they are written in a column."""
+    texts = _texts(ids, tokenizer)
+    if tokenizer is None:
+        return texts
+    return [_escaped(text) for text in texts]
+
+
+def _texts(ids: tuple[int, ...], tokenizer: Any) -> list[str]:
+    """Tokens as they are; numbers without a tokenizer."""
     if tokenizer is None:
         return list(map(str, ids))
-    return [_escaped(text) for text in Pieces(ids, tokenizer).texts]
+    return list(Pieces(ids, tokenizer).texts)
 
 
 def _escaped(text: str) -> str:

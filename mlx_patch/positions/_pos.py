@@ -129,3 +129,8 @@ def _absolute(position: int, length: int) -> int:
     if not -length <= position < length:
         raise SelectionError(f"`pos` must lie in {-length} to {length - 1}. Got {position}.")
     return position % length
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return sorted(__all__)

@@ -1,5 +1,6 @@
 """Recipes: experiments of the literature, each a short function of the library's verbs."""
 
+from mlx_patch._presence import shown_names as _shown_names
 from mlx_patch.recipes._activations import mean_activations as mean_activations
 from mlx_patch.recipes._axes import KeysAxis as KeysAxis
 from mlx_patch.recipes._axes import SourceLayerAxis as SourceLayerAxis
@@ -17,3 +18,8 @@ from mlx_patch.recipes._knockout import knockout as knockout
 from mlx_patch.recipes._patchscope import IDENTITY as IDENTITY
 from mlx_patch.recipes._patchscope import patchscope as patchscope
 from mlx_patch.recipes._task_vector import task_vector as task_vector
+
+
+def __dir__() -> list[str]:
+    """What is meant for the user of the module."""
+    return _shown_names(globals())

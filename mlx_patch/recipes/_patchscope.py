@@ -1,5 +1,7 @@
 """Patchscopes: what does a model itself read in an activation of another prompt?"""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any, Unpack
 

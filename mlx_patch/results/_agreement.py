@@ -1,5 +1,6 @@
 """`Agreement`: how far estimates are from exact numbers, and what a shortlist by them may have missed."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, lgamma, log
@@ -9,13 +10,18 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import ValueRefusedError
-from mlx_patch.plot import scatter
+from mlx_patch.files import text_written
+from mlx_patch.plot import cells_page, html_frame, points_data, scatter
+from mlx_patch.results._captions import short_metric
 from mlx_patch.results._coordinates import cell_at, where_text
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 _CONFIDENCE = 0.95
+
+_FRAME = 660
+"""The height of the page in a notebook, in pixels."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +43,7 @@ class Agreement:
         largest_miss_at: Where that is, in words; empty without a sample.
         missed_share: An upper bound, at 95% confidence, on the share of the cells outside the shortlist whose exact
             effect is larger than the smallest of the shortlist. NaN without a sample.
+        cells: Where each swept cell is, in words.
     Source:
         The bound is Clopper and Pearson 1934, one-sided.
     """
@@ -51,6 +58,7 @@ class Agreement:
     largest_miss: float
     largest_miss_at: str
     missed_share: float
+    cells: tuple[str, ...] = field(default=(), repr=False)
 
     def plot(self, ax: Any = None) -> "matplotlib.axes.Axes":
         """Exact effects against estimated ones, with the diagonal on which they agree.
@@ -58,16 +66,42 @@ class Agreement:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        groups = {"the strongest estimates": ~self.sampled, "drawn at random": self.sampled}
-        points = {name: (self.estimates[chosen], self.exact[chosen]) for name, chosen in groups.items() if chosen.any()}
+        x_label, y_label = self._labels()
         return scatter(
-            points,
-            x_label=f"estimated change of {self.metric}",
-            y_label=f"exact change of {self.metric}",
+            {name: (self.estimates[chosen], self.exact[chosen]) for name, chosen in self._groups().items()},
+            x_label=x_label,
+            y_label=y_label,
             diagonal=True,
             title=", ".join(self._correlations()),
             ax=ax,
         )
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The same as one HTML page, which loads nothing: each cell's name and both effects where one points.
+
+        Args:
+            path: Where to write it as well, whole or not at all; None writes nothing.
+        Raises:
+            FileError: `path` cannot be written to.
+        """
+        names = self.cells or tuple(f"cell {number}" for number in range(len(self.exact)))
+        groups = self._groups()
+        points = {name: (self.estimates[chosen], self.exact[chosen]) for name, chosen in groups.items()}
+        labels = {name: [names[index] for index in np.flatnonzero(chosen)] for name, chosen in groups.items()}
+        data = points_data(points, labels, *self._labels())
+        return text_written(cells_page("Agreement of estimates and exact effects", repr(self), data), path)
+
+    def _repr_html_(self) -> str:
+        return html_frame(self.to_html(), _FRAME)
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        """Which cells belong to each group that has any."""
+        groups = {"the strongest estimates": ~self.sampled, "drawn at random": self.sampled}
+        return {name: chosen for name, chosen in groups.items() if chosen.any()}
+
+    def _labels(self) -> tuple[str, str]:
+        name = short_metric([self.metric], "metric")
+        return f"estimated change of {name}", f"exact change of {name}"
 
     def _correlations(self) -> list[str]:
         phrases = [f"rank correlation {self.rank_correlation:.2f}"]
@@ -88,7 +122,7 @@ class Agreement:
                 f"at most {self.missed_share:.0%} of the {self.n_unswept + int(self.sampled.sum())} others exceed the "
                 "weakest of the shortlist (95% confidence)"
             )
-        return f"{self.metric}: " + ", ".join(phrases)
+        return f"{short_metric([self.metric], 'metric')}: " + ", ".join(phrases)
 
 
 def agreement_of(
@@ -134,6 +168,7 @@ def agreement_of(
         largest_miss=largest_miss,
         largest_miss_at=largest_miss_at,
         missed_share=_missed_share(exact_effects, is_sampled),
+        cells=tuple(where_text(cell_at(place, axes, coords)) for place in np.argwhere(swept).tolist()),
     )
 
 

@@ -35,7 +35,7 @@ class Estimate(CellResult):
         >>> values = np.array([[1], [5]], dtype=np.float32)
         >>> est = Estimate(values, ("layer", "example"), {"layer": (0, 1), "example": (0,)}, values[0], {})
         >>> est.exact.tolist(), est.peak()
-        ([False, False], layer 1: 5 (baseline 1))
+        ([False, False], layer 1: 5 (baseline 1, effect +4))
     """
 
     estimated: Any = None

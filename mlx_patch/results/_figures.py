@@ -8,6 +8,7 @@ import numpy as np
 from mlx_patch.errors import ValueRefusedError, listed
 from mlx_patch.plot import heatmap, layer_curve, limit_of, new_axes, size_of_heatmap
 from mlx_patch.results._axes import is_ordered, label_of
+from mlx_patch.results._captions import short_metric, what_was_patched
 from mlx_patch.results._coordinates import label_text, where_text
 from mlx_patch.results._labelled import Labelled
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 def draw(result: Labelled, ax: Any = None, title: str = "", limit: float | None = None) -> "matplotlib.axes.Axes":
     """What `SweepResult.plot` returns, for a result of one metric."""
-    title = ", ".join(filter(None, (title, _selection_text(result))))
+    patched = what_was_patched(result.provenance, result.over)
+    title = ", ".join(filter(None, (title, patched, _selection_text(result))))
     if len(result.over) == 1:
         return _draw_curve(result, ax, title)
     if len(result.over) == 2:
@@ -39,13 +41,9 @@ def _selection_text(result: Labelled) -> str:
     return where_text({axis: label for axis, label in selected.items() if axis != "metric"})
 
 
-def _metric_name(result: Labelled) -> str:
-    return next(iter(result.metrics), "metric")
-
-
 def value_label(result: Labelled) -> str:
     """The label of a plot's values: the metric, its change, or a fraction."""
-    name = _metric_name(result)
+    name = short_metric(result.metrics, "metric")
     if result.is_normalised:
         return f"{name}\nfraction (0 corrupted, 1 clean)"
     if len(result.over) == 1:

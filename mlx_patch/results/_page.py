@@ -3,15 +3,14 @@
 import json
 import os
 from html import escape
-from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlx_patch.files import written_whole
-from mlx_patch.plot import html_frame, html_page, html_table, visible
+from mlx_patch.files import text_written
+from mlx_patch.plot import PageAxis, cells_data, cells_page, frame_height, html_frame, html_page, html_table, visible
 from mlx_patch.results._axes import is_ordered, label_of
+from mlx_patch.results._captions import short_metrics, what_was_patched
 from mlx_patch.results._coordinates import label_text, where_text
 from mlx_patch.results._figures import rows_and_columns
 from mlx_patch.results._labelled import Labelled
@@ -25,46 +24,15 @@ _SHOWN = 10
 _LARGEST_OUTPUT = 100_000
 """Numbers of a page that a notebook keeps in an output."""
 
-_STYLE = """
-.mlx-patch .pickers { display: flex; flex-wrap: wrap; gap: 6px 16px; margin: 8px 0; }
-.mlx-patch select { font: inherit; }
-.mlx-patch .scroll { overflow: auto; max-width: 100%; }
-.mlx-patch .grid td { min-width: 14px; height: 16px; padding: 0; border: 1px solid var(--paper); }
-.mlx-patch .grid th { font-weight: normal; font-size: 11px; color: var(--soft); padding: 0 4px; text-align: right; }
-.mlx-patch .grid thead th { writing-mode: vertical-rl; text-align: left; padding: 4px 0; white-space: pre; }
-.mlx-patch .grid thead th:first-child { writing-mode: horizontal-tb; vertical-align: bottom; }
-.mlx-patch .grid td.missing { background: repeating-linear-gradient(45deg,
-  var(--nothing) 0 2px, var(--paper) 2px 5px); }
-.mlx-patch .grid td.exact { border-color: var(--ink); }
-.mlx-patch .grid td:focus, .mlx-patch circle:focus { outline: 2px solid var(--ink); outline-offset: -1px; }
-.mlx-patch output { display: block; min-height: 1.5em; margin: 6px 0; font-variant-numeric: tabular-nums; }
-.mlx-patch .scale { display: inline-block; width: 160px; height: 10px; vertical-align: middle; margin: 0 6px;
-  background: linear-gradient(to right in oklab, var(--less), var(--middle), var(--more)); }
-.mlx-patch .numbers td, .mlx-patch .numbers th { border: 1px solid var(--line); padding: 1px 6px; text-align: right; }
-.mlx-patch .numbers th { font-weight: normal; text-align: left; }
-.mlx-patch .numbers caption { text-align: left; padding: 8px 0 2px; }
-.mlx-patch details { margin: 8px 0; }
-.mlx-patch pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.mlx-patch svg text { fill: var(--soft); font-size: 11px; }
-"""
-
 
 def result_page(result: Labelled, path: str | os.PathLike[str] | None = None) -> str:
     """What `to_html` of a result returns."""
     name = f"{type(result).__name__} over {', '.join(result.over) or 'one cell'}"
-    body = [
-        f"<h1>{escape(name)}</h1>",
-        f"<pre>{escape(description(result))}</pre>",
-        '<div id="figure"></div>',
-        *(_strongest(result, metric) for metric in result.metrics or ("",)),
-        f"<details><summary>How it was made</summary><pre>{escape(_provenance(result))}</pre></details>",
-    ]
-    script = Path(__file__).with_name("_page.js").read_text(encoding="utf-8")
-    page = html_page(name, "\n".join(body), style=_STYLE, data=page_data(result), script=script)
-    if path is not None:
-        with written_whole(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    return page
+    if patched := what_was_patched(result.provenance, result.over):
+        name = f"{name}: {patched}"
+    tables = [_strongest(result, metric) for metric in result.metrics or ("",)]
+    page = cells_page(name, description(result), page_data(result), tables=tables, provenance=_provenance(result))
+    return text_written(page, path)
 
 
 def result_frame(result: Labelled) -> str:
@@ -74,17 +42,13 @@ def result_frame(result: Labelled) -> str:
     n_rows = 12
     if len(result.over) > 1:
         n_rows = len(result.coords[_rows_and_columns(result)[0]])
-    return html_frame(result_page(result), min(360 + 18 * n_rows, 900))
+    return html_frame(result_page(result), frame_height(n_rows))
 
 
 def pair_page(denoising: Labelled, noising: Labelled, path: str | os.PathLike[str] | None = None) -> str:
     """What `to_html` of a pair of results returns: a page with the page of each."""
     frames = pair_frames(denoising, noising)
-    page = html_page("PairResult: denoising and noising", frames)
-    if path is not None:
-        with written_whole(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    return page
+    return text_written(html_page("PairResult: denoising and noising", frames), path)
 
 
 def pair_frames(denoising: Labelled, noising: Labelled) -> str:
@@ -125,25 +89,23 @@ def page_data(result: Labelled) -> dict[str, Any]:
     """What the script draws, as JSON values. NaN is None."""
     n_metrics = max(1, len(result.coords.get("metric", ())))
     n_examples = result.values.shape[-1]
-    n_cells = result.values.size // (n_metrics * n_examples)
-    data: dict[str, Any] = {
-        "axes": [_axis(result, axis) for axis in result.over],
-        "metrics": list(result.metrics) or ["value"],
-        "examples": n_examples,
-        "values": _plain(result.values.reshape(n_cells, n_metrics, n_examples)),
-        "baseline": _plain(result.baseline.reshape(n_metrics, n_examples)),
-        "counted": (~result.left_out).reshape(n_metrics, n_examples).tolist(),
-        "normalised": result.is_normalised,
-    }
+    sizes = [len(result.coords[axis]) for axis in result.over]
+    counted = (~result.left_out).reshape(n_metrics, n_examples).tolist()
+    more: dict[str, Any] = {"counted": counted, "normalised": result.is_normalised}
     exact = getattr(result, "exact", None)
     if exact is not None:
-        data["exact"] = exact.ravel().tolist()
+        more["exact"] = exact.ravel().tolist()
     if len(result.over) > 1:
-        data["shown"] = list(_rows_and_columns(result))
-    elif result.over and all(map(_can_resample, data["counted"])):
-        low, high = result.interval()
-        data["interval"] = [_plain(end.reshape(n_cells, n_metrics)) for end in (low, high)]
-    return data
+        more["shown"] = list(_rows_and_columns(result))
+    elif result.over and all(map(_can_resample, counted)):
+        more["interval"] = tuple(end.reshape(-1, n_metrics) for end in result.interval())
+    return cells_data(
+        [_axis(result, axis) for axis in result.over],
+        result.values.reshape(*sizes, n_metrics, n_examples),
+        short_metrics(result.metrics) or ["value"],
+        baseline=result.baseline.reshape(n_metrics, n_examples),
+        **more,
+    )
 
 
 def _can_resample(counted: list[bool]) -> bool:
@@ -151,18 +113,8 @@ def _can_resample(counted: list[bool]) -> bool:
     return sum(counted) > 1
 
 
-def _axis(result: Labelled, axis: str) -> dict[str, Any]:
+def _axis(result: Labelled, axis: str) -> PageAxis:
     labels = list(map(label_text, result.coords[axis]))
     if axis == "pos" and "token" in result.coords:
         labels = [f"{label} {visible(token)}" for label, token in zip(labels, result.coords["token"], strict=True)]
-    return {"name": axis, "label": label_of(axis), "labels": labels, "ordered": is_ordered(axis)}
-
-
-def _plain(numbers: Any) -> Any:
-    """Nested lists of JSON's numbers, with only the digits that float32 has; None for what is not finite."""
-    if isinstance(numbers, np.ndarray):
-        return [_plain(number) for number in numbers]
-    value = float(str(numbers))
-    if isfinite(value):
-        return value
-    return None
+    return PageAxis(axis, labels, label_of(axis), is_ordered(axis))

@@ -23,7 +23,7 @@ class Peak:
 
     Example:
         >>> Peak({"layer": 12, "pos": 7, "token": " Mary"}, value=3.21, effect=8.43)
-        layer 12, pos 7 (' Mary'): 3.21 (baseline -5.22)
+        layer 12, pos 7 (' Mary'): 3.21 (baseline -5.22, effect +8.43)
     """
 
     where: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Peak:
     @override
     def __repr__(self) -> str:
         cell = where_text(self.where) or "the only cell"
-        return f"{cell}: {self.value:.3g} (baseline {self.baseline:.3g})"
+        return f"{cell}: {self.value:.3g} (baseline {self.baseline:.3g}, effect {self.effect:+.3g})"
 
 
 def peaks_of(

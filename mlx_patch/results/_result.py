@@ -23,5 +23,5 @@ class SweepResult(CellResult):
         >>> result.mean().tolist()
         [2.0, 6.0]
         >>> result.peak()
-        layer 1: 6 (baseline 1)
+        layer 1: 6 (baseline 1, effect +5)
     """

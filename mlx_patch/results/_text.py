@@ -4,6 +4,7 @@ from math import prod
 
 import numpy as np
 
+from mlx_patch.results._captions import short_metric, short_metrics
 from mlx_patch.results._coordinates import range_text, where_text
 from mlx_patch.results._labelled import Labelled
 from mlx_patch.results._peaks import largest_effects
@@ -19,9 +20,10 @@ def description(result: Labelled) -> str:
     if selected:
         lines.append(f"at {where_text(selected)}")
     if "metric" in result.axes:
-        lines += [_range_line(one_metric(result, metric), metric) for metric in result.metrics]
+        for metric, name in zip(result.metrics, short_metrics(result.metrics), strict=True):
+            lines.append(_range_line(one_metric(result, metric), name))
     else:
-        lines.append(_range_line(result, next(iter(result.metrics), "value")))
+        lines.append(_range_line(result, short_metric(result.metrics, "value")))
     lines.append(_state_line(result))
     return "\n  ".join(lines)
 

@@ -1,5 +1,7 @@
 """`ActivationStore`: the activations of many prompts, in a folder of safetensors files with an index."""
 
+from __future__ import annotations
+
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -76,7 +78,7 @@ class ActivationStore:
         shard_mb: float = 256,
         batch_size: int = 8,
         progress: CaptureProgress | None = None,
-    ) -> "ActivationStore":
+    ) -> ActivationStore:
         """Capture the activations of many prompts into a folder.
 
         Prompts are taken one after the other, and one shard of them is in memory at a time, so that their number is

@@ -204,7 +204,8 @@ def _place_intervention(
             near = did_you_mean(str(key), _KEYS)
             raise UnknownNameError(f"`over` must hold dicts of what `.at` takes. Got {key!r} in {dict(where)}. {near}")
     if "site" in where:
-        sites = (where["site"],)
+        site = where["site"]
+        sites = tuple(site) if isinstance(site, list | tuple) else (site,)
     if not sites:
         raise ValueRefusedError(f"`at` must be a site if a cell has none. Got None with {dict(where)}. Add 'site'.")
     return tuple(cell_edit(intervention, {**where, "site": site}) for site in sites)

@@ -1,5 +1,7 @@
 """`sweep`: many patched runs at the cost of few. `plan`: its passes and cost, without running."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, cast

@@ -251,6 +251,34 @@ def test_a_copy_holds_the_same_arrays(cache):
 
 
 def test_a_cache_says_what_it_holds(tiny, tokens, cache):
-    assert repr(cache) == "ActivationCache(8 sites, positions 0 to 7 of 8)"
+    size = sum(array.nbytes for array in cache.values()) / 1000
+    sites = f"resid_post 0-2, z 0-2, final_norm, {GATE}"
+    assert repr(cache) == f"ActivationCache({sites}; positions 0-7 of 8; {size:.1f} kB)"
     _, some = tiny().run_with_cache(tokens, sites="z.0", pos=[0, -1])
-    assert repr(some) == "ActivationCache(1 site, positions [0, 7] of 8)"
+    assert repr(some) == "ActivationCache(z 0; positions 0, 7 of 8; 1.0 kB)"
+
+
+def test_a_line_of_a_cache_stays_short(tiny, tokens):
+    _, everything = tiny().run_with_cache(tokens, sites=lambda site: True)
+    names = list(dict.fromkeys(site.name for site in everything))
+    assert f"{len(names) - 6} more sites" in repr(everything)
+    assert len(repr(everything)) < 160
+
+
+def test_a_notebook_shows_the_table_of_a_cache(tiny, tokens, cache):
+    page = cache._repr_html_()
+    for cell in ("resid_post", "0-2", "float32", str(cache["resid_post", 0].shape), "final_norm", GATE):
+        assert f">{cell}<" in page
+    assert "<script" not in page
+
+
+def test_prompts_are_counted_where_there_are_several(tiny, tokens):
+    _, batch = tiny().run_with_cache(mx.concatenate([tokens, tokens]), sites="embed")
+    assert "embed; 2 prompts; positions" in repr(batch)
+
+
+def test_every_key_of_a_cache_completes(cache):
+    keys = cache._ipython_key_completions_()
+    assert [cache[key] for key in keys] == list(cache.values())
+    assert keys[0] == ("resid_post", 0)
+    assert "final_norm" in keys

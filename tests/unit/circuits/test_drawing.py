@@ -1,6 +1,7 @@
 """A circuit's picture: every node and edge once, layers upwards, strength as width and sign as colour."""
 
 import xml.etree.ElementTree as ElementTree
+from html import escape
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -80,6 +81,9 @@ def test_a_file_is_whole_and_has_every_score(edges, circuit, tmp_path):
     root = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
     titles = {title.text for title in root.iter(f"{SVG}title")}
     assert titles == {f"{name}: {score_of(edges, name):.4g}" for name in NAMES}
+    rows = [f'<th scope="row">{escape(name)}</th><td>{score_of(edges, name):.4g}</td>' for name in NAMES]
+    assert all(row in text for row in rows)  # the text alternative
+    assert text == edges.to_html(circuit=circuit)
     labels = {label.text for label in root.iter(f"{SVG}text")}
     assert labels >= {"input", "a0.h1", "a1.kv0", "a1.h0", "m1", "logits", "layer 0", "layer 1"}
 

@@ -59,6 +59,27 @@ def test_numbers_are_those_of_numpy_however_many_logits_fit(tiny, streams, monke
     np.testing.assert_array_equal(lens.top(1).ids, top.ids[..., :1])
 
 
+def test_the_most_likely_tokens_read_as_a_table(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH, pos=[-2, -1])
+    top = lens.top(2)
+    lines = repr(top).splitlines()
+    assert lines[0].split() == ["1st", "2nd"]
+    first, second = top.ids[1, 1, 0]
+    chances = top.probs[1, 1, 0]
+    headings = [line for line in lines if line.startswith("prompt")]
+    assert headings == [f"prompt {row}, position {pos}" for row in range(2) for pos in lens.positions]
+    row = lines[lines.index(headings[2]) + 2].split()
+    assert row == ["resid_post", "1", str(first), f"{chances[0]:.2f}", str(second), f"{chances[1]:.2f}"]
+    assert len(lines) == 1 + 4 * 4
+
+
+def test_a_long_table_of_tokens_is_cut(tiny):
+    top = mp.lens.logit_lens(tiny(), list(range(1, 40))).top(3)
+    lines = repr(top).splitlines()
+    assert len(lines) == 42
+    assert lines[-1].startswith(f"... and {39 * 4 - 40} rows more")
+
+
 @pytest.mark.parametrize("k", [1, 2, 5, 14, 200, 1000])
 @pytest.mark.parametrize("levels", [0, 3, 40])
 def test_of_equal_logits_the_smaller_token_comes_first(k, levels):

@@ -3,46 +3,13 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_pages import HOSTILE, Page
 
 from mlx_patch.errors import FileError
 from mlx_patch.results import Estimate, PairResult, SweepResult
-
-HOSTILE = "</script><b>&\u2028'\""
-
-
-class Page(HTMLParser):
-    """A page that is read: its elements, their texts, and that each is closed."""
-
-    VOID = ("meta",)
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.texts, self.attributes = [], {}, {}
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes.setdefault(tag, []).append(dict(attrs))
-        self.texts.setdefault(tag, []).append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        for tag in set(self.open):
-            self.texts[tag][-1] += data
-
-    @property
-    def data(self):
-        """What the script draws."""
-        return json.loads(self.texts["script"][0])
 
 
 def result_of(*axes, examples=1, metrics=0, kind=SweepResult, **more):

@@ -225,9 +225,9 @@ def test_no_value_has_no_peak():
 
 def test_a_peak_reads_as_a_sentence():
     peak = Peak({"layer": 12, "pos": 7, "token": " Mary"}, value=3.21, effect=8.43)
-    assert repr(peak) == "layer 12, pos 7 (' Mary'): 3.21 (baseline -5.22)"
-    assert repr(Peak({"layer": (3, 4, 5), "head": (1, 4)}, 1, 1)) == "layer 3-5, head 1,4: 1 (baseline 0)"
-    assert repr(Peak({}, 1, 1)) == "the only cell: 1 (baseline 0)"
+    assert repr(peak) == "layer 12, pos 7 (' Mary'): 3.21 (baseline -5.22, effect +8.43)"
+    assert repr(Peak({"layer": (3, 4, 5), "head": (1, 4)}, 1, 1)) == "layer 3-5, head 1,4: 1 (baseline 0, effect +1)"
+    assert repr(Peak({}, 1, 1)) == "the only cell: 1 (baseline 0, effect +1)"
 
 
 def test_one_label_drops_its_axis_and_is_noted(grid):
@@ -305,16 +305,17 @@ def test_none_is_no_label(grid):
 
 
 def test_a_result_prints_what_it_is(grid, double):
+    peak = "layer 11, pos 7 ('\\n'): 1.17e+03 (baseline 1.07e+03, effect +100)"
     assert repr(grid).splitlines() == [
         "SweepResult: layer 2 (10, 11) x pos 3 (5 to 7) x example 2 (0, 1)",
-        "  logit_diff: 1.05e+03 to 1.17e+03, peak at layer 11, pos 7 ('\\n'): 1.17e+03 (baseline 1.07e+03)",
+        f"  logit_diff: 1.05e+03 to 1.17e+03, peak at {peak}",
         "  executor tree, complete",
     ]
     assert repr(grid.sel(pos=6)).splitlines()[1] == "  at pos 6 (' Mary')"
     assert repr(double).splitlines() == [
         "SweepResult: layer 3 (0 to 2) x example 1 (0)",
-        "  prob: 1 to 3, peak at layer 2: 3 (baseline 0)",
-        "  kl: -9 to -1, peak at layer 1: -9 (baseline 0)",
+        "  prob: 1 to 3, peak at layer 2: 3 (baseline 0, effect +3)",
+        "  kl: -9 to -1, peak at layer 1: -9 (baseline 0, effect -9)",
         "  complete",
     ]
 

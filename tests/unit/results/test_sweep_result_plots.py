@@ -104,6 +104,29 @@ def test_what_was_chosen_is_the_title():
     assert result.sel(pos=1).plot().get_title() == "pos 1 (' Mary')"
 
 
+def test_what_was_patched_where_is_the_title():
+    provenance = {
+        "metrics": ["logit_diff([' Mary', ' John', ' Kate'], [' Tom', ' Anna', ' Paul'])"],
+        "intervention": "Replace(ActivationCache(z 0-29; positions 0-13 of 14; 1.9 MB))",
+        "at": ["z"],
+        "pos": [13],
+        "via": "logits",
+    }
+    result = made((2, 3), ("layer", "head"), provenance=provenance)
+    assert result.plot().get_title() == "Replace at z, pos 13, via logits"
+    assert result.sel(layer=1).plot().get_title() == "Replace at z, pos 13, via logits, layer 1"
+    assert result.sel(layer=1).plot().get_ylabel() == "logit_diff"
+    assert repr(result).splitlines()[1].startswith("  logit_diff: 0 to 5, peak")
+    by_site = made((2,), ("site",), site=("z", "mlp_out"), provenance=provenance | {"intervention": "Ablate('zero')"})
+    assert by_site.plot().get_title() == "Ablate('zero'), pos 13, via logits"
+
+
+def test_short_names_that_would_be_the_same_stay_long():
+    names = ("prob([' Mary', ' John', ' Kate', ' Tom'])", "prob([' Anna', ' Paul', ' Rita', ' Jim'])")
+    result = made((2, 2), ("layer", "metric"), metric=names, provenance={"metrics": list(names)})
+    assert [line.strip().split(": ")[0] for line in repr(result).splitlines()[1:3]] == list(names)
+
+
 def test_a_metric_is_chosen():
     result = made((2, 3, 2), ("layer", "pos", "metric"), metric=("prob", "kl"))
     axes = result.plot(metric="kl")

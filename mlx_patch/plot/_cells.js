@@ -1,8 +1,10 @@
 "use strict";
-// Draws what page_data made: a heatmap for two axes or more, a curve for one. Texts go in as texts, never as HTML.
+// Draws what cells_data or points_data made: a heatmap for two axes or more, a curve for one, or points. Texts go in as
+// texts, never as HTML.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const figure = document.getElementById("figure");
+  if (data.points) data.axes = [], data.metrics = ["value"], data.examples = 1;
   const sizes = data.axes.map(axis => axis.labels.length);
   const strides = sizes.map((_, i) => sizes.slice(i + 1).reduce((product, size) => product * size, 1));
   const state = { metric: 0, example: -1, places: data.axes.map(() => 0) };
@@ -25,7 +27,7 @@
     return counted.reduce((sum, number) => sum + number, 0) / counted.length;
   }
 
-  const baseline = () => chosen(data.baseline[state.metric]);
+  const baseline = () => data.baseline ? chosen(data.baseline[state.metric]) : null;
   const indexOf = places => places.reduce((sum, place, i) => sum + place * strides[i], 0);
   const valueAt = places => chosen(data.values[indexOf(places)][state.metric]);
   const written = number => number === null ? "no value" : Number(number.toPrecision(4)).toString();
@@ -33,14 +35,15 @@
 
   function shownAt(places) {
     const value = valueAt(places), base = baseline();
-    if (data.normalised || value === null || base === null) return data.normalised ? value : null;
-    return value - base;
+    if (data.normalised || !data.baseline) return value;
+    return value === null || base === null ? null : value - base;
   }
 
   function sentence(places) {
     const where = places.map((place, i) => `${data.axes[i].name} ${data.axes[i].labels[place]}`).join(", ");
     const value = valueAt(places), base = baseline();
-    const parts = [`${where || "the only cell"}: ${written(value)}`, `baseline ${written(base)}`];
+    const parts = [`${where || "the only cell"}: ${written(value)}`];
+    if (data.baseline) parts.push(`baseline ${written(base)}`);
     if (value !== null && base !== null) parts.push(`change ${written(value - base)}`);
     if (data.exact) parts.push(data.exact[indexOf(places)] ? "swept exactly" : "an estimate");
     return parts.join(", ");
@@ -132,7 +135,8 @@
       const shown = shownAt(placesOf(y, x));
       if (shown !== null) limit = Math.max(limit, Math.abs(shown - middle()));
     }));
-    const what = data.normalised ? "fraction of the gap" : `change of ${data.metrics[state.metric]}`;
+    let what = `${data.baseline ? "change of " : ""}${data.metrics[state.metric]}`;
+    if (data.normalised) what = "fraction of the gap";
     const legend = element(stage, "p", {}, `${what}: ${written(middle() - limit)} `);
     element(legend, "span", { class: "scale", "aria-hidden": "true" });
     legend.append(` ${written(middle() + limit)}`);
@@ -214,9 +218,59 @@
     element(stage, "p", {}, band ? `${what}; bars are 95% intervals of the mean` : what);
   }
 
+  // Two numbers a point, on one scale both ways, with the line on which they are equal.
+  function drawPoints() {
+    const [size, left, bottom] = [420, 64, 44];
+    const points = data.points.filter(({ x, y }) => x !== null && y !== null).sort((a, b) => a.x - b.x);
+    const numbers = points.flatMap(({ x, y }) => [x, y]);
+    let [low, high] = [Math.min(0, ...numbers), Math.max(0, ...numbers)];
+    if (low === high) [low, high] = [-1, 1];
+    const room = (high - low) / 20;
+    [low, high] = [low - room, high + room];
+    const toX = x => left + (x - low) / (high - low) * size;
+    const toY = y => 10 + (high - y) / (high - low) * size;
+    const [width, height] = [left + size + 10, size + 10 + bottom];
+    const svg = element(stage, "svg", { viewBox: `0 0 ${width} ${height}`, width, role: "group", "aria-label": `${data.y} by ${data.x}` });
+    [low + room, 0, high - room].filter((tick, i, ticks) => ticks.indexOf(tick) === i).forEach(tick => {
+      element(svg, "line", { x1: left, x2: left + size, y1: toY(tick), y2: toY(tick), stroke: "var(--line)" });
+      element(svg, "line", { x1: toX(tick), x2: toX(tick), y1: 10, y2: 10 + size, stroke: "var(--line)" });
+      element(svg, "text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end" }, written(tick));
+      element(svg, "text", { x: toX(tick), y: size + 26, "text-anchor": "middle" }, written(tick));
+    });
+    const equal = { x1: toX(low), y1: toY(low), x2: toX(high), y2: toY(high), stroke: "var(--soft)", "stroke-dasharray": "5 4" };
+    element(svg, "line", equal);
+    element(svg, "text", { x: left + size / 2, y: height - 4, "text-anchor": "middle" }, data.x);
+    const middleY = 10 + size / 2;
+    element(svg, "text", { x: 14, y: middleY, "text-anchor": "middle", transform: `rotate(-90 14 ${middleY})` }, data.y);
+    const colours = ["var(--less)", "var(--more)", "var(--soft)"];
+    walk([points.map(point => element(svg, "circle", {
+      cx: toX(point.x), cy: toY(point.y), r: 4.5, fill: colours[data.groups.indexOf(point.group) % 3], "fill-opacity": "0.7",
+      role: "img", "aria-label": `${point.label}: ${written(point.y)}, ${data.x} ${written(point.x)}, ${point.group}`,
+    }))]);
+    const legend = element(stage, "p", {}, "");
+    data.groups.forEach((group, i) => {
+      element(legend, "span", { style: `color: ${colours[i % 3]}`, "aria-hidden": "true" }, "\u25cf");
+      legend.append(` ${group} `);
+    });
+    legend.append(" - - the line on which the two are equal");
+  }
+
+  function drawPointsTable() {
+    const made = element(table, "table", { class: "numbers" });
+    const head = element(element(made, "thead"), "tr");
+    ["", data.x, data.y].forEach(label => element(head, "th", { scope: "col" }, label));
+    const body = element(made, "tbody");
+    data.points.forEach(({ label, x, y }) => {
+      const line = element(body, "tr");
+      element(line, "th", { scope: "row" }, label);
+      [x, y].forEach(number => element(line, "td", {}, written(number)));
+    });
+  }
+
   function drawTable() {
     table.replaceChildren();
     if (!details.open) return;
+    if (data.points) return drawPointsTable();
     const rows = data.axes.length > 1 ? data.axes[state.rows] : { label: "", labels: ["value"] };
     const columns = data.axes.length > 1 ? data.axes[state.columns] : data.axes[0] || { label: "", labels: [""] };
     const made = element(table, "table", { class: "numbers" });
@@ -235,7 +289,8 @@
     drawPickers();
     stage.replaceChildren();
     readout.textContent = "Point at a cell, or move with the arrow keys.";
-    if (data.axes.length > 1) drawHeatmap();
+    if (data.points) drawPoints();
+    else if (data.axes.length > 1) drawHeatmap();
     else if (data.axes.length) drawCurve();
     else readout.textContent = sentence([]);
     drawTable();

@@ -1,0 +1,73 @@
+"""A headless browser that opens a page from the disk, with no network, and says what a script saw there."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+
+
+def installed_browser():
+    """The browser that BROWSER names, or a Chromium that is installed; empty if there is none."""
+    named = os.environ.get("BROWSER", "")
+    if named:
+        return named
+    found = (path for path in map(shutil.which, _NAMES) if path)
+    return next(found, str(_MAC) if _MAC.exists() else "")
+
+
+BROWSER = installed_browser()
+
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--proxy-server=127.0.0.1:9",
+)
+"""Every request goes to a proxy that is not there."""
+
+REPORT = """
+function report(seen) {
+  const holder = document.createElement("pre");
+  holder.id = "seen";
+  holder.textContent = JSON.stringify(seen);
+  document.body.append(holder);
+}
+"""
+
+
+def open_page(path, *more):
+    """What the browser writes about a file that it opens. It must write nothing to its console.
+
+    Args:
+        path: The page.
+        more: Further options.
+    """
+    profile = path.parent / "profile"
+    command = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "--virtual-time-budget=2000", *more, path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "CONSOLE" not in done.stderr
+    return done.stdout
+
+
+def seen_of(page, driver, folder):
+    """What a script reports of a page.
+
+    Args:
+        page: Its text.
+        driver: JavaScript that ends in a call of `report(value)`.
+        folder: Where to write it.
+    """
+    path = folder / "page.html"
+    script = f"<script>{REPORT}{driver}</script>"
+    path.write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
+    [seen] = re.findall(r'<pre id="seen">(.*?)</pre>', open_page(path, "--dump-dom"), flags=re.DOTALL)
+    return json.loads(html.unescape(seen))
