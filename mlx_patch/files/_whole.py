@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from time import time
 
+from mlx_patch import arguments
 from mlx_patch.errors import FileError
 
 
@@ -17,7 +18,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileError: The folder is not there or cannot be written to, or `path` is itself a folder.
     """
-    target = Path(path)
+    target = arguments.path("path", path)
     if target.is_dir():
         raise FileError(f"`path` must be a file's name. Got {target}, which is a directory. Choose another name.")
     try:

@@ -1,6 +1,7 @@
 """Plots of plain arrays: curves, heatmaps, networks. Needs the extra `plot`."""
 
 from mlx_patch.plot._curve import layer_curve as layer_curve
+from mlx_patch.plot._figure import axes_of as axes_of
 from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
 from mlx_patch.plot._heatmap import limit_of as limit_of
