@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
+import huggingface_hub.errors
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
@@ -18,6 +19,12 @@ from mlx_patch.errors import FileError, KindError, ValueRefusedError, did_you_me
 from mlx_patch.model._evaluated import evaluate
 from mlx_patch.model._twin import twin
 from mlx_patch.provenance import digest_of, has_adapter
+
+_RAISED_BY_LIBRARIES = (
+    *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+    getattr(huggingface_hub.errors, "StrictDataclassError", OSError),
+)
+"""What mlx_lm, transformers and the hub's client raise for files that they cannot make sense of."""
 
 
 def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
@@ -42,7 +49,7 @@ def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[n
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
         evaluate(model)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except _RAISED_BY_LIBRARIES as error:
         raise FileError(
             f"`path_or_hub_id` must be a model that mlx_lm can load. Got {shown(name)}: {_reason(error)}"
         ) from error
