@@ -6,7 +6,7 @@ does not fit into memory, it does not raise either: the process ends. A GPU's fu
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -89,9 +89,8 @@ def _n_neurons(layout: Layout) -> int:
 
 def _itemsize(model: Any) -> int:
     """Bytes of the smallest number that the model computes with: of its smallest floating parameters."""
-    sizes = {
-        array.dtype.size for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating)
-    }
+    arrays = [array for _, array in cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))]
+    sizes = {array.dtype.size for array in arrays if mx.issubdtype(array.dtype, mx.floating)}
     return min(sizes, default=1)
 
 

@@ -32,7 +32,7 @@ def test_the_interval_of_one_metric_is_that_of_several(result):
         np.testing.assert_allclose(ends, (low[..., number], high[..., number]), rtol=1e-6)
 
 
-def test_examples_left_out_of_a_metric_are_left_out_of_its_interval_alone(result):
+def test_what_a_metric_leaves_out_its_interval_leaves_out(result):
     clean = np.array([np.full(7, 1.0), [1.0] * 5 + [0.0] * 2], np.float32)
     with pytest.warns(mp.errors.DegenerateGapWarning):
         normalised = result.normalised(clean=clean, corrupted=np.zeros((2, 7), np.float32))
