@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch import arguments
 from mlx_patch.errors import FileError, PatchError, ValueRefusedError
 from mlx_patch.files import (
     Format,
@@ -58,6 +59,7 @@ def write_cache(path: str | os.PathLike[str], contents: Contents) -> None:
         FileError: `path` cannot be written to, or does not end in `.safetensors`.
         ValueRefusedError: The contents do not hold together, as `read_cache` would say.
     """
+    path = arguments.path("path", path)
     if not str(path).endswith(".safetensors"):
         raise FileError(f"`path` must end in '.safetensors'. Got {path}.")
     try:
@@ -80,6 +82,7 @@ def read_cache(path: str | os.PathLike[str]) -> Contents:
     Raises:
         FileError: There is no such file, or it is none that `write_cache` wrote, or not as it was written.
     """
+    path = arguments.path("path", path)
     try:
         metadata, arrays = _read(path)
         contents = _parse(metadata, arrays)

@@ -9,9 +9,10 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch._cachefile import Contents, read_cache, write_cache
 from mlx_patch._cachetext import cache_table, cache_text
-from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import MissingSiteError, SelectionError, ShapeError, listed
 from mlx_patch.idioms import CACHE_HINTS, refuse_attribute
 from mlx_patch.interventions.sources import Aligned
 from mlx_patch.plot import html_fragment
@@ -53,12 +54,19 @@ class ActivationCache(Mapping[Site, mx.array]):
         model: Mapping[str, str] | None = None,
         n_layers: int | None = None,
     ):
-        self._arrays = dict(activations)
-        self.tokens = tokens
-        self.positions = tuple(positions)
-        self.n_positions = n_positions
-        self.model = dict(model or {})
+        self._arrays = dict(arguments.mapping("activations", activations, "a mapping of Sites to arrays"))
+        for site, array in self._arrays.items():
+            arguments.instance("activations", site, Site)
+            arguments.instance("activations", array, mx.array)
+        self.tokens = arguments.numeric("tokens", arguments.instance("tokens", tokens, mx.array))
+        self.positions = arguments.whole_numbers("positions", positions, "a list of positions")
+        self.n_positions = arguments.whole_number("n_positions", n_positions, 1)
+        self.model: dict[str, str] = {}
+        if model is not None:
+            self.model = dict(arguments.mapping("model", model, "a mapping of texts, `model.identity`"))
         self.n_layers = n_layers
+        if n_layers is not None:
+            self.n_layers = arguments.whole_number("n_layers", n_layers, 1)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Names that there are not: what to write for those of other libraries.
@@ -102,11 +110,12 @@ class ActivationCache(Mapping[Site, mx.array]):
         Raises:
             ShapeError, SelectionError: The cache is not of the alignment's source; `alignment.inverse` may be.
         """
-        return Aligned(self, alignment)
+        return Aligned(self, arguments.instance("alignment", alignment, Alignment, "Use `mp.align`."))
 
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers at which the cache holds a site, in order."""
-        sites = [site for site in self._arrays if site.name == name]
+        known = arguments.string("name", name)
+        sites = [site for site in self._arrays if site.name == known]
         return tuple(sorted(site.layer for site in sites if site.layer is not None))
 
     def stack(self, name: str, layers: Sequence[int] | None = None) -> mx.array:
@@ -122,11 +131,10 @@ class ActivationCache(Mapping[Site, mx.array]):
             MissingSiteError: The cache does not hold a layer.
             ShapeError: The layers differ in shape.
         """
-        if name not in SITES:
-            raise UnknownNameError(f"`name` must be a site. Got {name!r}. {did_you_mean(name, SITES)}")
+        name = arguments.choice("name", name, SITES, "a site")
         chosen = self.layers(name)
         if layers is not None:
-            chosen = tuple(layers)
+            chosen = arguments.chosen_numbers("layers", layers) or ()
         if not chosen:
             raise MissingSiteError(f"The cache does not hold {name!r}. It has: {self._held()}.")
         arrays = [self[name, layer] for layer in chosen]

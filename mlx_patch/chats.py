@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 from weakref import ref
 
-from mlx_patch.errors import KindError, TokenError, brief, listed
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, TokenError, brief, listed, shown
 
 Messages = Sequence[Mapping[str, Any]]
 """Chat messages with `role` and `content`."""
@@ -51,7 +52,8 @@ def encoded(tokenizer: Any, text: str, *, add_special_tokens: bool, what: str = 
         text.encode()
     except UnicodeEncodeError as error:
         raise TokenError(
-            f"{what} must be text that UTF-8 can encode. Got {error.object[error.start]!r} in it. Remove it, or pass "
+            f"{what} must be text that UTF-8 can encode. Got {shown(error.object[error.start])} in it. Remove it, "
+            "or pass "
             "token ids."
         ) from None
     try:
@@ -85,7 +87,12 @@ def encode_chat(tokenizer: Any, messages: Messages, *, allow_special: bool = Fal
         KindError: `template` holds what is no variable of a template.
     """
     refuse_other_keywords(template)
-    if not messages or not all(isinstance(message, Mapping) for message in messages):
+    allow_special = arguments.flag("allow_special", allow_special)
+    if (
+        not isinstance(messages, list | tuple)
+        or not messages
+        or not all(isinstance(message, Mapping) for message in messages)
+    ):
         raise TokenError(
             f"`prompt` must be text or chat messages, which are dicts with role and content. Got {brief(messages)}."
         )
@@ -115,7 +122,8 @@ def refuse_other_keywords(template: Mapping[str, Any]) -> None:
     for name in template:
         if name in _NOT_OF_THE_TEMPLATE:
             raise KindError(
-                f"`template` must hold variables of the chat template. Got {name!r}, but `tokenize` always returns "
+                f"`template` must hold variables of the chat template. Got {shown(name)}, but `tokenize` always "
+                "returns "
                 "ids. For the text, call tokenizer.apply_chat_template(messages, tokenize=False)."
             )
 
@@ -178,7 +186,8 @@ def _refuse_special(message: Mapping[str, Any], number: int, refused_tokens: fro
         tokens = sorted(token for token in refused_tokens if token in text)
         if tokens:
             raise TokenError(
-                f"`prompt` must not hold special tokens in its messages. Got {tokens[0]!r} in message {number}, where "
+                f"`prompt` must not hold special tokens in its messages. Got {shown(tokens[0])} in message "
+                f"{number}, where "
                 "it would begin or end a turn. Remove it, or pass the tokens that `model.tokenize(prompt, "
                 "allow_special=True)` returns."
             )

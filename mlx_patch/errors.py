@@ -121,7 +121,7 @@ def brief(value: object, at_most: int = 80) -> str:
         >>> brief("a" * 100_000, 20)
         "'aaaaaaa...aaaaaaaa' (100000 characters)"
     """
-    text = repr(value)
+    text = _repr(value)
     if len(text) <= at_most:
         return text
     width = (at_most - 3) // 2
@@ -131,7 +131,19 @@ def brief(value: object, at_most: int = 80) -> str:
     return f"{start}...{end}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def shown(value: object) -> str:
+    """What came for an argument, for the message that refuses it: its repr, cut if it is very long."""
+    return brief(value, 400)
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except (RecursionError, RuntimeError, ValueError, TypeError, AttributeError):  # a repr of another library's
+        return f"a {type(value).__name__}"
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A sentence with the nearest known names, or with all of them if none is near.
 
     Example:
@@ -139,7 +151,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         'Did you mean resid_post?'
     """
     candidates = list(known)
-    nearest = difflib.get_close_matches(name, candidates, n=3, cutoff=0.6)
+    nearest = []
+    if isinstance(name, str):
+        nearest = difflib.get_close_matches(name[:200], candidates, n=3, cutoff=0.6)
     if not nearest:
         return f"Known: {listed(candidates)}."
     return f"Did you mean {' or '.join(nearest)}?"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean, shown
 from mlx_patch.idioms import SITE_ALIASES, SITE_HINTS
 
 __all__ = ["Site", "SiteKind", "SITES", "short_name", "site_of"]
@@ -119,16 +120,20 @@ class Site:
     layer: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", short_name(self.name))
+        object.__setattr__(self, "name", short_name(arguments.string("name", self.name)))
+        if self.layer is not None and not arguments.is_whole(self.layer):
+            raise SelectionError(f"`layer` of {self.name!r} must be a block's number, from 0. Got {shown(self.layer)}.")
+        if self.layer is not None:
+            object.__setattr__(self, "layer", arguments.whole_number("layer", self.layer, error=SelectionError))
         if _RAW.fullmatch(self.name):
             _refuse_layer(self)
             return
         if self.name not in SITES:
-            raise UnknownNameError(f"`name` must be a site. Got {self.name!r}. {_hint(self.name)}")
+            raise UnknownNameError(f"`name` must be a site. Got {shown(self.name)}. {_hint(self.name)}")
         if not SITES[self.name].layered:
             _refuse_layer(self)
-        elif not isinstance(self.layer, int) or isinstance(self.layer, bool) or self.layer < 0:
-            raise SelectionError(f"`layer` of {self.name!r} must be a block's number, from 0. Got {self.layer!r}.")
+        elif self.layer is None or self.layer < 0:
+            raise SelectionError(f"`layer` of {self.name!r} must be a block's number, from 0. Got {shown(self.layer)}.")
 
     @classmethod
     def parse(cls, text: "str | Site") -> "Site":
@@ -142,13 +147,16 @@ class Site:
         if isinstance(text, Site):
             return text.plain
         if not isinstance(text, str):
-            raise KindError(f"`site` must be a name or a Site. Got {text!r}.")
+            raise KindError(f"`site` must be a name or a Site. Got {shown(text)}.")
+        text = str(text)
         if _RAW.fullmatch(text):
             return cls(text)
         if match := _BLOCK.fullmatch(text):
             name = _BY_HOOK.get(f"blocks.L.{match[2]}")
             if name is None:
-                raise UnknownNameError(f"`site` must name a site. Got {text!r}. {_hint_of_hook(match[1], match[2])}")
+                raise UnknownNameError(
+                    f"`site` must name a site. Got {shown(text)}. {_hint_of_hook(match[1], match[2])}"
+                )
             return cls(name, int(match[1]))
         if match := _SHORT.fullmatch(text):
             return cls(match[1], int(match[2]))
@@ -235,13 +243,15 @@ def site_of(key: object, n_layers: int | None) -> Site:
     match key:
         case (str(name),):
             return Site(name)
-        case (str(name), int(layer)):
-            return Site(name, _from_start(layer, n_layers))
-        case (str(name), int(layer), str(part)) if f".{part}." in str(site := site_of((name, layer), n_layers)):
+        case (str(name), layer) if arguments.is_whole(layer):
+            return Site(name, _from_start(int(layer), n_layers))
+        case (str(name), layer, str(part)) if arguments.is_whole(layer) and f".{part}." in str(
+            site := site_of((name, layer), n_layers)
+        ):
             return site
         case str() | Site():
             return Site.parse(key)
-    raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {key!r}.")
+    raise UnknownNameError(f"`site` must be a name, a Site, or (name, layer). Got {shown(key)}.")
 
 
 def _from_start(layer: int, n_layers: int | None) -> int:

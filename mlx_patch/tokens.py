@@ -8,8 +8,9 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import TypeIs
 
+from mlx_patch import arguments
 from mlx_patch.chats import Messages, encode_chat, encoded
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, listed
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, listed, shown
 
 Prompt = str | Messages
 """A text, or chat messages with `role` and `content`."""
@@ -61,12 +62,13 @@ def tokenize(tokenizer: Any, prompt: Prompt, *, allow_special: bool = False, **t
             "`tokenizer` must be given to turn text into tokens. Got None. Pass one to HookedModel(model, tokenizer), "
             "or pass token ids."
         )
+    allow_special = arguments.flag("allow_special", allow_special)
     if isinstance(prompt, str):
         ids = _encode_text(tokenizer, prompt, template)
     else:
         ids = encode_chat(tokenizer, prompt, allow_special=allow_special, **template)
     if not ids:
-        raise TokenError(f"`prompt` must give at least one token. Got {prompt!r}.")
+        raise TokenError(f"`prompt` must give at least one token. Got {shown(prompt)}.")
     return mx.array([ids])
 
 
@@ -235,15 +237,8 @@ def _as_array(ids: object) -> mx.array:
             f"`tokens` must be one prompt, or a batch of token ids. Got a list of {len(ids)} texts or chats. Pass it "
             "to `model.run_each`, `mp.sweep` or `mp.measure`, which take prompts of any length."
         )
-    try:
-        array = np.asarray(ids)
-    except ValueError:
-        raise ShapeError(
-            "`tokens` must have the same number in each row. Got rows of different lengths. Pass them as a list to "
-            "`model.run_each`, which runs each length separately and pads nothing."
-        ) from None
-    if array.dtype.kind not in "iu":
-        raise KindError(f"`tokens` must be integers. Got {type(ids).__name__}. Use `model.tokenize(text)`.")
+    ragged = "Pass them as a list to `model.run_each`, which runs each length separately and pads nothing."
+    array = arguments.whole_array("tokens", ids, "integers", "Use `model.tokenize(text)`.", ragged)
     return mx.array(array.astype(np.int64))
 
 

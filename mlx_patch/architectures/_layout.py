@@ -11,7 +11,15 @@ import mlx.nn as nn
 from mlx_patch.architectures._family import Family, Point, Side
 from mlx_patch.architectures._registry import family_of
 from mlx_patch.architectures._views import attribute_at
-from mlx_patch.errors import ArchitectureError, MissingSiteError, SelectionError, UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import (
+    ArchitectureError,
+    MissingSiteError,
+    SelectionError,
+    UnknownNameError,
+    did_you_mean,
+    listed,
+    shown,
+)
 from mlx_patch.sites import SITES, Site
 
 
@@ -246,7 +254,7 @@ class Layout:
         path, side, call = site.raw
         modules = dict(self.model.named_modules())
         if path not in modules:
-            raise UnknownNameError(f"`site` must be a module's path. Got {path!r}. {did_you_mean(path, modules)}")
+            raise UnknownNameError(f"`site` must be a module's path. Got {shown(path)}. {did_you_mean(path, modules)}")
         point = Point(path, "input" if side == "input" else "output", call=call, item=site.item)
         return Place(site, modules[path], point, self.model)
 
@@ -287,7 +295,8 @@ def layout_of(model: nn.Module, family: Family | None = None) -> Layout:
     blocks = attribute_at(model, family.blocks)
     if not isinstance(blocks, list | tuple):
         raise ArchitectureError(
-            f"`family` must be a table of this architecture. Got one whose blocks are {family.blocks!r}, which is not "
+            f"`family` must be a table of this architecture. Got one whose blocks are {shown(family.blocks)}, "
+            "which is not "
             f"a list of modules in {type(model).__module__}. Leave it out to use the registered one."
         )
     walk = [block for block in blocks for _ in range(family.parts)]
@@ -310,7 +319,8 @@ def _refuse_other_table(layout: Layout) -> None:
             continue
         if not _is_replaced(name, layout.family, served):
             raise ArchitectureError(
-                f"`family` must be a table of this architecture. Got one that looks for {point.path!r}, which no block "
+                f"`family` must be a table of this architecture. Got one that looks for {shown(point.path)}, "
+                "which no block "
                 f"of {type(layout.model).__module__} has. Leave it out to use the registered one."
             )
 

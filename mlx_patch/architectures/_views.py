@@ -16,7 +16,7 @@ import mlx.nn as nn
 from typing_extensions import override
 
 from mlx_patch.architectures._exact import keep_bits
-from mlx_patch.errors import ArchitectureError
+from mlx_patch.errors import ArchitectureError, shown
 
 
 def attribute_at(module: nn.Module, path: str) -> Any:
@@ -31,7 +31,7 @@ def attribute_at(module: nn.Module, path: str) -> Any:
         return reduce(_child, path.split("."), module)
     except (AttributeError, IndexError, ValueError):  # a list of modules has no names
         raise ArchitectureError(
-            f"`family` must be a table of this architecture. Got one that looks for {path!r}, which is not in "
+            f"`family` must be a table of this architecture. Got one that looks for {shown(path)}, which is not in "
             f"{type(module).__name__} of {type(module).__module__}. Leave it out to use the registered one."
         ) from None
 

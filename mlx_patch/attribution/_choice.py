@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from mlx_patch import arguments
 from mlx_patch.attribution._atp_star import AtpStar
 from mlx_patch.attribution._grad_drop import GradDrop
 from mlx_patch.attribution._integrated import Integrated
 from mlx_patch.attribution._methods import Gradient, Method
-from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import ValueRefusedError
 from mlx_patch.interventions import Edit
 
 METHOD_NAMES = ("gradient", "atp*", "integrated")
@@ -24,15 +25,10 @@ def method_of(name: str, steps: int | None, graddrop: bool) -> Method:
         KindError: `steps` is no whole number, or `graddrop` no truth value.
         ValueRefusedError: `steps` is below 1, or one of the two is given where there is none.
     """
-    if name not in METHOD_NAMES:
-        near = did_you_mean(str(name), METHOD_NAMES)
-        raise UnknownNameError(f"`method` must be a way to estimate. Got {name!r}. {near}")
-    if not isinstance(graddrop, bool):
-        raise KindError(f"`graddrop` must be True or False. Got {graddrop!r}. Leave it out for False.")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
-        raise KindError(f"`steps` must be a whole number. Got {steps!r}. Leave it out to have them chosen.")
-    if steps is not None and steps < 1:
-        raise ValueRefusedError(f"`steps` must be 1 or more. Got {steps}. Leave it out to have them chosen.")
+    name = arguments.choice("method", name, METHOD_NAMES, "a way to estimate")
+    graddrop = arguments.flag("graddrop", graddrop)
+    if steps is not None:
+        steps = arguments.whole_number("steps", steps, 1, remedy="Leave it out to have them chosen.")
     if name == "integrated":
         return _integrated(steps, graddrop)
     if steps is not None:

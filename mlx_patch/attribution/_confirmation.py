@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.execution import Experiment, run_experiment
 from mlx_patch.execution.progress import ProgressChoice
 from mlx_patch.results import Estimate
@@ -33,7 +33,7 @@ class Confirmation:
     def __post_init__(self) -> None:
         for argument, number in (("confirm", self.strongest), ("sample", self.at_random), ("seed", self.seed)):
             if isinstance(number, bool) or not isinstance(number, int):
-                raise KindError(f"`{argument}` must be a whole number. Got {number!r}.")
+                raise KindError(f"`{argument}` must be a whole number. Got {shown(number)}.")
             if number < 0:
                 raise ValueRefusedError(f"`{argument}` must be 0 or more. Got {number}.")
 

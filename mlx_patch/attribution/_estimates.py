@@ -9,7 +9,7 @@ from mlx_patch.architectures import Layout
 from mlx_patch.attribution._methods import Method
 from mlx_patch.attribution._prompt_run import PromptRun
 from mlx_patch.engine import Action, ForwardPass
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 from mlx_patch.execution import Experiment, Numbers, no_numbers
 from mlx_patch.execution.cells import Cell, edits_by_site, places_of, standing_in_rows
 from mlx_patch.interventions import Edit, PromptEdits, Span
@@ -81,6 +81,7 @@ def _refuse_mixed_rows(layout: Layout, batch: Batch, cells: Sequence[Cell]) -> N
         for _, edit in standing_in_rows(layout, cell, cell.entry or 0, grow=cell.entry is not None):
             if not isinstance(edit, PromptEdits) and not all(member.intervention.by_row for member in edit.parts):
                 raise KindError(
-                    f"`edits` must read each row of a batch by itself to be differentiated. Got {edit!r}. Pass the "
+                    f"`edits` must read each row of a batch by itself to be differentiated. Got {shown(edit)}. "
+                    "Pass the "
                     "prompts as a list of arrays: each is then edited as if alone."
                 )

@@ -13,7 +13,7 @@ from mlx_patch.attribution._gradients import GradientRun, SiteGradient, putting,
 from mlx_patch.attribution._methods import Effects, Method, no_effects
 from mlx_patch.attribution._prompt_run import PromptRun
 from mlx_patch.cache import ActivationCache
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError, ShapeError, shown
 from mlx_patch.execution.cells import Cell
 from mlx_patch.interventions import Edit, Elementwise, PromptEdits, Replace, RowEdits, Span, Where
 from mlx_patch.model import run
@@ -204,6 +204,6 @@ def _source_of(edit: Edit) -> ActivationCache:
     if type(intervention) is not Replace or not isinstance(intervention.source, ActivationCache):
         raise KindError(
             f"`intervention` must be Replace(cache) where method='integrated', for the way leads to the cache's own "
-            f"prompt. Got {intervention!r}. Use method='gradient', which takes any intervention."
+            f"prompt. Got {shown(intervention)}. Use method='gradient', which takes any intervention."
         )
     return intervention.source

@@ -8,8 +8,9 @@ from typing import TypeVar, final
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.circuits._graph import Graph
-from mlx_patch.errors import KindError, ShapeError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
 
 _Place = TypeVar("_Place")
 
@@ -32,6 +33,7 @@ class Circuit:
     has_edge: np.ndarray
 
     def __post_init__(self) -> None:
+        arguments.instance("graph", self.graph, Graph)
         mask = self.has_edge
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise KindError(
@@ -59,9 +61,10 @@ class Circuit:
         Raises:
             UnknownNameError: The graph has no such edge.
         """
+        arguments.instance("graph", graph, Graph)
         places = {graph.edge_name(*place): place for place in graph.places}
         has_edge = np.zeros(graph.has_edge.shape, bool)
-        for name in names:
+        for name in arguments.entries("names", names, "a list of names"):
             has_edge[_named(name, places, "edge")] = True
         return Circuit(graph, has_edge)
 
@@ -74,9 +77,10 @@ class Circuit:
         Raises:
             UnknownNameError: The graph has no such writer.
         """
+        arguments.instance("graph", graph, Graph)
         places = {str(writer): index for index, writer in enumerate(graph.writers)}
         has_edge = np.zeros(graph.has_edge.shape, bool)
-        for name in names:
+        for name in arguments.entries("names", names, "a list of names"):
             index = _named(name, places, "writer")
             has_edge[index] = graph.has_edge[index]
         return Circuit(graph, has_edge)
@@ -107,10 +111,7 @@ def _named(name: str, places: Mapping[str, _Place], kind: str) -> _Place:
     Raises:
         UnknownNameError: Nothing has it.
     """
-    if name not in places:
-        near = did_you_mean(str(name), tuple(places))
-        raise UnknownNameError(f"`names` must be of the graph's {kind}s. Got {name!r}. {near}")
-    return places[name]
+    return places[arguments.choice("names", name, places, f"of the graph's {kind}s")]
 
 
 def grown_from_logits(graph: Graph, ranks: Mapping[tuple[int, int], float], count: int) -> np.ndarray:

@@ -7,10 +7,11 @@ from typing import Any, Literal, final
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import ShapeError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch import arguments
+from mlx_patch.errors import ShapeError, ValueRefusedError
 from mlx_patch.files import text_written
 from mlx_patch.plot import PageAxis, cells_data, cells_page, html_frame
-from mlx_patch.results import check_resampling, resampled_shares
+from mlx_patch.results import checked_resampling, resampled_shares
 
 _FRAME = 560
 """The height of the page in a notebook, in pixels."""
@@ -110,12 +111,10 @@ class FaithfulnessCurve:
             ValueRefusedError: There are fewer than two examples, or an argument is out of its range.
             KindError: An argument is no number.
         """
-        check_resampling(level, resamples, seed)
+        level, resamples, seed = checked_resampling(level, resamples, seed)
         curves = {"absolute": self.absolute, "signed": self.signed, "complement": self.complement}
-        values = curves.get(ranking)
-        if values is None:
-            near = did_you_mean(str(ranking), [name for name in curves if curves[name] is not None])
-            raise UnknownNameError(f"`ranking` must be of a curve that was run. Got {ranking!r}. {near}")
+        run = {name: curve for name, curve in curves.items() if curve is not None}
+        values = run[arguments.choice("ranking", ranking, run, "of a curve that was run")]
         weights = resampled_shares(len(self.host), resamples, seed)
         low, high = self.source @ weights.T, self.host @ weights.T
         with np.errstate(divide="ignore", invalid="ignore"):

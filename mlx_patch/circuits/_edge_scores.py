@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.circuits._circuit import Circuit, grown_from_logits
 from mlx_patch.circuits._drawing import network_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._interchange import graph_file, read_graph_file
-from mlx_patch.errors import KindError, MissingExtraError, ShapeError, ValueRefusedError
+from mlx_patch.errors import MissingExtraError, ShapeError, ValueRefusedError
 from mlx_patch.files import text_written, written_whole
 from mlx_patch.plot import Network, html_fragment, html_page, html_table, network, network_svg
 
@@ -49,6 +50,11 @@ class EdgeScores:
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        arguments.instance("graph", self.graph, Graph)
+        arguments.mapping("provenance", self.provenance, "a mapping")
+        for name in ("values", "baseline"):
+            arguments.instance(name, getattr(self, name), np.ndarray)
+            arguments.numeric(name, getattr(self, name))
         expected = self.graph.has_edge.shape
         if self.values.ndim != 4 or self.values.shape[:2] != expected:
             raise ShapeError(
@@ -101,7 +107,8 @@ class EdgeScores:
             KindError: `n` is no whole number.
             ValueRefusedError: There are not so many edges.
         """
-        _refuse_number(n, self.graph.n_edges, "edges")
+        n = _checked_number(n, self.graph.n_edges, "edges")
+        absolute, connected = arguments.flag("absolute", absolute), arguments.flag("connected", connected)
         places = np.argwhere(self.graph.has_edge)
         scores = self.mean()[self.graph.has_edge]
         if absolute:
@@ -124,7 +131,8 @@ class EdgeScores:
             KindError: `n` is no whole number.
             ValueRefusedError: There are not so many writers.
         """
-        _refuse_number(n, self.graph.n_nodes, "writers")
+        n = _checked_number(n, self.graph.n_nodes, "writers")
+        absolute = arguments.flag("absolute", absolute)
         scores = self.node_scores().sum(axis=1).mean(axis=-1)
         if absolute:
             scores = np.abs(scores)
@@ -239,6 +247,7 @@ class EdgeScores:
         return network_of_circuit(circuit, self.mean(), title)
 
     def _refuse_other(self, circuit: Circuit) -> None:
+        arguments.instance("circuit", circuit, Circuit)
         if circuit.graph != self.graph:
             raise ShapeError("`circuit` must be of the same graph. Got that of another model. Take it from `top`.")
 
@@ -257,14 +266,14 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _refuse_number(n: object, n_all: int, kind: str) -> None:
-    """Refuse a number of edges or writers that is not there.
+def _checked_number(n: object, n_all: int, kind: str) -> int:
+    """A number of edges or writers.
 
     Raises:
         KindError: It is no whole number.
         ValueRefusedError: There are not so many.
     """
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise KindError(f"`n` must be a whole number. Got {n!r}. Give the number of {kind}.")
-    if not 0 <= n <= n_all:
-        raise ValueRefusedError(f"`n` must lie in 0 to {n_all}, the number of {kind}. Got {n}. Choose fewer.")
+    count = arguments.whole_number("n", n, remedy=f"Give the number of {kind}.")
+    if not 0 <= count <= n_all:
+        raise ValueRefusedError(f"`n` must lie in 0 to {n_all}, the number of {kind}. Got {count}. Choose fewer.")
+    return count

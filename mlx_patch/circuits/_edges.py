@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.circuits._along_path import scores_along_path
 from mlx_patch.circuits._blocks import refuse_stream, sites_of_writers
 from mlx_patch.circuits._edge_scores import EdgeScores
 from mlx_patch.circuits._scoring import Scoring
 from mlx_patch.circuits._two_runs import SourceValues, two_runs
 from mlx_patch.circuits._writing import writer_differences
-from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.execution import described_experiment
 from mlx_patch.interventions import Intervention
 from mlx_patch.metrics import as_metric
@@ -62,7 +63,7 @@ def edges(
     refuse_stream(model.layout)
     if method == "integrated" and isinstance(cache, Intervention):
         raise KindError(
-            f'`cache` must be an ActivationCache where method="integrated". Got {cache!r}. The way leads to the '
+            f'`cache` must be an ActivationCache where method="integrated". Got {shown(cache)}. The way leads to the '
             'embeddings of a source; use method="gradient".'
         )
     runs = two_runs(model, tokens, cache, metric)
@@ -96,17 +97,12 @@ def _refuse_method(method: str, steps: int | None) -> None:
         KindError: `steps` is no whole number.
         ValueRefusedError: It is below 1, or there are none.
     """
-    if method not in _METHODS:
-        near = did_you_mean(str(method), _METHODS)
-        raise UnknownNameError(f"`method` must be a way to score edges. Got {method!r}. {near}")
+    arguments.choice("method", method, _METHODS, "a way to score edges")
     if steps is None:
         return
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise KindError(f"`steps` must be a whole number. Got {steps!r}. Leave it out to have them chosen.")
+    arguments.whole_number("steps", steps, 1, remedy="Leave it out to have them chosen.")
     if method == "gradient":
         raise ValueRefusedError(f"`steps` must be left out where method={method!r}. Got {steps}. It has none.")
-    if steps < 1:
-        raise ValueRefusedError(f"`steps` must be 1 or more. Got {steps}. Leave it out to have them chosen.")
 
 
 def _refuse_metric(metric: object) -> None:

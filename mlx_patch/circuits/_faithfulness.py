@@ -5,13 +5,14 @@ from typing import Literal
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.circuits._circuit import Circuit
 from mlx_patch.circuits._circuit_run import metric_of_circuit
 from mlx_patch.circuits._curve import SHARES, FaithfulnessCurve
 from mlx_patch.circuits._edge_scores import EdgeScores
 from mlx_patch.circuits._run import refuse_other_graph, runs_of_circuits
 from mlx_patch.circuits._two_runs import SourceValues, TwoRuns
-from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.model import HookedModel
 from mlx_patch.tokens import Prompts
 
@@ -56,6 +57,7 @@ def faithfulness(
         https://arxiv.org/abs/2211.00593, section 4.
     """
     _refuse_arguments(edges, by, connected)
+    complements = arguments.flag("complements", complements)
     counts, shares = _counts(edges, sizes, by)
     runs = runs_of_circuits(model, tokens, cache, metric)
     refuse_other_graph(edges.top(0), runs.graph)
@@ -100,9 +102,8 @@ def _refuse_arguments(edges: object, by: object, connected: bool) -> None:
     """
     if not isinstance(edges, EdgeScores):
         raise KindError(f"`edges` must be scores. Got {type(edges).__name__}. Make them with `mp.circuits.edges`.")
-    if by not in _BY:
-        near = did_you_mean(str(by), _BY)
-        raise UnknownNameError(f"`by` must be what a circuit is made of. Got {by!r}. {near}")
+    arguments.choice("by", by, _BY, "what a circuit is made of")
+    arguments.flag("connected", connected)
     if by == "node" and connected:
         raise ValueRefusedError('`connected` must be False where by="node". Got True. Nodes have all their edges.')
 
@@ -119,9 +120,7 @@ def _counts(edges: EdgeScores, sizes: Sequence[int] | None, by: str) -> tuple[tu
         n_all = edges.graph.n_nodes
     if sizes is None:
         return tuple(round(share * n_all) for share in SHARES), SHARES
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise KindError(f"`sizes` must be whole numbers. Got {size!r}. Give numbers of {by}s.")
+    sizes = arguments.whole_numbers("sizes", sizes, "a list of whole numbers", remedy=f"Give numbers of {by}s.")
     in_order = sorted(set(sizes)) == list(sizes)
     if not sizes or not in_order or sizes[0] < 0 or sizes[-1] > n_all:
         raise ValueRefusedError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import SelectionError
 from mlx_patch.files import text_written
@@ -15,7 +16,7 @@ from mlx_patch.interventions import Receiver, Replace
 from mlx_patch.lens import direct_logits
 from mlx_patch.metrics import Answers, LogitDiff
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.plot import PageAxis, cells_data, cells_page, frame_height, html_frame, new_axes
+from mlx_patch.plot import PageAxis, axes_of, cells_data, cells_page, frame_height, html_frame
 from mlx_patch.sweeps import sweep
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class HeadEffects:
         Raises:
             SelectionError: `by` is none of them, or `k` is below 1.
         """
-        if by not in _KINDS or k < 1:
-            raise SelectionError(f"`by` must be one of {', '.join(_KINDS)}, and `k` 1 or more. Got {by!r} and {k}.")
+        by = arguments.choice("by", by, _KINDS, error=SelectionError)
+        k = arguments.whole_number("k", k, 1, error=SelectionError)
         sizes = np.abs(getattr(self, by).mean(axis=-1))
         order = np.argsort(-sizes, axis=None)[:k]
         rows, heads = np.unravel_index(order, sizes.shape)
@@ -72,7 +73,7 @@ class HeadEffects:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        axes = new_axes(5.2, 4.6)[0] if ax is None else ax
+        axes = axes_of(ax, 5.2, 4.6)
         attributed, direct, total = (getattr(self, kind).mean(axis=-1) for kind in _KINDS)
         limit = 1.1 * max(np.abs(direct).max(), np.abs(total).max())
         axes.plot([-limit, limit], [-limit, limit], color="0.4", linestyle="dashed", linewidth=0.8, label="equal")
@@ -152,6 +153,8 @@ def head_effects(
         https://arxiv.org/abs/2307.15771, for why they are not the total ones.
     """
     model = require_hooked("model", model)
+    arguments.instance("source", source, ActivationCache, "Capture it: `model.run_with_cache(tokens, 'z')`.")
+    layers = arguments.chosen_numbers("layers", layers)
     written = [direct_logits(model, prompts, answer, foil, by="head") for prompts in (source.tokens, tokens)]
     ask: dict[str, Any] = {
         "at": "z",

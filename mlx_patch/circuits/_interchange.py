@@ -7,11 +7,11 @@ an equal share of its score, and is in the graph where any of them is.
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.circuits._graph import BlockParts, Graph
 from mlx_patch.circuits._nodes import Reader
 from mlx_patch.errors import ArchitectureError, FileError
@@ -56,8 +56,11 @@ def read_graph_file(path: str | os.PathLike[str], n_kv_heads: int | None) -> tup
     Raises:
         FileError: The file cannot be read, or is no such graph.
     """
+    path = arguments.path("path", path)
+    if n_kv_heads is not None:
+        n_kv_heads = arguments.whole_number("n_kv_heads", n_kv_heads, 1)
     try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"))
+        contents = json.loads(path.read_text(encoding="utf-8"))
         graph = _graph_of(contents["cfg"], n_kv_heads)
         entries = contents["edges"]
         scores = np.full(graph.has_edge.shape, np.nan, np.float32)

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import final
 
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.circuits._circuit import Circuit
 from mlx_patch.circuits._circuit_run import CircuitState, metric_and_states, metric_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._run import refuse_other_graph, runs_of_circuits
 from mlx_patch.circuits._two_runs import SourceValues
-from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.model import HookedModel
 from mlx_patch.tokens import Prompts
 
@@ -168,10 +167,7 @@ def _refuse_threshold(threshold: object) -> None:
         KindError: It is no number.
         ValueRefusedError: It is below 0, or not finite.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, float | int):
-        raise KindError(f"`threshold` must be a number. Got {threshold!r}. Give it in the metric's unit.")
-    if threshold < 0 or not isfinite(threshold):
-        raise ValueRefusedError(f"`threshold` must be 0 or more, and finite. Got {threshold}. Give 0.01.")
+    arguments.number("threshold", threshold, at_least=0, remedy="Give it in the metric's unit, 0.01 say.")
 
 
 def _start_of(states: Sequence[CircuitState], reader: int) -> CircuitState:

@@ -10,7 +10,7 @@ from mlx_patch.cache import ActivationCache
 from mlx_patch.circuits._blocks import graph_of, reads_by_head, sites_of_streams, sites_of_writers
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._host_run import HostRun
-from mlx_patch.errors import KindError, ShapeError, listed
+from mlx_patch.errors import KindError, ShapeError, listed, shown
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.plan import bounds_of
 from mlx_patch.interventions import Intervention, Replace, Span
@@ -111,6 +111,7 @@ def _refuse_answers(experiment: Experiment) -> None:
     """
     if experiment.answers is not None:
         raise KindError(
-            f"`metric` must read logits of the prompt alone to score edges. Got {experiment.requested.metrics[0]!r}, "
+            "`metric` must read logits of the prompt alone to score edges. Got "
+            f"{shown(experiment.requested.metrics[0])}, "
             "which appends an answer. Choose answers of one token."
         )

@@ -20,7 +20,7 @@ from mlx_patch.cli._values import (
     sites_of_edits,
 )
 from mlx_patch.cli._verb import UsageError
-from mlx_patch.errors import listed
+from mlx_patch.errors import listed, shown
 from mlx_patch.metrics import LogitDiff, LogProb
 from mlx_patch.model import HookedModel
 from mlx_patch.sweeps import measure
@@ -136,7 +136,8 @@ def _refuse_sources_of_edits(options: argparse.Namespace, prompts: PromptArgumen
     """
     if len(prompts.sources) > 1 and sites_of_edits(options.edit):
         raise UsageError(
-            f"`--edit` must have no source where there are several, {len(prompts.sources)}. Got {options.edit[0]!r}. "
+            f"`--edit` must have no source where there are several, {len(prompts.sources)}. Got "
+            f"{shown(options.edit[0])}. "
             "Run each prompt by itself."
         )
 

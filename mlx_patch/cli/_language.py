@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_patch.errors import PatchError, UnknownNameError, ValueRefusedError, brief, did_you_mean
+from mlx_patch.errors import PatchError, UnknownNameError, ValueRefusedError, brief, did_you_mean, shown
 
 _PREFIXES = ("mp.metrics.", "mp.pos.", "mp.", "pos.")
 """What Python writes before a name, which may be left out."""
@@ -111,7 +111,7 @@ class _Reading:
                     return Maker(attribute)
                 return attribute
         raise UnknownNameError(
-            f"`{self.language.option}` must be {self.language.noun}. Got {name!r}. {did_you_mean(name, names)}"
+            f"`{self.language.option}` must be {self.language.noun}. Got {shown(name)}. {did_you_mean(name, names)}"
         )
 
     def _call_of(self, function: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]) -> Any:

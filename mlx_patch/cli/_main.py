@@ -16,7 +16,7 @@ from mlx_patch.cli._sites import SITES_OF_MODEL
 from mlx_patch.cli._sweep import SWEEP
 from mlx_patch.cli._verb import Parser, UsageError, add_verb, refuse_unknown
 from mlx_patch.cli._verify import VERIFY
-from mlx_patch.errors import PatchError, did_you_mean
+from mlx_patch.errors import PatchError, did_you_mean, shown
 
 VERBS = (VERIFY, SITES_OF_MODEL, SWEEP, ATTRIBUTE, LENS, PATHS, GENERATE, SHOW)
 
@@ -79,7 +79,7 @@ def _refuse_unknown_command(arguments: Sequence[str]) -> None:
     names = [verb.name for verb in VERBS]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
         near = did_you_mean(arguments[0], names)
-        raise UsageError(f"`mlx_patch` must be given a command. Got {arguments[0]!r}. {near}")
+        raise UsageError(f"`mlx_patch` must be given a command. Got {shown(arguments[0])}. {near}")
 
 
 def _one_line(error: object) -> str:

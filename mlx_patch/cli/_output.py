@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_patch.errors import FileError
+from mlx_patch.errors import FileError, shown
 from mlx_patch.files import written_whole
 
 STDOUT = "-"
@@ -111,6 +111,6 @@ def _refuse_path(option: str, path: str) -> None:
     """Refuse a path that cannot be written to, before what is written is computed."""
     target = Path(path)
     if not path or target.is_dir():
-        raise FileError(f"`{option}` must be a file's name. Got {path!r}. Choose another name.")
+        raise FileError(f"`{option}` must be a file's name. Got {shown(path)}. Choose another name.")
     if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise FileError(f"`{option}` must be in a folder that can be written to. Got {path}. Choose another folder.")

@@ -11,7 +11,7 @@ from mlx_patch.cache import ActivationCache
 from mlx_patch.cli._prompts import PromptArguments
 from mlx_patch.cli._values import read_edits, sites_of_edits
 from mlx_patch.cli._verb import UsageError
-from mlx_patch.errors import ShapeError
+from mlx_patch.errors import ShapeError, shown
 from mlx_patch.interventions import Edit, Interpolate, Intervention, Replace
 from mlx_patch.model import HookedModel, chosen_sites, trace
 from mlx_patch.positions import align
@@ -43,7 +43,9 @@ class SourceRuns:
         """
         prompts = {"prompt": self.prompts.each, "source": list(self.prompts.sources)}.get(name)
         if not prompts:
-            raise UsageError(f"`kl` must compare with 'prompt', or with 'source' where there is one. Got {name!r}.")
+            raise UsageError(
+                f"`kl` must compare with 'prompt', or with 'source' where there is one. Got {shown(name)}."
+            )
         if self.dry:
             return [mx.zeros((1, 1, self.model.d_vocab)) for _ in prompts]
         logits = self.model.run_each(prompts, logits_at=-1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx_patch.metrics as metrics
 from mlx_patch.cli._language import Language, Maker, read_choices
-from mlx_patch.errors import UnknownNameError, ValueRefusedError
+from mlx_patch.errors import UnknownNameError, ValueRefusedError, shown
 from mlx_patch.interventions import (
     Ablate,
     Clamp,
@@ -73,7 +73,9 @@ def read_metric(text: str, reference: Callable[[str], Any]) -> Any:
     names["kl"] = names["KL"] = Maker(divergence)
     metric = Language("--metric", "a metric", names).read(text)
     if not isinstance(metric, metrics.Metric):
-        raise ValueRefusedError(f"`--metric` must be a metric. Got {text!r}. Write logit_diff(' Mary', ' John'), say.")
+        raise ValueRefusedError(
+            f"`--metric` must be a metric. Got {shown(text)}. Write logit_diff(' Mary', ' John'), say."
+        )
     return metric
 
 
@@ -109,7 +111,9 @@ class InterventionText:
             text = f"{short[1]}({short[2]})"
         value = Language(self.option, "an intervention", _interventions(self.option, source)).read(text)
         if not isinstance(value, Intervention):
-            raise ValueRefusedError(f"`{self.option}` must be an intervention. Got {self.text!r}. Write zero, say.")
+            raise ValueRefusedError(
+                f"`{self.option}` must be an intervention. Got {shown(self.text)}. Write zero, say."
+            )
         return value
 
 
@@ -169,7 +173,9 @@ def read_edits(texts: Sequence[str] | None, source: Any = None) -> list[Edit]:
     for text in texts or ():
         edit = language.read(text)
         if not isinstance(edit, Edit):
-            raise ValueRefusedError(f"`--edit` must be an edit. Got {text!r}. Write Ablate('zero').at('z', layer=3).")
+            raise ValueRefusedError(
+                f"`--edit` must be an edit. Got {shown(text)}. Write Ablate('zero').at('z', layer=3)."
+            )
         edits.append(edit)
     return edits
 
@@ -235,7 +241,7 @@ def read_receivers(text: str | None) -> list[Any] | None:
 def _receiver_of(text: str) -> Receiver:
     if not _RECEIVER.fullmatch(text):
         raise UnknownNameError(
-            f"`--via` must be a receiver. Got {text!r}. Write logits, or a name with its layer and head: q.11.3."
+            f"`--via` must be a receiver. Got {shown(text)}. Write logits, or a name with its layer and head: q.11.3."
         )
     name, *choices = text.split(".")
     layers, heads = (*choices, None, None)[:2]

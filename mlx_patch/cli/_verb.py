@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from typing_extensions import override
 
-from mlx_patch.errors import PatchError, did_you_mean
+from mlx_patch.errors import PatchError, did_you_mean, shown
 
 
 class UsageError(PatchError, ValueError):
@@ -79,4 +79,4 @@ def refuse_unknown(parser: Parser, names: Sequence[str], unknown: Sequence[str])
     name = unknown[0].partition("=")[0]
     if name.startswith("-"):
         raise UsageError(f"`{parser.prog}` must be given options that it has. Got {name}. {did_you_mean(name, names)}")
-    raise UsageError(f"`{parser.prog}` must be given no further argument. Got {name!r}. Put a text in quotes.")
+    raise UsageError(f"`{parser.prog}` must be given no further argument. Got {shown(name)}. Put a text in quotes.")

@@ -10,7 +10,7 @@ from typing import get_args
 from mlx_patch.cli._output import Output, add_output, output_of
 from mlx_patch.cli._sites import site_table
 from mlx_patch.cli._verb import UsageError, Verb
-from mlx_patch.errors import did_you_mean
+from mlx_patch.errors import did_you_mean, shown
 from mlx_patch.files import Format
 from mlx_patch.laws import check_laws
 from mlx_patch.model import HookedModel
@@ -43,7 +43,7 @@ def _refuse_combinations(options: argparse.Namespace) -> None:
         raise UsageError("`--adapter-path` and `--prompt` need a model. Got none. Name one, or leave them out.")
     if options.precision not in get_args(Precision):
         near = did_you_mean(options.precision, get_args(Precision))
-        raise UsageError(f"`--precision` must be one of the zoo's weights. Got {options.precision!r}. {near}")
+        raise UsageError(f"`--precision` must be one of the zoo's weights. Got {shown(options.precision)}. {near}")
 
 
 def _verify_model(options: argparse.Namespace, output: Output) -> int:

@@ -9,7 +9,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, shown
+
+_MOST = 10**5
+"""Layers: more than any model has."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class LayerMap:
     pairs: tuple[tuple[int, int], ...]
 
     def __init__(self, pairs: Iterable[tuple[int, int]]) -> None:
-        checked = tuple(map(_checked_pair, pairs))
+        checked = tuple(map(_checked_pair, arguments.entries("pairs", pairs, "a list of (target layer, donor layer)")))
         if not checked:
             raise ValueRefusedError("`pairs` must hold a pair of layers. Got none.")
         for before, after in pairwise(checked):
@@ -44,8 +48,8 @@ class LayerMap:
     @classmethod
     def proportional(cls, target_layers: int, donor_layers: int) -> "LayerMap":
         """A map of every target layer to the donor layer at the same relative depth; the last layers correspond."""
-        if target_layers < 1 or donor_layers < 1:
-            raise ValueRefusedError(f"`layers` must be 1 or more. Got {target_layers} and {donor_layers}.")
+        target_layers = arguments.whole_number("target_layers", target_layers, 1, _MOST)
+        donor_layers = arguments.whole_number("donor_layers", donor_layers, 1, _MOST)
         # After layer n the target has run (n + 1) / target_layers of its depth. The donor's layer is the first one
         # after which it has run as much. Integers alone, since float rounding would move a layer by one.
         pairs = []
@@ -65,6 +69,7 @@ class LayerMap:
         Raises:
             SelectionError: There is none.
         """
+        target = arguments.whole_number("target", target, error=SelectionError)
         donor_layers = dict(self.pairs)
         if target not in donor_layers:
             raise SelectionError(f"`layer` must be one that the map has: {list(self.targets)}. Got {target}.")
@@ -76,6 +81,8 @@ class LayerMap:
         Raises:
             SelectionError: There is such a layer.
         """
+        target_layers = arguments.whole_number("target_layers", target_layers, 1)
+        donor_layers = arguments.whole_number("donor_layers", donor_layers, 1)
         target, donor = self.pairs[-1]
         if target >= target_layers or donor >= donor_layers:
             raise SelectionError(
@@ -97,11 +104,7 @@ def _checked_pair(pair: Any) -> tuple[int, int]:
     entries = (pair,)
     if isinstance(pair, tuple | list):
         entries = tuple(pair)
-    if len(entries) != 2 or not all(map(_is_layer, entries)):
-        raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {entries}.")
-    target, donor = entries
+    if len(entries) != 2 or not all(map(arguments.is_whole, entries)) or min(entries) < 0:
+        raise KindError(f"`pairs` must be (target layer, donor layer), from 0. Got {shown(entries)}.")
+    target, donor = (arguments.whole_number("pairs", entry) for entry in entries)
     return target, donor
-
-
-def _is_layer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

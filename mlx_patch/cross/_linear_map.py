@@ -8,8 +8,9 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cross._layer_map import LayerMap
-from mlx_patch.errors import KindError, ShapeError, ValueRefusedError
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError, shown
 from mlx_patch.model import HookedModel, require_hooked
 
 
@@ -36,21 +37,21 @@ class LinearMap:
     rows: int = field(default=0)
 
     def __init__(self, weight: Any, bias: Any = None, r2: float | None = None, rows: int = 0) -> None:
-        matrix = np.array(weight, dtype=np.float32)
+        matrix = _finite("weight", weight, np.float32)
         if matrix.ndim != 2:
             raise ShapeError(f"`weight` must have the shape (d_donor, d_target). Got {matrix.shape}.")
         d_target = matrix.shape[1]
         if bias is None:
             bias = np.zeros(d_target)
-        vector = np.array(bias, dtype=np.float32)
+        vector = _finite("bias", bias, np.float32)
         if vector.shape != (d_target,):
             raise ShapeError(f"`bias` must have the shape ({d_target},). Got {vector.shape}.")
-        if not (np.isfinite(matrix).all() and np.isfinite(vector).all()):
-            raise ValueRefusedError("`weight` and `bias` must be finite. Got NaN or infinity.")
         object.__setattr__(self, "weight", matrix)
         object.__setattr__(self, "bias", vector)
+        if r2 is not None:
+            r2 = arguments.number("r2", r2)
         object.__setattr__(self, "r2", r2)
-        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "rows", arguments.whole_number("rows", rows, 0))
 
     @classmethod
     def fit(cls, x: Any, y: Any, held_out: float = 0.2, seed: int = 0, groups: Any = None) -> "LinearMap":
@@ -71,14 +72,13 @@ class LinearMap:
             ValueRefusedError: There are too few rows for one answer, or they lie in too few directions; there is one
                 group; NaN; what is held out of `y` does not vary, so that no share of its variance is defined.
         """
+        held_out = arguments.share("held_out", held_out)
+        seed = arguments.whole_number("seed", seed, 0)
         x, y = _as_rows(x, y)
-        if not 0 < held_out < 1:
-            raise ValueRefusedError(f"`held_out` must lie between 0 and 1. Got {held_out}.")
-        if not (np.isfinite(x).all() and np.isfinite(y).all()):
-            raise ValueRefusedError("`x` and `y` must be finite. Got NaN or infinity. Check the runs they came from.")
-        if groups is None:
-            groups = np.arange(len(x))
-        test, train = _split_rows(np.asarray(groups), len(x), held_out, seed)
+        labels = np.arange(len(x))
+        if groups is not None:
+            labels = _labels(groups)
+        test, train = _split_rows(labels, len(x), held_out, seed)
         design = _with_ones(x[train])
         _refuse_low_rank(design, len(test))
         solution = np.linalg.lstsq(design, y[train], rcond=None)[0]
@@ -96,10 +96,11 @@ class LinearMap:
         Raises:
             ShapeError: The last axis is another.
         """
-        if activation.shape[-1] != self.weight.shape[0]:
+        activation = arguments.array("activation", activation)
+        if activation.shape[-1:] != self.weight.shape[:1]:
             raise ShapeError(
-                f"`linear_map` must take activations of width {activation.shape[-1]}. Got a map of width "
-                f"{self.weight.shape[0]}."
+                f"`activation` must have the width of the map, {self.weight.shape[0]}. Got the shape "
+                f"{tuple(activation.shape)}."
             )
         return activation.astype(mx.float32) @ mx.array(self.weight) + mx.array(self.bias)
 
@@ -113,8 +114,8 @@ class LinearMap:
 
 def _as_rows(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Both arrays in float64, of shape `(row, width)`, with equally many rows."""
-    x, y = _as_float64(x), _as_float64(y)
-    if x.ndim < 2 or y.ndim < 2:
+    x, y = _finite("x", x, np.float64), _finite("y", y, np.float64)
+    if x.ndim < 2 or y.ndim < 2 or not x.size or not y.size:
         raise ShapeError(f"`x` and `y` must have rows and columns. Got the shapes {x.shape} and {y.shape}.")
     x = x.reshape(-1, x.shape[-1])
     y = y.reshape(-1, y.shape[-1])
@@ -123,10 +124,20 @@ def _as_rows(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def _as_float64(array: Any) -> np.ndarray:
-    if isinstance(array, mx.array):
-        array = array.astype(mx.float32)  # numpy has no bfloat16
-    return np.array(array, np.float64)
+def _finite(name: str, value: Any, dtype: type) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        array = arguments.numpy_array(name, value).astype(dtype)
+    if not np.isfinite(array).all():
+        raise ValueRefusedError(f"`{name}` must be finite. Got NaN or infinity. Check the runs it came from.")
+    return array
+
+
+def _labels(groups: Any) -> np.ndarray:
+    """A label for each row: numbers or texts."""
+    entries = arguments.entries("groups", groups, "a list of labels, one a row")
+    if not all(isinstance(entry, str | int | float | np.generic) or arguments.is_whole(entry) for entry in entries):
+        raise KindError(f"`groups` must be numbers or texts, one a row. Got {shown(groups)}.")
+    return np.array(entries)
 
 
 def _with_ones(rows: np.ndarray) -> np.ndarray:
@@ -195,7 +206,10 @@ def fit_maps(
     """
     require_hooked("target", target)
     require_hooked("donor", donor)
-    prompts = list(prompts)
+    prompts = list(arguments.entries("prompts", prompts, "a list of prompts"))
+    skip = arguments.whole_number("skip", skip, 0)
+    if layer_map is not None:
+        arguments.instance("layer_map", layer_map, LayerMap, "Write mp.LayerMap.proportional(...), say.")
     layers = layer_map or LayerMap((n, n) for n in range(min(target.n_layers, donor.n_layers)))
     layers.require(target.n_layers, donor.n_layers)
     target_caches = target.run_each_with_cache(prompts, sites=(at,), logits_at=-1)[1]

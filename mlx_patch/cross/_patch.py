@@ -10,12 +10,13 @@ from typing import Any, Unpack, cast
 
 import mlx.core as mx
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.cross._compatibility import compatibility
 from mlx_patch.cross._layer_map import LayerMap
 from mlx_patch.cross._linear_map import LinearMap
 from mlx_patch.cross._views import FromLayers, Mapped
-from mlx_patch.errors import KindError, ShapeError, ValueRefusedError, listed
+from mlx_patch.errors import KindError, ShapeError, ValueRefusedError, listed, shown
 from mlx_patch.interventions import Interpolate, Replace
 from mlx_patch.interventions.sources import ActivationSource
 from mlx_patch.model import HookedModel, require_hooked
@@ -98,6 +99,10 @@ def cross_patch(
     """
     require_hooked("target", target)
     sites = _sites(at)
+    alpha = arguments.number("alpha", alpha)
+    if layer_map is not None:
+        arguments.instance("layer_map", layer_map, LayerMap, "Write mp.LayerMap.proportional(...), say.")
+    _refuse_no_maps(linear_map)
     _refuse_one_map(sites, linear_map)
     targets = batches_of(tokens, target.tokenizer, target.d_vocab)
     alignments = _alignments(alignment, _count(targets))
@@ -152,10 +157,12 @@ def _sites(at: object) -> tuple[str, ...]:
     if isinstance(at, str):
         sites = (at,)
     if not isinstance(sites, list | tuple) or not sites:
-        raise KindError(f"`at` must be a site that layers have, or several. Got {at!r}. Write at='resid_post', say.")
+        raise KindError(
+            f"`at` must be a site that layers have, or several. Got {shown(at)}. Write at='resid_post', say."
+        )
     for site in sites:
         if not isinstance(site, str) or site not in SITES or not SITES[site].layered:
-            raise KindError(f"`at` must be a site that layers have. Got {site!r}. Write at='resid_post', say.")
+            raise KindError(f"`at` must be a site that layers have. Got {shown(site)}. Write at='resid_post', say.")
     return tuple(sites)
 
 
@@ -181,7 +188,9 @@ def _alignments(alignment: Alignment | Sequence[Alignment] | None, n: int) -> li
         return []
     if isinstance(alignment, Alignment):
         alignment = [alignment]
-    alignments = list(alignment)
+    alignments = list(arguments.entries("alignment", alignment, "an Alignment, or one for each prompt"))
+    for member in alignments:
+        arguments.instance("alignment", member, Alignment, "Use `mp.align`.")
     if len(alignments) != n:
         raise ValueRefusedError(
             f"`alignment` must hold one alignment per prompt, {n}. Got {len(alignments)}. Pass a list: "
@@ -230,6 +239,16 @@ def _refuse_other_number(sources: Sequence[ActivationCache], alignments: Sequenc
             f"`donor` must hold a cache for each of {n} prompts if each has its own alignment. Got one cache for all. "
             "Pass what `donor.run_each_with_cache(prompts)` returns."
         )
+
+
+def _refuse_no_maps(linear_map: Any) -> None:
+    """Refuse what is neither a map, nor one for each layer."""
+    if linear_map is None or isinstance(linear_map, LinearMap):
+        return
+    maps = arguments.mapping("linear_map", linear_map, "a LinearMap, or a mapping of layers to them")
+    for layer, member in maps.items():
+        arguments.whole_number("linear_map", layer, 0)
+        arguments.instance("linear_map", member, LinearMap)
 
 
 def _refuse_misfit(donor: HookedModel, request: _DonorRequest) -> None:
@@ -383,7 +402,7 @@ def _refuse_other_width(target: HookedModel, view: ActivationSource, site: str, 
         layers = range(target.n_layers)
     elif not isinstance(layers, list | tuple | range):
         layers = [layers]
-    keys = [Site(site, layer) for layer in layers if isinstance(layer, int)]
+    keys = (Site(site, layer) for layer in layers if isinstance(layer, int) and layer >= 0)
     key = next((key for key in keys if key in view), None)
     if key is None:
         return

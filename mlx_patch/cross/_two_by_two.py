@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cross._contributions import HALVES, cells_frame, contributions_page, draw_contributions
 from mlx_patch.cross._patch import cross_patch
-from mlx_patch.errors import FileError, KindError, ShapeError, ValueRefusedError
+from mlx_patch.errors import FileError, KindError, ShapeError, ValueRefusedError, shown
 from mlx_patch.files import Format, read_archive, text_written, write_archive
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.plot import frame_height, html_frame
@@ -45,6 +46,9 @@ class TwoByTwo:
     metric: str
 
     def __post_init__(self) -> None:
+        arguments.string("metric", self.metric)
+        object.__setattr__(self, "layers", arguments.whole_numbers("layers", self.layers, "a tuple of layers"))
+        object.__setattr__(self, "cells", arguments.numpy_array("cells", self.cells))
         if self.cells.ndim != 4 or self.cells.shape[:3] != (len(self.layers), 2, 2):
             raise ShapeError(f"`cells` must have the shape (layer, 2, 2, example). Got {self.cells.shape}.")
 
@@ -58,6 +62,8 @@ class TwoByTwo:
             ShapeError: They differ in layers or examples.
             ValueRefusedError: They measured different things, or the one was not patched from a run of the other.
         """
+        for name, result in (("into_base", into_base), ("into_other", into_other)):
+            arguments.instance(name, result, SweepResult, "Write mp.cross_patch(...).")
         _refuse_other_patches(into_base)
         _refuse_other_patches(into_other)
         _refuse_other_source("into_base", into_base, "into_other", into_other)
@@ -291,9 +297,11 @@ def two_by_two(
     require_hooked("base", base)
     require_hooked("other", other)
     positions = choices.get("positions")
+    if alignment is not None:
+        arguments.instance("alignment", alignment, Alignment, "Use `mp.align`.")
     if alignment is not None and positions is not None:
         raise ValueRefusedError(
-            f"`positions` must be None with an alignment. Got {positions!r}, which is a different place in each "
+            f"`positions` must be None with an alignment. Got {shown(positions)}, which is a different place in each "
             "prompt. Use TwoByTwo.of(cross_patch(...), cross_patch(...)), each with its own positions."
         )
     inverse = None

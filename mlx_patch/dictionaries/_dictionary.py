@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, cast
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.dictionaries._activation import FeatureActivation
 from mlx_patch.dictionaries._linear import products
 from mlx_patch.dictionaries._normalisation import ByFactor, Normalisation
 from mlx_patch.dictionaries._stored import IN_MEMORY, FeatureRows
 from mlx_patch.dictionaries._top import TopFeatures, top_features
-from mlx_patch.errors import KindError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch.errors import SelectionError, ShapeError, ValueRefusedError
 from mlx_patch.sites import Site
 
 
@@ -116,6 +115,9 @@ class Dictionary:
             ShapeError: There are not `n_features` values.
             ValueRefusedError: `activation` is missing.
         """
+        values = arguments.array("values", values)
+        if activation is not None:
+            activation = arguments.array("activation", activation)
         if values.shape[-1:] != (self.n_features,):
             raise ShapeError(
                 f"`values` must have all {self.n_features} features along the last axis. Got {values.shape}. For a "
@@ -171,7 +173,7 @@ class Dictionary:
             ValueRefusedError: The site is not known, or `k` is less than 1.
             SelectionError: A position that is not there.
         """
-        return top_features(self, source, k, pos, site, str_tokens or [])
+        return top_features(self, source, k, pos, site, str_tokens)
 
     def at_any_site(self) -> Dictionary:
         """The same dictionary without its site, so that edits with it may act anywhere that has its width."""
@@ -183,8 +185,8 @@ class Dictionary:
         Raises:
             ShapeError: It has another width.
         """
-        if not isinstance(activation, mx.array):
-            raise KindError(f"`activation` must be an mx.array. Got {type(activation).__name__}.")
+        arguments.instance("activation", activation, mx.array)
+        arguments.numeric("activation", activation)
         shape, width = activation.shape, self.d_model
         if shape[-1:] != (width,):
             if len(shape) < 2 or shape[-2] * shape[-1] != width:
@@ -290,26 +292,12 @@ def checked_features(features: object, n_features: int) -> tuple[int, ...]:
     Raises:
         SelectionError: They are no ints, not there, repeated, or none.
     """
-    members: Iterable[object] = (features,)
-    if isinstance(features, Iterable) and np.ndim(cast("Any", features)):
-        members = features
-    try:
-        numbers = tuple(map(_as_int, members))
-    except TypeError:
-        raise SelectionError(f"`features` must be an int or a list of ints. Got {features!r}.") from None
-    if not numbers:
-        raise SelectionError(f"`features` must choose something. Got {features!r}. Leave it out to choose all.")
-    if len(set(numbers)) < len(numbers):
-        raise SelectionError(f"`features` must not name anything twice. Got {features!r}.")
+    numbers = arguments.chosen_numbers("features", features)
+    if numbers is None:
+        raise SelectionError("`features` must choose something. Got None.")
     outside = [number for number in numbers if not 0 <= number < n_features]
     if outside:
         raise SelectionError(
             f"`features` must lie in 0 to {n_features - 1}, the dictionary's {n_features} features. Got {outside[0]}."
         )
     return numbers
-
-
-def _as_int(value: object) -> int:
-    if isinstance(value, bool | np.bool_):
-        raise TypeError
-    return index(cast("SupportsIndex", value))

@@ -10,7 +10,7 @@ from mlx_patch.dictionaries._dictionary import Dictionary, checked_features
 from mlx_patch.dictionaries._encoded import with_encoded
 from mlx_patch.dictionaries._linear import combination
 from mlx_patch.dictionaries._places import same_activation
-from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, shown
 from mlx_patch.interventions import Chain, Intervention, Knockout, Pick, Where
 from mlx_patch.positions import Alignment
 from mlx_patch.sites import Site
@@ -202,7 +202,8 @@ def _refuse_dictionary(dictionary: object) -> None:
         )
     if dictionary.is_transcoder:
         raise KindError(
-            f"`dictionary` must be an autoencoder. Got {dictionary!r}: its features are of {dictionary.hook or 'one'}, "
+            f"`dictionary` must be an autoencoder. Got {shown(dictionary)}: its features are of "
+            f"{dictionary.hook or 'one'}, "
             "and an edit sees the activation that it edits, not that one. Encode a cache of its input, and add what a "
             "change writes: mp.Add(-values * dictionary.directions(feature)) at its output."
         )
@@ -215,7 +216,7 @@ def _refuse_intervention(intervention: object) -> None:
     for step in steps:
         if not isinstance(step, Intervention) or isinstance(step, Features | Knockout):
             raise KindError(
-                f"`intervention` must be an Intervention of the values of features. Got {step!r}. Write "
+                f"`intervention` must be an Intervention of the values of features. Got {shown(step)}. Write "
                 "mp.Features(dictionary, mp.Scale(0.0), features=[7]), say."
             )
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 
+from mlx_patch import arguments
 from mlx_patch.dictionaries._dictionary import Dictionary
 from mlx_patch.dictionaries.dialects import Dialect, LoadChoices
-from mlx_patch.errors import FileError, KindError, SelectionError, ValueRefusedError, listed
+from mlx_patch.errors import FileError, SelectionError, listed
 
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
@@ -30,9 +30,11 @@ def load(folder: str | os.PathLike[str], *, layer: int | None = None, norm_facto
         FileError: There is none, or one with pickled objects, unknown keys, or arrays that do not fit each other.
         SelectionError: `layer` is missing, or there is no such layer.
     """
-    path = Path(folder)
+    path = arguments.path("folder", folder)
     if not path.is_dir():
         raise FileError(f"`folder` must be a folder with a dictionary's files. Got {path}. Fetch it first.")
+    if layer is not None:
+        layer = arguments.whole_number("layer", layer, error=SelectionError)
     choices = LoadChoices(layer, _checked_factor(norm_factor))
     recognised = [dialect for dialect in _dialects() if dialect.recognises(path)]
     if len(recognised) != 1:
@@ -51,11 +53,7 @@ def _dialects() -> Iterator[Dialect]:
 def _checked_factor(norm_factor: object) -> float | None:
     if norm_factor is None:
         return None
-    if not isinstance(norm_factor, int | float) or isinstance(norm_factor, bool):
-        raise KindError(f"`norm_factor` must be a number. Got {norm_factor!r}.")
-    if not (isfinite(norm_factor) and norm_factor > 0):
-        raise ValueRefusedError(f"`norm_factor` must be more than 0. Got {norm_factor}.")
-    return float(norm_factor)
+    return arguments.number("norm_factor", norm_factor, above=0)
 
 
 def _unrecognised(folder: Path, recognised: list[Dialect]) -> FileError:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_patch.errors import FileError, listed
+from mlx_patch.errors import FileError, listed, shown
 from mlx_patch.files import Malformed, open_checked, strict_json
 
 _LARGEST = 2**20
@@ -47,7 +47,7 @@ class Settings:
         is_of_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         if not is_of_kind:
             names = " or ".join(member.__name__ for member in kinds)
-            raise FileError(f"{self.path} must have {names} for {key!r}. Got {value!r}. Fetch it again.")
+            raise FileError(f"{self.path} must have {names} for {key!r}. Got {shown(value)}. Fetch it again.")
         return value
 
     def choose(self, key: str, choices: Iterable[Any], default: Any = _REQUIRED) -> Any:
@@ -60,7 +60,7 @@ class Settings:
         value = self.take(key, (str, bool, type(None)), default)
         if value not in choices:
             raise FileError(
-                f"{self.path} must have one of {listed(map(repr, choices))} for {key!r}. Got {value!r}, which "
+                f"{self.path} must have one of {listed(map(repr, choices))} for {key!r}. Got {shown(value)}, which "
                 "mlx_patch does not know how to compute."
             )
         return value

@@ -9,8 +9,9 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
-from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
+from mlx_patch.errors import KindError, SelectionError, ShapeError, ValueRefusedError, shown
 from mlx_patch.sites import Site, site_of
 
 _AT_ONCE = 64
@@ -78,14 +79,13 @@ def top_features(
     k: int,
     pos: int | Iterable[int] | slice | None,
     site: str | Site | None,
-    str_tokens: list[str],
+    str_tokens: Sequence[str] | None,
 ) -> TopFeatures:
     """The features that are largest anywhere in a prompt. The arguments are those of `Dictionary.top`.
 
     Features of 0 are left out, so there may be fewer than `k`.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueRefusedError(f"`k` must be an int of 1 or more. Got {k!r}.")
+    k = arguments.whole_number("k", k, 1)
     activation, positions = _activation_of(dictionary, source, site)
     flat = dictionary.flat(activation)
     if flat.ndim != 3:
@@ -106,7 +106,12 @@ def top_features(
     order = order[best[order] > 0]
     positions_of_best = np.array(positions)[places[order, 1]]
     texts: list[str] = []
-    if str_tokens:
+    if str_tokens is not None:
+        str_tokens = arguments.entries("str_tokens", str_tokens, "a list of texts, one a position")
+        if len(str_tokens) <= max(positions):
+            raise ShapeError(
+                f"`str_tokens` must have a text for each of {max(positions) + 1} positions. Got {len(str_tokens)}."
+            )
         texts = [str_tokens[position] for position in positions_of_best.tolist()]
     return TopFeatures(order, best[order], places[order, 0], positions_of_best, tuple(texts))
 
@@ -117,7 +122,7 @@ def _activation_of(
     """The activation that is encoded, and its absolute positions."""
     if isinstance(source, mx.array):
         if site is not None:
-            raise ValueRefusedError(f"`site` must be left out where `source` is an array. Got {site!r}.")
+            raise ValueRefusedError(f"`site` must be left out where `source` is an array. Got {shown(site)}.")
         return source, range(math.prod(source.shape[1:2]))
     if not isinstance(source, ActivationCache):
         raise KindError(f"`source` must be an ActivationCache or an mx.array. Got {type(source).__name__}.")
@@ -137,12 +142,13 @@ def _chosen_indices(pos: Any, positions: Sequence[int]) -> list[int]:
     if pos is None:
         return list(range(len(positions)))
     count = positions[-1] + 1
-    numbers = pos
     if isinstance(pos, slice):
-        numbers = range(count)[pos]
+        numbers: Sequence[int] = range(count)[arguments.checked_slice("pos", pos)]
+    else:
+        numbers = arguments.chosen_numbers("pos", pos) or ()
     index_of = {position: index for index, position in enumerate(positions)}
     indices = []
-    for number in np.atleast_1d(np.array(numbers)).tolist():
+    for number in numbers:
         position = number
         if number < 0:
             position = number + count
@@ -153,5 +159,5 @@ def _chosen_indices(pos: Any, positions: Sequence[int]) -> list[int]:
                 f"`pos` must be positions of the activation, {min(positions)} to {count - 1}. Got {number}."
             )
     if not indices:
-        raise SelectionError(f"`pos` must choose something. Got {pos!r}.")
+        raise SelectionError(f"`pos` must choose something. Got {shown(pos)}.")
     return indices

@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
 
 from mlx_patch.engine._scope import Call, Listener
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 
 _BY_KEY = ("attn_scores", "pattern")
 _Windowed = RotatingKVCache | ChunkedKVCache
@@ -123,6 +123,7 @@ def refuse_dropped(event: str, new: mx.array, present: mx.array) -> None:
         attends = new > _masked_value(event, new.dtype) * 1e-3
     if mx.any(attends & ~present).item():
         raise SelectionError(
-            f"`edits` must not attend to keys that the prompt cache no longer holds. Got such an edit at {event!r}: "
+            "`edits` must not attend to keys that the prompt cache no longer holds. Got such an edit at "
+            f"{shown(event)}: "
             f"the window has dropped some of {present.size} keys. Run the prompt without the prompt cache."
         )

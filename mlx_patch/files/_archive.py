@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import FileError
 from mlx_patch.files._format import Format
 from mlx_patch.files._safetensors import open_checked, strict_json
@@ -51,7 +52,7 @@ def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays
     Raises:
         FileError: `path` cannot be written to, or does not end in `.npz`.
     """
-    if not str(path).endswith(".npz"):
+    if not str(arguments.path("path", path)).endswith(".npz"):
         raise FileError(f"`path` must end in '.npz'. Got {path}. Choose another name.")
     described = json.dumps(about, indent=1, sort_keys=True).encode()
     write_members(path, {ABOUT: described, **array_members(arrays)})
@@ -102,6 +103,7 @@ def read_archive(
     Raises:
         FileError: There is no such file, or it is damaged, of another kind, or of another version.
     """
+    path = arguments.path(argument, path)
     refusal = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
     try:
         members = _read_members(path)

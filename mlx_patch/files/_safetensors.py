@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
+
+from mlx_patch import arguments
 
 _DTYPES: dict[str, tuple[mx.Dtype, Any]] = {
     "BOOL": (mx.bool_, np.bool_),
@@ -103,10 +104,11 @@ def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterat
         OSError: There is no such file, or it cannot be read.
         Malformed: It is no regular file, or a link where there must be none.
     """
+    path = arguments.path("path", path)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
     if not follow:
         flags |= os.O_NOFOLLOW
-        if Path(path).is_symlink():
+        if path.is_symlink():
             raise Malformed("is a symbolic link, which is not followed")
     with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from stat import S_IMODE
 
+from mlx_patch import arguments
 from mlx_patch.errors import FileError
 from mlx_patch.files._claims import claimed_file, remove_unclaimed
 
@@ -29,7 +30,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         FileError: The folder is not there or cannot be written to, `path` is itself a folder, or the disk is full: what
             stood there is as it was.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(arguments.path("path", path)))
     if target.is_symlink():
         raise FileError(f"`path` must be a file's name. Got {path}: a link that leads to itself. Choose another name.")
     if target.is_dir():

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed
+from mlx_patch import arguments
+from mlx_patch.errors import ValueRefusedError, listed
 from mlx_patch.interventions._base import Intervention
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import BY_KEY, SCORES, refuse_masked
-from mlx_patch.interventions._numbers import checked_natural, finite
 from mlx_patch.interventions._random import derangement, donors, keys, normal, random_stream
 from mlx_patch.interventions._where import Where, index_of, pos_axis
 from mlx_patch.interventions.sources import (
@@ -35,6 +35,7 @@ from mlx_patch.interventions.sources import (
 from mlx_patch.sites import Site
 
 _OVER = ("batch_pos", "batch")
+_KNOWN = "one that `Ablate` knows"
 _DEFAULTS: dict[str, Any] = {"source": None, "seed": 0, "scale": 1.0, "over": "batch_pos", "skip": 0}
 
 
@@ -85,25 +86,23 @@ class Ablate(Intervention):
         over: str = "batch_pos",
         skip: int = 0,
     ) -> None:
-        _refuse_unknown("kind", kind, _KINDS)
-        _refuse_unknown("over", over, _OVER)
+        kind = arguments.choice("kind", kind, _KINDS, _KNOWN)
+        over = arguments.choice("over", over, _OVER, _KNOWN)
         if source is not None:
             source = as_source("source", source)
-        arguments: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "source": source,
-            "seed": checked_natural("seed", seed),
-            "scale": finite("scale", scale),
+            "seed": arguments.whole_number("seed", seed, 0),
+            "scale": arguments.number("scale", scale, above=0),
             "over": over,
-            "skip": checked_natural("skip", skip),
+            "skip": arguments.whole_number("skip", skip, 0),
         }
-        _refuse_unused(kind, arguments)
-        if over == "batch" and skip:
+        _refuse_unused(kind, settings)
+        if over == "batch" and settings["skip"]:
             raise ValueRefusedError(
                 f"`skip` must be left out of a mean over 'batch', which takes one mean per position. Got {skip}."
             )
-        if arguments["scale"] <= 0:
-            raise ValueRefusedError(f"`scale` must be more than 0. Got {scale}.")
-        for name, value in {"kind": kind, **arguments}.items():
+        for name, value in {"kind": kind, **settings}.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -235,13 +234,6 @@ _KINDS = {
     "resample": _Kind(_resample, ("source", "seed")),
     "noise": _Kind(_noise, ("seed", "scale"), BY_KEY, "Add the noise at 'q', 'k' or 'z'."),
 }
-
-
-def _refuse_unknown(name: str, value: str, choices: Iterable[str]) -> None:
-    choices = list(choices)
-    if value not in choices:
-        near = did_you_mean(str(value), choices)
-        raise UnknownNameError(f"`{name}` must be one that `Ablate` knows. Got {value!r}. {near}")
 
 
 def _refuse_unused(kind: str, arguments: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from typing import cast, overload
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 from mlx_patch.interventions._edit import Choice, Edit, PositionChoice, Transformation, make_edit
 from mlx_patch.interventions._edits import Edits, make_edits
 from mlx_patch.interventions._fitted import fitted
@@ -90,7 +90,8 @@ class Intervention(ABC):
             KindError: It has none.
         """
         raise KindError(
-            f"`intervention` must be an Interpolate if `over` has 'alpha'. Got {self!r}. Write mp.Interpolate(source, "
+            f"`intervention` must be an Interpolate if `over` has 'alpha'. Got {shown(self)}. Write "
+            "mp.Interpolate(source, "
             "1.0)."
         )
 
@@ -106,7 +107,8 @@ class Intervention(ABC):
             KindError: It draws nothing.
         """
         raise KindError(
-            f"`intervention` must draw random numbers to have a seed. Got {self!r} and {seed}. Use Ablate('noise')."
+            f"`intervention` must draw random numbers to have a seed. Got {shown(self)} and {seed}. Use "
+            "Ablate('noise')."
         )
 
     def with_features(self, features: int | Iterable[int]) -> Intervention:
@@ -116,7 +118,7 @@ class Intervention(ABC):
             KindError: It edits no features.
         """
         raise KindError(
-            f"`intervention` must edit features if `over` has 'feature'. Got {self!r} and {features}. Write "
+            f"`intervention` must edit features if `over` has 'feature'. Got {shown(self)} and {features}. Write "
             "mp.Features(dictionary, mp.Scale(0.0))."
         )
 
@@ -211,7 +213,9 @@ class Intervention(ABC):
 
     def __or__(self, other: Intervention) -> Chain:
         if not isinstance(other, Intervention):
-            raise KindError(f"`|` must join two interventions. Got {other!r}. Compose first, then call `.at(...)`.")
+            raise KindError(
+                f"`|` must join two interventions. Got {shown(other)}. Compose first, then call `.at(...)`."
+            )
         return Chain((*_in_order(self), *_in_order(other)))
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import ValueRefusedError
 from mlx_patch.interventions._elementwise import Elementwise
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
-from mlx_patch.interventions._numbers import finite
 from mlx_patch.interventions._where import Where
 from mlx_patch.sites import Site
 
@@ -39,7 +39,7 @@ class Clamp(Elementwise):
             raise ValueRefusedError("`low` must be given if `high` is not. Got None for both. Give one or both.")
         for name in ("low", "high"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, finite(name, getattr(self, name)))
+                object.__setattr__(self, name, arguments.number(name, getattr(self, name)))
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueRefusedError(f"`low` must be at most `high`. Got {self.low} and {self.high}. Swap them.")
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol, cast, runtime_checkable
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, shown
 from mlx_patch.interventions._fitted import fitted
 from mlx_patch.interventions._moment import Moment
-from mlx_patch.interventions._numbers import chosen_numbers, whole_number
 from mlx_patch.interventions._span import Span, refuse_repeats
 from mlx_patch.interventions._steps import Steps
 from mlx_patch.interventions._where import ActivationChange, Pick, Where, axis_of, refuse_no_positions
@@ -135,7 +135,7 @@ class Edit:
             Scale(0.5).at('z', layer=3).during(steps.every(2))
         """
         if not isinstance(steps, Steps):
-            raise KindError(f"`steps` must be a choice of steps. Got {steps!r}. Write mp.steps.generated, say.")
+            raise KindError(f"`steps` must be a choice of steps. Got {shown(steps)}. Write mp.steps.generated, say.")
         if self.steps is not None:
             steps = self.steps & steps
         return replace(self, steps=steps)
@@ -258,7 +258,7 @@ def refuse_steps(edit: Edit, generation: bool) -> None:
     """
     if any(member.steps is not None for member in edit.parts) and not generation:
         raise KindError(
-            f"`edits` must not use `during` unless mlx_patch generates the text. Got {edit!r}. Pass it to "
+            f"`edits` must not use `during` unless mlx_patch generates the text. Got {shown(edit)}. Pass it to "
             "`model.generate`, `model.stream` or `model.generate_with_cache`, which know where the prompt ends."
         )
 
@@ -280,9 +280,9 @@ def make_edit(
         pos = intervention.covers
     choices = {
         "pos": as_positions(pos),
-        "head": chosen_numbers("head", head),
-        "neuron": chosen_numbers("neuron", neuron),
-        "batch": chosen_numbers("batch", batch),
+        "head": arguments.chosen_numbers("head", head),
+        "neuron": arguments.chosen_numbers("neuron", neuron),
+        "batch": arguments.chosen_numbers("batch", batch),
         "key": as_positions(key, "key"),
     }
     is_layered = name in SITES and SITES[name].layered
@@ -290,21 +290,23 @@ def make_edit(
     for axis_name, choice in choices.items():
         if choice is not None and axis_of(template, axis_name) < 0:
             axes = " ".join(template.axes or ("batch", "pos", "..."))
-            raise SelectionError(f"`{axis_name}` must be None at {name!r}, whose axes are: {axes}. Got {choice!r}.")
+            raise SelectionError(
+                f"`{axis_name}` must be None at {name!r}, whose axes are: {axes}. Got {shown(choice)}."
+            )
     return Edit(intervention, name, layers, **choices)
 
 
 def _site_and_layers(site: str | Site, layer: Choice) -> tuple[str, tuple[int, ...] | None]:
-    layers = chosen_numbers("layer", layer)
+    layers = arguments.chosen_numbers("layer", layer)
     if isinstance(site, str):
-        site = short_name(site)
+        site = short_name(str(site))
     if isinstance(site, str) and site in SITES:
         if layers is not None and not SITES[site].layered:
-            raise SelectionError(f"`layer` must be None for {site!r}, which the model has once. Got {layer!r}.")
+            raise SelectionError(f"`layer` must be None for {site!r}, which the model has once. Got {shown(layer)}.")
         return site, layers
     parsed = Site.parse(site)
     if layers is not None:
-        raise SelectionError(f"`layer` must be None if the site names it ({site}). Got {layer!r}.")
+        raise SelectionError(f"`layer` must be None if the site names it ({site}). Got {shown(layer)}.")
     if parsed.layer is None:
         return parsed.name, None
     return parsed.name, (parsed.layer,)
@@ -325,26 +327,20 @@ def as_positions(pos: PositionChoice, name: str = "pos") -> tuple[int, ...] | sl
         return pos
     if isinstance(pos, slice):
         return _slice(pos, name)
-    return chosen_numbers(name, pos)
-
-
-def _bound(value: object) -> int | None:
-    return None if value is None else whole_number(value)
+    return arguments.chosen_numbers(name, pos)
 
 
 def _slice(pos: slice, name: str) -> slice:
     """A slice of ints that goes forward and can hold something."""
-    try:
-        start, stop, step = _bound(pos.start), _bound(pos.stop), _bound(pos.step)
-    except TypeError:
-        raise SelectionError(f"`{name}` must be a slice of ints. Got {pos!r}.") from None
+    whole = arguments.checked_slice(name, pos)
+    start, stop, step = whole.start, whole.stop, whole.step
     if step is not None and step < 1:
         raise SelectionError(
-            f"`{name}` must be a slice that goes forward. Got {pos!r}. Reverse it: the order has no effect."
+            f"`{name}` must be a slice that goes forward. Got {shown(pos)}. Reverse it: the order has no effect."
         )
     backwards = start is not None and stop is not None and (start < 0) == (stop < 0) and start >= stop
     if backwards or stop == 0:
-        raise SelectionError(f"`{name}` must choose something. Got {pos!r}. Leave it out to choose all.")
+        raise SelectionError(f"`{name}` must choose something. Got {shown(pos)}. Leave it out to choose all.")
     return slice(start, stop, step)
 
 

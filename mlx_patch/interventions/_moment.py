@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ class Moment:
         if id(fn) not in self._answers:
             answer = fn(self)
             if not isinstance(answer, bool | np.bool_):
-                raise KindError(f"`when` must be a function that returns True or False. Got {answer!r} from it.")
+                raise KindError(f"`when` must be a function that returns True or False. Got {shown(answer)} from it.")
             self._answers[id(fn)] = bool(answer)
         return self._answers[id(fn)]

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions._moment import Moment
 from mlx_patch.positions import Selector
 
@@ -46,7 +46,7 @@ class Span:
         """
         if isinstance(pos, Selector):
             raise SelectionError(
-                f"`pos` must hold numbers if the prompt is not known. Got {pos!r}. Resolve it first, "
+                f"`pos` must hold numbers if the prompt is not known. Got {shown(pos)}. Resolve it first, "
                 f"pos=mp.pos.{pos!r}.resolve(tokens, tokenizer), or pass the edits to `model.run` or `model.generate`."
             )
         if isinstance(pos, slice):
@@ -67,7 +67,7 @@ class Span:
         """
         if isinstance(choice, Selector):
             raise SelectionError(
-                f"`key` must hold numbers if the prompt is not known. Got {choice!r}. Resolve it first, "
+                f"`key` must hold numbers if the prompt is not known. Got {shown(choice)}. Resolve it first, "
                 f"key=mp.pos.{choice!r}.resolve(tokens, tokenizer), or pass the edits to `model.run`."
             )
         count = min(n_keys, self.end)

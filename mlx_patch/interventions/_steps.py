@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.interventions._moment import Moment
 
 __all__ = ["every", "generated", "prompt", "when"]
@@ -21,7 +22,9 @@ class Steps(ABC):
 
     def __and__(self, other: "Steps") -> "Steps":
         if not isinstance(other, Steps):
-            raise KindError(f"`&` must join two choices of steps. Got {other!r}. Write a & mp.steps.every(2), say.")
+            raise KindError(
+                f"`&` must join two choices of steps. Got {shown(other)}. Write a & mp.steps.every(2), say."
+            )
         return Both(self, other)
 
 
@@ -115,9 +118,7 @@ def every(n: int) -> Steps:
         >>> [step for step in range(8) if every(3).holds(Moment(step, 9 + step))]
         [1, 4, 7]
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueRefusedError(f"`n` must be a whole number of 1 or more. Got {n!r}.")
-    return EveryNth(n)
+    return EveryNth(arguments.whole_number("n", n, 1, kind_error=ValueRefusedError))
 
 
 def when(fn: Callable[[Moment], bool]) -> Steps:
@@ -132,9 +133,7 @@ def when(fn: Callable[[Moment], bool]) -> Steps:
         >>> when(lambda moment: moment.position < 12).holds(Moment(step=1, position=8))
         True
     """
-    if not callable(fn):
-        raise KindError(f"`fn` must be a function of a Moment. Got {type(fn).__name__}.")
-    return When(fn)
+    return When(arguments.function("fn", fn, "a function of a Moment"))
 
 
 def __dir__() -> list[str]:

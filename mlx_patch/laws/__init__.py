@@ -8,7 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.errors import OutlierPositionWarning, ShapeError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, OutlierPositionWarning, ShapeError
 from mlx_patch.laws._attention import heads as heads
 from mlx_patch.laws._bench import REWRITTEN as REWRITTEN
 from mlx_patch.laws._bench import Bench as Bench
@@ -53,17 +54,20 @@ def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> R
     Raises:
         ShapeError: The prompt is too short.
     """
+    checked = tuple(arguments.function("laws", law) for law in arguments.entries("laws", laws, "a tuple of laws"))
     bench = bench_of(model, prompt)
     with warnings.catch_warnings():  # the laws hold whether or not a mean is a sensible ablation
         warnings.simplefilter("ignore", OutlierPositionWarning)
         findings = tuple(finding for finding in grounds(bench) if not finding.held)
         if not findings:
-            findings = tuple(finding for law in laws for finding in law(bench))
+            findings = tuple(finding for law in checked for finding in law(bench))
     return Report(repr(model), findings)
 
 
 def bench_of(model: Any, prompt: Any = None) -> Bench:
     """A model with a prompt, and with another one of the same length that differs in every token."""
+    if not hasattr(model, "layout"):  # the class of wrapped models is a layer up
+        raise KindError(f"`model` must be a HookedModel. Got {type(model).__name__}. Write mp.HookedModel(model).")
     if prompt is None:
         ids = [(11 + 37 * position) % model.d_vocab for position in range(_LENGTH)]
         prompt = mx.array([ids])

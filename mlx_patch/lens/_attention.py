@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import MissingSiteError, SelectionError
 from mlx_patch.files import text_written
@@ -48,8 +49,8 @@ class AttentionSummary:
         Raises:
             SelectionError: There is no such kind.
         """
-        if kind not in _COLUMNS:
-            raise SelectionError(f"`kind` must be one of {', '.join(_COLUMNS)}. Got {kind!r}.")
+        kind = arguments.choice("kind", kind, _COLUMNS, error=SelectionError)
+        k = arguments.whole_number("k", k, 1, error=SelectionError)
         numbers = getattr(self, kind)
         order = np.argsort(-np.nan_to_num(numbers, nan=-1.0), axis=None)[:k]
         rows, heads = np.unravel_index(order, numbers.shape)
@@ -79,6 +80,7 @@ def attention_summary(cache: ActivationCache) -> AttentionSummary:
     Source:
         Olsson et al. 2022, "In-context Learning and Induction Heads", for induction.
     """
+    arguments.instance("cache", cache, ActivationCache)
     layers = cache.layers("pattern")
     if not layers:
         raise MissingSiteError("The cache must hold `pattern`. Capture it: `run_with_cache(tokens, 'pattern')`.")
@@ -144,11 +146,11 @@ def plot_pattern(
         MissingSiteError: The cache has no `pattern` there.
         SelectionError: There is no such head or prompt.
     """
-    patterns = _as_float(cache["pattern", layer])
+    patterns = _patterns_of(cache, layer)
     _refuse_outside("example", example, patterns.shape[0])
     _refuse_outside("head", head, patterns.shape[1])
     keys = range(patterns.shape[-1])
-    key_tokens, query_tokens = None, None
+    key_tokens, query_tokens, tokens = None, None, _texts_of(tokens)
     if tokens is not None and len(tokens) == len(keys):
         key_tokens, query_tokens = list(tokens), [tokens[position] for position in cache.positions]
     return pattern_map(
@@ -179,15 +181,29 @@ def pattern_page(
         example: The prompt.
         tokens: The token string of each position, shown where you point.
     """
-    patterns = _as_float(cache["pattern", layer])
+    patterns = _patterns_of(cache, layer)
     _refuse_outside("example", example, patterns.shape[0])
+    tokens = _texts_of(tokens)
     page = attention_page(patterns[example], cache.positions, tokens, f"attention patterns of layer {layer}")
     return text_written(page, path)
 
 
 def _refuse_outside(argument: str, index: int, count: int) -> None:
-    if not 0 <= index < count:
+    if not 0 <= arguments.whole_number(argument, index) < count:
         raise SelectionError(f"`{argument}` must lie in 0 to {count - 1}. Got {index}.")
+
+
+def _patterns_of(cache: ActivationCache, layer: int) -> np.ndarray:
+    """The patterns of a layer. Shape `(batch, head, query, key)`."""
+    arguments.instance("cache", cache, ActivationCache)
+    return _as_float(cache["pattern", arguments.whole_number("layer", layer)])
+
+
+def _texts_of(tokens: Any) -> tuple[str, ...] | None:
+    if tokens is None:
+        return None
+    texts = arguments.entries("tokens", tokens, "a list of texts, one a position")
+    return tuple(arguments.string("tokens", text) for text in texts)
 
 
 def _as_float(array: mx.array) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, listed
 from mlx_patch.fingerprints import differences
@@ -43,10 +44,8 @@ def split_corpus(n_prompts: int, held_out: float, seed: int) -> Split:
     Raises:
         ValueRefusedError: There are fewer than two prompts, or the share leaves none to fit to.
     """
-    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 < held_out < 1:
-        raise ValueRefusedError(f"`held_out` must lie between 0 and 1. Got {held_out!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueRefusedError(f"`seed` must be 0 or more. Got {seed!r}.")
+    held_out = arguments.share("held_out", held_out)
+    seed = arguments.whole_number("seed", seed, 0)
     n_held_out = max(1, round(held_out * n_prompts))
     if n_held_out >= n_prompts:
         raise ValueRefusedError(
@@ -179,13 +178,13 @@ def checked_skip(skip: object) -> int:
     Raises:
         ValueRefusedError: It is no number from 0.
     """
-    if isinstance(skip, bool) or not isinstance(skip, int) or skip < 0:
-        raise ValueRefusedError(f"`skip` must be 0 or more positions. Got {skip!r}.")
-    return skip
+    return arguments.whole_number("skip", skip, 0, counted=" positions", kind_error=ValueRefusedError)
 
 
 def _are_caches(corpus: Any) -> TypeGuard[Caches]:
     if isinstance(corpus, str | Mapping) or not (hasattr(corpus, "__getitem__") and hasattr(corpus, "__len__")):
+        return False
+    if isinstance(corpus, mx.array | np.ndarray):
         return False
     return len(corpus) > 0 and isinstance(corpus[0], ActivationCache)
 

@@ -7,14 +7,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
-from mlx_patch.errors import ArchitectureError, KindError, ShapeError, UnknownNameError, did_you_mean
+from mlx_patch.errors import ArchitectureError, KindError, ShapeError, shown
 from mlx_patch.interventions import Apply, Edit
 from mlx_patch.lens._direct_result import DirectLogits
 from mlx_patch.lens._frozen_norm import FrozenNorm, frozen_norm
 from mlx_patch.lens._parts import along, part_name, sites_of_parts, stream_parts
 from mlx_patch.lens._shares import Shares, head_shares, neuron_shares, source_shares
-from mlx_patch.metrics import Answers
+from mlx_patch.metrics import Answers, as_answers
 from mlx_patch.model import HookedModel, as_edits, find_head, ids_of_answers, refuse_read_out, require_hooked
 from mlx_patch.sites import Site
 
@@ -61,10 +62,10 @@ def direct_logits(
         Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits".
     """
     model = require_hooked("model", model)
-    if by not in KINDS:
-        raise UnknownNameError(f"`by` must be part, head, neuron or source. Got {by!r}. {did_you_mean(by, KINDS)}")
-    if isinstance(pos, bool) or not isinstance(pos, int):
-        raise KindError(f"`pos` must be one position. Got {pos!r}. Ask once for each.")
+    by = arguments.choice("by", by, KINDS, "part, head, neuron or source")
+    if not arguments.is_whole(pos):
+        raise KindError(f"`pos` must be one position. Got {shown(pos)}. Ask once for each.")
+    pos = arguments.whole_number("pos", pos)
     layout = model.layout
     refuse_read_out(layout)
     last = Site("resid_post", model.n_layers - 1)
@@ -124,11 +125,11 @@ def _reading_of(model: HookedModel, cache: ActivationCache, answer: Answers, foi
     batch = cache.tokens.shape[0]
     ids = _ids(model, "answer", answer, batch)
     rows, bias = head.rows(ids), head.bias(ids)
-    words = f"logit of {answer!r}"
+    words = f"logit of {_written(answer)}"
     if foil is not None:
         foil_ids = _ids(model, "foil", foil, batch)
         rows, bias = rows - head.rows(foil_ids), bias - head.bias(foil_ids)
-        words = f"logit of {answer!r} less that of {foil!r}"
+        words = f"logit of {_written(answer)} less that of {_written(foil)}"
     normed = cache["final_norm"].astype(mx.float32)
     norm = _final_norm_of(model, cache)
     rows = mx.broadcast_to(rows[:, None], normed.shape)
@@ -154,6 +155,10 @@ def _final_norm_of(model: HookedModel, cache: ActivationCache) -> FrozenNorm:
             "else there. Its lens works: mp.lens.logit_lens."
         )
     return norm
+
+
+def _written(answer: Answers) -> str:
+    return repr(as_answers("answer", answer))
 
 
 def _ids(model: HookedModel, argument: str, answer: Answers, batch: int) -> mx.array:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import SelectionError
 from mlx_patch.files import text_written
 from mlx_patch.lens._pages import direct_page
@@ -58,8 +59,7 @@ class DirectLogits:
         Raises:
             SelectionError: `k` is below 1.
         """
-        if k < 1:
-            raise SelectionError(f"`k` must be 1 or more. Got {k}.")
+        k = arguments.whole_number("k", k, 1, error=SelectionError)
         means = self.mean()
         order = np.argsort(-np.abs(np.nan_to_num(means)), axis=None)[:k]
         cells = [np.unravel_index(number, means.shape) for number in order]

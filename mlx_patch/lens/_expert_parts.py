@@ -7,6 +7,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.interventions import Ablate
 from mlx_patch.lens._frozen_norm import relative_distance
@@ -57,6 +58,7 @@ def expert_parts(model: HookedModel, tokens: Any, layer: int) -> ExpertParts:
         Shazeer et al. 2017, https://arxiv.org/abs/1701.06538, equation 1: a mixture is a weighed sum of its experts.
     """
     require_hooked("model", model)
+    layer = arguments.place("layer", layer, model.n_layers)
     ids = tokens_of(tokens, model.tokenizer, model.d_vocab)
     site, added = Site("expert_weights", layer), Site("mlp_out", layer)
     weights = model.run_with_cache(ids, (site,), logits_at=-1)[1][site]

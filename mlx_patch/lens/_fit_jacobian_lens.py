@@ -15,9 +15,10 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_patch import arguments
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import Action, ForwardPass, Frame, differentiable
-from mlx_patch.errors import ArchitectureError, ValueRefusedError
+from mlx_patch.errors import ArchitectureError, ValueRefusedError, shown
 from mlx_patch.lens._corpus import Corpus, Runs, checked_skip, prompts_behind, split_corpus, stream_sites
 from mlx_patch.lens._fit_record import FitRecord
 from mlx_patch.lens._fitted_lens import last_stream, lens_identity
@@ -82,8 +83,10 @@ def fit_jacobian_lens(
     model = require_hooked("model", model)
     refuse_read_out(model.layout)
     chosen = stream_sites(model, sites)
-    checked_count("rows", rows, "rows")
+    rows, seed = checked_count("rows", rows, "rows"), arguments.whole_number("seed", seed, 0)
     skip = checked_skip(skip)
+    if progress is not None:
+        arguments.function("progress", progress, "a function of (done, total), or None")
     prompts = prompts_behind(model, corpus, skip)
     halves = split_corpus(len(prompts), held_out, seed)
     means = _Means.of(model.layout, chosen)
@@ -115,8 +118,8 @@ def _dealt(width: int, n_prompts: int, share: float, seed: int) -> list[list[int
     Raises:
         ValueRefusedError: The share is none, or leaves an entry without a prompt.
     """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueRefusedError(f"`share` must lie above 0, and be 1 at most. Got {share!r}.")
+    if not 0 < arguments.number("share", share) <= 1:
+        raise ValueRefusedError(f"`share` must lie above 0, and be 1 at most. Got {shown(share)}.")
     n_entries = max(1, round(share * width))
     if n_entries * n_prompts < width:
         raise ValueRefusedError(

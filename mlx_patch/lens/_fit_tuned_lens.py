@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.lens._corpus import Corpus, activations_of, batches, checked_skip, split_corpus, stream_sites
 from mlx_patch.lens._fit_record import FitRecord
@@ -79,9 +80,10 @@ def fit_tuned_lens(
     skip = checked_skip(skip)
     activations = activations_of(model, corpus, chosen, skip)
     halves = split_corpus(len(activations), held_out, seed)
-    used = _optimizer(optimizer, learning_rate, _checked_steps(steps))
-    checked_count("positions", positions, "positions")
-    checked_count("batch_size", batch_size, "prompts")
+    steps, seed = _checked_steps(steps), arguments.whole_number("seed", seed, 0)
+    used = _optimizer(optimizer, learning_rate, steps)
+    positions = checked_count("positions", positions, "positions")
+    batch_size = checked_count("batch_size", batch_size, "prompts")
     generator = np.random.default_rng(seed)
     trained_on = batches(activations, halves.fitted, batch_size, generator)
     training = _Training.of(model, chosen, next(trained_on), used)
@@ -110,9 +112,7 @@ def fit_tuned_lens(
 
 
 def _checked_steps(steps: object) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueRefusedError(f"`steps` must be 0 or more. Got {steps!r}.")
-    return steps
+    return arguments.whole_number("steps", steps, 0, kind_error=ValueRefusedError)
 
 
 def _optimizer(optimizer: object, learning_rate: float, steps: int) -> mlx.optimizers.Optimizer:
@@ -124,8 +124,7 @@ def _optimizer(optimizer: object, learning_rate: float, steps: int) -> mlx.optim
     """
     from mlx.optimizers import AdamW, Optimizer, cosine_decay
 
-    if not learning_rate > 0:
-        raise ValueRefusedError(f"`learning_rate` must be above 0. Got {learning_rate}.")
+    learning_rate = arguments.number("learning_rate", learning_rate, above=0)
     if optimizer is None:
         return AdamW(cosine_decay(learning_rate, max(1, steps)))
     if not isinstance(optimizer, Optimizer):

@@ -8,7 +8,7 @@ from typing import Self
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, MissingSiteError, ShapeError, ValueRefusedError, listed
+from mlx_patch.errors import KindError, MissingSiteError, ShapeError, ValueRefusedError, listed, shown
 from mlx_patch.fingerprints import differences
 from mlx_patch.lens._fit_record import FitRecord
 from mlx_patch.model import HookedModel, require_hooked
@@ -68,7 +68,8 @@ class FittedLens(ABC):
         require_hooked("model", model)
         if model.d_model != self.model.d_model or not set(self.sites) <= set(model.sites):
             raise ShapeError(
-                f"`model` must have the sites of the lens, and streams of width {self.model.d_model}. Got {model!r}. "
+                f"`model` must have the sites of the lens, and streams of width {self.model.d_model}. Got "
+                f"{shown(model)}. "
                 "Fit a lens on that model."
             )
         return replace(self, model=model, identity=lens_identity(model))

@@ -6,6 +6,7 @@ from typing import final
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import MissingSiteError
 from mlx_patch.lens._shares import projection_of
@@ -53,6 +54,8 @@ def head_parts(model: HookedModel, cache: ActivationCache, layer: int) -> HeadPa
         Elhage et al. 2021, https://transformer-circuits.pub/2021/framework, on attention heads as independent parts.
     """
     require_hooked("model", model)
+    arguments.instance("cache", cache, ActivationCache)
+    layer = arguments.place("layer", layer, model.n_layers)
     site, added = Site("z", layer), Site("attn_out", layer)
     for needed in (site, added):
         model.layout.place(needed)

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import ArchitectureError
+from mlx_patch.errors import ArchitectureError, shown
 from mlx_patch.files import Format
 from mlx_patch.lens._fitted_lens import FittedLens, last_stream
 from mlx_patch.lens._lens_file import read_lens, write_lens
@@ -52,7 +52,8 @@ class JacobianLens(FittedLens):
         rows = self.model.directions(tokens)
         if rows.shape[-1] != matrix.shape[0]:
             raise ArchitectureError(
-                f"`model` must unembed a stream of width {matrix.shape[0]}. Got {self.model!r}, whose unembedding has "
+                f"`model` must unembed a stream of width {matrix.shape[0]}. Got {shown(self.model)}, whose "
+                "unembedding has "
                 f"width {rows.shape[-1]}. Read the stream with `logit_lens(lens=)`."
             )
         return rows @ matrix

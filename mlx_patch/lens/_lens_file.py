@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch import arguments
 from mlx_patch.errors import FileError, PatchError, listed
 from mlx_patch.files import (
     Format,
@@ -41,6 +42,7 @@ def write_lens(
     Raises:
         FileError: `path` cannot be written to, or does not end in `.safetensors`.
     """
+    path = arguments.path("path", path)
     if not str(path).endswith(".safetensors"):
         raise FileError(f"`path` must end in '.safetensors'. Got {path}. Choose another name.")
     named: dict[str, mx.array] = {}
@@ -71,6 +73,7 @@ def read_lens(
     Raises:
         FileError: There is no such file, it is of another kind or not as it was written, or for another model.
     """
+    path = arguments.path("path", path)
     require_hooked("model", model)
     try:
         metadata, named = _read(path, format_)

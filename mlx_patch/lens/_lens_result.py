@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import SelectionError, ShapeError, TokenError
+from mlx_patch import arguments
+from mlx_patch.errors import SelectionError, ShapeError, TokenError, shown
 from mlx_patch.files import text_written
 from mlx_patch.lens._fitted_lens import FittedLens, last_stream
 from mlx_patch.lens._largest import largest_logits
@@ -19,7 +20,7 @@ from mlx_patch.lens._top_tokens import TopTokens
 from mlx_patch.metrics import Answers
 from mlx_patch.model import HookedModel, ids_of_answers, read_out
 from mlx_patch.plot import heatmap, token_grid, visible
-from mlx_patch.sites import Site
+from mlx_patch.sites import Site, site_of
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -74,11 +75,12 @@ class LogitLens:
         Raises:
             SelectionError: `k` is not from 1 to the number of tokens.
         """
-        if not 1 <= k <= self.model.d_vocab:
-            raise SelectionError(f"`k` must lie in 1 to {self.model.d_vocab}. Got {k}.")
+        count = arguments.whole_number("k", k)
+        if not 1 <= count <= self.model.d_vocab:
+            raise SelectionError(f"`k` must lie in 1 to {self.model.d_vocab}. Got {count}.")
 
         def best(logits: mx.array) -> tuple[mx.array, mx.array]:
-            ids, values = largest_logits(logits, k)
+            ids, values = largest_logits(logits, count)
             return ids, mx.exp(values - log_normaliser(logits)[..., None])
 
         ids, probs = self._over_sites(best)
@@ -115,6 +117,7 @@ class LogitLens:
         if reference is None:
             expected = log_probs(self.final.astype(mx.float32))
             return self._over_sites(lambda logits: (divergence(expected, log_probs(logits)),))[0]
+        arguments.instance("reference", reference, LogitLens)
         signature = (self.sites, self.final.shape)
         if signature != (reference.sites, reference.final.shape):
             raise ShapeError(
@@ -141,7 +144,7 @@ class LogitLens:
         texts, shades = self._cells(example, token)
         label = "probability of the token"
         if token is not None:
-            label = f"probability of {token!r}"
+            label = f"probability of {shown(token)}"
         tokens = self.texts or None
         return token_grid(
             texts, shades, self._row_labels(), self.positions, tokens=tokens, value_label=label, title=str(self), ax=ax
@@ -161,7 +164,9 @@ class LogitLens:
             ShapeError: As in `kl`.
         """
         other = "the final distribution"
+        example = arguments.place("example", example, self.tokens.shape[0])
         if reference is not None:
+            arguments.instance("reference", reference, LogitLens)
             other = Path(reference.model.name or "the other lens").name
         return heatmap(
             self.kl(reference)[:, example],
@@ -181,6 +186,7 @@ class LogitLens:
             example: The prompt.
             k: How many tokens a cell shows when it is pointed at.
         """
+        example = arguments.place("example", example, self.tokens.shape[0])
         top = self.top(k)
         texts = self._cell_texts(top, example)
         page = lens_page(texts, top.probs[:, example], self._row_labels(), self._column_labels(), repr(self))
@@ -198,6 +204,7 @@ class LogitLens:
 
     def _cells(self, example: int, token: Answers | None) -> tuple[list[list[str]], np.ndarray]:
         """The text and the probability of each cell of a plot."""
+        example = arguments.place("example", example, self.tokens.shape[0])
         top = self.top(1)
         texts = [[cell[0] for cell in row] for row in self._cell_texts(top, example)]
         if token is None:
@@ -226,7 +233,7 @@ class LogitLens:
         return tuple(f"{pos} {visible(text)}" for text, pos in zip(self.texts, self.positions, strict=True))
 
     def _site(self, key: str | Site | tuple[str, int]) -> Site:
-        site = Site(key[0], key[1] % self.model.n_layers) if isinstance(key, tuple) else Site.parse(key)
+        site = site_of(key, self.model.n_layers)
         if site not in self.streams:
             raise SelectionError(f"`site` must be one of the lens. Got {site}. It has {self!r}.")
         return site

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import ValueRefusedError
+from mlx_patch.errors import ValueRefusedError, shown
 
 from ._base import RowMetric
 from ._softmax import log_softmax_at
@@ -201,6 +201,7 @@ def _refuse_same(right: Answers, wrong: Answers) -> None:
     for right_answer, wrong_answer in pairs:
         if right_answer == wrong_answer:
             raise ValueRefusedError(
-                f"`wrong` must differ from `right` in every example. Got {right_answer!r} for both, which makes the "
+                f"`wrong` must differ from `right` in every example. Got {shown(right_answer)} for both, which "
+                "makes the "
                 "metric always 0."
             )

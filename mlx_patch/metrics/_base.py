@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, SelectionError, ShapeError
 
 from ._logits import as_position, check_logits, read_position
@@ -46,8 +47,9 @@ class Metric(ABC):
     differentiable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", _label(self))
+        if self.pos is not None:
+            object.__setattr__(self, "pos", as_position(self.pos))
+        object.__setattr__(self, "name", arguments.string("name", self.name) or _label(self))
 
     @override
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, ShapeError
 
 from ._base import RowMetric
@@ -101,7 +102,7 @@ def _reference_row(reference: object, pos: int) -> mx.array:
         return _concatenated([_reference_row(entry, pos) for entry in reference])
     if not isinstance(reference, mx.array | np.ndarray):
         raise KindError(f"`reference_logits` must be an array of logits. Got {type(reference).__name__}.")
-    array = mx.array(reference)
+    array = arguments.array("reference_logits", reference)
     if array.ndim not in (2, 3):
         raise ShapeError(
             f"`reference_logits` must have shape (batch, pos, d_vocab) or (batch, d_vocab). Got {array.shape}."

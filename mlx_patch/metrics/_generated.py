@@ -7,7 +7,8 @@ from typing import ClassVar, NoReturn
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 
 from ._base import Metric
 
@@ -48,20 +49,17 @@ class GenerateMatches(Metric):
 
     @override
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str):
-            raise KindError(f"`pattern` must be a regular expression. Got {self.pattern!r}.")
+        object.__setattr__(self, "pattern", arguments.string("pattern", self.pattern, "Write a regular expression."))
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise ValueRefusedError(f"`pattern` must be a regular expression. Got {self.pattern!r}: {error}.") from None
+            raise ValueRefusedError(
+                f"`pattern` must be a regular expression. Got {shown(self.pattern)}: {error}."
+            ) from None
         for name, minimum in (("max_tokens", 1), ("samples", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise KindError(f"`{name}` must be a whole number. Got {value!r}.")
-            if value < minimum:
-                raise ValueRefusedError(f"`{name}` must be {minimum} or more. Got {value}.")
-        if not self.temperature > 0:
-            raise ValueRefusedError(f"`temperature` must be more than 0. Got {self.temperature}. Greedy is samples=0.")
+            object.__setattr__(self, name, arguments.whole_number(name, getattr(self, name), minimum))
+        temperature = arguments.number("temperature", self.temperature, above=0, remedy="Greedy is samples=0.")
+        object.__setattr__(self, "temperature", temperature)
         super().__post_init__()
 
     @override

@@ -1,10 +1,9 @@
 """The checks on logits, and the one place where they are indexed by position."""
 
-from typing import SupportsIndex
-
 import mlx.core as mx
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, ShapeError, shown
 
 
 def check_logits(logits: object, label: str) -> None:
@@ -49,6 +48,8 @@ def as_position(pos: object) -> int:
     Raises:
         KindError: It is not a whole number.
     """
-    if isinstance(pos, bool) or not isinstance(pos, SupportsIndex):
-        raise KindError(f"`pos` must be the number of one position. Got {pos!r}. Make one metric for each position.")
-    return pos.__index__()
+    if not arguments.is_whole(pos):
+        raise KindError(
+            f"`pos` must be the number of one position. Got {shown(pos)}. Make one metric for each position."
+        )
+    return arguments.whole_number("pos", pos)

@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 
 from ._base import Metric
 from ._function import FunctionMetric
@@ -25,7 +25,8 @@ def from_object(obj: object) -> Metric:
         raise KindError(f"`metric` must be a value. Got the class {obj.__name__}. Write `{obj.__name__}(...)`.")
     if not callable(obj):
         raise KindError(
-            f"`metric` must be a Metric, a function of logits, or a registered name. Got {type(obj).__name__}: {obj!r}."
+            f"`metric` must be a Metric, a function of logits, or a registered name. Got {type(obj).__name__}: "
+            f"{shown(obj)}."
         )
     if not _accepts(obj, 1):
         raise KindError(
@@ -61,7 +62,9 @@ def _class_maker(name: str, cls: type) -> Callable[[], Metric]:
 def _labelled(name: str, metric: object) -> Metric:
     """A copy of the metric with another name."""
     if not isinstance(metric, Metric):
-        raise KindError(f"A registered function without arguments must return a Metric. Got {metric!r} from {name!r}.")
+        raise KindError(
+            f"A registered function without arguments must return a Metric. Got {shown(metric)} from {name!r}."
+        )
     labelled = copy.copy(metric)
     object.__setattr__(labelled, "name", name)
     return labelled

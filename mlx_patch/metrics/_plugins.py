@@ -5,7 +5,7 @@ A package is imported when one of its names is looked up, so a broken package br
 
 from importlib.metadata import EntryPoint, entry_points
 
-from mlx_patch.errors import MissingExtraError, ValueRefusedError, listed
+from mlx_patch.errors import MissingExtraError, ValueRefusedError, listed, shown
 
 METRICS_GROUP = "mlx_patch.metrics"
 
@@ -38,7 +38,8 @@ def offer_of(name: str) -> EntryPoint | None:
     points = sorted(entry_points(group=METRICS_GROUP, name=name), key=distribution)
     if len(points) > 1:
         raise ValueRefusedError(
-            f"`name` must be offered by one package. Got {name!r}, offered by {listed(map(distribution, points))}. "
+            f"`name` must be offered by one package. Got {shown(name)}, offered by "
+            f"{listed(map(distribution, points))}. "
             "Uninstall one, or import the metric you want and pass the object."
         )
     return next(iter(points), None)
@@ -54,7 +55,7 @@ def load_plugins(point: EntryPoint) -> object:
         return point.load()
     except _FAILURES as error:
         raise MissingExtraError(
-            f"`name` must be a metric that can be imported. Got {point.name!r}: {point.value} of "
+            f"`name` must be a metric that can be imported. Got {shown(point.name)}: {point.value} of "
             f"{distribution(point)} fails with {type(error).__name__}: {error}. Reinstall or update that package."
         ) from error
 

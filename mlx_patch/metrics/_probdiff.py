@@ -7,7 +7,7 @@ from typing import Self, TypeAlias, cast
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import ShapeError, ValueRefusedError
+from mlx_patch.errors import ShapeError, ValueRefusedError, shown
 
 from ._base import RowMetric
 from ._softmax import softmax
@@ -92,7 +92,7 @@ def _refuse_shared(right: _CheckedSets, wrong: _CheckedSets) -> None:
     for right_set, wrong_set in zip(right, wrong, strict=True):
         if shared := [answer for answer in right_set if answer in wrong_set]:
             raise ValueRefusedError(
-                f"`wrong` must share no answer with `right`. Got {shared[0]!r} in both. Leave it out of one."
+                f"`wrong` must share no answer with `right`. Got {shown(shared[0])} in both. Leave it out of one."
             )
 
 

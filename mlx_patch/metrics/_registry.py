@@ -8,7 +8,8 @@ from typing import TypeVar, overload
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, shown
 
 from ._base import Metric
 from ._distributions import Entropy
@@ -80,10 +81,9 @@ def metric(name: str) -> _Register:
         >>> top_logit(mx.array([[[0.0, 2.0]]])).tolist(), named("doctest_top_logit") == top_logit
         ([2.0], True)
     """
-    if not isinstance(name, str):
-        raise KindError(f"`name` must be a string. Got {name!r}. Write `@metric('my_metric')`.")
+    name = arguments.string("name", name, "Write `@metric('my_metric')`.")
     if not name.strip():
-        raise ValueRefusedError(f"`name` must not be empty. Got {name!r}.")
+        raise ValueRefusedError(f"`name` must not be empty. Got {shown(name)}.")
     return _Register(name)
 
 
@@ -99,6 +99,7 @@ def named(name: str) -> Metric:
         >>> named("entropy")
         Entropy()
     """
+    name = arguments.string("name", name)
     if name not in _ENTRIES:
         _ENTRIES.setdefault(name, _entry_of_plugin(name))
     return _ENTRIES[name].make()
@@ -146,7 +147,7 @@ def _entry_of_plugin(name: str) -> _Entry:
         point = offer_of(name)
     if point is None:
         near = did_you_mean(str(name), registered())
-        raise UnknownNameError(f"`name` must be a registered metric. Got {name!r}. {near}")
+        raise UnknownNameError(f"`name` must be a registered metric. Got {shown(name)}. {near}")
     offered = load_plugins(point)
     if name in _ENTRIES:  # importing it has registered it
         return _ENTRIES[name]
@@ -160,14 +161,15 @@ def _refuse_taken(name: str, entry: _Entry) -> None:
     registered = _ENTRIES.get(name)
     if registered is not None:
         if registered.source != entry.source:
-            raise ValueRefusedError(f"`name` must not be taken already. Got {name!r}. Choose another.")
+            raise ValueRefusedError(f"`name` must not be taken already. Got {shown(name)}. Choose another.")
         return
     if not entry.module:
         return
     point = offer_of(name)
     if point is not None and _package(entry.module) != _package(point.module):
         raise ValueRefusedError(
-            f"`name` must not be taken already. Got {name!r}, which the package {distribution(point)} offers. Choose "
+            f"`name` must not be taken already. Got {shown(name)}, which the package {distribution(point)} "
+            "offers. Choose "
             "another, or uninstall that package."
         )
 

@@ -13,7 +13,8 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, shown
 
 from ._base import Metric
 from ._tokens import Tokenizer, encode, toggle_space
@@ -116,7 +117,7 @@ class SequenceLogitDiff(SequenceMetric):
             object.__setattr__(self, name, as_sequences(name, getattr(self, name)))
         if self.right == self.wrong:
             raise ValueRefusedError(
-                f"`wrong` must differ from `right`. Got {self.right!r} for both, which makes the metric always 0."
+                f"`wrong` must differ from `right`. Got {shown(self.right)} for both, which makes the metric always 0."
             )
         super().__post_init__()
 
@@ -159,8 +160,12 @@ class StartsWith(SequenceMetric):
 
     @override
     def __post_init__(self) -> None:
-        texts = _as_tuple(self.texts)
-        if texts and isinstance(texts[0], int):  # the token ids of one text
+        object.__setattr__(self, "variants", arguments.flag("variants", self.variants))
+        texts = self.texts
+        if not isinstance(texts, str):
+            texts = arguments.entries("texts", texts, "a text, or a list of texts")
+        texts = _as_tuple(texts)
+        if texts and arguments.is_whole(texts[0]):  # the token ids of one text
             texts = (texts,)
         checked = as_sequences("texts", texts)
         if len(checked) == 1 and isinstance(checked[0], str):
@@ -196,12 +201,12 @@ def as_sequences(name: str, answers: Any) -> Any:
         ValueRefusedError: An answer is empty, or there is none.
     """
     if isinstance(answers, mx.array | np.ndarray):
-        answers = answers.tolist()
+        answers = arguments.numeric(name, answers).tolist()
     if isinstance(answers, str):
         return _as_sequence(name, answers)
     if not isinstance(answers, list | tuple) or not answers:
-        raise KindError(f"`{name}` must be a text, token ids, or a list of answers. Got {answers!r}.")
-    if all(map(_is_integer, answers)):
+        raise KindError(f"`{name}` must be a text, token ids, or a list of answers. Got {shown(answers)}.")
+    if all(map(arguments.is_whole, answers)):
         return (_as_sequence(name, tuple(answers)),)
     return tuple(_as_sequence(name, answer) for answer in answers)
 
@@ -211,17 +216,13 @@ def _as_sequence(name: str, answer: Any) -> str | tuple[int, ...]:
         if not answer:
             raise ValueRefusedError(f"`{name}` must hold a token. Got ''. Write the answer with its leading space.")
         return answer
-    if not isinstance(answer, list | tuple) or not all(map(_is_integer, answer)):
-        raise KindError(f"`{name}` must be texts or token ids. Got {answer!r}.")
+    if not isinstance(answer, list | tuple) or not all(map(arguments.is_whole, answer)):
+        raise KindError(f"`{name}` must be texts or token ids. Got {shown(answer)}.")
     if not answer:
         raise ValueRefusedError(f"`{name}` must hold a token. Got an empty list.")
     if min(answer) < 0:
         raise SelectionError(f"`{name}` must be token ids from 0. Got {min(answer)}.")
-    return tuple(answer)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return tuple(arguments.whole_number(name, token) for token in answer)
 
 
 def answer_tokens(name: str, answers: Any, tokenizer: Tokenizer | None) -> Any:
@@ -247,7 +248,8 @@ def slot(name: str, answers: Any) -> Slot:
     """
     if any(isinstance(answer, str) for answer in _as_tuple(answers)):
         raise TokenError(
-            f"`{name}` must be token ids when it is measured. Got {answers!r}. Use `metric.resolve(model.tokenizer)`."
+            f"`{name}` must be token ids when it is measured. Got {shown(answers)}. Use "
+            "`metric.resolve(model.tokenizer)`."
         )
     return tuple(answers)
 

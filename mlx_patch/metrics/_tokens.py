@@ -1,13 +1,14 @@
 """Answers, strings or token ids, and their conversion to token ids."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, SupportsIndex, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.chats import encoded
-from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, brief, listed
+from mlx_patch.errors import KindError, SelectionError, ShapeError, TokenError, ValueRefusedError, brief, listed, shown
 
 
 class Tokenizer(Protocol):
@@ -38,7 +39,7 @@ def as_answers(argument: str, answers: object) -> Answer | tuple[Answer, ...]:
         ValueRefusedError: There is no answer at all.
     """
     if isinstance(answers, mx.array | np.ndarray):
-        answers = answers.tolist()
+        answers = arguments.numeric(argument, answers).tolist()
     if not isinstance(answers, list | tuple):
         return _as_answer(argument, answers)
     checked = tuple(_as_answer(argument, answer) for answer in cast("Sequence[object]", answers))
@@ -49,12 +50,13 @@ def as_answers(argument: str, answers: object) -> Answer | tuple[Answer, ...]:
 
 def _as_answer(argument: str, answer: object) -> Answer:
     if isinstance(answer, str):
-        return answer
-    if isinstance(answer, bool) or not isinstance(answer, SupportsIndex):
+        return str(answer)
+    if not arguments.is_whole(answer):
         raise KindError(
-            f"`{argument}` must be strings or token ids, one or a flat list. Got {type(answer).__name__}: {answer!r}."
+            f"`{argument}` must be strings or token ids, one or a flat list. Got {type(answer).__name__}: "
+            f"{shown(answer)}."
         )
-    token = answer.__index__()
+    token = arguments.whole_number(argument, answer)
     if token < 0:
         raise SelectionError(f"`{argument}` must be token ids from 0. Got {token}.")
     return token
@@ -71,7 +73,7 @@ def token_ids(argument: str, answers: Answer | tuple[Answer, ...], d_vocab: int)
     for answer in listed_answers(answers):
         if isinstance(answer, str):
             raise TokenError(
-                f"`{argument}` must be token ids when logits are read. Got {answer!r}. "
+                f"`{argument}` must be token ids when logits are read. Got {shown(answer)}. "
                 "Use `metric.resolve(model.tokenizer)`, or give token ids."
             )
         if answer >= d_vocab:
@@ -186,7 +188,7 @@ def encode(argument: str, text: str, tokenizer: Tokenizer | None) -> list[int]:
         )
     ids = encoded(tokenizer, text, add_special_tokens=False, what="An answer")
     if not ids:
-        raise TokenError(f"`{argument}` must give a token. Got {text!r}, which gives none.")
+        raise TokenError(f"`{argument}` must give a token. Got {shown(text)}, which gives none.")
     if _has_unknown(text, ids, tokenizer):
         raise TokenError(
             f"`{argument}` must be text that the tokenizer knows. Got {brief(text)}, which gives its unknown token. "

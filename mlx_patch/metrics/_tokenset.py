@@ -6,6 +6,7 @@ from typing import Literal, Self
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import ValueRefusedError
 
 from ._base import RowMetric
@@ -51,8 +52,8 @@ class TokenSetProb(RowMetric):
 
     @override
     def __post_init__(self) -> None:
-        if self.reduce not in ("max", "sum"):
-            raise ValueRefusedError(f"`reduce` must be 'max' or 'sum'. Got {self.reduce!r}.")
+        reduce = arguments.choice("reduce", self.reduce, ("max", "sum"), "'max' or 'sum'", ValueRefusedError)
+        object.__setattr__(self, "reduce", reduce)
         object.__setattr__(self, "strings", as_answers("strings", self.strings))
         super().__post_init__()
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError, SelectionError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import SelectionError, ValueRefusedError
 
 from ._logits import as_position, check_logits, read_position
 from ._softmax import softmax
@@ -46,10 +47,7 @@ class TopK:
     pos: int = field(default=-1, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int):
-            raise KindError(f"`k` must be a whole number. Got {self.k!r}.")
-        if self.k < 1:
-            raise ValueRefusedError(f"`k` must be 1 or more. Got {self.k}.")
+        object.__setattr__(self, "k", arguments.whole_number("k", self.k, 1))
         object.__setattr__(self, "pos", as_position(self.pos))
 
     def __call__(self, logits: mx.array, tokenizer: Tokenizer | None = None) -> list[list[TopToken]]:
@@ -65,6 +63,7 @@ class TopK:
             ValueRefusedError: A logit is NaN.
         """
         check_logits(logits, "`logits` of TopK")
+        arguments.tokenizer("tokenizer", tokenizer)
         if self.k > logits.shape[-1]:
             raise SelectionError(f"`k` must be at most d_vocab, {logits.shape[-1]}. Got {self.k}.")
         row = read_position(logits, self.pos)

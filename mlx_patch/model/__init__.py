@@ -13,6 +13,7 @@ from mlx_patch.model._hooks import edit_hooks as edit_hooks
 from mlx_patch.model._hooks import refuse_unused as refuse_unused
 from mlx_patch.model._hooks import slice_hook as slice_hook
 from mlx_patch.model._hooks import whole_prompt as whole_prompt
+from mlx_patch.model._room import refuse_no_room as refuse_no_room
 from mlx_patch.model._room import refuse_unlearned as refuse_unlearned
 from mlx_patch.model._running import RunResult as RunResult
 from mlx_patch.model._running import run as run

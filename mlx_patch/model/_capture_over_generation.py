@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from mlx_patch.architectures import Layout, refuse_parts
 from mlx_patch.engine import Action, ForwardPass, Hook, Phase
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions import PositionChoice, as_positions, pos_axis
 from mlx_patch.model._clock import Clock
 from mlx_patch.model._hooks import at_positions
@@ -103,7 +103,9 @@ def positions_of_text(pos: PositionsOfText, offset: int, prompt: int) -> Positio
     if not isinstance(pos, str):
         return pos
     if pos not in ranges:
-        raise SelectionError(f'`pos` must be "prompt", "generated" or positions. Got {pos!r}. Leave it out for all.')
+        raise SelectionError(
+            f'`pos` must be "prompt", "generated" or positions. Got {shown(pos)}. Leave it out for all.'
+        )
     return ranges[pos]
 
 

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import TypeIs
 
+from mlx_patch import arguments
 from mlx_patch.architectures import Layout
 from mlx_patch.errors import KindError, PatchError, ValueRefusedError
 from mlx_patch.interventions import Edit, PositionChoice, prompt_edits
@@ -32,7 +33,12 @@ def prompts_of(prompts: Iterable[Any], tokenizer: Any, d_vocab: int) -> Iterator
         KindError: `prompts` is one prompt, or holds something that is none.
         TokenError, ShapeError, SelectionError: As for the tokens of a run.
     """
-    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+    unordered = isinstance(prompts, str | bytes | bytearray | memoryview | Mapping | np.ma.MaskedArray)
+    if (
+        unordered
+        or not isinstance(prompts, Iterable)
+        or (isinstance(prompts, mx.array | np.ndarray) and prompts.ndim == 0)
+    ):
         raise KindError(f"`prompts` must be a list of prompts. Got {type(prompts).__name__}. Put it into a list.")
     return _tokenize_all(prompts, tokenizer, d_vocab)
 
@@ -91,7 +97,7 @@ def run_rows(
         PatchError: As `run` says.
     """
     row_edits = _edits_by_row(edits, len(rows))
-    checked_count("batch_size", batch_size, "prompts")
+    batch_size = checked_count("batch_size", batch_size, "prompts")
     # Only named sites are known to have the batch as their first axis, and selectors may choose otherwise in each row.
     if _any_raw(sites, row_edits) or isinstance(pos, Selector) or isinstance(logits_at, Selector):
         batch_size = 1
@@ -159,7 +165,7 @@ def _edits_by_row(edits: EditsOfEach, n_rows: int) -> list[tuple[Edit, ...]]:
     """The edits of each prompt."""
     if isinstance(edits, Edit):
         return [(edits,)] * n_rows
-    entries = tuple(edits)
+    entries = arguments.entries("edits", edits, "an edit, a list of edits, or a list for each prompt")
     if not _are_lists(entries):
         return [as_edits(cast("tuple[Edit, ...]", entries))] * n_rows
     if len(entries) != n_rows:
@@ -182,6 +188,4 @@ def checked_count(name: str, count: object, things: str) -> int:
     Raises:
         ValueRefusedError: It is not.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueRefusedError(f"`{name}` must be 1 or more {things}. Got {count!r}.")
-    return count
+    return arguments.whole_number(name, count, 1, counted=f" {things}", kind_error=ValueRefusedError)

@@ -10,7 +10,7 @@ from mlx_lm.generate import GenerationResponse
 
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import Frame, Hook, offset_of, refuse_misfit
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.interventions import Edit
 from mlx_patch.model._capture_over_generation import CaptureOverGeneration, PositionsOfText, positions_of_text
 from mlx_patch.model._clock import Clock
@@ -160,4 +160,4 @@ def _refuse_options(options: dict[str, Any]) -> None:
 
 def _refuse_limit(max_tokens: object) -> None:
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not (max_tokens == -1 or max_tokens > 0):
-        raise ValueRefusedError(f"`max_tokens` must be 1 or more, or -1 for no limit. Got {max_tokens!r}.")
+        raise ValueRefusedError(f"`max_tokens` must be 1 or more, or -1 for no limit. Got {shown(max_tokens)}.")

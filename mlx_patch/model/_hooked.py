@@ -11,6 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.generate import GenerationResponse
 
+from mlx_patch import arguments
 from mlx_patch.architectures import UNKNOWN, Family, registered_family
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import KindError
@@ -37,7 +38,7 @@ from mlx_patch.model._unembedding import final_norm, find_head, ids_of_answers, 
 from mlx_patch.model._unknown import layout_for
 from mlx_patch.provenance import model_identity
 from mlx_patch.sites import Site
-from mlx_patch.tokens import Prompt, is_text_or_chat, token_texts, tokenize, tokens_of
+from mlx_patch.tokens import Prompt, as_tokens, is_text_or_chat, token_texts, tokenize, tokens_of
 
 
 class HookedModel:
@@ -62,6 +63,10 @@ class HookedModel:
                 f"`model` must be an mlx.nn.Module. Got {type(model).__name__}. "
                 "Pass the model itself, not a compiled function or the pair that mlx_lm.load returns."
             )
+        if name is not None:
+            name = arguments.string("name", name)
+        if family is not None:
+            arguments.instance("family", family, Family)
         self.model = model
         self.tokenizer = tokenizer
         self.layout = layout_for(model, family)
@@ -252,6 +257,8 @@ class HookedModel:
         """
         if is_text_or_chat(tokens):
             tokens = self.tokenize(tokens)
+        if not isinstance(tokens, mx.array):
+            tokens = as_tokens(tokens, self.d_vocab)
         check_call(self.layout, tokens, args, kwargs)
         return self.model(tokens, *args, **kwargs)
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_patch import arguments
 from mlx_patch.architectures import Layout, Place, Point, attribute_at, refuse_parts
 from mlx_patch.engine import Action, Box, ForwardPass, Hook, Phase
-from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError
+from mlx_patch.errors import ArchitectureError, EditNotUsedError, KindError, UnknownNameError, shown
 from mlx_patch.interventions import (
     Apply,
     Edit,
@@ -52,21 +53,21 @@ def chosen_sites(layout: Layout, sites: SiteChoice) -> tuple[Site, ...]:
     Raises:
         UnknownNameError, MissingSiteError, SelectionError: A name that is none, or that this model does not have.
     """
-    if callable(sites):
+    if callable(sites) and not isinstance(sites, type):
         return tuple(site for site in layout.sites if sites(site))
     if isinstance(sites, str) and sites == "all":
         return layout.sites
     if isinstance(sites, str | Site):
         return tuple(dict.fromkeys(_select_sites(layout, sites)))
     chosen: dict[Site, None] = {}
-    for name in sites:
+    for name in arguments.entries("sites", sites, "names or Sites"):
         chosen.update(dict.fromkeys(_select_sites(layout, name)))
     return tuple(chosen)
 
 
 def _select_sites(layout: Layout, name: str | Site) -> tuple[Site, ...]:
     if not isinstance(name, str | Site):
-        raise UnknownNameError(f"`sites` must hold names or Sites. Got {name!r}.")
+        raise UnknownNameError(f"`sites` must hold names or Sites. Got {shown(name)}.")
     if isinstance(name, str) and short_name(name) in SITES:
         return layout.select(short_name(name), None)
     site = Site.parse(name)
@@ -164,10 +165,20 @@ def _read_nothing(value: mx.array, forward_pass: ForwardPass) -> None:
 def function_edits(functions: Iterable[tuple[str | Site, HookFunction]]) -> list[Edit]:
     """The edits that plain functions make. A function that returns None leaves the activation as it is."""
     edits = []
-    for site, function in functions:
+    for pair in arguments.entries("fwd_hooks", functions, "a list of (site, function)"):
+        site, function = _checked_hook(pair)
         name = getattr(function, "__name__", repr(function))
         edits.append(Apply(_keep_on_none(function), name=name).at(site))
     return edits
+
+
+def _checked_hook(pair: Any) -> tuple[str | Site, HookFunction]:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise KindError(f"`fwd_hooks` must be a list of (site, function). Got {shown(pair)} in it.")
+    site, function = pair
+    if not isinstance(site, str | Site):
+        raise KindError(f"`fwd_hooks` must be a list of (site, function). Got {shown(pair)} in it.")
+    return site, arguments.function("fwd_hooks", function, "a list of (site, function)")
 
 
 def _keep_on_none(function: HookFunction) -> Callable[[mx.array, Site], mx.array]:
@@ -191,7 +202,7 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     if isinstance(edits, Path):
         _refuse_path(edits)
     listed: list[Edit] = []
-    for member in edits:
+    for member in arguments.entries("edits", edits, "an edit, or a list of edits", "Write mp.Ablate('zero').at('z')."):
         if isinstance(member, Edits):
             listed += member
         else:
@@ -201,7 +212,7 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
             _refuse_path(edit)
         if not isinstance(edit, Edit):
             raise KindError(
-                f"`edits` must hold edits, which `.at(...)` makes. Got {edit!r}. "
+                f"`edits` must hold edits, which `.at(...)` makes. Got {shown(edit)}. "
                 "Write mp.Ablate('zero').at('z', layer=3), say."
             )
     return tuple(listed)
@@ -209,7 +220,7 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
 
 def _refuse_path(path: Path) -> NoReturn:
     raise KindError(
-        f"`edits` must hold edits, and no paths. Got {path!r}. Sweep it, or make edits of it for these tokens: "
+        f"`edits` must hold edits, and no paths. Got {shown(path)}. Sweep it, or make edits of it for these tokens: "
         "mp.paths.edits_of(model, tokens, path)."
     )
 

@@ -8,15 +8,23 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
+import huggingface_hub.errors
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
 from mlx.utils import tree_flatten
 
-from mlx_patch.errors import FileError, KindError, ValueRefusedError, did_you_mean, listed
+from mlx_patch import arguments
+from mlx_patch.errors import FileError, KindError, ValueRefusedError, did_you_mean, listed, shown
 from mlx_patch.model._evaluated import evaluate
 from mlx_patch.model._twin import twin
 from mlx_patch.provenance import digest_of, has_adapter
+
+_RAISED_BY_LIBRARIES = (
+    *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError),
+    getattr(huggingface_hub.errors, "StrictDataclassError", OSError),
+)
+"""What mlx_lm, transformers and the hub's client raise for files that they cannot make sense of."""
 
 
 def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[nn.Module, Any, str]:
@@ -32,6 +40,7 @@ def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[n
             "a model that is loaded already: mp.HookedModel(model, tokenizer)."
         )
     _refuse_keywords(kwargs)
+    arguments.path("path_or_hub_id", path_or_hub_id)
     name = os.fspath(path_or_hub_id)
     adapter = kwargs.pop("adapter_path", None)
     refuse_unreachable(name)
@@ -40,9 +49,9 @@ def load_model(path_or_hub_id: str | os.PathLike[str], **kwargs: Any) -> tuple[n
     try:
         model, tokenizer, *_ = mlx_lm.load(name, **kwargs)
         evaluate(model)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except _RAISED_BY_LIBRARIES as error:
         raise FileError(
-            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {name!r}: {_reason(error)}"
+            f"`path_or_hub_id` must be a model that mlx_lm can load. Got {shown(name)}: {_reason(error)}"
         ) from error
     if adapter is None:
         return model, tokenizer, ""
@@ -60,7 +69,7 @@ def _refuse_keywords(keywords: Mapping[str, Any]) -> None:
     for keyword in keywords:
         if keyword not in allowed:
             raise KindError(
-                f"`load` must be given keywords of mlx_lm.load. Got {keyword!r}. {did_you_mean(keyword, allowed)}"
+                f"`load` must be given keywords of mlx_lm.load. Got {shown(keyword)}. {did_you_mean(keyword, allowed)}"
             )
 
 
@@ -110,9 +119,7 @@ def adapted(model: nn.Module, adapter_path: str | os.PathLike[str], tuned: str) 
 
 
 def _checked_folder(adapter_path: object) -> Path:
-    if not isinstance(adapter_path, str | os.PathLike):
-        raise KindError(f"`adapter_path` must be the path of a folder. Got {type(adapter_path).__name__}.")
-    return Path(adapter_path)
+    return arguments.path("adapter_path", adapter_path)
 
 
 def _refuse_no_adapter(folder: Path) -> None:
@@ -182,9 +189,9 @@ def refuse_unreachable(name: str) -> None:
     path = Path(name).expanduser()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if looks_local and not path.exists():
-        raise FileError(f"`path_or_hub_id` must be an existing folder, or a hub id. Got {name!r}. Check the path.")
+        raise FileError(f"`path_or_hub_id` must be an existing folder, or a hub id. Got {shown(name)}. Check the path.")
     if path.is_dir() and not (path / "config.json").exists():
-        raise FileError(f"`path_or_hub_id` must be a folder with a config.json. Got {name!r}. Check the path.")
+        raise FileError(f"`path_or_hub_id` must be a folder with a config.json. Got {shown(name)}. Check the path.")
 
 
 def _first_line(error: BaseException) -> str:

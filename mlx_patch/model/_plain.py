@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 from warnings import warn
 
+import mlx.core as mx
+
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import ForwardPass, offset_of, refuse_misfit
-from mlx_patch.errors import UncachedWarning
+from mlx_patch.errors import KindError, ShapeError, UncachedWarning
 from mlx_patch.model._room import refuse_unlearned
 
 
@@ -18,6 +20,10 @@ def check_call(layout: Layout, tokens: Any, args: tuple[Any, ...], kwargs: dict[
     Warns:
         UncachedWarning: The model is itself only over a prompt cache, and is given none.
     """
+    if not mx.issubdtype(tokens.dtype, mx.integer):
+        raise KindError(f"`tokens` must be integers. Got {tokens.dtype}. Use `model.tokenize(text)`.")
+    if tokens.ndim != 2 or not tokens.size:
+        raise ShapeError(f"`tokens` must have the shape (batch, pos), and not be empty. Got {tokens.shape}.")
     cache = kwargs.get("cache")
     if args and "cache" not in kwargs:
         cache = args[0]

@@ -64,12 +64,12 @@ def run(
     offset = offset_of(prompt_cache)
     end = offset + ids.shape[1]
     refuse_unlearned(layout, end)
-    refuse_no_room(layout, ids, offset)
     resolver = SelectorResolver(ids, tokenizer, offset)
     edits, pos = resolver.edits(edits), resolver.choice("pos", pos)
     logits_at = resolver.choice("logits_at", logits_at)
     positions = _absolute_positions(pos, offset, end)
-    _absolute_positions(logits_at, offset, end)  # refused here, before anything is computed
+    read = _absolute_positions(logits_at, offset, end)  # refused here, before anything is computed
+    refuse_no_room(layout, ids, offset, len(read) * unembed, sites, len(positions))
     hooks = edit_hooks(layout, edits, whole_prompt)
     captures: dict[Site, mx.array] = {}
     hooks += capture_hooks(layout, sites, pos, captures)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions import Edit, PositionChoice, prompt_edits, row_edits
 from mlx_patch.model._hooks import as_edits
 from mlx_patch.positions import Pieces, Selector
@@ -77,7 +77,8 @@ class SelectorResolver:
         if len(choices) > 1:
             first, second = choices[:2]
             raise SelectionError(
-                f"`{name}` must be the same positions in every row. Got {pos!r}: {list(first)} in row {rows[first]}, "
+                f"`{name}` must be the same positions in every row. Got {shown(pos)}: {list(first)} in row "
+                f"{rows[first]}, "
                 f"{list(second)} in row {rows[second]}. Run the prompts one by one."
             )
         return choices[0]

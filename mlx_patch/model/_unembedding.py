@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlx_patch import arguments
 from mlx_patch.architectures import Layout
 from mlx_patch.engine import Frame, Hook, Phase
 from mlx_patch.errors import ArchitectureError, MissingSiteError, ShapeError
@@ -66,7 +67,7 @@ def _leave_last_block(layout: Layout, stream: mx.array) -> Hook:
 
 
 def _put_at(layout: Layout, site: Site, stream: mx.array) -> Hook:
-    by_position = stream.reshape(_three_axes(stream.shape))
+    by_position = arguments.array("stream", stream).reshape(_three_axes(stream.shape))
     place = layout.place(site)
     return Hook(place, lambda value, forward_pass: _like(by_position, value), Phase.EDIT)
 

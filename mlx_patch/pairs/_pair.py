@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError, brief
 from mlx_patch.metrics import LogitDiff, ProbDiff, as_answers, single_tokens
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.pairs._pages import pairs_page
 from mlx_patch.positions import prompt_ids
 from mlx_patch.tokens import is_text_or_chat, one_prompt
@@ -78,6 +78,7 @@ class PromptPair:
         Raises:
             TokenError, SelectionError: A prompt that is none for this model.
         """
+        require_hooked("model", model)
         clean = one_prompt(self.clean, 0, model.tokenizer, model.d_vocab)
         corrupted = one_prompt(self.corrupted, 1, model.tokenizer, model.d_vocab)
         return clean, corrupted

@@ -7,9 +7,10 @@ from typing import Any, overload
 import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.metrics import LogitDiff, ProbDiff
-from mlx_patch.model import HookedModel
+from mlx_patch.model import HookedModel, require_hooked
 
 from ._check import checked
 from ._pages import pairs_page
@@ -41,7 +42,7 @@ class PromptPairs(Sequence[PromptPair]):
 
     def __init__(self, pairs: Iterable[PromptPair], name: str = ""):
         object.__setattr__(self, "pairs", _as_pairs(pairs))
-        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "name", arguments.string("name", name))
 
     @property
     def clean(self) -> list[Any]:
@@ -95,6 +96,8 @@ class PromptPairs(Sequence[PromptPair]):
             ValueRefusedError: `strict`, and a pair fails. It names the pairs; where one fails before anything runs,
                 nothing is run.
         """
+        require_hooked("model", model)
+        strict, unequal = arguments.flag("strict", strict), arguments.flag("unequal", unequal)
         return checked(self.pairs, self.name, model, strict, unequal)
 
     def passing(self, report: PairReport) -> "PromptPairs":
@@ -103,6 +106,7 @@ class PromptPairs(Sequence[PromptPair]):
         Raises:
             ValueRefusedError: The report is of other pairs, or none passed.
         """
+        arguments.instance("report", report, PairReport, "Use `pairs.check(model)`.")
         if report.pairs != self.pairs:
             raise ValueRefusedError(
                 "`report` must come from these pairs. Got one of other pairs. Use `pairs.check(model)`."
@@ -129,8 +133,8 @@ class PromptPairs(Sequence[PromptPair]):
     @override
     def __getitem__(self, index: int | slice) -> "PromptPair | PromptPairs":
         if isinstance(index, slice):
-            return PromptPairs(self.pairs[index], self.name)
-        return self.pairs[index]
+            return PromptPairs(self.pairs[arguments.checked_slice("index", index)], self.name)
+        return self.pairs[arguments.place("index", index, len(self.pairs))]
 
     def _repr_html_(self) -> str:
         prompts = [(pair.clean, pair.corrupted) for pair in self.pairs]
@@ -144,10 +148,10 @@ class PromptPairs(Sequence[PromptPair]):
 
 
 def _as_pairs(pairs: Iterable[PromptPair]) -> tuple[PromptPair, ...]:
-    pairs = tuple(pairs)
-    for pair in pairs:
+    listed = arguments.entries("pairs", pairs, "a list of PromptPairs")
+    for pair in listed:
         if not isinstance(pair, PromptPair):
             raise KindError(f"`pairs` must hold PromptPairs. Got {type(pair).__name__}. Write mp.PromptPair(...).")
-    if not pairs:
+    if not listed:
         raise ValueRefusedError("`pairs` must hold at least one pair. Got none.")
-    return pairs
+    return listed

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from mlx_patch.errors import KindError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, shown
 from mlx_patch.interventions import Edit, Path
 from mlx_patch.model import HookedModel, SelectorResolver, as_edits, require_hooked
 from mlx_patch.paths._resolve import resolve_paths
@@ -34,10 +35,12 @@ def edits_of(
     require_hooked("model", model)
     if isinstance(paths, Path):
         paths = (paths,)
-    cell = tuple(paths)
+    cell = arguments.entries("paths", paths, "a path, or a list of paths")
     for path in cell:
         if not isinstance(path, Path):
-            raise KindError(f"`paths` must hold paths, which `.via(...)` makes. Got {path!r}. Pass edits to the run.")
+            raise KindError(
+                f"`paths` must hold paths, which `.via(...)` makes. Got {shown(path)}. Pass edits to the run."
+            )
     ids = tokens_of(tokens, model.tokenizer, model.d_vocab)
     resolver = SelectorResolver(ids, model.tokenizer)
     members = [path.with_edit(*resolver.edits([path.edit])) for path in cell]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mlx_patch.architectures import Layout
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions import Edit, Span
 from mlx_patch.paths._refusals import refuse_order, refuse_recomputed_senders, refuse_sender
 from mlx_patch.paths._writers import StreamReader, StreamWriter, writers_of_edit
@@ -54,7 +54,8 @@ def _refuse_no_position(edit: Edit, length: int) -> None:
     for member in edit.parts:
         if member.pos is not None and not Span(0, length, length).local(member.pos):
             raise SelectionError(
-                f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {member.pos!r}. Leave it out for "
+                f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {shown(member.pos)}. Leave "
+                "it out for "
                 "all."
             )
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
+from mlx_patch import arguments
 from mlx_patch.architectures import UNKNOWN, Layout
-from mlx_patch.errors import ArchitectureError, SelectionError, UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import ArchitectureError, SelectionError, ValueRefusedError, shown
 from mlx_patch.interventions import CellEdit, Edit, Path
 from mlx_patch.paths._writers import StreamReader, StreamWriter
 
@@ -22,10 +23,7 @@ def checked_freeze(freeze: str) -> str:
     Raises:
         UnknownNameError: It is none.
     """
-    if freeze not in FREEZES:
-        near = did_you_mean(str(freeze), FREEZES)
-        raise UnknownNameError(f"`freeze` must be 'all' or 'attention'. Got {freeze!r}. {near}")
-    return freeze
+    return arguments.choice("freeze", freeze, FREEZES, "'all' or 'attention'")
 
 
 def refuse_model(layout: Layout) -> None:
@@ -68,7 +66,8 @@ def refuse_mixture(cell: Sequence[CellEdit]) -> None:
     edits = [member for member in cell if not isinstance(member, Path)]
     if edits and len(edits) < len(cell):
         raise ValueRefusedError(
-            f"`over` must not have a cell of both paths and edits. Got {edits[0]!r} beside a path. Put it into a cell "
+            f"`over` must not have a cell of both paths and edits. Got {shown(edits[0])} beside a path. Put it "
+            "into a cell "
             "of its own, or into `edits`, so that every run has it."
         )
 

@@ -7,6 +7,7 @@ from mlx_patch.plot._cells_page import frame_height as frame_height
 from mlx_patch.plot._cells_page import plain_numbers as plain_numbers
 from mlx_patch.plot._cells_page import points_data as points_data
 from mlx_patch.plot._curve import layer_curve as layer_curve
+from mlx_patch.plot._figure import axes_of as axes_of
 from mlx_patch.plot._figure import new_axes as new_axes
 from mlx_patch.plot._heatmap import heatmap as heatmap
 from mlx_patch.plot._heatmap import limit_of as limit_of

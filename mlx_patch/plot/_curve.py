@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import ShapeError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import label_ticks, write_value_label
+from mlx_patch.plot._text import label_ticks, labels_of, texts_of, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -55,8 +56,12 @@ def layer_curve(
         MissingExtraError: matplotlib is not installed.
         ShapeError: Values, layers, ends, baselines or labels differ in number.
     """
-    lines = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    lows, highs = _interval_ends(low), _interval_ends(high)
+    lines = np.atleast_2d(arguments.numpy_array("values", values).astype(np.float64))
+    lows, highs = _interval_ends("low", low), _interval_ends("high", high)
+    layers, tokens = labels_of("layers", layers), texts_of("tokens", tokens)
+    labels, connected = texts_of("labels", labels), arguments.flag("connected", connected)
+    for name, label in (("axis_label", axis_label), ("band_label", band_label), ("title", title)):
+        arguments.string(name, label)
     _check_values(lines, layers)
     _check_band(lines, lows, highs)
     _check_count("labels", labels, len(lines))
@@ -86,11 +91,11 @@ def layer_curve(
     return axes
 
 
-def _interval_ends(ends: np.ndarray | None) -> np.ndarray | None:
+def _interval_ends(name: str, ends: np.ndarray | None) -> np.ndarray | None:
     """The ends of intervals with the shape `(line, layer)`; None for None."""
     if ends is None:
         return None
-    return np.atleast_2d(np.asarray(ends, dtype=np.float64))
+    return np.atleast_2d(arguments.numpy_array(name, ends).astype(np.float64))
 
 
 def _check_values(lines, layers) -> None:
@@ -132,7 +137,7 @@ def _baseline_per_line(baseline, n: int) -> list[float]:
     """The baseline of each line; none if there is no baseline."""
     if baseline is None:
         return []
-    baselines = np.asarray(baseline, dtype=np.float64)
+    baselines = arguments.numpy_array("baseline", baseline).astype(np.float64)
     if baselines.shape not in ((), (n,)):
         raise ShapeError(f"`baseline` must be one number, or one per line, ({n},). Got {baselines.shape}.")
     return np.broadcast_to(baselines, n).tolist()

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlx_patch.errors import ShapeError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import ShapeError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import SIZE, label_ticks, write_value_label
+from mlx_patch.plot._text import SIZE, label_ticks, labels_of, texts_of, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -54,7 +55,11 @@ def heatmap(
         ShapeError: Labels and values differ in number.
         ValueRefusedError: `limit` is not above 0.
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = arguments.numpy_array("values", values).astype(np.float64)
+    rows, columns, tokens = labels_of("rows", rows), labels_of("columns", columns), texts_of("tokens", tokens)
+    center, upwards = arguments.number("center", center), arguments.flag("upwards", upwards)
+    for name, label in (("row_label", row_label), ("column_label", column_label), ("title", title)):
+        arguments.string(name, label)
     if values.shape != (len(rows), len(columns)) or 0 in values.shape:
         raise ShapeError(
             f"`values` must have one row per row label and one column per column label, ({len(rows)}, {len(columns)}). "
@@ -67,8 +72,8 @@ def heatmap(
     axes = axes_of(ax, *size_of_heatmap(len(rows), len(columns), tokens is not None))
     if limit is None:
         limit = limit_of(values, center)
-    elif not 0 < limit < np.inf:
-        raise ValueRefusedError(f"`limit` must be above 0 and finite. Got {limit}. Leave it out to see all.")
+    else:
+        limit = arguments.number("limit", limit, above=0, remedy="Leave it out to see all.")
     image = _draw_image(axes, values, center, limit, upwards)
     label_ticks(axes, "y", rows)
     label_ticks(axes, "x", columns, tokens)

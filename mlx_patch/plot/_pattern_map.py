@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import ShapeError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import SIZE, label_ticks
+from mlx_patch.plot._text import SIZE, label_ticks, labels_of, texts_of
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -37,6 +38,10 @@ def pattern_map(
         MissingExtraError: matplotlib is not installed.
         ShapeError: Labels and pattern differ in number.
     """
+    queries, keys = labels_of("queries", queries), labels_of("keys", keys)
+    query_tokens, key_tokens = texts_of("query_tokens", query_tokens), texts_of("key_tokens", key_tokens)
+    pattern = arguments.numpy_array("pattern", pattern)
+    arguments.string("title", title)
     shape = (len(queries), len(keys))
     if pattern.shape != shape or 0 in shape:
         raise ShapeError(

@@ -3,7 +3,12 @@
 from collections.abc import Callable, Sequence
 from math import ceil
 from textwrap import fill
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, ShapeError, shown
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -43,8 +48,25 @@ def _visible_letter(letter: str, drawable: Callable[[str], bool]) -> str:
 
 def write_value_label(axes: "matplotlib.axes.Axes", label: str, height: float) -> None:
     """Write the label of the values beside an axis, wrapped to its height in inches."""
-    lines = [fill(line, max(20, int(height / _LETTER))) for line in label.splitlines()]
+    text = arguments.string("value_label", label)
+    lines = [fill(line, max(20, int(height / _LETTER))) for line in text.splitlines()]
     axes.set_ylabel("\n".join(lines), parse_math=False)
+
+
+def labels_of(name: str, labels: Any) -> tuple[Any, ...]:
+    """The labels of places: texts, numbers or groups of numbers."""
+    entries = arguments.entries(name, labels, "a list of labels")
+    for label in entries:
+        if not isinstance(label, str | int | float | tuple | np.generic):
+            raise KindError(f"`{name}` must be a list of texts or numbers. Got {shown(label)} in it.")
+    return entries
+
+
+def texts_of(name: str, texts: Any) -> tuple[str, ...] | None:
+    """Texts, one a place; None stays."""
+    if texts is None:
+        return None
+    return tuple(arguments.string(name, text) for text in arguments.entries(name, texts, "a list of texts"))
 
 
 def in_fonts() -> Callable[[str], bool]:
@@ -100,6 +122,8 @@ def _tick_texts(labels: Sequence[object], tokens: Sequence[str] | None) -> list[
             texts.append(str(label))
     if tokens is None:
         return texts
+    if len(tokens) != len(texts):
+        raise ShapeError(f"`tokens` must hold one token per place, {len(texts)}. Got {len(tokens)}. Give all or none.")
     return [f"{visible(token, drawable=drawable)} ({text})" for token, text in zip(tokens, texts, strict=True)]
 
 

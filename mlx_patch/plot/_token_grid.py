@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import ShapeError
 from mlx_patch.plot._figure import axes_of
-from mlx_patch.plot._text import SIZE, in_fonts, label_ticks, visible, write_value_label
+from mlx_patch.plot._text import SIZE, in_fonts, label_ticks, labels_of, texts_of, visible, write_value_label
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -50,6 +51,11 @@ def token_grid(
         MissingExtraError: matplotlib is not installed.
         ShapeError: Labels, texts and shades differ in number.
     """
+    rows, columns, tokens = labels_of("rows", rows), labels_of("columns", columns), texts_of("tokens", tokens)
+    texts = [texts_of("texts", row) or () for row in arguments.entries("texts", texts, "a list of texts for each row")]
+    shades = arguments.numpy_array("shades", shades)
+    for name, label in (("row_label", row_label), ("column_label", column_label), ("title", title)):
+        arguments.string(name, label)
     shape = (len(rows), len(columns))
     if shades.shape != shape or [len(row) for row in texts] != [shape[1]] * shape[0] or 0 in shape:
         raise ShapeError(

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 from itertools import accumulate, pairwise
 from typing import Any
 
-from mlx_patch.errors import UnknownNameError, did_you_mean
+from mlx_patch import arguments
 from mlx_patch.positions._alignment import Alignment
 from mlx_patch.positions._pieces import Pieces, prompt_ids
 
@@ -43,9 +43,7 @@ def align(
         source | 5 | - | 6 | - | 7 | 9
         target | 5 | 8 | 6 | 1 | 2 | 9
     """
-    if changed not in _CHANGED:
-        near = did_you_mean(str(changed), _CHANGED)
-        raise UnknownNameError(f"`changed` must be one of {', '.join(_CHANGED)}. Got {changed!r}. {near}")
+    changed = arguments.choice("changed", changed, _CHANGED)
     if corrupted_tokenizer is None:
         corrupted_tokenizer = tokenizer
     source = Pieces(prompt_ids("clean", clean, tokenizer), tokenizer)

@@ -9,7 +9,8 @@ from unicodedata import east_asian_width
 
 from typing_extensions import override
 
-from mlx_patch.errors import SelectionError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, ValueRefusedError, shown
 from mlx_patch.positions._alignment_page import alignment_page
 from mlx_patch.positions._pieces import Pieces, prompt_ids
 
@@ -58,9 +59,9 @@ class Alignment:
         checked = {
             "source_tokens": prompt_ids("source_tokens", source_tokens),
             "target_tokens": prompt_ids("target_tokens", target_tokens),
-            "pairs": tuple((int(source), int(target)) for source, target in pairs),
-            "source_tokenizer": source_tokenizer,
-            "target_tokenizer": target_tokenizer,
+            "pairs": tuple(map(_checked_pair, arguments.entries("pairs", pairs, "pairs of positions"))),
+            "source_tokenizer": arguments.tokenizer("source_tokenizer", source_tokenizer),
+            "target_tokenizer": arguments.tokenizer("target_tokenizer", target_tokenizer),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -86,6 +87,7 @@ class Alignment:
         Raises:
             SelectionError: Nothing stands for it.
         """
+        target = arguments.whole_number("target", target, error=SelectionError)
         absolute = target
         if target < 0:
             absolute += len(self.target_tokens)
@@ -132,6 +134,13 @@ class Alignment:
             source_line.append(_padded(source_word, width))
             target_line.append(_padded(target_word, width))
         return "\n".join(" | ".join(line).rstrip() for line in (source_line, target_line))
+
+
+def _checked_pair(pair: Any) -> tuple[int, int]:
+    positions = arguments.whole_numbers("pairs", pair, "pairs of positions")
+    if len(positions) != 2:
+        raise KindError(f"`pairs` must be pairs of positions. Got {shown(pair)}.")
+    return positions[0], positions[1]
 
 
 def _refuse_bad(pairs: Sequence[tuple[int, int]], n_source: int, n_target: int) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mlx_patch.errors import SelectionError, listed
+from mlx_patch.errors import SelectionError, listed, shown
 from mlx_patch.positions._pieces import Pieces
 from mlx_patch.positions._selector import Selector
 
@@ -42,7 +42,7 @@ class OfRole(Selector):
         turns_of_role = [turn for turn in turns if turn.role == self.role]
         if not turns_of_role:
             roles = listed(dict.fromkeys(turn.role for turn in turns))
-            raise SelectionError(f"`role` must be one of this chat. Got {self.role!r}. It has: {roles}.")
+            raise SelectionError(f"`role` must be one of this chat. Got {shown(self.role)}. It has: {roles}.")
         return tuple(sorted({position for turn in turns_of_role for position in turn.positions}))
 
     @override

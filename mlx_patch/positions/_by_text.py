@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.chats import encoded
-from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError
+from mlx_patch.errors import KindError, SelectionError, TokenError, ValueRefusedError, shown
 from mlx_patch.positions._pieces import Pieces
 from mlx_patch.positions._selector import Selector
 
@@ -53,7 +54,7 @@ class Token(Selector):
         if len(ids) != 1:
             pieces = ", ".join(repr(tokenizer.decode([token])) for token in ids[:8])
             raise TokenError(
-                f"`token` must be one token. Got {self.token!r}, which gives {len(ids)}: {pieces}. "
+                f"`token` must be one token. Got {shown(self.token)}, which gives {len(ids)}: {pieces}. "
                 f"Write mp.pos.text({self.token!r}) for all tokens of a text."
             )
         return ids[0]
@@ -95,7 +96,8 @@ class Text(Selector):
             behind = prompt.text[min(high, end) : high]
             if (before + behind).strip():
                 raise SelectionError(
-                    f"`text` must consist of whole tokens. Got {self.text!r}, but the token at position {position} "
+                    f"`text` must consist of whole tokens. Got {shown(self.text)}, but the token at position "
+                    f"{position} "
                     f"holds more text: {prompt.texts[position]!r}. Write the whole token, or choose another match, "
                     "such as nth=-1."
                 )
@@ -119,7 +121,9 @@ class Matching(Selector):
         tokens = enumerate(zip(prompt.ids, texts, strict=True))
         positions = tuple(position for position, (token, text) in tokens if self.function(position, token, text))
         if not positions:
-            raise SelectionError(f"`pos` must choose something. Got no position from {self!r}. Check its function.")
+            raise SelectionError(
+                f"`pos` must choose something. Got no position from {shown(self)}. Check its function."
+            )
         return positions
 
     @override
@@ -137,9 +141,9 @@ def checked_nth(nth: object) -> Nth:
         return None
     if isinstance(nth, str) and nth == "all":
         return "all"
-    if isinstance(nth, bool) or not isinstance(nth, int):
-        raise KindError(f"`nth` must be a number from 0, or 'all'. Got {nth!r}.")
-    return nth
+    if not arguments.is_whole(nth):
+        raise KindError(f"`nth` must be a number from 0, or 'all'. Got {shown(nth)}.")
+    return arguments.whole_number("nth", nth)
 
 
 def checked_text(text: object) -> str:
@@ -150,10 +154,10 @@ def checked_text(text: object) -> str:
         ValueRefusedError: An empty one.
     """
     if not isinstance(text, str):
-        raise KindError(f"`text` must be a text. Got {text!r}. Write mp.pos.token({text!r}) for a token id.")
+        raise KindError(f"`text` must be a text. Got {shown(text)}. Write mp.pos.token(...) for a token id.")
     if not text:
         raise ValueRefusedError("`text` must hold something to look for. Got ''. Write ' Mary', say.")
-    return text
+    return str(text)
 
 
 def _positions(matches: list[tuple[int, ...]], picks: Sequence[int]) -> tuple[int, ...]:
@@ -170,12 +174,12 @@ def _pick(selector: Selector, matches: list[tuple[int, ...]], nth: Nth, prompt: 
     count = len(matches)
     if count == 0:
         raise SelectionError(
-            f"`pos` must choose something. Got none for {selector!r} in {_format_prompt(prompt)}. "
+            f"`pos` must choose something. Got none for {shown(selector)} in {_format_prompt(prompt)}. "
             "A leading space is part of most tokens: look at mp.pos.show(mp.pos.last, tokens, tokenizer)."
         )
     if nth is None and count > 1:
         raise SelectionError(
-            f"`pos` must choose one of {count} matches. Got {selector!r}, which is at {_format_matches(matches)}. "
+            f"`pos` must choose one of {count} matches. Got {shown(selector)}, which is at {_format_matches(matches)}. "
             "Choose one with nth=0 or nth=-1, or take all with nth='all'."
         )
     if nth is None:

@@ -6,15 +6,17 @@ from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
-
-from mlx_patch.errors import KindError, ShapeError, TokenError
+from mlx_patch import arguments
+from mlx_patch.errors import SelectionError, ShapeError, TokenError
 from mlx_patch.positions._chat import Turn, turns_of
 from mlx_patch.tokens import is_text_or_chat, tokenize
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """The character that tokenizers decode bytes of an incomplete character to."""
+
+
+_LARGEST = 2**31 - 1
+"""The largest token id: tokenizers take 32 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class Pieces:
             raise TokenError(
                 "`tokenizer` must be given if positions go by text. Got None. Wrap the model with its tokenizer."
             )
-        return tuple(_texts(self.ids, self.tokenizer))
+        return tuple(_texts(self.ids, arguments.tokenizer("tokenizer", self.tokenizer)))
 
     @cached_property
     def text(self) -> str:
@@ -115,13 +117,13 @@ def prompt_ids(name: str, given: object, tokenizer: Any = None) -> tuple[int, ..
     prompt: object = given
     if is_text_or_chat(prompt):
         prompt = tokenize(tokenizer, prompt)
-    array = np.array(prompt) if isinstance(prompt, mx.array) else np.asarray(prompt)
-    if array.dtype.kind not in "iu":
-        raise KindError(f"`{name}` must be token ids, a text or chat messages. Got {prompt!r}.")
+    array = arguments.whole_array(name, prompt, "token ids, a text or chat messages")
     if array.ndim == 2 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 1 or array.size == 0:
         raise ShapeError(
             f"`{name}` must be one prompt, of shape (pos,) or (1, pos). Got {array.shape}. Pass prompts one by one."
         )
+    if array.min() < 0 or array.max() > _LARGEST:
+        raise SelectionError(f"`{name}` must be token ids, from 0. Got {array.min()} to {array.max()}.")
     return tuple(int(token) for token in array)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, shown
 from mlx_patch.positions._by_chat import OfRole, OfTurn
 from mlx_patch.positions._by_text import Last, Matching, Text, Token, checked_nth, checked_text
 from mlx_patch.positions._pieces import Pieces, prompt_ids
@@ -31,11 +32,11 @@ def token(token: str | int, nth: int | Literal["all"] | None = None) -> Selector
         >>> token(7, nth=-1).resolve([5, 7, 9, 7])
         (3,)
     """
-    if isinstance(token, bool) or not isinstance(token, str | int):
-        raise KindError(f"`token` must be a text or a token id. Got {token!r}.")
     if isinstance(token, str):
-        token = checked_text(token)
-    return Token(token, checked_nth(nth))
+        return Token(checked_text(token), checked_nth(nth))
+    if not arguments.is_whole(token):
+        raise KindError(f"`token` must be a text or a token id. Got {shown(token)}.")
+    return Token(arguments.whole_number("token", token), checked_nth(nth))
 
 
 def text(text: str, nth: int | Literal["all"] | None = None) -> Selector:
@@ -61,9 +62,9 @@ def turn(number: int) -> Selector:
 
     Messages without content, such as the one that a generation prompt begins, do not count.
     """
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise KindError(f"`turn` must be the number of a message. Got {number!r}. Write mp.pos.turn(-1).")
-    return OfTurn(number)
+    if not arguments.is_whole(number):
+        raise KindError(f"`turn` must be the number of a message. Got {shown(number)}. Write mp.pos.turn(-1).")
+    return OfTurn(arguments.whole_number("turn", number))
 
 
 def where(function: Callable[[int, int, str], bool]) -> Selector:
@@ -73,9 +74,7 @@ def where(function: Callable[[int, int, str], bool]) -> Selector:
         >>> where(lambda position, token, text: token > 6).resolve([5, 7, 9])
         (1, 2)
     """
-    if not callable(function):
-        raise KindError(f"`function` must be a function of (position, token, text). Got {function!r}.")
-    return Matching(function)
+    return Matching(arguments.function("function", function, "a function of (position, token, text)"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,17 +111,22 @@ def show(chosen: Selector | int | Sequence[int], tokens: Any, tokenizer: Any = N
     prompt = Pieces(prompt_ids("tokens", tokens, tokenizer), tokenizer)
     if isinstance(chosen, Selector):
         positions = chosen.find(prompt)
-    elif isinstance(chosen, int):
-        positions = (_absolute(chosen, len(prompt)),)
     else:
+        chosen = arguments.chosen_numbers("chosen", chosen) or ()
         positions = tuple(_absolute(position, len(prompt)) for position in chosen)
-    lines = [f"{chosen!r}: {len(positions)} of {len(prompt)} positions", prompt.shown(positions)]
+    lines = [f"{_written(chosen)}: {len(positions)} of {len(prompt)} positions", prompt.shown(positions)]
     if tokenizer is not None:
         texts = list(prompt.texts)
         for position in set(positions):
             texts[position] = f"[{texts[position]}]"
         lines.append("".join(texts))
     return Shown(positions, "\n".join(lines))
+
+
+def _written(chosen: Selector | tuple[int, ...]) -> str:
+    if isinstance(chosen, Selector):
+        return repr(chosen)
+    return str(list(chosen))
 
 
 def _absolute(position: int, length: int) -> int:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, shown
 from mlx_patch.positions._pieces import Pieces, prompt_ids
 
 
@@ -49,18 +50,17 @@ class Selector(ABC):
 
     def __or__(self, other: "Selector") -> "Selector":
         if not isinstance(other, Selector):
-            raise KindError(f"`|` must join two selectors. Got {other!r}. Write mp.pos.last | mp.pos.token(' Mary').")
+            raise KindError(
+                f"`|` must join two selectors. Got {shown(other)}. Write mp.pos.last | mp.pos.token(' Mary')."
+            )
         return Union(self, other)
 
     def __add__(self, offset: int) -> "Selector":
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise KindError(f"`+` must have a number of positions. Got {offset!r}. To have both, write `a | b`.")
-        return Shifted(self, offset)
+        remedy = "To have both, write `a | b`."
+        return Shifted(self, arguments.whole_number("+", offset, counted=" positions", remedy=remedy))
 
     def __sub__(self, offset: int) -> "Selector":
-        if isinstance(offset, bool) or not isinstance(offset, int):
-            raise KindError(f"`-` must have a number of positions. Got {offset!r}.")
-        return Shifted(self, -offset)
+        return Shifted(self, -arguments.whole_number("-", offset, counted=" positions"))
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,10 +5,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, listed, shown
 from mlx_patch.interventions import PositionChoice
-from mlx_patch.model import HookedModel, SiteChoice
+from mlx_patch.model import HookedModel, SiteChoice, require_hooked
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import batches_of
 
@@ -20,10 +21,24 @@ def layers_with(model: HookedModel, site: str) -> list[int]:
         MissingSiteError: There are none; the message has the reason.
         SelectionError: The model has the site once, and not in its blocks.
     """
+    site = arguments.string("at", site)
     layers = [place.layer for place in model.layout.select(site, None) if place.layer is not None]
     if not layers:
-        raise SelectionError(f"`at` must be a site of blocks. Got {site!r}. Take 'resid_post', say.")
+        raise SelectionError(f"`at` must be a site of blocks. Got {shown(site)}. Take 'resid_post', say.")
     return sorted(layers)
+
+
+def layers_of(name: str, layers: Any, by_layer: Mapping[int, Any]) -> tuple[int, ...]:
+    """The layers that a caller names, each of which has a value.
+
+    Raises:
+        SelectionError: A layer has none, or what is named is no list of layers.
+    """
+    chosen = arguments.chosen_numbers(name, layers) or ()
+    for layer in chosen:
+        if layer not in by_layer:
+            raise SelectionError(f"`{name}` must be among {listed(by_layer)}. Got {layer}.")
+    return chosen
 
 
 def caches_of(model: HookedModel, prompts: Any, sites: SiteChoice, pos: PositionChoice = None) -> list[ActivationCache]:
@@ -71,6 +86,7 @@ def mean_activations(
         MissingSiteError: No layer has the site; the message has the reason.
         SelectionError: `pos` chooses several positions of a prompt.
     """
+    require_hooked("model", model)
     by_layer = activations_at(model, prompts, at, pos)
     means = {}
     for layer, values in by_layer.items():

@@ -2,6 +2,7 @@
 
 from typing import Any, Unpack
 
+from mlx_patch import arguments
 from mlx_patch.interventions import Ablate, PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.recipes._activations import caches_of, layers_with, replaced
@@ -44,6 +45,7 @@ def causal_trace(
         `mp.recipes.causal_trace(model, text, mp.pos.text("France"), mp.metrics.Prob(" Paris")).averaged("seed").plot()`
     """
     require_hooked("model", model)
+    width = arguments.whole_number("width", width, 1, counted=" layers")
     noise = Ablate("noise", scale=scale).at("embed", pos=subject)
     sources = [Replace(cache) for cache in caches_of(model, prompts, at)]
     return sweep(

@@ -7,10 +7,11 @@ from typing import Any, Unpack
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, ValueRefusedError
 from mlx_patch.interventions import Add, Edit, Project
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import mean_activations
+from mlx_patch.recipes._activations import layers_of, mean_activations
 from mlx_patch.recipes._axes import along_axes
 from mlx_patch.sweeps import RunChoices, SweepResult, sweep
 from mlx_patch.tokens import Prompts
@@ -79,11 +80,11 @@ def contrast_direction(
     require_hooked("model", model)
     positive_means = mean_activations(model, positives, "resid_pre", pos)
     negative_means = mean_activations(model, negatives, "resid_pre", pos)
-    if layers is None:
-        end = int(_LATEST * model.n_layers)
-        layers = range(1, max(2, end))
-    candidates = {layer: positive_means[layer] - negative_means[layer] for layer in layers}
-    held_out_positives, held_out_negatives = held_out
+    chosen: Iterable[int] = range(1, max(2, int(_LATEST * model.n_layers)))
+    if layers is not None:
+        chosen = layers_of("layers", layers, positive_means)
+    candidates = {layer: positive_means[layer] - negative_means[layer] for layer in chosen}
+    held_out_positives, held_out_negatives = _both(held_out)
     additions = [Add(vector).at("resid_pre", layer=layer) for layer, vector in candidates.items()]
     ablations = [ablation_of(model, vector) for vector in candidates.values()]
     by_cell = sweep(model, held_out_negatives, over=additions, metric=metric, **how)
@@ -101,9 +102,20 @@ def ablation_of(model: HookedModel, direction: mx.array) -> list[Edit]:
         model: The model.
         direction: Shape `(d_model,)`, or `(direction, d_model)` for several.
     """
+    require_hooked("model", model)
     names = {site.name for site in model.sites}
     project = Project(direction)
     return [project.at(site) for site in ("embed", "mixer_out", "mlp_out") if site in names]
+
+
+def _both(held_out: Any) -> tuple[Prompts, Prompts]:
+    """The positive and the negative prompts that are held out."""
+    prompts = arguments.entries("held_out", held_out, "positive and negative prompts, (positives, negatives)")
+    if len(prompts) != 2:
+        raise KindError(
+            f"`held_out` must be positive and negative prompts, (positives, negatives). Got {len(prompts)} entries."
+        )
+    return prompts[0], prompts[1]
 
 
 def _best(added: SweepResult, ablated: SweepResult) -> int:

@@ -7,10 +7,11 @@ from typing import Any, Unpack
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import ArchitectureError, listed
+from mlx_patch import arguments
+from mlx_patch.errors import ArchitectureError, KindError, SelectionError, listed, shown
 from mlx_patch.interventions import Ablate, Edit, Replace
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import mean_activations
+from mlx_patch.recipes._activations import layers_of, mean_activations
 from mlx_patch.recipes._axes import along_axes
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import RunChoices, SweepResult, sweep
@@ -63,7 +64,8 @@ def function_vector(
     """
     require_hooked("model", model)
     means = mean_activations(model, demonstrations, "z")
-    chosen = means if layers is None else layers
+    n_heads = arguments.whole_number("n_heads", n_heads, 1)
+    chosen = means if layers is None else layers_of("layers", layers, means)
     by_layer = {layer: range(means[layer].shape[0]) for layer in chosen}
     widths = sorted(set(map(len, by_layer.values())))
     if len(widths) > 1:
@@ -97,6 +99,8 @@ def head_outputs(model: HookedModel, means: Mapping[int, mx.array], heads: Seque
     Raises:
         SelectionError: A layer or head is not there.
     """
+    require_hooked("model", model)
+    heads = _checked_heads(means, heads)
     layers = sorted({layer for layer, _ in heads})
     without = [Ablate("zero").at("z", layer=layers)]
     alone = []
@@ -105,6 +109,23 @@ def head_outputs(model: HookedModel, means: Mapping[int, mx.array], heads: Seque
         alone.append(value.at("z", layer=layer, head=head))
     bias = _attention_sum(model, layers, without)
     return _attention_sum(model, layers, [*without, *alone]) - bias
+
+
+def _checked_heads(means: Any, heads: Any) -> list[tuple[int, int]]:
+    """Layers and heads, each of which has a value."""
+    arguments.mapping("means", means, "a mapping of layers to `z`", "Use `mp.recipes.mean_activations`.")
+    checked = []
+    for head in arguments.entries("heads", heads, "a list of (layer, head)"):
+        pair = arguments.whole_numbers("heads", head, "a list of (layer, head)")
+        if len(pair) != 2:
+            raise KindError(f"`heads` must be a list of (layer, head). Got {shown(head)}.")
+        layer, number = pair
+        if layer not in means or not 0 <= number < len(arguments.numeric("means", means[layer])):
+            raise SelectionError(f"`heads` must be heads that `means` has. Got {pair}.")
+        checked.append((layer, number))
+    if not checked:
+        raise SelectionError("`heads` must name a head. Got none.")
+    return checked
 
 
 def _attention_sum(model: HookedModel, layers: Sequence[int], edits: Sequence[Edit]) -> mx.array:

@@ -7,10 +7,11 @@ from typing import Any, Unpack
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import ArchitectureError, KindError, ShapeError, UnknownNameError, listed
+from mlx_patch import arguments
+from mlx_patch.errors import ArchitectureError, KindError, SelectionError, ShapeError, listed
 from mlx_patch.interventions import PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import activations_at
+from mlx_patch.recipes._activations import activations_at, layers_of
 from mlx_patch.recipes._axes import SubspaceAxis
 from mlx_patch.sites import Site
 from mlx_patch.sweeps import RunChoices, SweepResult, batches_of, sweep
@@ -66,8 +67,11 @@ def interchange(
             f"`subspaces` must be a mapping of names to bases. Got {type(subspaces).__name__}. Write "
             "{'difference of means': mp.orthonormal(direction)}."
         )
-    values = activations_at(model, sources, at, pos)[layer]
+    by_layer = activations_at(model, sources, at, pos)
+    [layer] = layers_of("layer", arguments.whole_number("layer", layer), by_layer)
+    values = by_layer[layer]
     if head is not None:
+        head = arguments.whole_number("head", head, 0, error=SelectionError)
         values = values[:, :, head : head + 1]
     return sweep(
         model,
@@ -117,13 +121,11 @@ def read_parts(model: HookedModel, at: str, layer: int, directions: mx.array) ->
         Makelov et al. 2023, https://arxiv.org/abs/2311.17030, section 3.
     """
     require_hooked("model", model)
-    if at not in _READ_BY_ONE_MAP:
-        raise UnknownNameError(
-            f"`at` must be a site that one linear map reads: {listed(_READ_BY_ONE_MAP)}. Got {at!r}."
-        )
-    rows = np.array(directions.astype(mx.float32), dtype=np.float64)
+    what = f"a site that one linear map reads: {listed(_READ_BY_ONE_MAP)}"
+    at = arguments.choice("at", at, _READ_BY_ONE_MAP, what)
+    rows = arguments.numpy_array("directions", directions).astype(np.float64)
     matrix = _map_behind(model, at, layer)
-    if rows.shape[-1] != len(matrix):
+    if rows.ndim == 0 or rows.shape[-1] != len(matrix):
         raise ShapeError(f"`directions` must have the width of {at}, {len(matrix)}. Got shape {rows.shape}.")
     vectors, singular_values, _ = np.linalg.svd(matrix, full_matrices=False)
     read = vectors[:, singular_values > _NOT_READ * singular_values[0]]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 from mlx_patch.interventions import Knockout, PositionChoice
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.recipes._activations import layers_with
@@ -46,7 +46,8 @@ def knockout(
     require_hooked("model", model)
     if not isinstance(keys, Mapping) or not keys:
         raise KindError(
-            f"`keys` must be a mapping of names to positions. Got {keys!r}. Write {{'subject': mp.pos.text('France')}}."
+            f"`keys` must be a mapping of names to positions. Got {shown(keys)}. Write "
+            f"{{'subject': mp.pos.text('France')}}."
         )
     return sweep(
         model,

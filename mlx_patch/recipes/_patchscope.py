@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_patch.errors import ShapeError
 from mlx_patch.interventions import PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import activations_at
+from mlx_patch.recipes._activations import activations_at, layers_of
 from mlx_patch.recipes._axes import SourceLayerAxis
 from mlx_patch.sweeps import RunChoices, SweepResult, batches_of, sweep
 from mlx_patch.tokens import Prompt, Prompts
@@ -56,7 +56,7 @@ def patchscope(
     by_layer = activations_at(model, sources, "resid_post", pos)
     chosen = tuple(by_layer)
     if source_layers is not None:
-        chosen = tuple(source_layers)
+        chosen = layers_of("source_layers", source_layers, by_layer)
     [batch, *further] = batches_of(target, model.tokenizer, model.d_vocab)
     if further or batch.tokens.shape[0] != 1:
         raise ShapeError("`target` must be one prompt. Got several. Call `patchscope` once for each.")

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from mlx_patch.interventions import Replace
 from mlx_patch.model import HookedModel, require_hooked
-from mlx_patch.recipes._activations import mean_activations
+from mlx_patch.recipes._activations import layers_of, mean_activations
 from mlx_patch.recipes._axes import along_axes
 from mlx_patch.sweeps import RunChoices, SweepResult, sweep
 from mlx_patch.tokens import Prompts
@@ -44,7 +44,7 @@ def task_vector(
     """
     require_hooked("model", model)
     vectors = mean_activations(model, demonstrations)
-    chosen = tuple(vectors if layers is None else layers)
+    chosen = tuple(vectors) if layers is None else layers_of("layers", layers, vectors)
     cells = [Replace(vectors[layer]).at("resid_post", layer=layer, pos=-1) for layer in chosen]
     by_cell = sweep(model, queries, over=cells, metric=metric, **how)
     return along_axes(by_cell, {"layer": chosen})

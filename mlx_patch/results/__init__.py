@@ -17,7 +17,7 @@ from mlx_patch.results._pair import PairResult as PairResult
 from mlx_patch.results._peaks import Peak as Peak
 from mlx_patch.results._result import SweepResult as SweepResult
 from mlx_patch.results._statistics import bootstrap_interval as bootstrap_interval
-from mlx_patch.results._statistics import check_resampling as check_resampling
+from mlx_patch.results._statistics import checked_resampling as checked_resampling
 from mlx_patch.results._statistics import mean_over_examples as mean_over_examples
 from mlx_patch.results._statistics import resampled_shares as resampled_shares
 from mlx_patch.results._verdicts import PairRow as PairRow

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_patch import arguments
 from mlx_patch.errors import (
     KindError,
     SelectionError,
@@ -14,6 +15,7 @@ from mlx_patch.errors import (
     ValueRefusedError,
     did_you_mean,
     listed,
+    shown,
 )
 from mlx_patch.results._axes import is_counted, known_axes
 
@@ -44,12 +46,9 @@ def checked_axes(axes: Iterable[str]) -> tuple[str, ...]:
         UnknownNameError: There is no such axis.
         ValueRefusedError: An axis is there twice, or `example` or `metric` is not where it belongs.
     """
-    axes = tuple(axes)
+    axes = arguments.entries("axes", axes, "a tuple of axes")
     allowed = (*known_axes(), "metric", "example")
-    for axis in axes:
-        if axis not in allowed:
-            suggestion = did_you_mean(axis, allowed)
-            raise UnknownNameError(f"`axes` must be axes of a sweep. Got {axis!r}. {suggestion}")
+    axes = tuple(arguments.choice("axes", axis, allowed, "axes of a sweep") for axis in axes)
     has_doubles = len(set(axes)) != len(axes)
     if has_doubles or axes[-1:] != ("example",) or "metric" in axes[:-2]:
         raise ValueRefusedError(
@@ -73,17 +72,27 @@ def checked_coords(
     allowed = set(axes)
     if "pos" in axes:
         allowed.add("token")
+    arguments.mapping("coords", coords, "a mapping of axes to their coordinates")
     if extra := set(coords) - allowed:
         raise UnknownNameError(
             f"`coords` must belong to the axes {listed(axes)}, or be 'token' beside 'pos'. "
-            f"Got {listed(sorted(extra))}. Leave them out."
+            f"Got {listed(sorted(map(str, extra)))}. Leave them out."
         )
-    checked = {name: tuple(map(_python_value, coords[name])) for name in coords}
+    checked = {name: _checked_labels(name, coords[name]) for name in coords}
     sizes = dict(zip(axes, shape, strict=True))
     if "token" in checked:
         sizes["token"] = sizes["pos"]
     for name, size in sizes.items():
         _check_labels(name, checked.get(name, ()), size)
+    return checked
+
+
+def _checked_labels(name: str, labels: Any) -> tuple[Any, ...]:
+    entries = arguments.entries("coords", labels, f"a mapping of axes to lists, also along {name!r}")
+    checked = tuple(map(_python_value, entries))
+    for label in checked:
+        if not isinstance(label, int | float | str | tuple):
+            raise KindError(f"`coords` must be numbers, texts or groups along {name!r}. Got {shown(label)}.")
     return checked
 
 
@@ -95,7 +104,7 @@ def _check_labels(name: str, labels: tuple[Any, ...], size: int) -> None:
             "many."
         )
     if size == 0:
-        raise ValueRefusedError(f"`values` must not be empty. Got no place along {name!r}. Sweep at least one.")
+        raise ValueRefusedError(f"`values` must not be empty. Got no place along {shown(name)}. Sweep at least one.")
     if name != "token" and len(set(labels)) != size:
         raise ValueRefusedError(f"`coords` must be different along {name!r}. Got {labels}. Remove duplicates.")
 
@@ -176,4 +185,4 @@ def place_of(axis: str, labels: tuple[Any, ...], label: Any) -> int:
     if is_counted(axis) and isinstance(label, int) and -len(labels) <= label < 0:
         return len(labels) + label
     suggestion = did_you_mean(str(label), map(label_text, labels))
-    raise SelectionError(f"`{axis}` must be among the coordinates of the result. Got {label!r}. {suggestion}")
+    raise SelectionError(f"`{axis}` must be among the coordinates of the result. Got {shown(label)}. {suggestion}")

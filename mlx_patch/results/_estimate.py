@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.results._agreement import Agreement, agreement_of
 from mlx_patch.results._cell_result import CellResult
@@ -45,9 +46,9 @@ class Estimate(CellResult):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        estimated = self.estimated
-        if estimated is None:
-            estimated = self.values
+        estimated = self.values
+        if self.estimated is not None:
+            estimated = arguments.numpy_array("estimated", self.estimated)
         if estimated.shape != self.values.shape:
             raise ShapeError(
                 f"`estimated` must have the shape of `values`, {self.values.shape}. Got {estimated.shape}. "

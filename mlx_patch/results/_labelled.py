@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import KindError, ShapeError
 from mlx_patch.results._coordinates import checked_axes, checked_coords
 from mlx_patch.results._statistics import bootstrap_interval, mean_over_examples
@@ -55,6 +56,8 @@ class Labelled(ABC):
     seed_baselines: Any = None
 
     def __post_init__(self) -> None:
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", arguments.number("seconds", self.seconds, at_least=0))
         axes = checked_axes(self.axes)
         values = locked("values", self.values)
         baseline = locked("baseline", self.baseline)
@@ -158,7 +161,7 @@ def locked(name: str, array: object) -> np.ndarray:
     Raises:
         KindError: It is no numpy array, or of another dtype.
     """
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray) or array.dtype != np.float32:
         raise KindError(
             f"`{name}` must be a numpy array of float32. Got {_kind_text(array)}. Use `.astype(np.float32)`."
         )
@@ -168,6 +171,8 @@ def locked(name: str, array: object) -> np.ndarray:
 
 
 def _kind_text(value: object) -> str:
+    if isinstance(value, np.ma.MaskedArray):
+        return "a masked array"
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
     return type(value).__name__

@@ -6,13 +6,15 @@ from warnings import warn
 
 import numpy as np
 
-from mlx_patch.errors import DegenerateGapWarning, KindError, ShapeError, ValueRefusedError, listed
+from mlx_patch import arguments
+from mlx_patch.errors import DegenerateGapWarning, ShapeError, ValueRefusedError, listed
 from mlx_patch.results._labelled import Labelled, Result
 
 ABSOLUTE_GAP = 1e-6
 """A gap between clean and corrupted of this size or less counts as no gap, whatever the metric's unit."""
 
 
+_SCORES = "a number, an array of numbers or a SweepResult"
 RELATIVE_GAP = 1e-5
 """So does a gap of this fraction, or less, of the larger of the two."""
 
@@ -28,13 +30,7 @@ def reference(name: str, scores: object, shape: tuple[int, ...]) -> np.ndarray:
         KindError: It is no number, and no array of numbers.
         ShapeError: It has another shape.
     """
-    try:
-        array = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise KindError(
-            f"`{name}` must be a number, an array of numbers or a SweepResult. Got {type(scores).__name__}. "
-            "Give the metric of that run."
-        ) from error
+    array = arguments.numpy_array(name, scores, "Give the metric of that run.", _SCORES).astype(np.float64)
     allowed = ((), shape[-1:], shape)
     if array.shape not in allowed:
         forms = listed_shapes(allowed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import ShapeError, ValueRefusedError
 from mlx_patch.files import Format, read_archive, write_archive
 from mlx_patch.results._figures import draw_pair
@@ -45,6 +46,7 @@ class PairResult:
 
     def __post_init__(self) -> None:
         for name, result in (("denoising", self.denoising), ("noising", self.noising)):
+            arguments.instance(name, result, SweepResult)
             if not result.is_normalised:
                 raise ValueRefusedError(
                     f"`{name}` must be normalised. Got one in its metric's unit. "

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import ValueRefusedError
 from mlx_patch.results._coordinates import cell_at, where_text
 from mlx_patch.results._labelled import Labelled
 
@@ -67,10 +68,7 @@ def peaks_of(
 
 def largest_effects(result: Labelled, n: int) -> list[Peak]:
     """What `SweepResult.peaks` returns, for a result of one metric."""
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise KindError(f"`n` must be an int. Got {type(n).__name__}. Give the number of peaks.")
-    if n < 1:
-        raise ValueRefusedError(f"`n` must be 1 or more. Got {n}. Give the number of peaks.")
+    n = arguments.whole_number("n", n, 1, remedy="Give the number of peaks.")
     peaks = peaks_of(result.mean(), float(result.baseline_mean()), result.over, result.coords, n)
     if peaks:
         return peaks

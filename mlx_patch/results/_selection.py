@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed
+from mlx_patch import arguments
+from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, listed, shown
 from mlx_patch.results._coordinates import cell_at, place_of
 from mlx_patch.results._labelled import Result
 
@@ -16,7 +17,7 @@ def select(result: Result, labels: Mapping[str, Any]) -> Result:
     for axis in labels:
         if axis not in result.axes:
             suggestion = did_you_mean(axis, result.axes)
-            raise UnknownNameError(f"`sel` must be given axes of the result. Got {axis!r}. {suggestion}")
+            raise UnknownNameError(f"`sel` must be given axes of the result. Got {shown(axis)}. {suggestion}")
     places = {axis: _places(axis, result.coords[axis], labels) for axis in result.axes}
     if "token" in result.coords:
         places["token"] = places["pos"]
@@ -87,11 +88,11 @@ def _subarray(
 
 def average(result: Result, axis: str) -> Result:
     """What `SweepResult.averaged` returns."""
-    if axis not in result.over:
-        suggestion = did_you_mean(axis, result.over)
-        raise UnknownNameError(f"`axis` must be an axis of cells. Got {axis!r}. {suggestion}")
+    axis = arguments.choice("axis", axis, result.over, "an axis of cells")
     if len(result.over) == 1:
-        raise ValueRefusedError(f"`axis` must leave another axis of cells. Got {axis!r}, the only one. Use `mean`.")
+        raise ValueRefusedError(
+            f"`axis` must leave another axis of cells. Got {shown(axis)}, the only one. Use `mean`."
+        )
     place = result.axes.index(axis)
     further: dict[str, Any] = {}
     for name, axes in result.further_arrays.items():
@@ -118,6 +119,8 @@ def average(result: Result, axis: str) -> Result:
 
 def one_metric(result: Result, metric: str | None) -> Result:
     """What `SweepResult.of_metric` returns."""
+    if metric is not None:
+        metric = arguments.string("metric", metric)
     if "metric" in result.axes:
         if metric is None:
             raise ValueRefusedError(
@@ -126,5 +129,5 @@ def one_metric(result: Result, metric: str | None) -> Result:
         return select(result, {"metric": metric})
     if metric is not None and metric not in result.metrics:
         names = listed(result.metrics) or "which has no name"
-        raise ValueRefusedError(f"`metric` must be the result's own, {names}. Got {metric!r}. Leave it out.")
+        raise ValueRefusedError(f"`metric` must be the result's own, {names}. Got {shown(metric)}. Leave it out.")
     return result

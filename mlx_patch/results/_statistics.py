@@ -1,12 +1,14 @@
 """Statistics over examples: means, bootstrap intervals, fractions of a gap. Arrays in, arrays out, in float64."""
 
-from numbers import Integral
-
 import numpy as np
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import ValueRefusedError
 
 _AT_ONCE = 2**22  # resampled means that are held at a time: 32 MiB
+
+
+_MOST_RESAMPLES = 10**6
 
 
 def mean_over_examples(values: np.ndarray, left_out: np.ndarray) -> np.ndarray:
@@ -51,7 +53,7 @@ def bootstrap_interval(
     Source:
         Efron 1979, https://doi.org/10.1214/aos/1176344552.
     """
-    check_resampling(level, resamples, seed)
+    level, resamples, seed = checked_resampling(level, resamples, seed)
     if left_out.ndim == 2:
         lows, highs = [], []
         for metric, excluded in enumerate(left_out):
@@ -89,19 +91,16 @@ def resampled_shares(n: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
 
 
-def check_resampling(level: object, resamples: object, seed: object) -> None:
-    """Refuse arguments of a bootstrap interval.
+def checked_resampling(level: object, resamples: object, seed: object) -> tuple[float, int, int]:
+    """The arguments of a bootstrap interval.
 
     Raises:
         KindError: `level` is not a number, or `resamples` or `seed` not a whole one.
         ValueRefusedError: An argument is out of its range.
     """
-    if not isinstance(level, float | int | np.floating) or isinstance(level, bool):
-        raise KindError(f"`level` must be a number. Got {type(level).__name__}. Give 0.95.")
-    if not 0 < level < 1:
-        raise ValueRefusedError(f"`level` must be between 0 and 1. Got {level}. Give 0.95.")
-    for name, number, minimum in (("resamples", resamples, 1), ("seed", seed, 0)):
-        if not isinstance(number, Integral) or isinstance(number, bool):
-            raise KindError(f"`{name}` must be an int. Got {type(number).__name__}. Leave it out for the default.")
-        if number < minimum:
-            raise ValueRefusedError(f"`{name}` must be {minimum} or more. Got {number}. Leave it out for the default.")
+    remedy = "Leave it out for the default."
+    return (
+        arguments.share("level", level, remedy),
+        arguments.whole_number("resamples", resamples, 1, _MOST_RESAMPLES, remedy=remedy),
+        arguments.whole_number("seed", seed, 0, remedy=remedy),
+    )

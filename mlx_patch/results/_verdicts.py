@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
 from mlx_patch.results._coordinates import cell_at, where_text
 
 VERDICTS = ("necessary and sufficient", "sufficient only", "necessary only")
@@ -53,7 +52,8 @@ class PairSummary:
 
     def of(self, verdict: str) -> tuple[PairRow, ...]:
         """The rows with a verdict."""
-        return tuple(row for row in self.rows if row.verdict == verdict)
+        known = arguments.choice("verdict", verdict, VERDICTS)
+        return tuple(row for row in self.rows if row.verdict == known)
 
     @override
     def __str__(self) -> str:
@@ -146,8 +146,4 @@ def checked_threshold(threshold: object) -> float:
         KindError: It is no number.
         ValueRefusedError: It is not above 0, or infinite.
     """
-    if not isinstance(threshold, float | int | np.floating) or isinstance(threshold, bool):
-        raise KindError(f"`threshold` must be a number. Got {type(threshold).__name__}. Give 0.5.")
-    if not (threshold > 0 and isfinite(threshold)):
-        raise ValueRefusedError(f"`threshold` must be above 0 and finite. Got {threshold}. Give 0.5.")
-    return float(threshold)
+    return arguments.number("threshold", threshold, above=0, remedy="Give 0.5.")

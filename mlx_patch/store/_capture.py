@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
 import mlx.core as mx
 
-from mlx_patch.errors import FileError, KindError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import FileError, KindError, SelectionError, ShapeError, ValueRefusedError, shown
 from mlx_patch.files import remove_leftovers
 from mlx_patch.fingerprints import differences
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
@@ -23,6 +23,7 @@ from mlx_patch.model import (
     checked_count,
     chosen_sites,
     prompts_of,
+    require_hooked,
     run,
     run_rows,
 )
@@ -66,6 +67,7 @@ def capture(
     """What `ActivationStore.capture` does. Returns the folder."""
     if not (progress is None or callable(progress)):
         raise KindError(f"`progress` must be a function of (done, total), or None. Got {type(progress).__name__}.")
+    require_hooked("model", model)
     rows = prompts_of(prompts, model.tokenizer, model.d_vocab)
     total = None
     if isinstance(prompts, Sized):
@@ -87,9 +89,7 @@ def _checked_request(
     shard_mb: float,
     batch_size: int,
 ) -> _CaptureRequest:
-    is_number = isinstance(shard_mb, int | float) and not isinstance(shard_mb, bool)
-    if not is_number or shard_mb <= 0 or not isfinite(shard_mb):
-        raise ValueRefusedError(f"`shard_mb` must be more than 0 megabytes. Got {shard_mb!r}.")
+    shard_mb = arguments.number("shard_mb", shard_mb, above=0, remedy="It is in megabytes.")
     model_sites = chosen_sites(model.layout, sites)
     edits = as_edits(edits)
     stored_sites = _stored_sites(model, model_sites)
@@ -199,7 +199,7 @@ def _count_positions(pos: PositionChoice, length: int, number: int) -> int:
         raise SelectionError(f"{error} This is prompt {number}, of {length} tokens.") from None
     if not count:
         raise SelectionError(
-            f"`pos` must keep a position of each prompt. Got {pos!r} for prompt {number}, of {length}."
+            f"`pos` must keep a position of each prompt. Got {shown(pos)} for prompt {number}, of {length}."
         )
     return count
 

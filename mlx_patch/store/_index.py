@@ -1,7 +1,6 @@
 """The index of a store: its identity and its shards, in a JSON file written atomically after every shard."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_patch.errors import FileError, KindError, PatchError
+from mlx_patch import arguments
+from mlx_patch.errors import FileError, PatchError
 from mlx_patch.files import Format, Malformed, open_checked, strict_json, written_whole
 from mlx_patch.sites import Site
 
@@ -165,9 +165,7 @@ def folder_of(path: object) -> Path:
     Raises:
         KindError: It is no path.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise KindError(f"`path` must be the path of a folder. Got {type(path).__name__}.")
-    return Path(path)
+    return arguments.path("path", path)
 
 
 def read_index(folder: Path) -> Index:

@@ -6,22 +6,21 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from operator import index as as_int
 from typing import Any, SupportsIndex, overload
 
 import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.cache import ActivationCache, Key, as_numpy
 from mlx_patch.errors import (
     FileError,
     MissingSiteError,
     SelectionError,
-    UnknownNameError,
     ValueRefusedError,
-    did_you_mean,
     listed,
+    shown,
 )
 from mlx_patch.interventions import Edit, PositionChoice
 from mlx_patch.model import HookedModel, SiteChoice, checked_count
@@ -142,11 +141,10 @@ class ActivationStore:
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[n] for n in range(len(self))[index]]
-        try:
-            n = as_int(index)
-        except TypeError:
-            raise SelectionError(f"`store` must be indexed by the number of a prompt. Got {index!r}.") from None
+            return [self[n] for n in range(len(self))[arguments.checked_slice("store", index)]]
+        if not arguments.is_whole(index):
+            raise SelectionError(f"`store` must be indexed by the number of a prompt. Got {shown(index)}.")
+        n = int(index)
         if not -len(self) <= n < len(self):
             raise SelectionError(f"`store` must be indexed from {-len(self)} to {len(self) - 1}. Got {n}.")
         n %= len(self)
@@ -195,8 +193,8 @@ class ActivationStore:
             MissingSiteError: The site is not held.
             ValueRefusedError: `rows` is not 1 or more, or `seed` not 0 or more.
         """
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-            raise ValueRefusedError(f"`seed` must be 0 or more, or None. Got {seed!r}.")
+        if seed is not None:
+            seed = arguments.whole_number("seed", seed, 0)
         chunks = self._chunks(self._name(site), seed)
         return batched(chunks, checked_count("rows", rows, "rows"))
 
@@ -232,11 +230,11 @@ class ActivationStore:
         """
         if sites is None:
             sites = self.sites
-        names = tuple(map(self._name, sites))
-        if over not in _OVER:
-            raise UnknownNameError(
-                f"`over` must be {' or '.join(_OVER)}. Got {over!r}. {did_you_mean(str(over), _OVER)}"
-            )
+        names = tuple(map(self._name, arguments.entries("sites", sites, "a list of keys of sites")))
+        over = arguments.choice("over", over, _OVER, " or ".join(_OVER))
+        skip = arguments.whole_number("skip", skip, 0)
+        if n_positions is not None:
+            n_positions = arguments.whole_number("n_positions", n_positions, 1, counted=" positions")
         if over == "batch_pos":
             if n_positions is not None:
                 raise ValueRefusedError(f"`n_positions` must be left out of a mean over {over!r}. Got {n_positions}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 from mlx_patch.execution import SweepOutcome
 from mlx_patch.execution.measurements import Measurement, metrics_by_measurement
 from mlx_patch.execution.plan import Plan
@@ -36,7 +36,8 @@ def refuse_with_several(kinds: Kinds, **choices: object) -> None:
     for name, value in choices.items():
         if value is not None:
             raise KindError(
-                f"`{name}` must be left out if {kind} is swept with metrics of other kinds. Got {value!r}. Sweep the "
+                f"`{name}` must be left out if {kind} is swept with metrics of other kinds. Got {shown(value)}. "
+                "Sweep the "
                 f"others with it, and {kind} separately."
             )
 

@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_patch.laws import Report, check_laws
+from mlx_patch.model import require_hooked
 from mlx_patch.sweeps._law import exact_sweeps
 from mlx_patch.sweeps._law_rows import independent_in_sweeps
 
@@ -22,6 +23,7 @@ def check_sweeps(model: Any, prompt: Any = None) -> Report:
     Raises:
         ShapeError: The prompt is too short.
     """
+    require_hooked("model", model)
     if prompt is None:
         indices = mx.arange(_PROMPT_SHAPE[0] * _PROMPT_SHAPE[1])
         prompt = ((11 + 37 * indices) % model.d_vocab).reshape(_PROMPT_SHAPE)

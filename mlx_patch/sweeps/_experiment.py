@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from mlx_patch.errors import ValueRefusedError
+from mlx_patch.errors import ValueRefusedError, shown
 from mlx_patch.execution import Experiment
 from mlx_patch.execution.cells import (
     Cell,
@@ -178,7 +178,8 @@ def _description_of_paths(requested: RequestedCells, freeze: str) -> dict[str, A
         return {"freeze": freeze}
     if freeze != "all":
         raise ValueRefusedError(
-            f"`freeze` must be left out where there are no paths. Got {freeze!r}. Write via=mp.Receiver('logits'), say."
+            f"`freeze` must be left out where there are no paths. Got {shown(freeze)}. Write "
+            "via=mp.Receiver('logits'), say."
         )
     return {}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean
+from mlx_patch.errors import UnknownNameError, ValueRefusedError, did_you_mean, shown
 from mlx_patch.interventions import CellEdit, Intervention
 from mlx_patch.sweeps.axes import AxisChoice, SweepAxis, SweepScope, sweep_axes
 
@@ -102,7 +102,7 @@ def _refuse_names(over: Sequence[str]) -> None:
     for name in over:
         if name not in known_names:
             near = did_you_mean(str(name), known_names)
-            raise UnknownNameError(f"`over` must hold axes of a sweep. Got {name!r}. {near}")
+            raise UnknownNameError(f"`over` must hold axes of a sweep. Got {shown(name)}. {near}")
     if not over or len(set(over)) < len(over):
         raise ValueRefusedError(
             f"`over` must name at least one axis, and each once. Got {tuple(over)}. Write over=('layer',), say."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed
+from mlx_patch.errors import KindError, UnknownNameError, ValueRefusedError, did_you_mean, listed, shown
 from mlx_patch.interventions import CellEdit, Edit, Intervention, Path
 from mlx_patch.results import Coordinate
 from mlx_patch.sites import SITES, Site, short_name
@@ -84,7 +84,8 @@ def cells_of_list(over: Sequence[Any], interventions: Sequence[Intervention], sc
     for axis in scope.axes.values():
         if axis.choices is not None:
             raise ValueRefusedError(
-                f"`{axis.title}` must be left out if `over` holds cells. Got {axis.choices!r}. Set it in each cell."
+                f"`{axis.title}` must be left out if `over` holds cells. Got {shown(axis.choices)}. Set it in "
+                "each cell."
             )
     edits = place_cells(over, interventions, scope.sites)
     description = {
@@ -109,7 +110,7 @@ def site_names(at: object) -> tuple[str, ...]:
     else:
         sites = (at,)
     if not all(isinstance(site, str | Site) for site in sites):
-        raise KindError(f"`at` must be a site, or several. Got {at!r}. Write at='resid_post', say.")
+        raise KindError(f"`at` must be a site, or several. Got {shown(at)}. Write at='resid_post', say.")
     names = tuple(map(_site_name, sites))
     if len(set(map(_spell_out, names))) < len(names):
         raise ValueRefusedError(f"`at` must name each site once. Got {listed(names)}. Leave one of them out.")
@@ -186,7 +187,7 @@ def _place_cell(cell: Any, intervention: Intervention | None, sites: Sequence[st
         return tuple(cell)
     if not isinstance(cell, Mapping):
         raise KindError(
-            f"`over` must hold names of axes, or cells: edits, lists of edits, or dicts for `.at`. Got {cell!r}. "
+            f"`over` must hold names of axes, or cells: edits, lists of edits, or dicts for `.at`. Got {shown(cell)}. "
             "Write over=('layer',), or over=[{'layer': 3, 'pos': -1}], say."
         )
     if intervention is None:
@@ -202,7 +203,9 @@ def _place_intervention(
     for key in where:
         if key not in _KEYS:
             near = did_you_mean(str(key), _KEYS)
-            raise UnknownNameError(f"`over` must hold dicts of what `.at` takes. Got {key!r} in {dict(where)}. {near}")
+            raise UnknownNameError(
+                f"`over` must hold dicts of what `.at` takes. Got {shown(key)} in {dict(where)}. {near}"
+            )
     if "site" in where:
         site = where["site"]
         sites = tuple(site) if isinstance(site, list | tuple) else (site,)
@@ -216,6 +219,6 @@ def _refuse_unused(interventions: Sequence[object], sites: Sequence[str], dicts:
     for name, values, is_used in (("intervention", interventions, bool(dicts)), ("at", sites, needs_sites)):
         if values and not is_used:
             raise ValueRefusedError(
-                f"`{name}` must be left out if every cell of `over` has its own. Got {values[0]!r}. "
+                f"`{name}` must be left out if every cell of `over` has its own. Got {shown(values[0])}. "
                 "Leave it out, or give cells as dicts."
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.interventions import CellEdit, Edit, Intervention, Path
 from mlx_patch.model import HookedModel, SelectorResolver
 from mlx_patch.tokens import Batch
@@ -47,7 +47,8 @@ def checked_interventions(
 def _require_intervention(value: object) -> Intervention:
     if not isinstance(value, Intervention):
         raise KindError(
-            f"`intervention` must be an Intervention, or one per prompt. Got {value!r}. Write mp.Replace(cache), say."
+            f"`intervention` must be an Intervention, or one per prompt. Got {shown(value)}. Write "
+            "mp.Replace(cache), say."
         )
     return value
 

@@ -76,7 +76,7 @@ def sweep_pair(
 
 def _donor(model: HookedModel, tokens: mx.array, sites: Any) -> Any:
     """The activations that are put into the other prompt: those of the sites that `at` names."""
-    if not sites:
+    if sites is None or (isinstance(sites, list | tuple) and not sites):
         raise KindError("`at` must be a site. Got None. Write at='resid_post', say.")
     return model.run_with_cache(tokens, sites=sites, logits_at=-1)[1]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from mlx_patch import arguments
 from mlx_patch.errors import ValueRefusedError
 
 
@@ -19,13 +20,14 @@ def windows(layers: Iterable[int], width: int) -> list[tuple[int, ...]]:
         >>> windows(range(4), 3)
         [(0, 1, 2), (1, 2, 3)]
     """
-    layers = tuple(layers)
-    if not 1 <= width <= len(layers):
+    numbers = _numbers(layers)
+    width = arguments.whole_number("width", width)
+    if not 1 <= width <= len(numbers):
         raise ValueRefusedError(
-            f"`width` must be 1 to {len(layers)}, the number of layers. Got {width}. Write windows(layers, 1), say."
+            f"`width` must be 1 to {len(numbers)}, the number of layers. Got {width}. Write windows(layers, 1), say."
         )
-    n_windows = len(layers) - width + 1
-    return [layers[first : first + width] for first in range(n_windows)]
+    n_windows = len(numbers) - width + 1
+    return [numbers[first : first + width] for first in range(n_windows)]
 
 
 def up_to(layers: Iterable[int]) -> list[tuple[int, ...]]:
@@ -35,8 +37,8 @@ def up_to(layers: Iterable[int]) -> list[tuple[int, ...]]:
         >>> up_to(range(3))
         [(0,), (0, 1), (0, 1, 2)]
     """
-    layers = tuple(layers)
-    return [layers[: last + 1] for last in range(len(layers))]
+    numbers = _numbers(layers)
+    return [numbers[: last + 1] for last in range(len(numbers))]
 
 
 def onwards(layers: Iterable[int]) -> list[tuple[int, ...]]:
@@ -46,5 +48,9 @@ def onwards(layers: Iterable[int]) -> list[tuple[int, ...]]:
         >>> onwards(range(3))
         [(0, 1, 2), (1, 2), (2,)]
     """
-    layers = tuple(layers)
-    return [layers[first:] for first in range(len(layers))]
+    numbers = _numbers(layers)
+    return [numbers[first:] for first in range(len(numbers))]
+
+
+def _numbers(layers: Iterable[int]) -> tuple[int, ...]:
+    return arguments.whole_numbers("layers", layers, "a list of whole numbers")

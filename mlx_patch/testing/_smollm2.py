@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, get_args
 
 import mlx.core as mx
 
-from mlx_patch.errors import FileError, ValueRefusedError
+from mlx_patch.errors import FileError, ValueRefusedError, shown
 
 __all__ = ["smollm2_folder"]
 
@@ -74,7 +74,7 @@ def smollm2_folder(precision: Precision = "float32", *, cache_dir: Path | None =
         Allal et al. 2025, https://arxiv.org/abs/2502.02737.
     """
     if precision not in get_args(Precision):
-        raise ValueRefusedError(f"`precision` must be 'float32' or '4bit'. Got {precision!r}.")
+        raise ValueRefusedError(f"`precision` must be 'float32' or '4bit'. Got {shown(precision)}.")
     cache = _cache_folder(cache_dir)
     folder = cache / f"SmolLM2-135M-Instruct-{precision}-v{_RECIPE}"
     if not folder.is_dir():

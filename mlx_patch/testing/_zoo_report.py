@@ -15,7 +15,7 @@ from typing import IO, Literal, get_args
 
 from typing_extensions import override
 
-from mlx_patch.errors import UnknownNameError, did_you_mean, listed
+from mlx_patch.errors import UnknownNameError, did_you_mean, listed, shown
 from mlx_patch.laws import ALL, Law
 from mlx_patch.provenance import machine
 from mlx_patch.sweeps import exact_sweeps, independent_in_sweeps
@@ -130,7 +130,7 @@ def check_zoo(
     """
     for name in names:
         if name not in ZOO:
-            raise UnknownNameError(f"`names` must be models of the zoo. Got {name!r}. {did_you_mean(name, ZOO)}")
+            raise UnknownNameError(f"`names` must be models of the zoo. Got {shown(name)}. {did_you_mean(name, ZOO)}")
     lines: list[ZooLine] = []
     models = list(names or ZOO)
     while len(lines) < len(models):

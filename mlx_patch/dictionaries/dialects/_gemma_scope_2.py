@@ -10,7 +10,7 @@ from mlx_patch.dictionaries._activation import JumpRelu
 from mlx_patch.dictionaries._dictionary import Dictionary
 from mlx_patch.dictionaries._settings import read_json
 from mlx_patch.dictionaries.dialects._dialect import Dialect, LoadChoices, Tensors, make_dictionary, refuse_factor
-from mlx_patch.errors import FileError
+from mlx_patch.errors import FileError, shown
 
 
 @final
@@ -43,7 +43,7 @@ class GemmaScope2(Dialect):
             skip = tensors.array("affine_skip_connection", width, decoder.shape[1]).T
         is_transcoder = kind == "transcoder" or hook != hook_out
         if skip is not None and not is_transcoder:
-            raise FileError(f"{settings.path} must have an affine connection in a transcoder only. Got {kind!r}.")
+            raise FileError(f"{settings.path} must have an affine connection in a transcoder only. Got {shown(kind)}.")
         return make_dictionary(
             self,
             tensors,

@@ -8,7 +8,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout, can_be_split
 from mlx_patch.engine import keeps_all_keys
-from mlx_patch.errors import SelectionError
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions import BY_KEY, Edit, Span
 from mlx_patch.sites import SITES, Site
 
@@ -127,7 +127,8 @@ def _first_position(layout: Layout, edit: Edit, length: int) -> int:
     positions = prompt.local(edit.pos)
     if not positions:
         raise SelectionError(
-            f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {edit.pos!r}. Leave it out for all."
+            f"`pos` must choose a position of this prompt, 0 to {length - 1}. Got {shown(edit.pos)}. Leave it out "
+            "for all."
         )
     if edit.site not in SITES:  # whose positions may lie along another axis: only the whole length tells
         return 0

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from mlx_patch import arguments
 from mlx_patch.architectures import Layout
-from mlx_patch.errors import ArchitectureError, UnknownNameError, did_you_mean
+from mlx_patch.errors import ArchitectureError, shown
 from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.executors._executor import Executor
 
@@ -36,9 +37,7 @@ def choose_executor(
         ArchitectureError: It cannot run these cells on this architecture.
     """
     by_name = executors()
-    if name not in (*by_name, AUTO):
-        suggestion = did_you_mean(str(name), (*by_name, AUTO))
-        raise UnknownNameError(f"`executor` must be the name of an executor. Got {name!r}. {suggestion}")
+    name = arguments.choice("executor", name, (*by_name, AUTO), "the name of an executor")
     if name == AUTO:
         executor, why = _choose_preferred(by_name.values(), layout, cells)
     else:
@@ -46,7 +45,7 @@ def choose_executor(
         reason = executor.why_not(layout, cells)
         if reason:
             raise ArchitectureError(
-                f"`executor` must be one that can run these cells. Got {name!r}, but {reason}. Use 'auto'."
+                f"`executor` must be one that can run these cells. Got {shown(name)}, but {reason}. Use 'auto'."
             )
     if needs_whole_rows and not executor.whole_rows:
         return next(candidate for candidate in by_name.values() if candidate.whole_rows), ""

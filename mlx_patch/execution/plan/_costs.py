@@ -11,7 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Layout, can_be_split
 from mlx_patch.engine import can_truncate
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch.errors import KindError, ValueRefusedError, shown
 from mlx_patch.execution.plan._packing import PIECE, Bounds
 from mlx_patch.execution.plan._plan import Pass, PromptGroup
 from mlx_patch.execution.readouts import Readout
@@ -116,7 +116,7 @@ def bounds_of(memory: int | None) -> Bounds:
     if memory is None:
         return Bounds(memory=device_budget(), piece=_piece.get())
     if isinstance(memory, bool) or not isinstance(memory, int):
-        raise KindError(f"`memory` must be a whole number of bytes. Got {memory!r}. Write 4 * 2**30 for 4 GiB.")
+        raise KindError(f"`memory` must be a whole number of bytes. Got {shown(memory)}. Write 4 * 2**30 for 4 GiB.")
     if memory < 1:
         raise ValueRefusedError(
             f"`memory` must be 1 byte or more. Got {memory}. Leave it out for half of what the device has left."

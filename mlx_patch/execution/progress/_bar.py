@@ -31,7 +31,7 @@ class Progress:
     """
 
     def __init__(self, choice: ProgressChoice, total: int, n_done: int = 0):
-        if not (choice is None or isinstance(choice, bool) or callable(choice)):
+        if not (choice is None or isinstance(choice, bool) or callable(choice)) or isinstance(choice, type):
             raise KindError(
                 f"`progress` must be a function of (done, total), a bool or None. Got {type(choice).__name__}. "
                 "Leave it out for a bar on a terminal or in a notebook."

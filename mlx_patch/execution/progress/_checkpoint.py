@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_patch.errors import FileError, KindError
+from mlx_patch import arguments
+from mlx_patch.errors import FileError
 from mlx_patch.execution.plan import Plan
 from mlx_patch.execution.progress._numbers import Numbers
 from mlx_patch.files import ABOUT, Format, array_members, read_archive, remove_leftovers, write_members
@@ -96,9 +97,7 @@ def checked_path(checkpoint: object) -> Path:
         KindError: It is no path.
         FileError: It is a folder.
     """
-    if not isinstance(checkpoint, str | os.PathLike):
-        raise KindError(f"`checkpoint` must be a path or None. Got {type(checkpoint).__name__}.")
-    path = Path(checkpoint)
+    path = arguments.path("checkpoint", checkpoint)
     if path.is_dir():
         raise FileError(f"`checkpoint` must be a file's name. Got {path}, which is a directory. Choose another name.")
     return path

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError, UnknownNameError, did_you_mean
-from mlx_patch.interventions._numbers import chosen_numbers
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, SelectionError, shown
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,9 @@ class Receiver:
     head: Any = None
 
     def __post_init__(self) -> None:
-        if self.name not in _KINDS:
-            near = did_you_mean(str(self.name), _KINDS)
-            raise UnknownNameError(f"`receiver` must be a receiver. Got {self.name!r}. {near}")
-        object.__setattr__(self, "layer", chosen_numbers("layer", self.layer))
-        object.__setattr__(self, "head", chosen_numbers("head", self.head))
+        object.__setattr__(self, "name", arguments.choice("receiver", self.name, _KINDS, "a receiver"))
+        object.__setattr__(self, "layer", arguments.chosen_numbers("layer", self.layer))
+        object.__setattr__(self, "head", arguments.chosen_numbers("head", self.head))
         if self.kind.reads == "end" and self.layer is not None:
             raise SelectionError(f"`layer` must be None for {self.name!r}. Got {self.layer}. Leave it out.")
         if self.kind.reads != "end" and self.layer is None:
@@ -89,12 +87,12 @@ class Receiver:
         return f"Receiver({self._arguments()})"
 
     def _arguments(self) -> str:
-        arguments = [repr(self.name)]
+        choices = [repr(self.name)]
         for name in ("layer", "head"):
             choice = getattr(self, name)
             if choice is not None:
-                arguments.append(f"{name}={_written(choice)}")
-        return ", ".join(arguments)
+                choices.append(f"{name}={_written(choice)}")
+        return ", ".join(choices)
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,6 +108,11 @@ class Path:
 
     sender: Any
     receivers: tuple[Receiver, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sender, Path) and not hasattr(self.sender, "parts"):  # an Edit, which imports this
+            raise KindError(f"`sender` must be an Edit or a Path. Got {shown(self.sender)}. Write `edit.via(...)`.")
+        object.__setattr__(self, "receivers", receivers_of(self.receivers, None, None))
 
     def via(self, receiver: "str | Receiver | Iterable[Receiver]", layer: Any = None, head: Any = None) -> "Path":
         """The path that goes on from these receivers to others. Arguments and errors are those of `Edit.via`."""
@@ -150,15 +153,19 @@ def receivers_of(receiver: "str | Receiver | Iterable[Receiver]", layer: Any, he
     if isinstance(receiver, str):
         return (Receiver(receiver, layer, head),)
     if layer is not None or head is not None:
-        raise SelectionError(f"`layer` and `head` must be left out beside a Receiver. Got {layer} and {head}.")
+        raise SelectionError(
+            f"`layer` and `head` must be left out beside a Receiver. Got {shown(layer)} and {shown(head)}."
+        )
     receivers = receiver
     if isinstance(receiver, Receiver):
         receivers = (receiver,)
     if not isinstance(receivers, list | tuple) or not receivers:
-        raise KindError(f"`receiver` must be a name or Receivers. Got {receiver!r}. Write 'q', layer=11, say.")
+        raise KindError(f"`receiver` must be a name or Receivers. Got {shown(receiver)}. Write 'q', layer=11, say.")
     for member in receivers:
         if not isinstance(member, Receiver):
-            raise KindError(f"`receiver` must be a name or Receivers. Got {member!r}. Write mp.Receiver('logits').")
+            raise KindError(
+                f"`receiver` must be a name or Receivers. Got {shown(member)}. Write mp.Receiver('logits')."
+            )
     if len(set(receivers)) < len(receivers):
         raise SelectionError(f"`receiver` must name each receiver once. Got {list(receivers)}. Leave one out.")
     return tuple(receivers)

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError, ShapeError
+from mlx_patch.errors import KindError, SelectionError, ShapeError, shown
 from mlx_patch.interventions._where import pos_axis
 from mlx_patch.interventions.sources._source import ActivationSource
 from mlx_patch.positions import Alignment
@@ -35,7 +35,7 @@ class Aligned:
         _refuse_other_prompt(self.source, self.alignment)
         if not self.positions:
             raise SelectionError(
-                f"`source` must hold a position that the alignment uses. Got {self.source!r} and an alignment of "
+                f"`source` must hold a position that the alignment uses. Got {shown(self.source)} and an alignment of "
                 f"{list(self.alignment.sources)}. Capture all positions: leave out `pos`."
             )
 
@@ -90,7 +90,8 @@ def aligned(name: str, source: object, alignment: Alignment | None) -> Any:
         return source
     if not isinstance(alignment, Alignment):
         raise KindError(
-            f"`positions` must be an Alignment. Got {alignment!r}. Write mp.align(clean, corrupted), and choose where "
+            f"`positions` must be an Alignment. Got {shown(alignment)}. Write mp.align(clean, corrupted), and "
+            "choose where "
             "to patch with `.at(..., pos=...)`."
         )
     if isinstance(source, mx.array) or not isinstance(source, ActivationSource):

@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.errors import KindError, MissingSiteError, SelectionError, ShapeError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import KindError, MissingSiteError, SelectionError, ShapeError, ValueRefusedError, shown
 from mlx_patch.interventions._fitted import broadcasts, is_real
 from mlx_patch.interventions._where import Where, refuse_no_positions, refuse_shape
 from mlx_patch.sites import Site
@@ -44,8 +45,10 @@ def as_source(name: str, value: object) -> Source:
     Raises:
         KindError: It is neither a cache nor an array of real numbers.
     """
-    if isinstance(value, np.ndarray | np.number | float | int) and not isinstance(value, bool):
-        value = _from_numpy(name, np.asarray(value))
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        value = np.asarray(arguments.number(name, value))
+    if isinstance(value, np.ndarray | np.number):
+        value = _from_numpy(name, arguments.numpy_array(name, value))
     if isinstance(value, mx.array):
         if not is_real(value.dtype):
             raise KindError(f"`{name}` must hold real numbers. Got {value.dtype}.")
@@ -61,7 +64,8 @@ def _from_numpy(name: str, array: np.ndarray) -> mx.array:
     if array.dtype.kind not in "fiu":
         raise KindError(f"`{name}` must hold real numbers. Got {array.dtype}.")
     if array.dtype != np.float16:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # the run refuses what is infinite
+            array = array.astype(np.float32)
     return mx.array(array)
 
 
@@ -86,24 +90,31 @@ def check_source(name: str, source: Source, sites: Iterable[Site]) -> None:
 
     Raises:
         MissingSiteError: The cache lacks one of `sites`.
-        ValueRefusedError: It holds NaN.
+        ValueRefusedError: It holds NaN; or it is an array, and holds infinity.
     """
+    sites = tuple(sites)
     if isinstance(source, mx.array):
         arrays = {name: source}
     else:
         arrays = {str(site): _activation(name, source, site) for site in sites}
     holds_nan = {label: mx.any(mx.isnan(array)) for label, array in arrays.items()}
-    mx.eval(*holds_nan.values())
+    is_infinite = mx.isinf
+    if all(site.name == "attn_scores" for site in sites):  # where minus infinity is what a mask puts
+        is_infinite = mx.isposinf
+    holds_infinity = {label: mx.any(is_infinite(array)) for label, array in arrays.items()}
+    mx.eval(holds_nan, holds_infinity)
     for label, is_nan in holds_nan.items():
         if is_nan.item():
             raise ValueRefusedError(f"`{name}` must not hold NaN. Got NaN in {label}. Check the run it came from.")
+        if isinstance(source, mx.array) and holds_infinity[label].item():  # in a run, numbers may overflow
+            raise ValueRefusedError(f"`{name}` must be finite. Got infinity in {label}.")
 
 
 def _activation(name: str, source: ActivationSource, site: Site) -> mx.array:
     """The source's activation at a site, refused if it has none."""
     if site not in source:
         raise MissingSiteError(
-            f"`{name}` must hold {site}. Got {source!r}. Capture it with `run_with_cache(..., sites=...)`."
+            f"`{name}` must hold {site}. Got {shown(source)}. Capture it with `run_with_cache(..., sites=...)`."
         )
     return source[site]
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.errors import KindError, ShapeError, shown
 from mlx_patch.interventions._elementwise import Local
 from mlx_patch.interventions._fitted import wide
 from mlx_patch.interventions._masked import SCORES, refuse_masked
@@ -46,7 +46,7 @@ class Project(Local):
         if not isinstance(array, mx.array):
             raise KindError(f"`direction` must be an mx.array or a numpy array. Got {type(direction).__name__}.")
         if not isinstance(onto, bool):
-            raise KindError(f"`onto` must be True or False. Got {onto!r}.")
+            raise KindError(f"`onto` must be True or False. Got {shown(onto)}.")
         object.__setattr__(self, "direction", array)
         object.__setattr__(self, "onto", onto)
         object.__setattr__(self, "basis", rows_of_basis(array))

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from mlx_patch.errors import KindError, ValueRefusedError
+from mlx_patch import arguments
+from mlx_patch.errors import ValueRefusedError
 from mlx_patch.pairs._pair import PromptPair
 from mlx_patch.pairs._pairs import PromptPairs
 from mlx_patch.tokens import tokenize
+
+_MOST = 10**5
+"""Pairs: more than any task has."""
 
 
 def draw_pairs(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair], tokenizer: Any) -> PromptPairs:
@@ -23,22 +27,23 @@ def draw_pairs(name: str, n: int, seed: int, draw: Callable[[Random], PromptPair
         KindError: `n` or `seed` is not an integer.
         ValueRefusedError: `n` is not 1 or more, or there are not so many pairs.
     """
-    for argument, value in (("n", n), ("seed", seed)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise KindError(f"`{argument}` must be an integer. Got {value!r}. Write {name}(8, 0).")
-    if n < 1:
-        raise ValueRefusedError(f"`n` must be 1 or more pairs. Got {n}. Write {name}(8, 0).")
-    random = Random(seed)
+    remedy = f"Write {name}(8, 0)."
+    n = arguments.whole_number("n", n, 1, _MOST, counted=" pairs", remedy=remedy)
+    random = Random(arguments.whole_number("seed", seed, remedy=remedy))
     by_length: dict[int, dict[PromptPair, None]] = {}
-    for _ in range(200 * n + 2000):
+    since_new, n_drawn = 0, 0
+    while since_new < 5000 + 20 * n_drawn:
+        since_new += 1
         pair = draw(random)
         length = _length(pair, tokenizer)
         if length is None:
             continue
         pairs = by_length.setdefault(length, {})
+        if pair not in pairs:
+            since_new, n_drawn = 0, n_drawn + 1
         pairs[pair] = None
         if len(pairs) == n:
-            return PromptPairs(pairs, name)
+            return PromptPairs(list(pairs), name)
     largest = max(map(len, by_length.values()), default=0)
     condition = ""
     if tokenizer is not None:

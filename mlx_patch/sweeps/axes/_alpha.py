@@ -1,13 +1,14 @@
 """`AlphaAxis`: how far an interpolation goes."""
 
-from typing import Any, SupportsFloat, final
+from typing import Any, final
 
+import mlx.core as mx
 from typing_extensions import override
 
+from mlx_patch import arguments
 from mlx_patch.errors import SelectionError
 from mlx_patch.interventions import Intervention
 from mlx_patch.sweeps.axes._axis import SweepAxis
-from mlx_patch.sweeps.axes._choices import is_group
 
 
 @final
@@ -27,6 +28,6 @@ class AlphaAxis(SweepAxis):
 
     @override
     def parse_choice(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, SupportsFloat) or is_group(value):
-            raise SelectionError(f"`alphas` must hold numbers. Got {value!r}. Write [0.0, 0.5, 1.0].")
-        return float(value)
+        if isinstance(value, mx.array) and value.ndim == 0:
+            value = value.item()
+        return arguments.number("alphas", value, remedy="Write [0.0, 0.5, 1.0].", kind_error=SelectionError)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from mlx_patch.errors import SelectionError, ValueRefusedError, listed
+from mlx_patch import arguments
+from mlx_patch.errors import SelectionError, ValueRefusedError, listed, shown
 from mlx_patch.execution.cells import Shapes
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.model import HookedModel
@@ -124,11 +125,15 @@ class SweepAxis(Axis):
         if argument is None:
             return None
         members = resolve_slice(argument, size)
-        if not is_group(members):
+        if is_group(members):
+            members = arguments.entries(self.title, members, "a choice, or a list of choices", error=SelectionError)
+        else:
             members = (members,)
         choices = tuple(self.parse_choice(resolve_slice(member, size)) for member in members)
         if not choices or () in choices:
-            raise SelectionError(f"`{self.title}` must choose something. Got {argument!r}. Leave it out to choose all.")
+            raise SelectionError(
+                f"`{self.title}` must choose something. Got {shown(argument)}. Leave it out to choose all."
+            )
         refuse_repeated_choices(self.title, argument, choices)
         return choices
 

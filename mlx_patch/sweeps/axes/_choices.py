@@ -1,12 +1,11 @@
 """The choices of a caller along an axis: numbers, groups of numbers, and what else an axis takes."""
 
 from collections.abc import Iterable, Sequence
-from operator import index
-from typing import SupportsIndex
 
 from typing_extensions import TypeIs
 
-from mlx_patch.errors import SelectionError
+from mlx_patch import arguments
+from mlx_patch.errors import SelectionError, shown
 from mlx_patch.interventions import Receiver
 from mlx_patch.positions import Selector
 
@@ -19,7 +18,7 @@ AxisChoice = PlaceChoice | Receiver | tuple[Receiver, ...]
 
 def is_group(value: object) -> TypeIs[Iterable[object]]:
     """Whether a value holds several; an array of no axes is one number."""
-    if not isinstance(value, Iterable) or isinstance(value, str):
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | bytearray | memoryview):
         return False
     return getattr(value, "ndim", 1) > 0
 
@@ -27,7 +26,7 @@ def is_group(value: object) -> TypeIs[Iterable[object]]:
 def resolve_slice(member: object, size: int | None) -> object:
     """The numbers of a slice; anything else as it is."""
     if isinstance(member, slice) and size is not None:
-        return range(*member.indices(size))
+        return range(*arguments.checked_slice("slice", member).indices(size))
     return member
 
 
@@ -37,12 +36,12 @@ def parse_index(keyword: str, value: object) -> int:
     Raises:
         SelectionError: It is none.
     """
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or is_group(value):
+    if not arguments.is_whole(value):
         remedy = "Write [0, 1] or [(0, 1), 2]."
         if isinstance(value, slice):
             remedy = "Write range(1, 4), say; for positions of prompts of several lengths mp.pos.where(...)."
-        raise SelectionError(f"`{keyword}` must hold ints, or groups of ints. Got {value!r}. {remedy}")
-    return index(value)
+        raise SelectionError(f"`{keyword}` must hold ints, or groups of ints. Got {shown(value)}. {remedy}")
+    return arguments.whole_number(keyword, value, kind_error=SelectionError, error=SelectionError)
 
 
 def refuse_repeated_choices(keyword: str, argument: object, choices: Sequence[object]) -> None:
@@ -57,7 +56,7 @@ def refuse_repeated_choices(keyword: str, argument: object, choices: Sequence[ob
     has_repeated_number = any(len(set(group)) < len(group) for group in groups)
     has_repeated_group = len(set(map(frozenset, groups))) < len(groups)
     if has_repeated_number or has_repeated_group:
-        raise SelectionError(f"`{keyword}` must not name anything twice. Got {argument!r}. Leave one of them out.")
+        raise SelectionError(f"`{keyword}` must not name anything twice. Got {shown(argument)}. Leave one of them out.")
 
 
 def flatten(choices: Iterable[PlaceChoice]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any, final
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError, SelectionError
+from mlx_patch.errors import KindError, SelectionError, shown
 from mlx_patch.interventions import Edit, Intervention
 from mlx_patch.sweeps.axes._axis import SweepAxis
 from mlx_patch.sweeps.axes._choices import parse_index
@@ -39,7 +39,7 @@ class SeedAxis(SweepAxis):
         if not any(intervention.draws for intervention in interventions) and not any(map(_draws, standing)):
             raise KindError(
                 "`over` must not have 'seed' where nothing draws random numbers. "
-                f"Got {interventions[0]!r}, and {len(standing)} standing edits. Use mp.Ablate('noise')."
+                f"Got {shown(interventions[0])}, and {len(standing)} standing edits. Use mp.Ablate('noise')."
             )
 
     @override

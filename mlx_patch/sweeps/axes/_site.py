@@ -5,7 +5,7 @@ from typing import Any, Self, final
 
 from typing_extensions import override
 
-from mlx_patch.errors import ValueRefusedError, listed
+from mlx_patch.errors import ValueRefusedError, listed, shown
 from mlx_patch.sweeps.axes._axis import SweepAxis, SweepScope
 
 
@@ -25,7 +25,7 @@ class SiteAxis(SweepAxis):
     @override
     def parsed(self, scope: SweepScope) -> Self:
         if self.choices is not None:
-            raise ValueRefusedError(f"`at` must have the sites. Got {self!r} in `over`. Write over='site'.")
+            raise ValueRefusedError(f"`at` must have the sites. Got {shown(self)} in `over`. Write over='site'.")
         return self
 
     @override

@@ -4,7 +4,7 @@ from typing import Any, final
 
 from typing_extensions import override
 
-from mlx_patch.errors import KindError
+from mlx_patch.errors import KindError, shown
 from mlx_patch.interventions import Receiver
 from mlx_patch.results import Coordinate
 from mlx_patch.sweeps.axes._axis import SweepAxis, SweepScope
@@ -53,5 +53,5 @@ def _as_group(choice: Any) -> tuple[Receiver, ...]:
 
 def _require_receiver(value: Any) -> Receiver:
     if not isinstance(value, Receiver):
-        raise KindError(f"`via` must hold Receivers. Got {value!r}. Write mp.Receiver('logits'), say.")
+        raise KindError(f"`via` must hold Receivers. Got {shown(value)}. Write mp.Receiver('logits'), say.")
     return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 from typing_extensions import override
 
-from mlx_patch.errors import ValueRefusedError
+from mlx_patch import arguments
 from mlx_patch.model import HookedModel
 from mlx_patch.testing._fuzz._check import Outcome, check_case
 from mlx_patch.testing._fuzz._draw import draw_case
@@ -79,8 +79,15 @@ def fuzz_sweeps(
     Raises:
         ValueRefusedError: `cases` is less than 1.
     """
-    if cases < 1:
-        raise ValueRefusedError(f"`cases` must be 1 or more. Got {cases}.")
+    seed = arguments.whole_number("seed", seed, 0)
+    cases = arguments.whole_number("cases", cases, 1)
+    if models is not None and not isinstance(models, Mapping):
+        models = arguments.entries("models", models, "names of the zoo, or models by name")
+    if progress is not None:
+        progress = arguments.function("progress", progress, "a function of the number of cases")
+    stop_after = arguments.whole_number("stop_after", stop_after, 1)
+    if only is not None:
+        only = arguments.whole_number("only", only, 0)
     with _uncompiled():
         return _fuzz(seed, cases, models, only, stop_after, progress)
 

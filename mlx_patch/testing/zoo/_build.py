@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path
 
-from mlx_patch.errors import ArchitectureError, UnknownNameError, did_you_mean
+from mlx_patch import arguments
+from mlx_patch.errors import ArchitectureError, shown
 from mlx_patch.provenance import parameters
 from mlx_patch.testing.zoo._kernels import without_metal
 from mlx_patch.testing.zoo.species import every_species
@@ -47,6 +48,8 @@ def tiny_model(name: str, precision: Precision = "float32", seed: int = 0) -> nn
         ArchitectureError: mlx_lm's module for it stops Python; `EXCEPTIONS` says why.
     """
     module_name, config = species(name)
+    precision = cast("Precision", arguments.choice("precision", precision, get_args(Precision)))
+    seed = arguments.whole_number("seed", seed, 0)
     return built(module_name, config, precision, seed)
 
 
@@ -56,8 +59,7 @@ def species(name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UnknownNameError: There is no such model.
     """
-    if name not in ZOO:
-        raise UnknownNameError(f"`name` must be a model of the zoo. Got {name!r}. {did_you_mean(name, ZOO)}")
+    name = arguments.choice("name", name, ZOO, "a model of the zoo")
     return ZOO[name]
 
 
@@ -81,8 +83,8 @@ def built(
         ValueError: It has more parameters than it may. None is computed.
     """
     module = module_of(module_name)
-    arguments = {"model_type": module_name, **deepcopy(dict(config))}
-    model = module.Model(module.ModelArgs.from_dict(arguments))
+    settings = {"model_type": module_name, **deepcopy(dict(config))}
+    model = module.Model(module.ModelArgs.from_dict(settings))
     n_parameters = sum(array.size for array in parameters(model))
     if max_parameters is not None and n_parameters > max_parameters:
         raise ValueError(f"more than {max_parameters} parameters")
@@ -102,7 +104,8 @@ def module_of(name: str) -> Any:
         return without_metal(name)
     except SystemExit as stopped:
         raise ArchitectureError(
-            f"`name` must be an architecture that mlx_lm can load. Got {name!r}: {EXCEPTIONS.get(name, 'it stops')}."
+            f"`name` must be an architecture that mlx_lm can load. Got {shown(name)}: "
+            f"{EXCEPTIONS.get(name, 'it stops')}."
         ) from stopped
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.errors import ArchitectureError
+from mlx_patch.errors import ArchitectureError, shown
 from mlx_patch.testing.zoo._build import Precision, built, module_of, species
 from mlx_patch.testing.zoo._changes import CHANGES, Config, ConfigChange, is_sound
 
@@ -84,7 +84,7 @@ def draw(name: str, number: int) -> Draw:
         fields_with_defaults = {**defaults, **_flat(_text(changed))}
         if is_sound(fields_with_defaults) and _takes(name, changed):
             return Draw(name, number, changes, changed)
-    raise ArchitectureError(f"`name` must be a model of which other configurations run. Got {name!r}.")
+    raise ArchitectureError(f"`name` must be a model of which other configurations run. Got {shown(name)}.")
 
 
 def drawn_model(name: str, number: int, precision: Precision = "float32", seed: int = 0) -> nn.Module:

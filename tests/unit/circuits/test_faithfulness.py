@@ -99,7 +99,7 @@ def test_a_curve_whose_arrays_do_not_fit_is_refused():
 REFUSALS = {
     "order": ({"sizes": (5, 3)}, ValueRefusedError, "`sizes` must ascend"),
     "too many": ({"sizes": (3, 10**6)}, ValueRefusedError, "`sizes` must ascend"),
-    "no number": ({"sizes": (0.5,)}, KindError, "`sizes` must be whole numbers"),
+    "no number": ({"sizes": (0.5,)}, KindError, "`sizes` must be a whole number"),
     "metrics": ({"metric": [METRIC]}, KindError, "`metric` must be one metric"),
     "scores": ({"edges": [1.0]}, PatchError, "`edges` must be scores"),
     "connected nodes": ({"by": "node", "connected": True}, ValueRefusedError, "`connected` must be False"),

@@ -202,10 +202,10 @@ REFUSED = {
         "one answer for all examples, or one per example, 2. Got 3",
     ),
     "no expression": (lambda m: GenerateMatches("("), ValueRefusedError, "must be a regular expression. Got '\\('"),
-    "no text": (lambda m: GenerateMatches(3), KindError, "must be a regular expression. Got 3"),
+    "no text": (lambda m: GenerateMatches(3), KindError, "`pattern` must be a text. Got 3"),
     "no tokens": (lambda m: GenerateMatches("a", max_tokens=0), ValueRefusedError, "must be 1 or more. Got 0"),
     "half a token": (lambda m: GenerateMatches("a", max_tokens=0.5), KindError, "must be a whole number. Got 0.5"),
-    "cold": (lambda m: GenerateMatches("a", temperature=0), ValueRefusedError, "must be more than 0. Got 0"),
+    "cold": (lambda m: GenerateMatches("a", temperature=0), ValueRefusedError, "`temperature` must be above 0. Got 0"),
     "silent": (lambda m: mp.measure(m, PROMPTS, GenerateMatches("a")), KindError, "`tokenizer` must be given for gen"),
     "kept": (
         lambda m: mp.sweep(m, PROMPTS, mp.Scale(0.0), "z", metric=[GenerateMatches("a"), LogProb(3)], checkpoint="x"),

@@ -157,11 +157,11 @@ def test_an_argument_that_the_kind_does_not_use_is_refused(kind, unused, uses):
 
 
 def test_seed_and_scale_must_be_usable():
-    with pytest.raises(KindError, match=r"`seed` must be an int\. Got float"):
+    with pytest.raises(KindError, match=r"`seed` must be a whole number\. Got 1\.5"):
         Ablate("noise", seed=1.5)
     with pytest.raises(ValueRefusedError, match=r"`seed` must be 0 or more\. Got -1"):
         Ablate("noise", seed=-1)
-    with pytest.raises(ValueRefusedError, match=r"`scale` must be more than 0\. Got 0"):
+    with pytest.raises(ValueRefusedError, match=r"`scale` must be above 0\. Got 0"):
         Ablate("noise", scale=0)
 
 

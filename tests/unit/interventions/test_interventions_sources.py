@@ -174,7 +174,17 @@ def test_nan_is_refused_before_anything_runs(make):
     with pytest.raises(ValueRefusedError, match=r"must not hold NaN\. Got NaN in blocks\.1\.attn\.hook_z"):
         make(Cache(Y * mx.nan)).check([Z])
     make(Cache(Y)).check([Z])
-    make(mx.array(-mx.inf)).check([Z])
+    make(mx.array(-mx.inf)).check([Site("attn_scores", 1)])
+
+
+@pytest.mark.parametrize("make", [Replace, Add, lambda source: Interpolate(source, 0.5)])
+def test_an_infinite_array_is_refused_but_as_a_mask(make):
+    for infinity, site in ((mx.inf, Site("attn_scores", 1)), (mx.inf, Z), (-mx.inf, Z)):
+        with pytest.raises(ValueRefusedError, match=r"` must be finite\. Got infinity in"):
+            make(mx.array([1.0, infinity])).check([site])
+    with pytest.raises(ValueRefusedError, match=r"` must be a finite number\. Got inf\."):
+        make(float("inf"))
+    make(Cache(Y * mx.inf)).check([Z])  # a run may have overflowed
 
 
 def test_a_cache_without_the_site_is_refused():

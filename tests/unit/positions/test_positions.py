@@ -170,14 +170,14 @@ def test_roles_need_a_template(word_tokenizer):
     ("make", "error", "message"),
     [
         (lambda: pos.text(""), ValueRefusedError, "must hold something to look for"),
-        (lambda: pos.text(3), KindError, r"`text` must be a text. Got 3. Write mp.pos.token\(3\)"),
+        (lambda: pos.text(3), KindError, r"`text` must be a text. Got 3. Write mp.pos.token\(\.\.\.\)"),
         (lambda: pos.token(True), KindError, "must be a text or a token id. Got True"),
         (lambda: pos.token(3, nth=0.5), KindError, "must be a number from 0, or 'all'. Got 0.5"),
         (lambda: pos.turn("user"), KindError, "must be the number of a message. Got 'user'"),
         (lambda: pos.where(3), KindError, "must be a function of"),
         (lambda: pos.last | 3, KindError, "must join two selectors. Got 3"),
-        (lambda: pos.last + 1.0, KindError, "must have a number of positions. Got 1.0"),
-        (lambda: pos.last - "a", KindError, "must have a number of positions. Got 'a'"),
+        (lambda: pos.last + 1.0, KindError, "must be a whole number of positions. Got 1.0"),
+        (lambda: pos.last - "a", KindError, "must be a whole number of positions. Got 'a'"),
         (lambda: pos.show(4, [5, 6]), SelectionError, "must lie in -2 to 1. Got 4"),
     ],
 )

@@ -206,8 +206,8 @@ def test_the_only_metric_goes_by_its_own_name(grid):
     ("n", "error", "message"),
     [
         (0, ValueRefusedError, r"`n` must be 1 or more. Got 0. Give the number of peaks."),
-        (1.5, KindError, r"`n` must be an int. Got float."),
-        (True, KindError, r"`n` must be an int. Got bool."),
+        (1.5, KindError, r"`n` must be a whole number. Got 1.5."),
+        (True, KindError, r"`n` must be a whole number. Got True."),
     ],
 )
 def test_a_number_of_peaks_is_one_or_more(grid, n, error, message):

@@ -360,7 +360,7 @@ def test_what_is_not_there_is_refused(stored):
         store.array("resid_pst.1")
     with pytest.raises(ValueRefusedError, match=r"`rows` must be 1 or more rows\. Got 0"):
         store.batches("resid_post.1", 0)
-    with pytest.raises(ValueRefusedError, match=r"`seed` must be 0 or more, or None\. Got -1"):
+    with pytest.raises(ValueRefusedError, match=r"`seed` must be 0 or more\. Got -1"):
         store.batches("resid_post.1", 4, seed=-1)
 
 
@@ -395,8 +395,8 @@ def test_means_that_mean_nothing_are_refused(stored):
             r"which has shape \(1, 4, 2, \d+\) for a prompt o",
         ),
         ({"sites": "resid_pst"}, UnknownNameError, "Did you mean resid_post"),
-        ({"shard_mb": 0}, ValueRefusedError, r"`shard_mb` must be more than 0 megabytes\. Got 0"),
-        ({"shard_mb": float("nan")}, ValueRefusedError, r"`shard_mb` must be more than 0 megabytes\. Got nan"),
+        ({"shard_mb": 0}, ValueRefusedError, r"`shard_mb` must be above 0\. Got 0"),
+        ({"shard_mb": float("nan")}, ValueRefusedError, r"`shard_mb` must be a finite number\. Got nan"),
         ({"batch_size": 0}, ValueRefusedError, r"`batch_size` must be 1 or more prompts\. Got 0"),
         ({"progress": True}, KindError, r"`progress` must be a function of \(done, total\), or None\. Got bool"),
         ({"pos": 5}, SelectionError, r"`pos` must lie in .* Got 5\. This is prompt 0, of 1 tokens"),
@@ -411,7 +411,7 @@ def test_means_that_mean_nothing_are_refused(stored):
         ({"prompts": []}, ValueRefusedError, r"`prompts` must hold a prompt\. Got none"),
         ({"prompts": [[96]]}, SelectionError, "`tokens` must lie in 0 to 95"),
         ({"prompts": ["w11"]}, TokenError, "`tokenizer` must be given"),
-        ({"path": 3}, KindError, r"`path` must be the path of a folder\. Got int"),
+        ({"path": 3}, KindError, r"`path` must be a path\. Got 3"),
         (
             {"path": "/no/such/folder"},
             FileError,

@@ -79,9 +79,9 @@ def test_alphas_are_numbers_of_any_kind():
         ("positions", [[(1, 2)]], r"`positions` must hold ints, or groups of ints\. Got \(1, 2\)"),
         ("positions", slice(1, 2), r"`positions` must hold ints, or groups of ints\. Got slice\(1, 2, None\)"),
         ("neurons", [True], r"`neurons` must hold ints, or groups of ints\. Got True"),
-        ("alphas", ["0.5"], r"`alphas` must hold numbers\. Got '0\.5'\. Write \[0\.0, 0\.5, 1\.0\]"),
-        ("alphas", [(0.0, 0.5)], r"`alphas` must hold numbers\. Got \(0\.0, 0\.5\)"),
-        ("alphas", [True], r"`alphas` must hold numbers\. Got True"),
+        ("alphas", ["0.5"], r"`alphas` must be a number\. Got '0\.5'\. Write \[0\.0, 0\.5, 1\.0\]"),
+        ("alphas", [(0.0, 0.5)], r"`alphas` must be a number\. Got \(0\.0, 0\.5\)"),
+        ("alphas", [True], r"`alphas` must be a number\. Got True"),
     ],
 )
 def test_what_is_no_choice_is_refused(name, given, message):
