@@ -146,7 +146,8 @@ class FaithfulnessCurve:
         return html_frame(self.to_html(), _FRAME)
 
     def _page_data(self) -> dict[str, Any]:
-        curves: dict[Ranking, np.ndarray] = {"absolute": self.f_absolute, "signed": self.f_signed}
+        curves: dict[Ranking, np.ndarray] = {"absolute": self.f_absolute}
+        curves["signed"] = self.f_signed
         if self.complement is not None:
             curves["complement"] = self.f_complement
         interval = None
@@ -159,7 +160,8 @@ class FaithfulnessCurve:
             labels = [f"{size} ({share:.3g})" for size, share in zip(self.sizes, self.shares, strict=True)]
         axis = PageAxis("size", labels, label="edges, and their share of all")
         values = np.stack(list(curves.values()), axis=-1)[..., None]
-        return cells_data([axis], values, [f"faithfulness, {name}" for name in curves], interval=interval)
+        names = [f"faithfulness, {name}" for name in curves]
+        return cells_data([axis], values, names, interval=interval)
 
     def _faithfulness(self, values: np.ndarray) -> np.ndarray:
         low, high = self.source.mean(dtype=np.float64), self.host.mean(dtype=np.float64)

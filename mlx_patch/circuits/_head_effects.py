@@ -103,7 +103,8 @@ class HeadEffects:
         layers = PageAxis("layer", list(map(str, self.layers)))
         heads = PageAxis("head", list(map(str, range(self.total.shape[1]))))
         values = np.stack([getattr(self, kind) for kind in ("total", "direct", "attributed")], axis=2)
-        data = cells_data([layers, heads], values, ["total effect", "direct effect", "attributed effect"])
+        names = ["total effect", "direct effect", "attributed effect"]
+        data = cells_data([layers, heads], values, names)
         return text_written(cells_page("HeadEffects", f"{self!r}\n{self}", data), path)
 
     def _repr_html_(self) -> str:

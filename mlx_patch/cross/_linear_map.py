@@ -88,7 +88,8 @@ class LinearMap:
         if variation <= 1e-24 * (y[test] ** 2).sum():
             raise ValueRefusedError(f"`y` must vary for R2 to be defined. Got {len(test)} equal held-out rows.")
         r2 = 1 - float((error**2).sum() / variation)
-        return cls(solution[:-1], solution[-1], r2, len(train))
+        matrix, bias = solution[:-1], solution[-1]
+        return cls(matrix, bias, r2, len(train))
 
     def __call__(self, activation: mx.array) -> mx.array:
         """The activation in the target's coordinates, in float32. `(..., d_donor)` to `(..., d_target)`.
@@ -215,7 +216,8 @@ def fit_maps(
     target_caches = target.run_each_with_cache(prompts, sites=(at,), logits_at=-1)[1]
     donor_caches = donor.run_each_with_cache(prompts, sites=(at,), logits_at=-1)[1]
     _refuse_other_tokens(target_caches, donor_caches)
-    counts = [max(0, cache.tokens.shape[1] - skip) for cache in target_caches]
+    lengths = [cache.tokens.shape[1] for cache in target_caches]
+    counts = [max(0, length - skip) for length in lengths]
     groups = np.repeat(np.arange(len(counts)), counts)
     maps = {}
     for layer in layers.targets:

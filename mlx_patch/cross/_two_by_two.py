@@ -184,18 +184,22 @@ class TwoByTwo:
     @override
     def __repr__(self) -> str:
         layers = range_text("layer", self.layers)
-        return f"TwoByTwo({self._short_metric}, {layers}, {self.cells.shape[-1]} examples)"
+        n_examples = self.cells.shape[-1]
+        return f"TwoByTwo({self._short_metric}, {layers}, {n_examples} examples)"
 
     @override
     def __str__(self) -> str:
         head = ("layer", "base>base", "base>other", "other>base", "other>other", "early", "late", "interaction")
         table: list[tuple[str, ...]] = [head]
         for layer, means in self.as_dict().items():
-            table.append((layer, *(f"{mean:+.4f}" for mean in means.values())))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            numbers = [f"{mean:+.4f}" for mean in means.values()]
+            table.append((layer, *numbers))
+        columns = zip(*table, strict=True)
+        widths = [max(map(len, column)) for column in columns]
         lines = [f"{self.metric}, earlier state > later layers"]
         for row in table:
-            lines.append("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join(cells))
         return "\n".join(lines)
 
 

@@ -54,8 +54,8 @@ class TopTokens(NamedTuple):
         """The table, row by row: a heading for each prompt and position, and beneath it the sites."""
         n_sites, n_prompts, n_positions, k = self.ids.shape
         yield ["", *map(_ordinal, range(1, k + 1))]
-        sites = self.sites or tuple(f"site {number}" for number in range(n_sites))
-        positions = self.positions or tuple(f"position {number}" for number in range(n_positions))
+        sites = self.sites or tuple(map("site {}".format, range(n_sites)))
+        positions = self.positions or tuple(map("position {}".format, range(n_positions)))
         for prompt, pos in product(range(n_prompts), range(n_positions)):
             heading = positions[pos]
             if n_prompts > 1:
@@ -65,10 +65,11 @@ class TopTokens(NamedTuple):
                 yield [name, *(self._cell(site, prompt, pos, rank) for rank in range(k))]
 
     def _cell(self, site: int, prompt: int, pos: int, rank: int) -> str:
-        text = str(self.ids[site, prompt, pos, rank])
+        index = (site, prompt, pos, rank)
+        text = str(self.ids[index])
         if self.texts:
             text = visible(self.texts[site][prompt][pos][rank])
-        return f"{text} {self.probs[site, prompt, pos, rank]:.2f}"
+        return f"{text} {self.probs[index]:.2f}"
 
 
 def _ordinal(number: int) -> str:

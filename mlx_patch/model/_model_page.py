@@ -28,4 +28,5 @@ def model_page(heading: str, facts: Mapping[str, object], sites: Iterable[Site])
     ]
     table = html_table(["site", "layers", "axes", "what it is"], site_rows)
     details = f"<details><summary>{len(layers)} kinds of sites</summary>{table}</details>"
-    return html_fragment(f"<p>{escape(heading)}</p>{html_table(['model', ''], rows)}{details}")
+    about = html_table(["model", ""], rows)
+    return html_fragment(f"<p>{escape(heading)}</p>{about}{details}")

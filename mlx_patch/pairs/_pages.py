@@ -34,7 +34,8 @@ def pairs_page(heading: str, prompts: Sequence[tuple[Any, Any]], answers: Sequen
     for number, (pair, (answer, foil)) in enumerate(zip(prompts[:_SHOWN], answers, strict=False)):
         clean, corrupted = marked_words(*map(prompt_text, pair))
         cells = (str(number), clean, corrupted, escape(repr(answer)), escape(repr(foil)))
-        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        row = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f"<tr>{row}</tr>")
     if len(prompts) > _SHOWN:
         rows.append(f'<tr><td colspan="5">and {len(prompts) - _SHOWN} more</td></tr>')
     return _table(heading, ("", "clean", "corrupted", "answer", "foil"), rows)
@@ -51,7 +52,8 @@ def report_page(heading: str, head: Sequence[str], rows: Sequence[Sequence[str]]
     lines = []
     for row in rows[:_SHOWN]:
         kind = "fails" if row[-1].startswith("FAILS") else "passes"
-        lines.append(f'<tr class="{kind}">{"".join(f"<td>{escape(cell)}</td>" for cell in row)}</tr>')
+        line = "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        lines.append(f'<tr class="{kind}">{line}</tr>')
     if len(rows) > _SHOWN:
         lines.append(f'<tr><td colspan="{len(head)}">and {len(rows) - _SHOWN} more</td></tr>')
     return _table(heading, head, lines)

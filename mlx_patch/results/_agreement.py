@@ -185,7 +185,8 @@ def _missed_share(exact: np.ndarray, sampled: np.ndarray) -> float:
         return float("nan")
     weakest = np.abs(exact[~sampled]).min()
     n_missed = int(np.count_nonzero(np.abs(exact[sampled]) > weakest))
-    return upper_bound(n_missed, int(sampled.sum()), _CONFIDENCE)
+    n_sampled = int(sampled.sum())
+    return upper_bound(n_missed, n_sampled, _CONFIDENCE)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:

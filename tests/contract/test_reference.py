@@ -60,4 +60,5 @@ def test_a_warning_of_the_site_s_build_fails_it():
     [line] = re.findall(r".*mkdocs build.*", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
     assert "--strict" in line
     assert not re.search(r"\s(--quiet|-q)\b", line.partition("#")[0])
-    assert yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["validation"]["anchors"] == "warn"
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), SiteSettings)
+    assert settings["validation"]["anchors"] == "warn"

@@ -87,6 +87,11 @@ NOT_FOR_USERS = {
     "plot.Network*": "made by `EdgeScores.plot` and `HeadEffects.plot`, which are called here",
     "plot.network*": "drawn by `EdgeScores.plot`, which is called here",
     "plot.html_*": "pieces of pages, which `to_html` puts together",
+    "plot.PageAxis*": "a piece of pages, which `to_html` puts together",
+    "plot.cells_*": "pieces of pages, which `to_html` puts together",
+    "plot.points_data": "a piece of pages, which `to_html` puts together",
+    "plot.frame_height": "called by `_repr_html_`",
+    "plot.plain_numbers": "called by `to_html`",
     "plot.limit_of": "called by `heatmap`",
     "plot.size_of_heatmap": "called by `heatmap`",
     "plot.axes_of": "called by every figure",
@@ -361,6 +366,10 @@ EXAMPLES: dict[str, Callable[[World], Call]] = {
     "Estimate.to_html": lambda w: call(w.estimate.to_html, w.new("e.html")),
     "Estimate.normalised": lambda w: call(w.estimate.normalised, clean=np.array(2.0), corrupted=np.array(1.0)),
     "TwoByTwo": lambda w: call(mp.TwoByTwo, (0, 1), np.zeros((2, 2, 2, 1), np.float32), "m"),
+    "TwoByTwo.plot": lambda w: call(two_by_two(w).plot),
+    "TwoByTwo.save": lambda w: call(two_by_two(w).save, w.new("b.npz")),
+    "TwoByTwo.load": lambda w: call(mp.TwoByTwo.load, w.saved(two_by_two(w), "two.npz")),
+    "TwoByTwo.to_html": lambda w: call(two_by_two(w).to_html, w.new("b.html")),
     "TwoByTwo.of": lambda w: call(mp.TwoByTwo.of, *w.into_both),
     "sweeps.PairResult": lambda w: call(sweeps.PairResult, w.pair_result.denoising, w.pair_result.noising),
     "sweeps.PairResult.sufficient": lambda w: call(w.pair_result.sufficient, 0.5),
@@ -404,6 +413,8 @@ EXAMPLES: dict[str, Callable[[World], Call]] = {
     "circuits.EdgeScores.to_html": lambda w: call(w.edges.to_html, w.new("g.html"), circuit=w.circuit),
     "circuits.FaithfulnessCurve.interval": lambda w: call(w.curve.interval, "signed", 0.9, 50, 1),
     "circuits.HeadEffects.strongest": lambda w: call(w.head_effects.strongest, 2, by="direct"),
+    "circuits.FaithfulnessCurve.to_html": lambda w: call(w.curve.to_html, w.new("f.html")),
+    "circuits.HeadEffects.to_html": lambda w: call(w.head_effects.to_html, w.new("h.html")),
     "circuits.HeadEffects.plot": lambda w: call(w.head_effects.plot),
     "circuits.edges": lambda w: call(mp.circuits.edges, w.model, [A], w.cache, w.metric, method="gradient"),
     "circuits.faithfulness": lambda w: call(
@@ -431,6 +442,7 @@ EXAMPLES: dict[str, Callable[[World], Call]] = {
     # lenses
     "lens.AttentionSummary.strongest": lambda w: call(w.summary.strongest, "entropy", 2),
     "lens.DirectLogits.strongest": lambda w: call(w.parts.strongest, 2),
+    "lens.DirectLogits.to_html": lambda w: call(w.parts.to_html, w.new("d.html")),
     "lens.FitRecord.plot": lambda w: call(w.tuned.fit.plot),
     "lens.JacobianLens.directions": lambda w: call(w.jacobian.directions, [7, "w08"], mp.Site("resid_post", 1)),
     "lens.JacobianLens.save": lambda w: call(w.jacobian.save, w.new("j.safetensors")),
@@ -508,6 +520,11 @@ MODELS = Path(__file__).parents[3] / "examples" / "models"
 
 REFUSED = ("HookedModel.with_adapter", "metrics.named")
 """Examples that are refused as they are, for want of an adapter and of a registered metric."""
+
+
+def two_by_two(world):
+    """A result over two layers."""
+    return mp.TwoByTwo.of(*world.into_both)
 
 
 def blank_result():

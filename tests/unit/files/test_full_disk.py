@@ -51,6 +51,18 @@ def values(model, which):
         return source
     if which == "CellResult":
         return mp.sweep(model, tokens, mp.Ablate("zero"), at="resid_post", over=("layer", "pos"), metric=logit)
+    if which == "Agreement":
+        how = {"at": "resid_post", "over": ("layer", "pos"), "metric": logit, "confirm": 4, "sample": 4}
+        return mp.attribute(model, tokens, mp.Ablate("zero"), **how).agreement
+    if which == "TwoByTwo":
+        return mp.two_by_two(model, model, tokens, logit)
+    if which == "DirectLogits":
+        return mp.lens.direct_logits(model, tokens, 5, 6)
+    if which == "HeadEffects":
+        return mp.circuits.head_effects(model, tokens, source, 5, 6)
+    if which == "FaithfulnessCurve":
+        scores = mp.circuits.edges(model, tokens, source, logit)
+        return mp.circuits.faithfulness(model, tokens, source, logit, scores, sizes=[3])
     if which == "PairResult":
         return sweep_pair(model, tokens, other, at="resid_post", over="layer", metric=logit)
     if which == "EdgeScores":
@@ -65,16 +77,22 @@ def values(model, which):
 
 METHODS = {
     "ActivationCache.save": "cache.safetensors",
+    "Agreement.to_html": "agreement.html",
     "CellResult.save": "result.npz",
     "CellResult.to_html": "result.html",
     "CellResult.to_json": "result.json",
+    "DirectLogits.to_html": "direct.html",
     "EdgeScores.to_html": "circuit.html",
     "EdgeScores.to_json": "circuit.json",
+    "FaithfulnessCurve.to_html": "curve.html",
+    "HeadEffects.to_html": "heads.html",
     "JacobianLens.save": "jacobian.safetensors",
     "LogitLens.to_html": "lens.html",
     "PairResult.save": "pair.npz",
     "PairResult.to_html": "pair.html",
     "TunedLens.save": "tuned.safetensors",
+    "TwoByTwo.save": "two.npz",
+    "TwoByTwo.to_html": "two.html",
 }
 FUNCTIONS = {"ActivationStore.capture", "pattern_page", "sweep"}  # each has a test of its own
 
