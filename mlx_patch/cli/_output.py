@@ -62,7 +62,11 @@ class Output:
     def print(self, text: str) -> None:
         """Print a text, if there is to be one."""
         if not self.quiet and self.json != STDOUT:
-            sys.stdout.write(f"{text}\n")
+            encoding = sys.stdout.encoding or "utf-8"
+            writable = text.encode(encoding, "backslashreplace").decode(
+                encoding
+            )  # a file may hold what no terminal can
+            sys.stdout.write(f"{writable}\n")
 
     def write_json(self, text: str) -> None:
         """Write JSON where it is wanted.

@@ -7,6 +7,7 @@ from mlx_patch.results._axes import Axis as Axis
 from mlx_patch.results._axes import known_axes as known_axes
 from mlx_patch.results._cell_result import CellResult as CellResult
 from mlx_patch.results._coordinates import Coordinate as Coordinate
+from mlx_patch.results._description import check_description as check_description
 from mlx_patch.results._estimate import Estimate as Estimate
 from mlx_patch.results._files import StoredPlan as StoredPlan
 from mlx_patch.results._files import json_text as json_text
