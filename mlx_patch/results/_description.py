@@ -52,7 +52,7 @@ def _check_provenance(provenance: Mapping[str, Any]) -> list[str]:
 
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise Malformed(f"{name} maps no names to values")
+        raise Malformed(f"{name} must map names to values")
     return value
 
 
