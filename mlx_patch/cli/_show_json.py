@@ -68,13 +68,17 @@ def _zoo_text(fields: Mapping[str, Any]) -> str:
 
 
 def _direct_text(fields: Mapping[str, Any]) -> str:
+    total = _numbers(fields["logit"])
+    remainder = {name: _numbers(values) for name, values in fields["remainder"].items()}
+    if not total.size or any(array.shape != total.shape for array in remainder.values()):
+        raise Malformed("its remainder has not one number an example")
     logit = DirectLogits(
         by=fields["by"],
         values=_numbers(fields["values"]),
         axes=tuple(fields["axes"]),
         coords={axis: tuple(labels) for axis, labels in fields["coords"].items()},
-        remainder={name: _numbers(values) for name, values in fields["remainder"].items()},
-        logit=_numbers(fields["logit"]),
+        remainder=remainder,
+        logit=total,
         scale=fields["scale"],
         answer=fields["answer"],
     )
