@@ -28,6 +28,9 @@ ABOUT = "about.json"
 _DTYPES = {"f": "<f4", "b": "|b1", "i": "<i8"}
 
 
+_LOCAL_HEADER = 30  # bytes before each member, with its name behind them
+
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
 
 
@@ -127,12 +130,28 @@ def about_of_archive(path: str | os.PathLike[str]) -> Any:
 
 
 def _about_in(archive: zipfile.ZipFile) -> Any:
+    _refuse_gaps(archive)
     if ABOUT not in archive.namelist():
         raise Malformed(f"is damaged or of another kind: it has no {ABOUT}")
     size = archive.getinfo(ABOUT).file_size
     if size > LARGEST_JSON:
         raise Malformed(f"has {size} bytes in {ABOUT}, where at most {LARGEST_JSON} are read")
     return strict_json(archive.read(ABOUT), allow_nan=True)  # in a provenance, the score of an example may be NaN
+
+
+def _refuse_gaps(archive: zipfile.ZipFile) -> None:
+    """Refuse a directory that leaves out members: one wrong bit in it hides those behind it, which no sum notices.
+
+    Raises:
+        Malformed: The members do not lie one behind the other, from the first byte to the directory.
+    """
+    end = 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset != end:
+            break
+        end += _LOCAL_HEADER + len(info.filename.encode()) + info.file_size
+    if end != archive.start_dir:
+        raise Malformed("is damaged: its directory leaves out a member, or has one twice")
 
 
 def _arrays_in(archive: zipfile.ZipFile, known: Collection[str]) -> dict[str, np.ndarray]:

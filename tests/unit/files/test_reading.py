@@ -189,6 +189,19 @@ def test_members_are_no_larger_than_their_file(tmp_path):
         read_archive(path, "x", FORMAT, ("a",))
 
 
+def test_a_directory_names_every_member(tmp_path):
+    """Its length fields say where the next entry begins. One wrong bit, and what is behind it is not there."""
+    path = zipped(tmp_path / "a.npz", {"about.json": ABOUT, "a.npy": NUMBERS, "b.npy": NUMBERS})
+    assert sorted(read_archive(path, "x", FORMAT, ("a", "b"))[1]) == ["a", "b"]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 33] ^= 1  # the first entry's comment, 256 bytes long
+    path.write_bytes(bytes(content))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["about.json"]
+    with pytest.raises(FileError, match="is damaged: its directory leaves out a member"):
+        read_archive(path, "x", FORMAT, ("a", "b"))
+
+
 GRAPH = {"n_layers": 1, "n_heads": 1, "d_model": 4, "parallel_attn_mlp": False}
 
 
