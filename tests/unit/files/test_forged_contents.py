@@ -95,3 +95,58 @@ def test_numbers_that_float32_does_not_hold_are_not_shown(tmp_path):
     path.write_text(replaced(fields, ("values", 0, 0, 0, 0), "1e300"), encoding="utf-8")
     with pytest.raises(FileError, match=rf"Got {path}, which is inconsistent: it has numbers that float32 does not"):
         KINDS["show SweepResult"].read(path)
+
+
+JSON_FILES = [
+    ("graph", ("edges", "input->m0", "score"), "1e300", "input->m0 has a score that float32 does not hold"),
+    ("graph", ("edges", "input->m0", "score"), '"3"', "input->m0 has the score '3', and is in the graph: True"),
+    ("graph", ("edges", "input->m0", "in_graph"), "1", r"input->m0 has the score .*, and is in the graph: 1"),
+    ("graph", ("edges", "input->m0"), "3", "input->m0 has no score"),
+    ("graph", ("edges", "input->m0", "score"), "9" * 400, "it has a number of 400 digits"),
+    ("show DirectLogits", ("remainder",), '{"a": []}', "its remainder has not one number an example"),
+]
+
+
+@pytest.mark.parametrize(("name", "place", "text", "message"), JSON_FILES)
+def test_json_that_does_not_hold_together_is_named(tmp_path, name, place, text, message):
+    kind = KINDS[name]
+    path = kind.write(tmp_path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(replaced(fields, place, text), encoding="utf-8")
+    with pytest.raises(FileError, match=rf"Got {path}.*{message}"):
+        kind.read(path)
+
+
+def test_a_lens_is_as_wide_as_its_model(tmp_path):
+    path = KINDS["JacobianLens"].write(tmp_path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    name = f"matrix {SITE}"
+    for shape, message in (
+        ([2, 2], "whose maps have not the width of its own model"),
+        ([2, 3], "is damaged: not every matrix has 2 equal axes in float32"),
+    ):
+        n_bytes = 4 * shape[0] * shape[1]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [0, n_bytes]}
+        path.write_bytes(seal_tensors(tensors_file(header, bytes(n_bytes))))
+        with pytest.raises(FileError, match=rf"Got {path}, .*{message}"):
+            KINDS["JacobianLens"].read(path)
+
+
+def test_what_has_no_end_is_not_read_as_prompts(tmp_path):
+    (tmp_path / "a.txt").symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=r"`--prompt-file` must have at most 67108864 bytes\. Got .*a\.txt, which has"):
+        KINDS["prompt"].read(tmp_path / "a.txt")
+    (tmp_path / "a.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=r"Got .*a\.jsonl, which is no regular file"):
+        KINDS["show pairs"].read(tmp_path / "a.jsonl")
+
+
+def test_an_identity_that_is_made_up_is_another(tmp_path):
+    path = KINDS["store resumed"].write(tmp_path)
+    index = json.loads(path.read_text(encoding="utf-8"))
+    forged = replaced(index, ("identity", "site", 0), "3").encode()
+    path.write_bytes(KINDS["store resumed"].seal(forged))
+    with pytest.raises(FileError, match=r"which has another site \(number 1 of 1: 3 in the file, .*hook_embed here\)"):
+        KINDS["store resumed"].read(path)
