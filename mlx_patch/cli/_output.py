@@ -63,10 +63,8 @@ class Output:
         """Print a text, if there is to be one."""
         if not self.quiet and self.json != STDOUT:
             encoding = sys.stdout.encoding or "utf-8"
-            writable = text.encode(encoding, "backslashreplace").decode(
-                encoding
-            )  # a file may hold what no terminal can
-            sys.stdout.write(f"{writable}\n")
+            printable = text.encode(encoding, "backslashreplace")  # a file may hold what no terminal can
+            sys.stdout.write(f"{printable.decode(encoding)}\n")
 
     def write_json(self, text: str) -> None:
         """Write JSON where it is wanted.

@@ -21,6 +21,7 @@ from mlx_patch.files import (
     opened_zip,
     read_archive,
     read_bounded,
+    read_header,
     strict_json,
 )
 
@@ -102,6 +103,13 @@ def test_json_at_the_bounds_is_read():
     assert math.isnan(strict_json("NaN", allow_nan=True))
     assert strict_json("[1e999, -Infinity]", allow_nan=True) == [math.inf, -math.inf]
     assert strict_json('{"a": ["ä", 1.5, null, true]}'.encode()) == {"a": ["ä", 1.5, None, True]}
+
+
+def test_an_array_has_no_more_axes_than_numpy_has(tmp_path):
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1] * 33, "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    with open_checked(tmp_path / "a") as file, pytest.raises(Malformed, match="'a' has the shape"):
+        read_header(file)
 
 
 def test_a_larger_file_is_not_read(tmp_path):
