@@ -7,6 +7,7 @@ from file_damage import Member, members_of, replaced, tensors_file, zip_of
 from file_kinds import KINDS, seal_tensors
 
 from mlx_patch.errors import FileError
+from mlx_patch.results import json_text
 
 
 def altered_about(content, path, text):
@@ -153,3 +154,13 @@ def test_an_identity_that_is_made_up_is_another(tmp_path):
     path.write_bytes(KINDS["store resumed"].seal(forged))
     with pytest.raises(FileError, match=r"which has another site \(number 1 of 1: 3 in the file, .*hook_embed here\)"):
         KINDS["store resumed"].read(path)
+
+
+def test_half_a_surrogate_pair_is_shown_as_its_escape(tmp_path):
+    """UTF-8 does not hold it, and JSON does."""
+    path = KINDS["show generation"].write(tmp_path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(replaced(fields, ("text",), '"a\\ud800b"'), encoding="utf-8")
+    assert KINDS["show generation"].read(path).endswith("a\\ud800b\n")
+    text = json_text({"text": "a\ud800b"})
+    assert json.loads(text.encode()) == {"text": "a\ud800b"}
