@@ -14,6 +14,7 @@ from mlx_patch.files import (
     Format,
     Malformed,
     bits_of,
+    clause_of,
     content_digest,
     open_checked,
     read_array,
@@ -101,8 +102,8 @@ def _refused(path: str | os.PathLike[str], reason: str) -> FileError:
 
 def _as_clause(error: Exception) -> str:
     if isinstance(error, Malformed):
-        return str(error)
-    return f"is damaged: {error}".rstrip(".")
+        return clause_of(error)
+    return f"is damaged: {clause_of(error)}".rstrip(".")
 
 
 def _describe(contents: Contents) -> dict[str, str]:

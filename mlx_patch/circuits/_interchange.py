@@ -7,6 +7,7 @@ an equal share of its score, and is in the graph where any of them is.
 import json
 import os
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ import numpy as np
 from mlx_patch import arguments
 from mlx_patch.circuits._graph import BlockParts, Graph
 from mlx_patch.circuits._nodes import Reader
-from mlx_patch.errors import ArchitectureError, FileError
+from mlx_patch.errors import ArchitectureError, FileError, brief
+from mlx_patch.files import Malformed, clause_of, json_of_file
+
+_MOST = 2**20
+_LARGEST_SCORE = float(np.finfo(np.float32).max) / 2**10  # so that sums over copies and nodes are finite too
 
 
 def graph_file(graph: Graph, scores: np.ndarray, node_scores: np.ndarray, in_graph: np.ndarray) -> str:
@@ -60,21 +65,18 @@ def read_graph_file(path: str | os.PathLike[str], n_kv_heads: int | None) -> tup
     if n_kv_heads is not None:
         n_kv_heads = arguments.whole_number("n_kv_heads", n_kv_heads, 1)
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        graph = _graph_of(contents["cfg"], n_kv_heads)
-        entries = contents["edges"]
+        contents = json_of_file(path, allow_nan=True)  # other code writes scores as they come
+        graph, entries = _graph_of(contents, n_kv_heads)
         scores = np.full(graph.has_edge.shape, np.nan, np.float32)
         in_graph = np.zeros(graph.has_edge.shape, bool)
-        n_named = 0
         for place, names, _ in _named_edges(graph):
-            copies = [entries[name] for name in names]
-            scores[place] = sum(float(copy["score"]) for copy in copies)
-            in_graph[place] = any(copy["in_graph"] for copy in copies)
-            n_named += len(names)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _no_graph(path, f"{type(error).__name__}: {error}") from error
-    if n_named != len(entries):
-        raise _no_graph(path, f"{len(entries)} edges, of which {n_named} are those of its `cfg`")
+            copies = [_checked_entry(name, entries[name]) for name in names]
+            scores[place] = sum(score for score, _ in copies)
+            in_graph[place] = any(is_there for _, is_there in copies)
+    except OSError as error:
+        raise _no_graph(path, str(error.strerror)) from error
+    except (Malformed, KeyError) as error:
+        raise _no_graph(path, f"{type(error).__name__}: {clause_of(error)}") from error
     return graph, scores, in_graph
 
 
@@ -84,18 +86,71 @@ def _no_graph(path: str | os.PathLike[str], reason: str) -> FileError:
     )
 
 
-def _graph_of(cfg: Any, n_kv_heads: int | None) -> Graph:
-    """The graph of a configuration.
+def _checked_entry(name: str, entry: Any) -> tuple[float, bool]:
+    """The score of an edge, and whether it is in the graph.
 
     Raises:
-        ValueError: The KV heads do not divide the heads.
+        Malformed, KeyError: The entry does not say so.
     """
-    n_heads, parallel = int(cfg["n_heads"]), bool(cfg["parallel_attn_mlp"])
+    if not isinstance(entry, dict):
+        raise Malformed(f"{name} has no score")
+    score, is_there = entry["score"], entry["in_graph"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not isinstance(is_there, bool):
+        raise Malformed(f"{name} has the score {brief(score)}, and is in the graph: {brief(is_there)}")
+    if isfinite(score) and abs(score) > _LARGEST_SCORE:
+        raise Malformed(f"{name} has a score that float32 does not hold")
+    return float(score), is_there
+
+
+def _graph_of(contents: Any, n_kv_heads: int | None) -> tuple[Graph, dict[str, Any]]:
+    """The graph that a configuration describes, and the entries of its edges.
+
+    Raises:
+        Malformed, KeyError: It describes none, or one with another number of edges.
+    """
+    if not isinstance(contents, dict):
+        raise Malformed("it is no mapping")
+    cfg, entries = contents["cfg"], contents["edges"]
+    if not isinstance(cfg, dict) or not isinstance(entries, dict):
+        raise Malformed("its cfg and its edges are no mappings")
+    n_layers, n_heads, d_model = (_count(cfg, name) for name in ("n_layers", "n_heads", "d_model"))
+    parallel = cfg["parallel_attn_mlp"]
+    if not isinstance(parallel, bool):
+        raise Malformed(f"its parallel_attn_mlp is {brief(parallel)}")
+    n_named = _number_of_edges(n_layers, n_heads, parallel)
+    if n_named != len(entries):  # before anything of that size is made
+        raise Malformed(f"{len(entries)} edges, where its cfg has {n_named}")
     n_kv_heads = n_kv_heads or n_heads
     if n_heads % n_kv_heads:
-        raise ValueError(f"{n_heads} heads cannot share {n_kv_heads} KV heads")
-    blocks = [BlockParts(layer, True, True, n_heads, n_kv_heads, parallel) for layer in range(int(cfg["n_layers"]))]
-    return Graph(tuple(blocks), int(cfg["d_model"]))
+        raise Malformed(f"{n_heads} heads cannot share {n_kv_heads} KV heads")
+    blocks = [BlockParts(layer, True, True, n_heads, n_kv_heads, parallel) for layer in range(n_layers)]
+    return Graph(tuple(blocks), d_model), entries
+
+
+def _number_of_edges(n_layers: int, n_heads: int, parallel: bool) -> int:
+    """The edges of a model whose every query head has keys and values of its own.
+
+    Example:
+        >>> _number_of_edges(1, 2, parallel=False), _number_of_edges(1, 2, parallel=True)
+        (13, 11)
+    """
+    written = [1 + layer * (n_heads + 1) for layer in range(n_layers + 1)]
+    n_edges = sum((3 * n_heads + 1) * n_writers for n_writers in written[:-1]) + written[-1]
+    if parallel:
+        return n_edges
+    return n_edges + n_layers * n_heads
+
+
+def _count(cfg: dict[str, Any], name: str) -> int:
+    """A number of 1 or more.
+
+    Raises:
+        Malformed, KeyError: It is none, or more than models have.
+    """
+    count = cfg[name]
+    if type(count) is not int or not 1 <= count <= _MOST:
+        raise Malformed(f"its {name} is {brief(count)}")
+    return count
 
 
 def _common_parts(graph: Graph) -> BlockParts:

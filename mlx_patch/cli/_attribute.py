@@ -7,7 +7,7 @@ from mlx_patch.cli._cells import add_cells, add_metric, cell_arguments
 from mlx_patch.cli._model import add_edits, add_model
 from mlx_patch.cli._output import add_output, output_of
 from mlx_patch.cli._prompts import add_pairs, add_prompts, add_source
-from mlx_patch.cli._results import write_result
+from mlx_patch.cli._results import result_text, write_result
 from mlx_patch.cli._verb import Verb
 
 
@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace) -> int:
     estimate = attribute(
         arguments.model, arguments.prompts.tokens, progress=output.progress, **how, **arguments.keywords
     )
-    write_result(estimate, output)
+    write_result(estimate, result_text(estimate), output)
     if options.confirm:
         for metric in estimate.metrics:
             output.print(f"agreement: {estimate.of_metric(metric).agreement}")

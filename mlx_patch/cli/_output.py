@@ -62,7 +62,9 @@ class Output:
     def print(self, text: str) -> None:
         """Print a text, if there is to be one."""
         if not self.quiet and self.json != STDOUT:
-            sys.stdout.write(f"{text}\n")
+            encoding = sys.stdout.encoding or "utf-8"
+            printable = text.encode(encoding, "backslashreplace")  # a file may hold what no terminal can
+            sys.stdout.write(f"{printable.decode(encoding)}\n")
 
     def write_json(self, text: str) -> None:
         """Write JSON where it is wanted.

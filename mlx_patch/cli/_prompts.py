@@ -1,7 +1,7 @@
 """PromptArguments, their sources and pairs: from the command, from files, or from standard input."""
 
 import argparse
-import json
+import io
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from typing import Any
 
 from mlx_patch.cli._verb import UsageError
 from mlx_patch.errors import FileError, PatchError, ValueRefusedError, brief
+from mlx_patch.files import Malformed, clause_of, strict_json
 from mlx_patch.pairs import PromptPair, PromptPairs
+
+_LARGEST = 2**26
+"""Bytes of a file of prompts. A device may have no end."""
 
 STDIN = "-"
 """The name of standard input."""
@@ -187,12 +191,18 @@ def read_text(option: str, path: str) -> str:
     """The text of a file, or of standard input.
 
     Raises:
-        FileError: It cannot be read, or is no UTF-8.
+        FileError: It cannot be read, is too large, or is no UTF-8.
     """
     try:
         if path == STDIN:
             return sys.stdin.read()
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as file:  # a pipe too, as of a shell's <(...)
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise FileError(f"`{option}` must have at most {_LARGEST} bytes. Got {path}, which has more. Divide it.")
+        return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8").read()  # with "\n" for every kind of line end
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(
             f"`{option}` must be a file that can be read. Got {path}: {error.strerror}. Check it."
@@ -211,10 +221,11 @@ def json_lines(option: str, path: str, text: str) -> Iterable[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except ValueError as error:
+            yield number, strict_json(line)
+        except Malformed as error:
             raise FileError(
-                f"`{option}` must hold one JSON value a line. Got line {number} of {path}: {error}. Correct it."
+                f"`{option}` must hold one JSON value a line. Got line {number} of {path}, which {clause_of(error)}. "
+                "Correct it."
             ) from error
 
 
@@ -230,7 +241,9 @@ def read_pairs(path: str, option: str = "--pairs") -> PromptPairs:
         try:
             pairs.append(_pair_of(value))
         except (ValueError, TypeError, PatchError) as error:
-            raise ValueRefusedError(f"`{option}` must hold pairs. Got line {number} of {path}: {error}") from error
+            raise ValueRefusedError(
+                f"`{option}` must hold pairs. Got line {number} of {path}: {clause_of(error)}"
+            ) from error
     if not pairs:
         raise ValueRefusedError(f"`{option}` must hold a pair. Got {path}, which is empty. Write one a line.")
     name = Path(path).stem

@@ -9,9 +9,13 @@ _SHOWN = 5
 """Cells that the text of a result names."""
 
 
-def write_result(result: CellResult, output: Output) -> None:
-    """Print a result, and write it where it is wanted.
+def write_result(result: CellResult, text: str, output: Output) -> None:
+    """Print the text of a result, and write the result where it is wanted.
 
+    Args:
+        result: The result.
+        text: Its `result_text`.
+        output: Where it is wanted.
     Raises:
         FileError: It cannot be written.
         ValueRefusedError: It has no figure.
@@ -22,8 +26,8 @@ def write_result(result: CellResult, output: Output) -> None:
     if output.html is not None:
         result.to_html(output.html)
     if output.plot is not None:
-        output.write_plot(result.plot(metric=result.metrics[0]))
-    output.print(result_text(result))
+        output.write_plot(result.plot(metric=next(iter(result.metrics), None)))
+    output.print(text)
 
 
 def result_text(result: CellResult) -> str:

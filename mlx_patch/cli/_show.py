@@ -1,9 +1,8 @@
 """`mlx_patch show`: what a file holds that Python, or another command, wrote."""
 
 import argparse
-import json
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from mlx_patch.cli._results import result_text, write_result
 from mlx_patch.cli._show_json import JSON_TEXTS, result_of_json
 from mlx_patch.cli._show_study import is_study, study_text
 from mlx_patch.cli._verb import UsageError, Verb
+from mlx_patch.cross import TwoByTwo
 from mlx_patch.errors import FileError, PatchError
-from mlx_patch.results import CellResult, Estimate, PairResult, SweepResult
+from mlx_patch.files import Malformed, about_of_archive, clause_of, json_of_file
+from mlx_patch.results import CellResult, Estimate, PairResult, SweepResult, json_text
 from mlx_patch.store import ActivationStore
 
 _EDGES = 20
@@ -31,11 +32,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     output = output_of(options)
     path = Path(options.file)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:  # a name that is too long, or a folder that is closed
+        raise _refused(path, f": {error.strerror}") from error
+    if is_folder:
         return _print_alone(output, _store_text(path))
     show = _readers().get(path.suffix)
-    if not path.exists() or show is None:
+    if not is_there or show is None:
         raise _refused(path)
+    if not path.is_file():
+        raise _refused(path, ", which is no regular file")
     show(path, output)
     return 0
 
@@ -51,8 +58,8 @@ def _readers() -> Mapping[str, Callable[[Path, Output], object]]:
 
 
 def _refused(path: Path, reason: str = "") -> FileError:
-    if not reason and not path.exists():
-        reason = ": No such file or folder"
+    if not reason:
+        reason = ", which is no such file or folder"
     return FileError(
         f"`file` must be one that mlx_patch wrote: .npz, .json, .jsonl, .safetensors or the folder of a store. "
         f"Got {path}{reason}. Check the path."
@@ -73,7 +80,7 @@ def _print_alone(output: Output, text: str) -> int:
 
 
 def _show_archive(path: Path, output: Output) -> None:
-    kinds: dict[str, Any] = {kind.__name__: kind for kind in (SweepResult, Estimate, PairResult)}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (SweepResult, Estimate, PairResult, TwoByTwo)}
     name = _format_of_archive(path).removeprefix("mlx_patch.")
     if name == "sweep.checkpoint":
         raise _refused(path, ", a checkpoint. Call the sweep again with it, and show what it returns")
@@ -81,19 +88,47 @@ def _show_archive(path: Path, output: Output) -> None:
         raise _refused(path, ", which is of another kind")
     result = kinds[name].load(path)
     if isinstance(result, PairResult):
-        _show_pair(result, output)
+        _show_pair(path, result, output)
+    elif isinstance(result, TwoByTwo):
+        _show_two_by_two(result, output)
     else:
-        write_result(result, output)
+        with _consistent(path):
+            text = result_text(result)
+        write_result(result, text, output)
+
+
+@contextmanager
+def _consistent(path: Path) -> Iterator[None]:
+    """A block that makes text of what a file says, and fails where the file does not hold together.
+
+    Raises:
+        FileError: It does not.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except (PatchError, KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        name = type(error).__name__
+        if isinstance(error, PatchError | Malformed):
+            name = ""
+        raise _refused(path, f", which is inconsistent: {name} {clause_of(error)}".replace(":  ", ": ")) from error
 
 
 def _format_of_archive(path: Path) -> str:
     """The name of the format that an archive says; empty where it says none."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            about = json.loads(archive.read("about.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise _refused(path, f", which cannot be read: {error}") from error
+        about = about_of_archive(path)
+    except (OSError, Malformed) as error:
+        raise _unreadable(path, error) from error
     return _format_name(about)
+
+
+def _unreadable(path: Path, error: OSError | Malformed) -> FileError:
+    reason = error
+    if isinstance(error, OSError):
+        reason = error.strerror
+    return _refused(path, f", which cannot be read: {clause_of(reason)}")
 
 
 def _format_name(about: Any) -> str:
@@ -102,44 +137,69 @@ def _format_name(about: Any) -> str:
     return str(about.get("format", "")).partition("/")[0]
 
 
-def _show_pair(pair: PairResult, output: Output) -> None:
+def _show_pair(path: Path, pair: PairResult, output: Output) -> None:
     if output.json is not None:
         raise UsageError("`--json` must be left out for both directions. Got both. Use --html or --plot, or Python.")
+    with _consistent(path):
+        texts = [repr(pair)]
+        for metric in pair.denoising.metrics:
+            texts.append(f"{metric}: {pair.summary(metric=metric)}")
     if output.html is not None:
         pair.to_html(output.html)
     if output.plot is not None:
-        output.write_plot(pair.plot(pair.denoising.metrics[0])[0])
-    texts = [repr(pair)]
-    for metric in pair.denoising.metrics:
-        texts.append(f"{metric}: {pair.summary(metric=metric)}")
+        output.write_plot(pair.plot(next(iter(pair.denoising.metrics), None))[0])
     output.print("\n".join(texts))
+
+
+def _show_two_by_two(result: TwoByTwo, output: Output) -> None:
+    if output.json is not None:
+        output.write_json(json_text({"metric": result.metric, "layers": result.as_dict()}))
+    if output.html is not None:
+        result.to_html(output.html)
+    if output.plot is not None:
+        output.write_plot(result.plot())
+    output.print(str(result))
 
 
 def _show_json(path: Path, output: Output) -> None:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _refused(path, f", which cannot be read: {error}") from error
+        fields = json_of_file(path, allow_nan=True)
+    except (OSError, Malformed) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(fields, Mapping):
         raise _refused(path, ", which is of another kind")
     name = _format_name(fields).removeprefix("mlx_patch.").removesuffix(".json")
-    try:
-        if name in ("SweepResult", "Estimate"):
-            write_result(result_of_json(fields, name), output)
-        elif name in JSON_TEXTS:
-            _print_alone(output, JSON_TEXTS[name](fields))
-        elif {"cfg", "nodes", "edges"} <= fields.keys():
-            _show_edges(path, output)
-        elif is_study(fields):
-            _print_alone(output, study_text(fields))
-        elif {"denoising", "noising"} <= fields.keys():
-            _print_alone(output, _both_ways(fields))
-        else:
-            raise _refused(path, ", which is of another kind")
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, PatchError):
-            raise
-        raise _refused(path, f", which is inconsistent: {type(error).__name__} {error}") from error
+    if name in ("SweepResult", "Estimate"):
+        with _consistent(path):
+            result = result_of_json(fields, name)
+            text = result_text(result)
+        write_result(result, text, output)
+    elif {"cfg", "nodes", "edges"} <= fields.keys():
+        _show_edges(path, output)
+    else:
+        with _consistent(path):
+            text = _json_text(path, fields, name)
+        _print_alone(output, text)
+
+
+def _json_text(path: Path, fields: Mapping[str, Any], name: str) -> str:
+    """What of JSON is shown as text alone.
+
+    Args:
+        path: The file.
+        fields: The JSON.
+        name: The name of the format that it says.
+    Raises:
+        FileError: It is of another kind.
+        PatchError, KeyError, TypeError, ValueError, IndexError, AttributeError: Something is not there.
+    """
+    if name in JSON_TEXTS:
+        return JSON_TEXTS[name](fields)
+    if is_study(fields):
+        return study_text(fields)
+    if {"denoising", "noising"} <= fields.keys():
+        return _both_ways(fields)
+    raise _refused(path, ", which is of another kind")
 
 
 def _both_ways(fields: Mapping[str, Any]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from mlx_patch.cli._lens_text import lens_text
+from mlx_patch.files import Malformed
 from mlx_patch.laws import Finding, Report
 from mlx_patch.lens import DirectLogits
-from mlx_patch.results import CellResult, Estimate, StoredPlan, SweepResult
+from mlx_patch.results import CellResult, Estimate, StoredPlan, SweepResult, check_description
 from mlx_patch.testing import ZooLine, ZooReport
 
 
@@ -21,6 +22,7 @@ def result_of_json(fields: Mapping[str, Any], name: str) -> CellResult:
     Raises:
         PatchError, KeyError, TypeError, ValueError: Something is not there, or does not fit.
     """
+    check_description(fields)
     fields_of_kind: dict[str, Any] = {}
     for array in ("estimated", "seed_baselines"):
         if array in fields:
@@ -43,8 +45,15 @@ def result_of_json(fields: Mapping[str, Any], name: str) -> CellResult:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """An array of JSON's numbers, in which null is NaN and infinities are texts."""
-    return np.array(values, np.float32)
+    """An array of JSON's numbers, in which null is NaN and infinities are texts.
+
+    Raises:
+        ValueError, TypeError, OverflowError: They are no numbers, or none of float32.
+    """
+    numbers = np.array(values, np.float64)
+    if (np.isfinite(numbers) & (np.abs(numbers) > np.finfo(np.float32).max)).any():
+        raise Malformed("it has numbers that float32 does not hold")
+    return numbers.astype(np.float32)
 
 
 def _report_text(fields: Mapping[str, Any]) -> str:
@@ -59,13 +68,17 @@ def _zoo_text(fields: Mapping[str, Any]) -> str:
 
 
 def _direct_text(fields: Mapping[str, Any]) -> str:
+    total = _numbers(fields["logit"])
+    remainder = {name: _numbers(values) for name, values in fields["remainder"].items()}
+    if not total.size or any(array.shape != total.shape for array in remainder.values()):
+        raise Malformed("its remainder has not one number an example")
     logit = DirectLogits(
         by=fields["by"],
         values=_numbers(fields["values"]),
         axes=tuple(fields["axes"]),
         coords={axis: tuple(labels) for axis, labels in fields["coords"].items()},
-        remainder={name: _numbers(values) for name, values in fields["remainder"].items()},
-        logit=_numbers(fields["logit"]),
+        remainder=remainder,
+        logit=total,
         scale=fields["scale"],
         answer=fields["answer"],
     )

@@ -7,7 +7,7 @@ from mlx_patch.cli._cells import CellArguments, add_cells, add_metric, cell_argu
 from mlx_patch.cli._model import add_edits, add_model
 from mlx_patch.cli._output import add_output, output_of
 from mlx_patch.cli._prompts import add_pairs, add_prompts, add_source
-from mlx_patch.cli._results import write_result
+from mlx_patch.cli._results import result_text, write_result
 from mlx_patch.cli._verb import UsageError, Verb
 from mlx_patch.results import SweepResult, json_text
 from mlx_patch.sweeps import plan, sweep
@@ -51,7 +51,7 @@ def run_sweep(options: argparse.Namespace) -> int:
     )
     if options.normalised:
         result = _normalised(result, arguments)
-    write_result(result, output)
+    write_result(result, result_text(result), output)
     if not result.complete:  # Ctrl-C: what is done is written
         raise KeyboardInterrupt
     return 0

@@ -11,8 +11,8 @@ from typing_extensions import override
 from mlx_patch import arguments
 from mlx_patch.cross._contributions import HALVES, cells_frame, contributions_page, draw_contributions
 from mlx_patch.cross._patch import cross_patch
-from mlx_patch.errors import FileError, KindError, ShapeError, ValueRefusedError, shown
-from mlx_patch.files import Format, read_archive, text_written, write_archive
+from mlx_patch.errors import FileError, KindError, PatchError, ShapeError, ValueRefusedError, shown
+from mlx_patch.files import Format, clause_of, read_archive, text_written, write_archive
 from mlx_patch.model import HookedModel, require_hooked
 from mlx_patch.plot import frame_height, html_frame
 from mlx_patch.positions import Alignment
@@ -138,13 +138,14 @@ class TwoByTwo:
         Raises:
             FileError: There is no such file, or it is damaged, of another kind, or of another version.
         """
-        about, arrays = read_archive(path, "TwoByTwo.save", _FORMAT)
+        about, arrays = read_archive(path, "TwoByTwo.save", _FORMAT, ["cells"])
+        fields: list[Any] = [about.get("layers"), arrays.get("cells"), about.get("metric")]
         try:
-            layers, metric = tuple(map(int, about["layers"])), str(about["metric"])
-            return cls(layers, arrays["cells"], metric)
-        except (KeyError, TypeError, ValueError, ShapeError) as error:
+            return cls(*fields)
+        except PatchError as error:
+            reason = clause_of(error).rstrip(".")
             raise FileError(
-                f"`path` must be a file that TwoByTwo.save wrote. Got {path}, which is inconsistent: {error}."
+                f"`path` must be a file that TwoByTwo.save wrote. Got {path}, which is inconsistent: {reason}."
             ) from error
 
     def plot(self, ax: Any = None) -> "matplotlib.axes.Axes":

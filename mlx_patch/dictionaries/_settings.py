@@ -4,10 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_patch.errors import FileError, listed, shown
-from mlx_patch.files import Malformed, open_checked, strict_json
+from mlx_patch.errors import FileError, brief, listed
+from mlx_patch.files import Malformed, clause_of, open_checked, read_bounded, strict_json
 
 _LARGEST = 2**20
+_LARGEST_YAML = 2**16
+_DEEPEST_YAML = 20
+_LISTED = 12
 _REQUIRED: Any = object()
 
 
@@ -38,7 +41,7 @@ class Settings:
         self._read.add(key)
         if key not in self.values:
             if default is _REQUIRED:
-                raise FileError(f"{self.path} must say {key!r}. It has: {listed(self.values)}. Fetch it again.")
+                raise FileError(f"{self.path} must say {key!r}. It has: {_names(self.values)}. Fetch it again.")
             return default
         value = self.values[key]
         kinds = kind
@@ -47,7 +50,7 @@ class Settings:
         is_of_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         if not is_of_kind:
             names = " or ".join(member.__name__ for member in kinds)
-            raise FileError(f"{self.path} must have {names} for {key!r}. Got {shown(value)}. Fetch it again.")
+            raise FileError(f"{self.path} must have {names} for {key!r}. Got {brief(value)}. Fetch it again.")
         return value
 
     def choose(self, key: str, choices: Iterable[Any], default: Any = _REQUIRED) -> Any:
@@ -60,7 +63,7 @@ class Settings:
         value = self.take(key, (str, bool, type(None)), default)
         if value not in choices:
             raise FileError(
-                f"{self.path} must have one of {listed(map(repr, choices))} for {key!r}. Got {shown(value)}, which "
+                f"{self.path} must have one of {listed(map(repr, choices))} for {key!r}. Got {brief(value)}, which "
                 "mlx_patch does not know how to compute."
             )
         return value
@@ -79,8 +82,13 @@ class Settings:
         if unknown:
             raise FileError(
                 f"{self.path} must have known keys only: one of the others may change what the features are. Got "
-                f"{listed(map(repr, unknown))}. If they change nothing, remove them from a copy of the folder."
+                f"{_names(unknown)}. If they change nothing, remove them from a copy of the folder."
             )
+
+
+def _names(keys: Iterable[str]) -> str:
+    """The first keys, for a message."""
+    return listed(map(brief, list(keys)[:_LISTED]))
 
 
 def read_json(path: Path) -> Settings:
@@ -92,36 +100,60 @@ def read_json(path: Path) -> Settings:
     try:
         values = strict_json(_text(path))
     except Malformed as error:
-        raise FileError(f"`folder` must hold a {path.name} in JSON. Got {path}, which {error}.") from error
+        raise FileError(f"`folder` must hold a {path.name} in JSON. Got {path}, which {clause_of(error)}.") from error
     return Settings(path, _checked_mapping(path, values))
 
 
 def read_yaml(path: Path) -> Settings:
-    """The settings of a YAML file: plain values only, no Python objects.
+    """The settings of a YAML file: plain values only, no tags and no aliases.
 
     Raises:
         FileError: It is no mapping in YAML, or cannot be read.
     """
     import yaml  # comes with mlx_lm
 
+    text = _text(path, _LARGEST_YAML)
     try:
-        values = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FileError(f"`folder` must hold a {path.name} in YAML. Got {path}, which is none: {error}.") from error
+        _check_tokens(text)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FileError(
+            f"`folder` must hold a {path.name} in YAML. Got {path}, which is none: {clause_of(error)}."
+        ) from error
     return Settings(path, _checked_mapping(path, values))
 
 
-def _text(path: Path) -> bytes:
+def _check_tokens(text: bytes) -> None:
+    """Refuse nesting, of which a configuration has little, names for parts of a document, and kinds of values.
+
+    A short text of names that stand for each other is more than memory holds; nested brackets take quadratic time.
+    What a tag makes of a text may be any object.
+
+    Raises:
+        Malformed: There is one.
+    """
+    import yaml
+
+    starts = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken)
+    starts += (yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, starts) - isinstance(token, ends)
+        if isinstance(token, yaml.AliasToken | yaml.TagToken):
+            raise Malformed("it has aliases or tags")
+        if depth > _DEEPEST_YAML:
+            raise Malformed(f"its values are nested more than {_DEEPEST_YAML} deep")
+
+
+def _text(path: Path, largest: int = _LARGEST) -> bytes:
     try:
         with open_checked(path) as file:
-            content = file.read(_LARGEST + 1)
+            return read_bounded(file, largest)
     except Malformed as error:
         raise FileError(f"`folder` must hold {path.name}. Got {path}, which {error}.") from error
     except OSError as error:
         raise FileError(f"`folder` must hold {path.name}. Got {path}: {error.strerror}.") from error
-    if len(content) > _LARGEST:
-        raise FileError(f"`folder` must hold a {path.name} of at most {_LARGEST} bytes. Got {path}, which is larger.")
-    return content
 
 
 def _checked_mapping(path: Path, values: object) -> dict[str, Any]:

@@ -3,20 +3,33 @@
 import zipfile
 from collections.abc import Mapping
 from hashlib import blake2b
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mlx_patch.dictionaries._stored import InMemory, OnDisk, Stored
 from mlx_patch.errors import FileError
-from mlx_patch.files import Malformed, open_checked, read_header, stamp_of
+from mlx_patch.files import (
+    LARGEST_NPY_HEADER,
+    ArrayHeader,
+    Malformed,
+    clause_of,
+    npy_header,
+    open_checked,
+    opened_zip,
+    read_header,
+    stamp_of,
+)
 
 _KINDS = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16, "I32": np.int32, "I64": np.int64}
-_UNREADABLE = (Malformed, zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LARGEST_COMPRESSED = 2**31
-_ORDERS: tuple[Literal["C", "F"], ...] = ("C", "F")
+_LARGEST_ITEM = 8
+_MOST_COMPRESSED = 100
+"""How many times smaller an array of more than `_ALWAYS_UNPACKED` bytes may be in its file. A bomb is 1000 times."""
+
+_ALWAYS_UNPACKED = 2**24
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096
 
@@ -32,9 +45,9 @@ def read_tensors(path: Path) -> dict[str, Stored]:
             if path.suffix == ".npz":
                 return _of_zip(path, file)
             return _of_safetensors(path, file)
-    except _UNREADABLE as error:
+    except Malformed as error:
         raise FileError(
-            f"`folder` must hold a whole {path.name}. Got {path}, which {error}. Fetch it again."
+            f"`folder` must hold a whole {path.name}. Got {path}, which {clause_of(error)}. Fetch it again."
         ) from error
     except OSError as error:
         if isinstance(error, FileError):
@@ -69,47 +82,55 @@ def _of_zip(path: Path, file: BinaryIO) -> dict[str, Stored]:
     """The arrays of a zip. Those that are stored as they are stay in the file."""
     stamp = stamp_of(file)
     tensors: dict[str, Stored] = {}
-    with zipfile.ZipFile(file) as archive:
+    with opened_zip(file, _METHODS) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
-            if name in tensors or name == info.filename:
-                raise Malformed(f"has {info.filename!r}, which is not one array of its own")
-            with archive.open(info) as member:
-                shape, is_fortran, dtype = _npy_header(member, name)
-                length = member.tell()
-                if length + prod(shape) * dtype.itemsize != info.file_size:
-                    raise Malformed(f"is damaged: {name!r} has not the bytes that its shape needs")
-                if info.compress_type != zipfile.ZIP_STORED:
-                    tensors[name] = InMemory(_unpacked(member, name, shape, dtype, is_fortran))
-                    continue
-            start = _start_of(file, info) + length
-            tensors[name] = OnDisk(path, stamp, start, dtype, shape, order=_ORDERS[is_fortran])
+            if name == info.filename:
+                raise Malformed(f"has {name!r}, which is not one array")
+            header = _header_of(archive, info, name)
+            if info.compress_type == zipfile.ZIP_STORED:
+                start = _start_of(file, info) + header.length
+                tensors[name] = OnDisk(path, stamp, start, header.dtype, header.shape, order=header.order)
+            else:
+                numbers = _unpacked(archive, info, name, header)
+                tensors[name] = InMemory(numbers.reshape(header.shape, order=header.order))
     return tensors
 
 
-def _npy_header(member: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(member)
-    if version == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    else:
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(member)
-    if dtype.hasobject:
-        raise Malformed(f"holds pickled objects in {name!r}, which may run any code and are never read")
-    if dtype.kind not in "fi" or not dtype.isnative or dtype.itemsize > 8:
-        raise Malformed(f"has numbers of {dtype} in {name!r}, which is no dtype of weights")
-    return shape, is_fortran, dtype
+def _header_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> ArrayHeader:
+    """The header of an array, whose member has the size that it says.
 
-
-def _unpacked(member: Any, name: str, shape: tuple[int, ...], dtype: np.dtype, is_fortran: bool) -> np.ndarray:
-    size = prod(shape) * dtype.itemsize
-    if size > _LARGEST_COMPRESSED:
-        raise Malformed(
-            f"compresses {size} bytes of {name!r}, of which no part can be read by itself; save it anew with np.savez"
-        )
-    content = member.read(size)
-    if len(content) != size or member.read(1):
+    Raises:
+        Malformed: It is no array of numbers, or has another size.
+    """
+    try:
+        with archive.open(info) as member:
+            header = npy_header(member.read(LARGEST_NPY_HEADER))
+    except Malformed as error:
+        raise Malformed(f"{error}, in {name!r}") from error
+    if header.dtype.kind not in "fi" or header.dtype.itemsize > _LARGEST_ITEM:
+        raise Malformed(f"has numbers of {header.dtype} in {name!r}, which is no dtype of weights")
+    if header.nbytes != info.file_size:
         raise Malformed(f"is damaged: {name!r} has not the bytes that its shape needs")
-    return np.frombuffer(content, dtype).reshape(shape, order=_ORDERS[is_fortran])
+    return header
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, header: ArrayHeader) -> np.ndarray:
+    """The numbers of a compressed array. Shape `(size,)`.
+
+    Raises:
+        Malformed: It is too large to be unpacked, or larger than weights are that were packed so small.
+    """
+    if info.file_size > min(_LARGEST_COMPRESSED, _ALWAYS_UNPACKED + _MOST_COMPRESSED * info.compress_size):
+        raise Malformed(
+            f"compresses {info.file_size} bytes of {name!r} into {info.compress_size}, of which no part can be read by "
+            "itself; save it anew with np.savez"
+        )
+    with archive.open(info) as member:
+        content = member.read(info.file_size)
+    if len(content) != info.file_size:
+        raise Malformed(f"is damaged: {name!r} has not the bytes that its shape needs")
+    return np.frombuffer(content, header.dtype, offset=header.length)
 
 
 def _start_of(file: BinaryIO, info: zipfile.ZipInfo) -> int:

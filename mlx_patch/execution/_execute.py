@@ -102,16 +102,11 @@ def _prepare(
 ) -> tuple[Plan, Numbers, SaveNumbers]:
     """The plan, the numbers of its checkpoint or blank ones, and what saves them after each pass."""
     blank = no_numbers(experiment)
+    fresh = plan_experiment(experiment, executor, bounds)
     if path is None:
-        plan = plan_experiment(experiment, executor, bounds)
-        return plan, blank, lambda numbers: None
-    chosen_executor, _ = _choose_executor(experiment, executor)
-    checkpoint = Checkpoint(path, sweep_identity(experiment, chosen_executor.name))
-    saved = checkpoint.read(blank)
-    if saved is None:
-        plan, numbers = plan_experiment(experiment, executor, bounds), blank
-    else:
-        plan, numbers = saved
+        return fresh, blank, lambda numbers: None
+    checkpoint = Checkpoint(path, sweep_identity(experiment, fresh.executor))
+    plan, numbers = checkpoint.read(blank, fresh) or (fresh, blank)
     if not numbers.done.all():  # one that is complete may be read from anywhere
         refuse_unwritable(path)
     return plan, numbers, checkpoint.writer(plan)

@@ -6,9 +6,8 @@ Zip's checksums detect damage. `numpy.load` reads the arrays too.
 
 import json
 import os
-import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -17,8 +16,11 @@ import numpy as np
 from mlx_patch import arguments
 from mlx_patch.errors import FileError
 from mlx_patch.files._format import Format
-from mlx_patch.files._safetensors import open_checked, strict_json
+from mlx_patch.files._json import LARGEST_JSON, strict_json
+from mlx_patch.files._npy import array_of_npy
+from mlx_patch.files._opening import Malformed, clause_of, open_checked
 from mlx_patch.files._whole import written_whole
+from mlx_patch.files._zip import opened_zip
 
 ABOUT = "about.json"
 """The member that describes the others."""
@@ -27,19 +29,10 @@ ABOUT = "about.json"
 _DTYPES = {"f": "<f4", "b": "|b1", "i": "<i8"}
 
 
+_LOCAL_HEADER = 30  # bytes before each member, with its name behind them
+
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows
-
-
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    OverflowError,
-    MemoryError,
-)
 
 
 def write_archive(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -90,7 +83,12 @@ def _npy_bytes(array: np.ndarray) -> bytes:
 
 
 def read_archive(
-    path: str | os.PathLike[str], written_by: str, format_: Format, argument: str = "path", remedy: str = ""
+    path: str | os.PathLike[str],
+    written_by: str,
+    format_: Format,
+    array_names: Collection[str],
+    argument: str = "path",
+    remedy: str = "",
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The description and the arrays that `write_archive` wrote.
 
@@ -98,6 +96,7 @@ def read_archive(
         path: The file.
         written_by: The function that writes such files: `SweepResult.save`.
         format_: The format.
+        array_names: The names that arrays may have. With others, nothing is read.
         argument: The caller's name for the file.
         remedy: What to do about a file that does not fit.
     Raises:
@@ -106,34 +105,76 @@ def read_archive(
     path = arguments.path(argument, path)
     refusal = f"`{argument}` must be a file that {written_by} wrote. Got {path}"
     try:
-        members = _read_members(path)
-        about = strict_json(members.pop(ABOUT))
-        arrays = {name.removesuffix(".npy"): _array(content) for name, content in members.items()}
+        with open_checked(path) as file, opened_zip(file) as archive:
+            about = _about_in(archive)
+            format_.refuse_other_version(about, argument, path, remedy or "Read it with the mlx_patch that wrote it.")
+            if not format_.describes(about):
+                raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())
+            arrays = _arrays_in(archive, array_names)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"{refusal}: {error.strerror}. {remedy}".rstrip()) from error
-    except _UNREADABLE as error:
-        raise FileError(f"{refusal}, which is damaged or of another kind: {error}. {remedy}".rstrip()) from error
-    format_.refuse_other_version(about, argument, path, remedy or "Read it with the mlx_patch that wrote it.")
-    if not format_.describes(about):
-        raise FileError(f"{refusal}, which is of another kind. {remedy}".rstrip())
+    except Malformed as error:
+        raise FileError(f"{refusal}, which {clause_of(error)}. {remedy}".rstrip()) from error
     return about, arrays
 
 
-def _read_members(path: str | os.PathLike[str]) -> dict[str, bytes]:
-    """The members of a zip, bytes by name.
+def about_of_archive(path: str | os.PathLike[str]) -> Any:
+    """The description in a file that `write_archive` wrote, whatever its format.
 
     Raises:
-        OSError, zipfile.BadZipFile, ValueError: It cannot be read, is damaged, or has two members of one name.
+        OSError: There is no such file, or it cannot be read.
+        Malformed: It is damaged, or of another kind.
     """
-    with open_checked(path) as file, zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if len(set(names)) < len(names):
-            raise ValueError("two members have one name")
-        return {name: archive.read(name) for name in names}
+    with open_checked(path) as file, opened_zip(file) as archive:
+        return _about_in(archive)
 
 
-def _array(content: bytes) -> np.ndarray:
-    array = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
-    if array.dtype.kind in "bi":
-        return array
-    return array.astype(np.float32)
+def _about_in(archive: zipfile.ZipFile) -> Any:
+    _refuse_gaps(archive)
+    if ABOUT not in archive.namelist():
+        raise Malformed(f"is damaged or of another kind: it has no {ABOUT}")
+    size = archive.getinfo(ABOUT).file_size
+    if size > LARGEST_JSON:
+        raise Malformed(f"has {size} bytes in {ABOUT}, where at most {LARGEST_JSON} are read")
+    return strict_json(archive.read(ABOUT), allow_nan=True)  # in a provenance, the score of an example may be NaN
+
+
+def _refuse_gaps(archive: zipfile.ZipFile) -> None:
+    """Refuse a directory that leaves out members: one wrong bit in it hides those behind it, which no sum notices.
+
+    Raises:
+        Malformed: The members do not lie one behind the other, from the first byte to the directory.
+    """
+    end = 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset != end:
+            break
+        end += _LOCAL_HEADER + len(info.filename.encode()) + info.file_size
+    if end != archive.start_dir:
+        raise Malformed("is damaged: its directory leaves out a member, or has one twice")
+
+
+def _arrays_in(archive: zipfile.ZipFile, array_names: Collection[str]) -> dict[str, np.ndarray]:
+    """The arrays of a zip, by name.
+
+    Raises:
+        Malformed: There is one of another name, or it is not as it was written.
+    """
+    members = {f"{name}.npy": name for name in array_names}
+    for name in archive.namelist():
+        if name != ABOUT and name not in members:
+            raise Malformed(f"holds {name[:80]!r}, which no such file holds")
+    names = [name for name in archive.namelist() if name != ABOUT]
+    return {members[name]: _array(archive.read(name), name) for name in names}
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    try:
+        array = array_of_npy(content)
+    except Malformed as error:
+        raise Malformed(f"is damaged: {name!r} {error}") from error
+    if array.dtype.str not in _DTYPES.values():
+        raise Malformed(f"is damaged: {name!r} has numbers of {array.dtype}")
+    return array.copy()

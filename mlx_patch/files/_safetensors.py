@@ -6,9 +6,7 @@ cut or overwritten by then, the array is garbage, without an error. So files tha
 
 import json
 import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
@@ -17,7 +15,8 @@ from typing import Any, BinaryIO
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch import arguments
+from mlx_patch.files._json import strict_json
+from mlx_patch.files._opening import Malformed, read_at
 
 _DTYPES: dict[str, tuple[mx.Dtype, Any]] = {
     "BOOL": (mx.bool_, np.bool_),
@@ -38,15 +37,12 @@ _DTYPES: dict[str, tuple[mx.Dtype, Any]] = {
 _PREFIX = 8
 _LONGEST_HEADER = 100_000_000  # as the format's own reader has it
 _LARGEST_DIMENSION = 2**31  # mlx counts dimensions in 32 bits
+_MOST_AXES = 32  # as in every numpy
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 Stamp = tuple[int, int, int, int, int]
 """Device, inode, size and times of a file, which differ once the file was changed or replaced."""
-
-
-class Malformed(ValueError):
-    """A defect of a file, as a clause: "is cut off: ..."."""
 
 
 @dataclass(frozen=True)
@@ -93,29 +89,6 @@ class Header:
     entries: Mapping[str, Entry]
 
 
-@contextmanager
-def open_checked(path: str | os.PathLike[str], *, follow: bool = True) -> Iterator[BinaryIO]:
-    """Open a regular file to read. Devices and pipes, which may never end, are refused.
-
-    Args:
-        path: The file.
-        follow: Whether it may be a symbolic link.
-    Raises:
-        OSError: There is no such file, or it cannot be read.
-        Malformed: It is no regular file, or a link where there must be none.
-    """
-    path = arguments.path("path", path)
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-    if not follow:
-        flags |= os.O_NOFOLLOW
-        if path.is_symlink():
-            raise Malformed("is a symbolic link, which is not followed")
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise Malformed("is not a regular file")
-        yield file
-
-
 def stamp_of(file: BinaryIO) -> Stamp:
     """The stamp of an open file."""
     status = os.fstat(file.fileno())
@@ -129,10 +102,10 @@ def read_header(file: BinaryIO) -> Header:
         Malformed: It is no safetensors file, or is cut off or too long.
     """
     size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(_read(file, 0, _PREFIX), "little")
+    length = int.from_bytes(read_at(file, 0, _PREFIX), "little")
     if not 2 <= length <= min(_LONGEST_HEADER, size - _PREFIX):
         raise Malformed(f"is not a safetensors file: its header would have {length} bytes, but the file has {size}")
-    about = strict_json(_read(file, _PREFIX, length))
+    about = strict_json(read_at(file, _PREFIX, length))
     if not isinstance(about, dict):
         raise Malformed("is not a safetensors file: its header is not a mapping")
     metadata = _checked_metadata(about.pop(_METADATA, None))
@@ -149,7 +122,7 @@ def read_array(file: BinaryIO, entry: Entry) -> mx.array:
         Malformed: The file has been cut off.
     """
     dtype, storage_type = _DTYPES[entry.kind]
-    numbers = np.frombuffer(_read(file, entry.start, entry.nbytes), storage_type)
+    numbers = np.frombuffer(read_at(file, entry.start, entry.nbytes), storage_type)
     if dtype == mx.bfloat16:
         array = mx.array(numbers).view(dtype)
     else:
@@ -177,33 +150,6 @@ def bits_of(array: mx.array) -> np.ndarray:
     return np.asarray(flat)
 
 
-def strict_json(text: str | bytes) -> Any:
-    """The value of a JSON text, without repeated names, NaN or infinity.
-
-    Raises:
-        Malformed: It is no such text.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
-    except Malformed:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"is damaged: {error}") from error
-
-
-def _unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise Malformed(f"is damaged: it names {name!r} twice")
-        values[name] = value
-    return values
-
-
-def _refuse_constant(name: str) -> Any:
-    raise Malformed(f"is damaged: {name} is not a JSON number")
-
-
 def _checked_metadata(metadata: Any) -> dict[str, str]:
     if metadata is None:  # mlx writes null if there are none
         return {}
@@ -219,7 +165,7 @@ def _checked_entry(name: str, description: Any, base: int) -> Entry:
     kind, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
     if not isinstance(kind, str) or kind not in _DTYPES:
         raise Malformed(f"is damaged: {name!r} has the dtype {kind!r}")
-    if not _are_counts(shape) or any(size >= _LARGEST_DIMENSION for size in shape):
+    if not _are_counts(shape) or len(shape) > _MOST_AXES or any(size >= _LARGEST_DIMENSION for size in shape):
         raise Malformed(f"is damaged: {name!r} has the shape {shape!r}")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise Malformed(f"is damaged: {name!r} has the offsets {offsets!r}")
@@ -245,11 +191,3 @@ def _refuse_gaps(entries: Iterable[Entry], start: int, size: int) -> None:
         previous_end = entry.end
     if previous_end != size:
         raise Malformed(f"is cut off or too long: it has {size} bytes instead of {previous_end}")
-
-
-def _read(file: BinaryIO, start: int, length: int) -> bytes:
-    file.seek(start)
-    content = file.read(length)
-    if len(content) != length:
-        raise Malformed(f"is cut off: it has {start + len(content)} bytes of {start + length} or more")
-    return content

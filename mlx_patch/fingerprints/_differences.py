@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mlx_patch.errors import listed
+from mlx_patch.errors import brief, listed
 
 _HASH = re.compile("[0-9a-f]{32}")
 
@@ -63,13 +63,20 @@ def _is_hash(value: object) -> bool:
     return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
-def _list_difference(stored: Sequence[Sequence[str]], current: Sequence[Sequence[str]]) -> str:
+def _first_text(entry: object) -> str:
+    """The text that describes an entry; its repr, where a file has no such entry."""
+    if isinstance(entry, list | tuple) and entry:
+        return str(entry[0])
+    return brief(entry)
+
+
+def _list_difference(stored: Sequence[object], current: Sequence[object]) -> str:
     """The first entry that differs, described by its first text, and the numbers of three more."""
     if len(stored) != len(current):
         return f"{len(stored)} in the file, {len(current)} here"
     differing = [n for n in range(len(stored)) if stored[n] != current[n]]
     first = differing[0]
-    stored_text, current_text = stored[first][0], current[first][0]
+    stored_text, current_text = _first_text(stored[first]), _first_text(current[first])
     difference = f"{stored_text}, which differs"
     if stored_text != current_text:
         difference = f"{stored_text} in the file, {current_text} here"

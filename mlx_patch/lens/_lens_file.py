@@ -12,6 +12,7 @@ from mlx_patch.errors import FileError, PatchError, listed
 from mlx_patch.files import (
     Format,
     Malformed,
+    clause_of,
     content_digest,
     open_checked,
     read_array,
@@ -78,20 +79,22 @@ def read_lens(
     try:
         metadata, named = _read(path, format_)
         identity = strict_json(metadata["identity"])
-        fit = _fit_of(strict_json(metadata["fit"]))
+        fit = _fit_of(strict_json(metadata["fit"], allow_nan=True))  # a divergence may have overflowed
         arrays = _by_site(named, tuple(fit.before), kinds)
     except OSError as error:
         raise _refused(path, format_, f": {error.strerror}. Check the path.") from error
     except (Malformed, PatchError) as error:
-        raise _refused(path, format_, f", which {error}. Fit the lens again.") from error
+        raise _refused(path, format_, f", which {clause_of(error)}. Fit the lens again.") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise _refused(path, format_, f", which is damaged: {error!r}. Fit the lens again.") from error
+        raise _refused(path, format_, f", which is damaged: {clause_of(error)}. Fit the lens again.") from error
     clauses = listed(differences({"model": identity}, {"model": lens_identity(model)}))
     if clauses:
         raise FileError(
-            f"`path` must hold a lens for this model. Got {path}, for {clauses}. Load it with the model that "
-            "it was fitted on; `lens.on(model)` carries it over."
+            f"`path` must hold a lens for this model. Got {path}, for {clause_of(clauses)}. Load it with the model "
+            "that it was fitted on; `lens.on(model)` carries it over."
         )
+    if any(array.shape[0] != model.d_model for by_site in arrays.values() for array in by_site.values()):
+        raise _refused(path, format_, ", whose maps have not the width of its own model. Fit the lens again.")
     return identity, fit, arrays
 
 
@@ -113,19 +116,59 @@ def _read(path: str | os.PathLike[str], format_: Format) -> tuple[Mapping[str, s
     return about, arrays
 
 
-def _fit_of(record: dict[str, Any]) -> FitRecord:
+def _fit_of(record: Any) -> FitRecord:
+    """The record that JSON values describe.
+
+    Raises:
+        Malformed, PatchError, KeyError, TypeError: They describe none.
+    """
+    if not isinstance(record, dict):
+        raise Malformed("is damaged: its fit is no record")
     for name in _BY_SITE:
-        record[name] = {Site.parse(site): number for site, number in record[name].items()}
-    record["held_out"] = tuple(record["held_out"])
-    return FitRecord(**record)
+        record[name] = _divergences(name, record[name])
+    fit = FitRecord(**{**record, "held_out": tuple(record["held_out"])})
+    counts = (fit.prompts, fit.positions, fit.held_out_positions, *fit.held_out)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise Malformed("is damaged: its fit counts no prompts and positions")
+    if not isinstance(fit.settings, dict) or not _maps_to_texts(fit.model):
+        raise Malformed("is damaged: its fit does not say how, or on which model")
+    if not fit.before or fit.before.keys() != fit.after.keys():
+        raise Malformed("is damaged: its fit has not the same sites before and after")
+    return fit
+
+
+def _divergences(name: str, by_site: Any) -> dict[Site, float]:
+    """Divergences by site.
+
+    Raises:
+        Malformed: They are no numbers by site.
+    """
+    if not isinstance(by_site, dict) or not all(isinstance(number, int | float) for number in by_site.values()):
+        raise Malformed(f"is damaged: {name!r} does not map sites to numbers")
+    return {Site.parse(site): float(number) for site, number in by_site.items()}
+
+
+def _maps_to_texts(mapping: object) -> bool:
+    return isinstance(mapping, dict) and all(isinstance(text, str) for text in mapping.values())
 
 
 def _by_site(
     named: Mapping[str, mx.array], sites: tuple[Site, ...], kinds: Mapping[str, int]
 ) -> dict[str, dict[Site, mx.array]]:
+    """The arrays by what they are, and by site.
+
+    Raises:
+        Malformed: They are others, or are not of one width.
+    """
+    if len(named) != len(sites) * len(kinds):
+        raise Malformed(f"is damaged: it has {len(named)} arrays for {len(sites)} sites")
     arrays: dict[str, dict[Site, mx.array]] = {}
     for kind, n_axes in kinds.items():
         arrays[kind] = {site: named[f"{kind} {site}"] for site in sites}
-        if any(array.ndim != n_axes or len(set(array.shape)) != 1 for array in arrays[kind].values()):
-            raise Malformed(f"is damaged: not every {kind} has {n_axes} equal axes")
+        if not all(_is_map(array, n_axes) for array in arrays[kind].values()):
+            raise Malformed(f"is damaged: not every {kind} has {n_axes} equal axes in float32")
     return arrays
+
+
+def _is_map(array: mx.array, n_axes: int) -> bool:
+    return array.ndim == n_axes and len(set(array.shape)) == 1 and array.dtype == mx.float32

@@ -63,17 +63,17 @@ def refuse_no_room(
         "the stream and the neurons of a layer": batch * length * (2 * layout.d_model + _n_neurons(layout)),
         "logits and captures": batch * (n_read * layout.d_vocab + n_kept * n_streams * layout.d_model),
     }
-    part = max(numbers, key=lambda name: numbers[name])
-    needed = numbers[part] * _SCORE
+    largest = max(numbers, key=lambda name: numbers[name])
+    needed = numbers[largest] * _SCORE
     if memory and needed > memory:  # the size of a number is looked for where it matters
-        needed = numbers[part] * _itemsize(layout.model)
+        needed = numbers[largest] * _itemsize(layout.model)
     has_attention = any("z" in points for points in layout.points)
     scores = batch * _n_heads(layout.model) * length * (offset + length) * _SCORE
     if has_attention and scores > needed:
-        part, needed = "attention scores of a layer", scores
+        largest, needed = "attention scores of a layer", scores
     if memory and needed > memory:
         raise ValueRefusedError(
-            f"`tokens` must leave memory for the run. Got {batch} prompts of {length} positions, whose {part} take "
+            f"`tokens` must leave memory for the run. Got {batch} prompts of {length} positions, whose {largest} take "
             f"{needed / 2**30:.0f} GiB on a CPU with {memory / 2**30:.0f} GiB of memory. Run fewer prompts at once, or "
             "run them in pieces, `model.run(piece, prompt_cache=...)`, with `logits_at=-1`."
         )

@@ -9,6 +9,7 @@ from mlx_patch.results._captions import short_metric as short_metric
 from mlx_patch.results._cell_result import CellResult as CellResult
 from mlx_patch.results._coordinates import Coordinate as Coordinate
 from mlx_patch.results._coordinates import range_text as range_text
+from mlx_patch.results._description import check_description as check_description
 from mlx_patch.results._estimate import Estimate as Estimate
 from mlx_patch.results._files import StoredPlan as StoredPlan
 from mlx_patch.results._files import json_text as json_text

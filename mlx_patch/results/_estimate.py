@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from typing_extensions import override
@@ -38,6 +38,8 @@ class Estimate(CellResult):
         >>> est.exact.tolist(), est.peak()
         ([False, False], layer 1: 5 (baseline 1, effect +4))
     """
+
+    FURTHER_ARRAYS: ClassVar[tuple[str, ...]] = (*CellResult.FURTHER_ARRAYS, "estimated", "exact", "sampled")
 
     estimated: Any = None
     exact: Any = None

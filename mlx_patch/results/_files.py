@@ -11,7 +11,8 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch.errors import FileError, PatchError
-from mlx_patch.files import Format, read_archive, write_archive, written_whole
+from mlx_patch.files import Format, clause_of, read_archive, write_archive, written_whole
+from mlx_patch.results._description import check_description
 from mlx_patch.results._labelled import Labelled, Result
 
 
@@ -29,7 +30,8 @@ def json_text(fields: Mapping[str, Any]) -> str:
         }
     """
     lines = [f"{json.dumps(name)}: {_field_text(value)}" for name, value in fields.items()]
-    return "{\n" + ",\n".join(lines) + "\n}"
+    text = "{\n" + ",\n".join(lines) + "\n}"
+    return text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair, which UTF-8 does not hold
 
 
 def _field_text(value: Any) -> str:
@@ -103,7 +105,7 @@ def save_result(result: Labelled, path: str | os.PathLike[str]) -> None:
 def load_result(kind: type[Result], path: str | os.PathLike[str]) -> Result:
     """What `load` of a kind of result returns."""
     written_by = f"{kind.__name__}.save"
-    about, arrays = read_archive(path, written_by, format_of(kind))
+    about, arrays = read_archive(path, written_by, format_of(kind), array_names(kind))
     return read_result(kind, path, about, arrays, written_by)
 
 
@@ -124,6 +126,11 @@ def result_arrays(result: Labelled, prefix: str = "") -> dict[str, np.ndarray]:
     for name in result.further_arrays:
         arrays[f"{prefix}{name}"] = getattr(result, name)
     return arrays
+
+
+def array_names(kind: type[Labelled], prefix: str = "") -> list[str]:
+    """The names that `result_arrays` may give the arrays of a kind of result."""
+    return [f"{prefix}{name}" for name in (*_OF_EVERY_RESULT, *kind.FURTHER_ARRAYS)]
 
 
 def read_result(
@@ -147,13 +154,20 @@ def read_result(
         FileError: Something is not there, or does not fit.
     """
     try:
-        if not direction:
-            return _built_result(kind, about, arrays, "")
-        return _built_result(kind, about[direction], arrays, f"{direction}/")
-    except (PatchError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(
-            f"`path` must be a file that {written_by} wrote. Got {path}, which is inconsistent: {error}."
-        ) from error
+        prefix = ""
+        if direction:
+            about, prefix = about[direction], f"{direction}/"
+        check_description(about)
+        return _built_result(kind, about, arrays, prefix)
+    except (PatchError, ValueError, KeyError, TypeError) as error:
+        raise inconsistent(path, written_by, error) from error
+
+
+def inconsistent(path: str | os.PathLike[str], written_by: str, error: Exception) -> FileError:
+    """The error for a file whose parts do not fit together."""
+    return FileError(
+        f"`path` must be a file that {written_by} wrote. Got {path}, which is inconsistent: {clause_of(error)}."
+    )
 
 
 _OF_EVERY_RESULT = ("values", "baseline", "run_mask")
@@ -165,7 +179,7 @@ def _built_result(
     coords = {name: tupled(labels) for name, labels in about["coords"].items()}
     plan = None
     if about["plan"] is not None:
-        plan = StoredPlan(**about["plan"])
+        plan = StoredPlan(dict(about["plan"]["values"]), str(about["plan"]["said"]))
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     further: dict[str, Any] = {}
     for name, array in own.items():

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from typing_extensions import override
@@ -44,6 +44,9 @@ class Labelled(ABC):
         UnknownNameError: An axis is unknown, or coordinates belong to none.
         ValueRefusedError: Axes are out of order, or empty, or coordinates there twice.
     """
+
+    FURTHER_ARRAYS: ClassVar[tuple[str, ...]] = ("seed_baselines",)
+    """The names that `further_arrays` may have."""
 
     values: np.ndarray
     axes: tuple[str, ...]

@@ -8,10 +8,10 @@ import numpy as np
 from typing_extensions import override
 
 from mlx_patch import arguments
-from mlx_patch.errors import ShapeError, ValueRefusedError
+from mlx_patch.errors import PatchError, ShapeError, ValueRefusedError
 from mlx_patch.files import Format, read_archive, write_archive
 from mlx_patch.results._figures import draw_pair
-from mlx_patch.results._files import about_result, read_result, result_arrays
+from mlx_patch.results._files import about_result, array_names, inconsistent, read_result, result_arrays
 from mlx_patch.results._page import pair_frames, pair_page
 from mlx_patch.results._result import SweepResult
 from mlx_patch.results._verdicts import PairSummary, checked_threshold, is_necessary, is_sufficient, summary_of
@@ -125,10 +125,15 @@ class PairResult:
         Raises:
             FileError: There is no such file, or it is damaged, of another kind, or of another version.
         """
-        about, arrays = read_archive(path, "PairResult.save", _FORMAT)
-        denoising = read_result(SweepResult, path, about, arrays, "PairResult.save", "denoising")
-        noising = read_result(SweepResult, path, about, arrays, "PairResult.save", "noising")
-        return cls(denoising, noising)
+        written_by = "PairResult.save"
+        names = [*array_names(SweepResult, "denoising/"), *array_names(SweepResult, "noising/")]
+        about, arrays = read_archive(path, written_by, _FORMAT, names)
+        denoising = read_result(SweepResult, path, about, arrays, written_by, "denoising")
+        noising = read_result(SweepResult, path, about, arrays, written_by, "noising")
+        try:
+            return cls(denoising, noising)
+        except PatchError as error:
+            raise inconsistent(path, written_by, error) from error
 
     def plot(self, metric: str | None = None) -> "list[matplotlib.axes.Axes]":
         """Two panels of a new figure, denoising and noising, with one scale.

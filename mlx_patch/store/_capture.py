@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from mlx_patch import arguments
 from mlx_patch.errors import FileError, KindError, SelectionError, ShapeError, ValueRefusedError, shown
-from mlx_patch.files import remove_leftovers
+from mlx_patch.files import clause_of, remove_leftovers
 from mlx_patch.fingerprints import differences
 from mlx_patch.interventions import Edit, PositionChoice, Span, as_positions
 from mlx_patch.model import (
@@ -262,7 +262,7 @@ def _resume_index(folder: Path, index: Index) -> Index:
     clauses = list(differences(stored_index.identity, index.identity))
     if clauses:
         raise FileError(
-            f"`path` must belong to this capture. Got {folder}, which has {' and '.join(clauses)}. {_OTHER}"
+            f"`path` must belong to this capture. Got {folder}, which has {clause_of(' and '.join(clauses))}. {_OTHER}"
         )
     return stored_index
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_patch import arguments
 from mlx_patch.errors import FileError, PatchError
-from mlx_patch.files import Format, Malformed, open_checked, strict_json, written_whole
+from mlx_patch.files import Format, Malformed, clause_of, json_of_file, written_whole
 from mlx_patch.sites import Site
 
 _FORMAT = Format("mlx_patch.ActivationStore", 2)
@@ -176,19 +176,20 @@ def read_index(folder: Path) -> Index:
     """
     refusal = f"`path` must be a folder that ActivationStore.capture wrote. Got {folder}"
     try:
-        with open_checked(folder / NAME, follow=False) as file:
-            about = strict_json(file.read())
+        about = json_of_file(folder / NAME, follow=False)
     except OSError as error:
         raise FileError(f"{refusal}: {NAME}: {error.strerror}. Check the path.") from error
     except Malformed as error:
-        raise FileError(f"{refusal}, whose {NAME} {error}. Capture into another folder.") from error
+        raise FileError(f"{refusal}, whose {NAME} {clause_of(error)}. Capture into another folder.") from error
     _FORMAT.refuse_other_version(about, "path", folder, "Read it with the mlx_patch that wrote it, or capture again.")
     if not _FORMAT.describes(about):
         raise FileError(f"{refusal}, whose {NAME} is of another kind. Check the path.")
     try:
         return _parse_index({name: value for name, value in about.items() if name not in _FORMAT.entry})
     except (PatchError, Malformed, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{refusal}, whose {NAME} is inconsistent: {error}. Capture into another folder.") from error
+        raise FileError(
+            f"{refusal}, whose {NAME} is inconsistent: {clause_of(error)}. Capture into another folder."
+        ) from error
 
 
 def _parse_index(about: dict[str, Any]) -> Index:

@@ -153,9 +153,8 @@ def test_a_cache_can_be_saved_over_the_file_it_comes_from(cache, tmp_path):
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_a_save_that_fails_leaves_no_file(cache, tmp_path, monkeypatch, stop):
-    def half(path, *_):
-        with open(path, "w") as file:
-            file.write("hal")
+    def half(file, *_):
+        file.write(b"hal")
         raise stop
 
     monkeypatch.setattr(mx, "save_safetensors", half)

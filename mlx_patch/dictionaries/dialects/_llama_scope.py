@@ -12,7 +12,7 @@ from mlx_patch.dictionaries._dictionary import Dictionary
 from mlx_patch.dictionaries._normalisation import ByFactor
 from mlx_patch.dictionaries._settings import Settings, read_json
 from mlx_patch.dictionaries.dialects._dialect import Dialect, LoadChoices, Tensors, make_dictionary, refuse_factor
-from mlx_patch.errors import FileError
+from mlx_patch.errors import FileError, brief
 
 _OF_TRAINING = (
     "device seed dtype expansion_factor bias_init_method decoder_exactly_fixed_norm init_decoder_norm "
@@ -84,8 +84,9 @@ def _the_one_hook(settings: Settings) -> str:
     hook, hook_out = settings.take("hook_point_in", str), settings.take("hook_point_out", str)
     if hook != hook_out:
         raise FileError(
-            f"{settings.path} must be of an autoencoder. Got a transcoder from {hook} to {hook_out}, whose files leave "
-            "open at which scale the decoder's lengths count for the threshold. Load a transcoder of another dialect."
+            f"{settings.path} must be of an autoencoder. Got a transcoder from {brief(hook)} to "
+            f"{brief(hook_out)}, whose files leave open at which scale the decoder's lengths count for the threshold. "
+            "Load a transcoder of another dialect."
         )
     return hook
 
@@ -95,6 +96,7 @@ def _factor(settings: Settings, width: int) -> float:
     length = norms.get("in")
     if set(norms) != {"in", "out"} or not isinstance(length, int | float) or not length > 0 or norms["out"] != length:
         raise FileError(
-            f"{settings.path} must have one mean length of activations, more than 0, for in and out. Got {norms}."
+            f"{settings.path} must have one mean length of activations, more than 0, for in and out. "
+            f"Got {brief(norms)}."
         )
     return sqrt(width) / length

@@ -7,8 +7,8 @@ the file of that name is complete at every moment: that of the last pass, or of 
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,13 @@ from mlx_patch import arguments
 from mlx_patch.errors import FileError
 from mlx_patch.execution.plan import Plan
 from mlx_patch.execution.progress._numbers import Numbers
-from mlx_patch.files import ABOUT, Format, array_members, read_archive, remove_leftovers, write_members
+from mlx_patch.files import ABOUT, Format, array_members, clause_of, read_archive, remove_leftovers, write_members
 from mlx_patch.fingerprints import Identity, differences
 
 _FORMAT = Format("mlx_patch.sweep.checkpoint", 1)
 _WRITTEN_BY = "mp.sweep(checkpoint=...)"
 _REMEDY = "Give another path, or delete it."
+_ARRAYS = ("values", "done", "baseline", "token_layers", "skipped")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Checkpoint:
     path: Path
     identity: Identity
 
-    def read(self, blank: Numbers) -> tuple[Plan, Numbers] | None:
+    def read(self, blank: Numbers, fresh: Plan) -> tuple[Plan, Numbers] | None:
         """The plan of the sweep that wrote the file, and its numbers; None where there is no file.
 
         A resumed sweep keeps that plan, since numbers depend on which cells share a pass. A plan made anew could
@@ -45,26 +46,28 @@ class Checkpoint:
 
         Args:
             blank: The numbers of a sweep that has not begun, whose shapes the file's must have.
+            fresh: The plan as it would be made now, from which the file's may differ in what shares a pass.
         Raises:
             FileError: The file is damaged, of another kind or version, or of another sweep.
         """
         if not self.path.exists():
             return None
-        about, arrays = read_archive(self.path, _WRITTEN_BY, _FORMAT, "checkpoint", _REMEDY)
+        about, arrays = read_archive(self.path, _WRITTEN_BY, _FORMAT, _ARRAYS, "checkpoint", _REMEDY)
         try:
             differing = list(differences(about["identity"], self.identity))
             if differing:
-                difference = f"which has {' and '.join(differing)}"
+                difference = f"which has {clause_of(' and '.join(differing))}"
                 raise FileError(f"`checkpoint` must belong to this sweep. Got {self.path}, {difference}. {_REMEDY}")
             plan = Plan.from_dict(about["plan"])
             token_layers = int(arrays["token_layers"])
             skipped = int(arrays["skipped"])
             numbers = Numbers(arrays["values"], arrays["done"], arrays["baseline"], token_layers, skipped)
-            _check_fit(plan, numbers, blank)
+            _check_fit(numbers, blank)
+            _check_plan(plan, fresh)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
                 f"`checkpoint` must be a file that {_WRITTEN_BY} wrote. Got {self.path}, which is inconsistent: "
-                f"{error}. {_REMEDY}"
+                f"{clause_of(error)}. {_REMEDY}"
             ) from error
         return plan, numbers
 
@@ -126,8 +129,8 @@ def _why_not_writable(folder: Path) -> str:
     return ""
 
 
-def _check_fit(plan: Plan, numbers: Numbers, blank: Numbers) -> None:
-    """Refuse a plan and numbers that do not fit each other and the sweep.
+def _check_fit(numbers: Numbers, blank: Numbers) -> None:
+    """Refuse numbers that do not fit the sweep.
 
     Raises:
         ValueError: They do not.
@@ -137,11 +140,31 @@ def _check_fit(plan: Plan, numbers: Numbers, blank: Numbers) -> None:
         blank_array = getattr(blank, name)
         if array.shape != blank_array.shape or array.dtype != blank_array.dtype:
             raise ValueError(f"{name!r} has shape {array.shape}, not {blank_array.shape}")
-    n_groups, n_cells = blank.done.shape
-    for group in range(n_groups):
-        if sorted(_cells_of(plan, group)) != list(range(n_cells)):
-            raise ValueError(f"its plan does not have every cell once for group {group} of the prompts")
+    if numbers.token_layers < 0 or numbers.skipped < 0:
+        raise ValueError("it counts less than nothing")
 
 
-def _cells_of(plan: Plan, group: int) -> Sequence[int]:
-    return [cell for pass_ in plan.passes if pass_.group == group for cell in pass_.cells]
+def _check_plan(plan: Plan, fresh: Plan) -> None:
+    """Refuse a plan that is not of this sweep: every cell is in it once, and begins where it must.
+
+    Raises:
+        ValueError: It is not.
+    """
+    counts = {name: getattr(plan, name) for name in _DEPEND_ON_MEMORY}
+    if not all(type(count) is int and count >= 0 for count in counts.values()) or not plan.piece:
+        raise ValueError(f"its plan has no counts in {counts}")
+    if replace(plan, passes=fresh.passes, **{name: getattr(fresh, name) for name in counts}) != fresh:
+        raise ValueError("its plan is of another sweep")
+    if sorted(_beginnings(plan)) != sorted(_beginnings(fresh)):
+        raise ValueError("its plan does not have every cell once, where it begins")
+
+
+_DEPEND_ON_MEMORY = ("piece", "memory", "written")
+"""What of a plan, beside its passes, depends on how large these may get."""
+
+
+def _beginnings(plan: Plan) -> Iterator[tuple[int, int, int, int]]:
+    """The group of prompts and the number of each cell, with the position and the block at which it begins."""
+    for pass_ in plan.passes:
+        for cell, entry in zip(pass_.cells, pass_.entries, strict=True):
+            yield pass_.group, cell, pass_.start, entry

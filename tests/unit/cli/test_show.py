@@ -160,7 +160,7 @@ OTHERS = [
     ("a.json", b"text", "which cannot be read"),
     ("a.json", b"[3]", "which is of another kind"),
     ("a.json", b"{}", "which is of another kind"),
-    ("a.json", b'{"format": "mlx_patch.SweepResult.json/1"}', "which is inconsistent: KeyError"),
+    ("a.json", b'{"format": "mlx_patch.SweepResult.json/1"}', "which is inconsistent: its axes are no names"),
     ("a.json", b'{"format": "mlx_patch.LogitLens.json/1"}', "which is inconsistent: KeyError"),
     ("a.json", b'{"cfg": 1, "nodes": 2, "edges": 3}', "must be a graph as EAP-IG writes it"),
     ("a.json", b'{"n_pairs": 1, "pairs": {"a": 3}}', "which is inconsistent"),

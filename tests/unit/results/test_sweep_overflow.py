@@ -86,7 +86,8 @@ def test_a_file_keeps_what_was_run(half, tokens, tmp_path):
 def test_a_file_of_another_mask_is_refused(half, tokens, tmp_path):
     result = swept(half, tokens)
     result.save(tmp_path / "a.npz")
-    about, arrays = read_archive(tmp_path / "a.npz", "SweepResult.save", Format("mlx_patch.SweepResult", 1))
+    known = ("values", "baseline", "run_mask")
+    about, arrays = read_archive(tmp_path / "a.npz", "SweepResult.save", Format("mlx_patch.SweepResult", 1), known)
     write_archive(tmp_path / "b.npz", about, arrays | {"run_mask": np.ones(3, bool)})
     with pytest.raises(FileError, match=r"`run_mask` must have the shape of `values`"):
         SweepResult.load(tmp_path / "b.npz")

@@ -160,11 +160,11 @@ def npy(array, **options):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({}, r"damaged or of another kind: 'about.json'"),
-        ({"about_json": "{"}, r"damaged or of another kind"),
+        ({}, r"damaged or of another kind: it has no about\.json"),
+        ({"about_json": "{"}, r"which is damaged: Expecting property name"),
         ({"about_json": "[1]"}, r"which is of another kind."),
         ({"about_json": '{"format": "mlx_patch.PairResult/1"}'}, r"which is of another kind."),
-        ({"about_json": '{"format": "mlx_patch.SweepResult/1"}'}, r"which is inconsistent: 'coords'"),
+        ({"about_json": '{"format": "mlx_patch.SweepResult/1"}'}, r"which is inconsistent: its axes are no names"),
         (
             {"about_json": '{"format": "mlx_patch.SweepResult/7"}'},
             r"`path` must have format version 1. Got .*, which has version 7. Read it with the mlx_patch that wrote",
@@ -181,15 +181,27 @@ def test_files_of_another_kind_or_version_are_refused(tmp_path, members, message
 def test_an_array_that_needs_pickle_is_refused(saved):
     with zipfile.ZipFile(saved) as archive:
         about = archive.read("about.json")
-    write(saved, about_json=about, values_npy=npy(np.array([object], dtype=object)), baseline_npy=npy(np.zeros(1)))
-    with pytest.raises(FileError, match=r"damaged or of another kind: .*allow_pickle"):
+    write(
+        saved,
+        about_json=about,
+        values_npy=npy(np.array([object], dtype=object)),
+        baseline_npy=npy(np.zeros(1, np.float32)),
+    )
+    with pytest.raises(
+        FileError, match=r"is damaged: 'values\.npy' holds pickled objects, which may run any code and are never read"
+    ):
         SweepResult.load(saved)
 
 
 def test_arrays_that_do_not_fit_are_refused(saved):
     with zipfile.ZipFile(saved) as archive:
         about = archive.read("about.json")
-    write(saved, about_json=about, values_npy=npy(np.zeros((2, 2), dtype=np.float32)), baseline_npy=npy(np.zeros(1)))
+    write(
+        saved,
+        about_json=about,
+        values_npy=npy(np.zeros((2, 2), dtype=np.float32)),
+        baseline_npy=npy(np.zeros(1, np.float32)),
+    )
     with pytest.raises(
         FileError, match=r"which is inconsistent: `values` must have the axes layer, pos, metric, example"
     ):
@@ -255,7 +267,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(result, monkeypatch, 
 def test_a_member_that_is_there_twice_is_refused(saved):
     with zipfile.ZipFile(saved, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("values.npy", npy(np.zeros((2, 2), dtype=np.float32)))
-    with pytest.raises(FileError, match=rf"Got {saved}, which is damaged .*two members have one name"):
+    with pytest.raises(FileError, match=rf"Got {saved}, which is damaged: two members have one name"):
         SweepResult.load(saved)
 
 
@@ -270,7 +282,7 @@ def test_an_array_that_says_it_is_huge_is_refused(saved):
     content = npy(np.zeros((4,), dtype=np.float32)).replace(b"(4,), }            ", b"(400000000000000,), }")
     with zipfile.ZipFile(saved) as archive:
         about = archive.read("about.json")
-    write(saved, about_json=about, values_npy=content, baseline_npy=npy(np.zeros(1)))
+    write(saved, about_json=about, values_npy=content, baseline_npy=npy(np.zeros(1, np.float32)))
     with pytest.raises(FileError, match=rf"Got {saved}, which is damaged"):
         SweepResult.load(saved)
 
@@ -278,5 +290,5 @@ def test_an_array_that_says_it_is_huge_is_refused(saved):
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.npz")
     for name in (tmp_path / "pipe.npz", "/dev/zero"):
-        with pytest.raises(FileError, match=rf"Got {name}, which .* is not a regular file"):
+        with pytest.raises(FileError, match=rf"Got {name}, which is not a regular file"):
             SweepResult.load(name)

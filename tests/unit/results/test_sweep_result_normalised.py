@@ -43,6 +43,17 @@ def test_a_reference_is_a_number_or_one_an_example(raw, clean):
     assert raw.normalised(clean=clean, corrupted=0).values.tolist() == [[-0.25, 2.5], [0.75, 1.25]]
 
 
+def test_a_score_that_is_nan_comes_back_from_a_file(raw, tmp_path):
+    """The provenance has it."""
+    with pytest.warns(DegenerateGapWarning):
+        result = raw.normalised(clean=[3, np.nan], corrupted=[-1, 0])
+    result.save(tmp_path / "a.npz")
+    again = SweepResult.load(tmp_path / "a.npz")
+    assert np.array_equal(again.values, result.values, equal_nan=True)
+    assert again.provenance["normalised"]["clean"][0] == 3
+    assert np.isnan(again.provenance["normalised"]["clean"][1])
+
+
 def test_each_metric_has_its_own_gap():
     result = made([[[1, 1], [1, 1]]], [[0, 0], [0, 0]], ("layer", "metric", "example"), metric=("a", "b"))
     done = result.normalised(clean=[[2, 4], [5, 10]], corrupted=0)
