@@ -4,7 +4,15 @@ import re
 import sys
 from pathlib import Path
 
-page = Path(sys.argv[1])
-space: dict[str, object] = {}
-for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL):
-    exec(compile(block, str(page), "exec"), space)
+BLOCK = re.compile(r"^```python\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def run(page: Path) -> None:
+    """Run every block of a page."""
+    space: dict[str, object] = {}
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        exec(compile(block, str(page), "exec"), space)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
