@@ -94,9 +94,8 @@ def lens_fields(lens: LogitLens, model: HookedModel, k: int, token: str | None) 
 
 
 def _run_direct(options: argparse.Namespace, output: Output) -> int:
-    for name in ("html", "plot"):
-        if getattr(output, name) is not None:
-            raise UsageError(f"`--{name}` must be left out with --by, which has no figure. Got both. Use --json.")
+    if output.plot is not None:
+        raise UsageError("`--plot` must be left out with --by, which has no figure. Got both. Use --html or --json.")
     if options.right is None:
         raise UsageError("`--by` must be given with --right. Got no token. Write --right ' Mary', say.")
     if options.at is not None:
@@ -106,6 +105,8 @@ def _run_direct(options: argparse.Namespace, output: Output) -> int:
     model = chosen_model(options)
     logit = _direct(options, model, prompts, positions)
     output.write_json(json_text({**DIRECT_FORMAT.entry, "model": model.identity, **direct_fields(logit)}))
+    if output.html is not None:
+        logit.to_html(output.html)
     output.print(str(logit))
     return 0
 

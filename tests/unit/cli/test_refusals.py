@@ -81,7 +81,7 @@ REFUSED = [
     (("lens", TINY, "--prompt", "a", "--by", "head"), "`--by` must be given with --right."),
     (("lens", TINY, "--prompt", "a", "--by", "head", "--right", "7", "--at", "z"), "`--at` must be left out with --by"),
     (("lens", TINY, "--prompt", "a", "--by", "hed", "--right", "7"), "Got 'hed'."),
-    (("lens", TINY, "--prompt", "a", "--by", "head", "--right", "7", "--html", "a.html"), "`--html` must be left out"),
+    (("lens", TINY, "--prompt", "a", "--by", "head", "--right", "7", "--plot", "a.png"), "`--plot` must be left out"),
     (("lens", TINY, "--prompt", "a", "--by", "head", "--right", "7", "--positions", "0-1"), "must be one number"),
     (
         ("lens", TINY, "--prompt", "a b", "--positions", "0,last"),

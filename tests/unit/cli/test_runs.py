@@ -62,7 +62,7 @@ def test_a_lens_fits_the_terminal(command, model, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["part", "head", "neuron", "source"])
-def test_a_logit_is_taken_apart_as_in_python(command, model, kind):
+def test_a_logit_is_taken_apart_as_in_python(command, model, kind, tmp_path):
     ask = ("lens", TINY, "--prompt", PROMPT, "--right", "7", "--wrong", "4", "--by", kind, "--positions", "9")
     expected = mp.lens.direct_logits(model, PROMPT, "7", "4", kind, pos=9)
     status, out, err = command(*ask)
@@ -72,6 +72,8 @@ def test_a_logit_is_taken_apart_as_in_python(command, model, kind):
     assert fields["axes"] == list(expected.axes)
     assert fields["coords"] == as_json(expected.coords)
     assert fields["remainder"].keys() == expected.remainder.keys()
+    assert command(*ask, "--html", str(tmp_path / "a.html"), "--quiet") == (0, "", "")
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == expected.to_html()
 
 
 @pytest.mark.slow
