@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
 
-from mlx_patch.execution import Experiment, SweepOutcome, plan_experiment, run_experiment
+from mlx_patch.execution import plan_experiment, run_experiment
 from mlx_patch.execution.plan import Plan, bounds_of
 from mlx_patch.execution.progress import ProgressChoice
 from mlx_patch.interventions import Edit, Intervention
@@ -106,10 +107,8 @@ def sweep(
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via, features))
     standing = as_edits(edits)
 
-    def sweep_of(metrics: Any, show_progress: bool = True) -> SweepOutcome:
-        def make() -> Experiment:
-            return make_experiment(model, tokens, intervention, variation, metrics, standing, freeze)
-
+    def sweep_of(metrics, show_progress=True):  # annotated, a checker of types would keep it, and all that it holds
+        make = partial(make_experiment, model, tokens, intervention, variation, metrics, standing, freeze)
         progress_choice = progress if show_progress else False
         return run_experiment(make, executor, progress_choice, memory, checkpoint, group, model.layout)
 
@@ -152,7 +151,7 @@ def plan(
     variation = Variation(at, over, choices_of(layers, positions, heads, neurons, alphas, seeds, via, features))
     standing = as_edits(edits)
 
-    def plan_of(metrics: Any) -> Plan:
+    def plan_of(metrics):  # as above
         experiment = make_experiment(model, tokens, intervention, variation, metrics, standing, freeze)
         return plan_experiment(experiment, executor, bounds)
 
