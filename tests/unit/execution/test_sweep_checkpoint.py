@@ -449,7 +449,7 @@ def test_no_part_of_a_file_is_read_as_the_whole(wanted, tmp_path):
     ],
 )
 def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path, monkeypatch, given, error, message):
-    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", None)
+    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", pytest.fail)
     with pytest.raises(error, match=message):
         sweep(**wanted, checkpoint=tmp_path / given if isinstance(given, str) else given)
 
@@ -457,7 +457,7 @@ def test_a_path_that_cannot_be_is_refused_before_anything_runs(wanted, tmp_path,
 def test_a_folder_that_cannot_be_written_to_is_refused_first(wanted, tmp_path, monkeypatch):
     """Before anything runs."""
     monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write everywhere
-    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", None)
+    monkeypatch.setattr("mlx_patch.sweeps._sweep.make_experiment", pytest.fail)
     with pytest.raises(FileError, match=r"can be written to. Got .*a: Permission denied. Choose another folder."):
         sweep(**wanted, checkpoint=tmp_path / "a")
 
