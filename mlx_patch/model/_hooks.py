@@ -215,6 +215,8 @@ def as_edits(edits: Iterable[Edit]) -> tuple[Edit, ...]:
                 f"`edits` must hold edits, which `.at(...)` makes. Got {shown(edit)}. "
                 "Write mp.Ablate('zero').at('z', layer=3), say."
             )
+    if type(edits) is tuple and list(map(id, edits)) == list(map(id, listed)):
+        return edits  # itself, so that prompts with the same edits are seen to share them
     return tuple(listed)
 
 

@@ -130,13 +130,13 @@ def test_the_mean_of_a_result_is_that_of_its_parts(values):
 @pytest.mark.parametrize(
     ("given_", "error", "message"),
     [
-        ({"level": 1.0}, ValueRefusedError, r"`level` must be between 0 and 1. Got 1.0. Give 0.95."),
-        ({"level": np.nan}, ValueRefusedError, r"`level` must be between 0 and 1. Got nan"),
-        ({"level": "95%"}, KindError, r"`level` must be a number. Got str."),
+        ({"level": 1.0}, ValueRefusedError, r"`level` must lie between 0 and 1. Got 1. Leave it out"),
+        ({"level": np.nan}, ValueRefusedError, r"`level` must be a finite number. Got nan"),
+        ({"level": "95%"}, KindError, r"`level` must be a number. Got '95%'."),
         ({"resamples": 0}, ValueRefusedError, r"`resamples` must be 1 or more. Got 0. Leave it out"),
-        ({"resamples": 1.5}, KindError, r"`resamples` must be an int. Got float."),
+        ({"resamples": 1.5}, KindError, r"`resamples` must be a whole number. Got 1.5."),
         ({"seed": -1}, ValueRefusedError, r"`seed` must be 0 or more. Got -1."),
-        ({"seed": None}, KindError, r"`seed` must be an int. Got NoneType."),
+        ({"seed": None}, KindError, r"`seed` must be a whole number. Got None."),
     ],
 )
 def test_arguments_out_of_range_are_refused(given_, error, message):

@@ -99,7 +99,7 @@ def test_a_tokenizer_that_no_pair_fits_is_refused(word_tokenizer):
 def test_other_numbers_are_refused():
     with pytest.raises(ValueRefusedError, match=r"`n` must be 1 or more pairs\. Got 0"):
         TASKS["ioi"](0)
-    with pytest.raises(KindError, match=r"`seed` must be an integer\. Got 0\.5"):
+    with pytest.raises(KindError, match=r"`seed` must be a whole number\. Got 0\.5"):
         TASKS["ioi"](1, seed=0.5)
     with pytest.raises(
         ValueRefusedError, match=r"`n` must be at most the number of different pairs\. Got 3000, and found 2600"

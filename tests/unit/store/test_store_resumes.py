@@ -337,7 +337,7 @@ def test_an_index_that_is_none_is_refused(tiny, folder, text, message):
 
 
 def test_what_is_no_path_is_refused():
-    with pytest.raises(KindError, match=r"`path` must be the path of a folder\. Got int"):
+    with pytest.raises(KindError, match=r"`path` must be a path\. Got 3"):
         ActivationStore(3)
 
 
