@@ -1,6 +1,5 @@
 """`EdgeScores`: the scores of all edges, by position and example; selections of them, tables and files."""
 
-import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from mlx_patch.circuits._circuit import Circuit, grown_from_logits
 from mlx_patch.circuits._drawing import network_of_circuit
 from mlx_patch.circuits._graph import Graph
 from mlx_patch.circuits._interchange import graph_file, read_graph_file
-from mlx_patch.errors import MissingExtraError, ShapeError, ValueRefusedError
+from mlx_patch.errors import ShapeError, ValueRefusedError
 from mlx_patch.files import text_written, written_whole
 from mlx_patch.plot import Network, html_fragment, html_page, html_table, network, network_svg
+from mlx_patch.results import import_optional
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -146,12 +146,7 @@ class EdgeScores:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError as error:
-            raise MissingExtraError(
-                f'`to_pandas` needs pandas. Got: {error}. Install the extra: pip install "mlx-patch[pandas]".'
-            ) from error
+        pandas = import_optional("pandas", "to_pandas")
         has_edge = np.broadcast_to(self.graph.has_edge[:, :, None, None], self.values.shape)
         writers, readers, positions, examples = np.nonzero(has_edge)
         columns = {

@@ -1,15 +1,13 @@
 """Figures and tables of the 2 x 2 of two models' halves."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_patch.errors import MissingExtraError
 from mlx_patch.plot import PageAxis, cells_data, cells_page, layer_curve
-from mlx_patch.results import bootstrap_interval
+from mlx_patch.results import bootstrap_interval, import_optional
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -74,12 +72,7 @@ def cells_frame(layers: Sequence[int], cells: np.ndarray) -> "pandas.DataFrame":
     Raises:
         MissingExtraError: pandas is not installed.
     """
-    try:
-        pandas = importlib.import_module("pandas")
-    except ImportError as error:
-        raise MissingExtraError(
-            f'`to_pandas` needs pandas. Got: {error}. Install the extra: pip install "mlx-patch[pandas]".'
-        ) from error
+    pandas = import_optional("pandas", "to_pandas")
     rows = list(product(layers, HALVES, HALVES, range(cells.shape[-1])))
     table = pandas.DataFrame(rows, columns=["layer", "early", "late", "example"])
     return table.assign(value=cells.ravel())

@@ -21,5 +21,6 @@ from mlx_patch.results._statistics import bootstrap_interval as bootstrap_interv
 from mlx_patch.results._statistics import checked_resampling as checked_resampling
 from mlx_patch.results._statistics import mean_over_examples as mean_over_examples
 from mlx_patch.results._statistics import resampled_shares as resampled_shares
+from mlx_patch.results._tables import import_optional as import_optional
 from mlx_patch.results._verdicts import PairRow as PairRow
 from mlx_patch.results._verdicts import PairSummary as PairSummary

@@ -18,7 +18,7 @@ def long_frame(
     values: np.ndarray, axes: tuple[str, ...], coords: Mapping[str, tuple[Any, ...]], baseline: np.ndarray
 ) -> "pandas.DataFrame":
     """One row per cell, metric and example, in the order of the values: the axes, `token`, `value`, `baseline`."""
-    pandas = _import_optional("pandas", "to_pandas")
+    pandas = import_optional("pandas", "to_pandas")
     places = [place.ravel() for place in np.indices(values.shape)]
     columns: dict[str, Any] = {}
     for axis, place in zip(axes, places, strict=True):
@@ -38,7 +38,7 @@ def data_array(
     attributes: Mapping[str, Any],
 ) -> "xarray.DataArray":
     """The values with their coordinates, `token` along `pos`, and `baseline` as a coordinate of its own axes."""
-    xarray = _import_optional("xarray", "to_xarray")
+    xarray = import_optional("xarray", "to_xarray")
     coordinates: dict[str, Any] = {name: (name, _index(labels)) for name, labels in coords.items()}
     if "token" in coords:
         coordinates["token"] = ("pos", _index(coords["token"]))
@@ -53,7 +53,15 @@ def _index(labels: tuple[Any, ...]) -> list[Any]:
     return list(labels)
 
 
-def _import_optional(package: str, needed_for: str) -> Any:
+def import_optional(package: str, needed_for: str) -> Any:
+    """A package that an extra of the same name installs.
+
+    Args:
+        package: Its name.
+        needed_for: The method that needs it.
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:
