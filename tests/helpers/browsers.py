@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,11 @@ OPTIONS = (
 )
 """Every request goes to a proxy that is not there."""
 
+SECONDS = 40
+"""A page takes two. A browser that is not ready then hangs, as one does now and then where it finds no desktop."""
+
+TRIES = 3
+
 REPORT = """
 function report(seen) {
   const holder = document.createElement("pre");
@@ -51,11 +57,30 @@ def open_page(path, *more):
         path: The page.
         more: Further options.
     """
-    profile = path.parent / "profile"
-    command = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "--virtual-time-budget=2000", *more, path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert "CONSOLE" not in done.stderr
-    return done.stdout
+    for attempt in range(TRIES):
+        profile = path.parent / f"profile{attempt}"
+        command = [BROWSER, *OPTIONS, f"--user-data-dir={profile}", "--virtual-time-budget=2000", *more, path.as_uri()]
+        answer = _answer_in_time(command)
+        if answer is not None:
+            written, logged = answer
+            assert "CONSOLE" not in logged
+            return written
+    raise TimeoutError(f"{BROWSER} did not open {path} in {SECONDS} s, {TRIES} times")
+
+
+def _answer_in_time(command):
+    """What a command writes to its output and to its errors; None if it hangs, and then all that it began is killed."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            answer = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes keep the pipes open, so that to wait has no end
+            return None
+    assert process.returncode == 0, answer
+    return answer
 
 
 def seen_of(page, driver, folder):
