@@ -13,16 +13,17 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 _MAC = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 
 
+NAMED = os.environ.get("BROWSER", "")
+"""A browser that must be there and must answer."""
+
+
 def installed_browser():
-    """The browser that BROWSER names, or a Chromium that is installed; empty if there is none."""
-    named = os.environ.get("BROWSER", "")
-    if named:
-        return named
+    """A Chromium that is installed; empty if there is none."""
     found = (path for path in map(shutil.which, _NAMES) if path)
     return next(found, str(_MAC) if _MAC.exists() else "")
 
 
-BROWSER = installed_browser()
+BROWSER = NAMED or installed_browser()
 
 OPTIONS = (
     "--headless=new",
@@ -48,6 +49,21 @@ function report(seen) {
   document.body.append(holder);
 }
 """
+
+
+def reason_for_none(folder):
+    """Why no page can be opened here: no browser is installed, or the one that is does not answer. Empty if one can."""
+    if not BROWSER:
+        return "needs a browser: install chromium, or name one by BROWSER"
+    blank = folder / "blank.html"
+    blank.write_text("<!doctype html><title>blank</title>", encoding="utf-8")
+    try:
+        open_page(blank, "--dump-dom")
+    except TimeoutError as error:
+        if NAMED:
+            raise
+        return str(error)
+    return ""
 
 
 def open_page(path, *more):

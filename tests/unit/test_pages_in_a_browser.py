@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from browsers import BROWSER, open_page, seen_of
+from browsers import open_page, reason_for_none, seen_of
 from matplotlib.image import imread
 from page_samples import PAGED
 
@@ -13,7 +13,14 @@ from mlx_patch.results import SweepResult
 
 HOSTILE = "</script><b>"
 
-pytestmark = pytest.mark.skipif(not BROWSER, reason="needs a browser: install chromium, or name one by BROWSER")
+
+@pytest.fixture(scope="module", autouse=True)
+def browser(tmp_path_factory):
+    """A browser that opens pages. Nothing here runs without."""
+    reason = reason_for_none(tmp_path_factory.mktemp("browser"))
+    if reason:
+        pytest.skip(reason)
+
 
 DRIVER = """
 const seen = {errors: []}, output = document.querySelector("output");
