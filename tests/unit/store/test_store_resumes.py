@@ -357,12 +357,13 @@ from mlx_patch.testing import tiny_model
 
 save, crc = mx.save_safetensors, _shards.crc_of
 
-def slowly(name, *rest):
-    with open(name, "wb") as file:
-        file.write(b"half")
-        file.flush()
-        time.sleep(0.01)
-    save(name, *rest)
+def slowly(file, *rest):
+    file.write(b"half")
+    file.flush()
+    time.sleep(0.01)
+    file.seek(0)
+    file.truncate()
+    save(file, *rest)
 
 def later(path):
     time.sleep(0.01)
@@ -412,8 +413,7 @@ def test_a_capture_killed_again_and_again_ends_the_same(tmp_path):
     first = started()
     go(first, whole)
     began = time.monotonic()
-    while first.stdout.readline() != "end\n":
-        pass
+    assert "end\n" in iter(first.stdout.readline, ""), "it ended before the capture did"
     took = time.monotonic() - began
     assert done(first) == 0
     whole_files, stages, partial = contents(whole), set(), 0
