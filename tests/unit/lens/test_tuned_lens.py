@@ -6,6 +6,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx_lm.models.llama import Model, ModelArgs
+from rounding import one_order
 
 import mlx_patch as mp
 from mlx_patch.errors import FileError, KindError, MissingSiteError, SelectionError, ShapeError, ValueRefusedError
@@ -141,7 +142,10 @@ def test_a_store_gives_what_runs_give(tiny, tmp_path):
     from_store = mp.lens.fit_tuned_lens(tiny(), store, steps=3, **WHOLE)
     from_runs = fit(tiny(), steps=3)
     for site in from_runs.sites:
-        np.testing.assert_allclose(np.array(from_store.matrices[site]), np.array(from_runs.matrices[site]), atol=1e-6)
+        apart = np.abs(np.array(from_store.matrices[site]) - np.array(from_runs.matrices[site]))
+        # Adam divides a gradient by its own size. Where sums have orders, an entry whose gradient is as small as their
+        # rounding may step otherwise; those are few.
+        assert np.mean(apart > 1e-6) <= (0 if one_order() else 0.01)
     assert from_store.fit.held_out == from_runs.fit.held_out
 
 
