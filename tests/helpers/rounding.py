@@ -9,8 +9,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.laws._bench import Bench
-from mlx_patch.laws._report import largest_deviation
+from mlx_patch.laws import bench_of
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 OTHER = mx.array([[7, 2, 31, 90, 15, 66, 58, 23]])
@@ -40,7 +39,7 @@ def tolerance(model):
     """
     if one_order():
         return 0.0
-    bench = Bench(model, TOKENS, OTHER)
+    bench = bench_of(model)
     per_blocks = bench.scale.reordered(bench.longest_sum, model.n_layers)
     return max(per_blocks, bench.scale.beside(_moved(model.model)))
 
@@ -58,11 +57,11 @@ _measured = {}
 
 def _largest_move(raw):
     prompts = [tokens[:, :length] for tokens in (TOKENS, OTHER) for length in LENGTHS]
-    return max(
-        largest_deviation(raw(mx.concatenate([prompt] * copies))[:1], raw(prompt))
-        for prompt in prompts
-        for copies in COPIES
-    )
+    return max(_move(raw(prompt), raw(mx.concatenate([prompt] * n))[:1]) for prompt in prompts for n in COPIES)
+
+
+def _move(alone, in_batch):
+    return (mx.max(mx.abs(in_batch - alone)) / mx.max(mx.abs(alone))).item()
 
 
 def same(found, expected, model, largest=None):
