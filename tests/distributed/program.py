@@ -1,8 +1,6 @@
 """What each rank runs: `program.py SCENARIO FOLDER` does one thing and writes what it saw to `FOLDER/rank0.json`."""
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +12,7 @@ import numpy as np
 
 import mlx_patch as mp
 from mlx_patch.architectures import WHOLE
-from mlx_patch.execution.ranks import _ranks
+from mlx_patch.execution import ranks
 from mlx_patch.testing import ZOO, tiny_model
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
@@ -167,7 +165,7 @@ def answers(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
 
 def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """What goes wrong on one rank goes wrong on both, which afterwards can do something else together."""
-    _ranks.HEARTBEAT = 0.0
+    ranks._heartbeats.HEARTBEAT = 0.0
     model, mine = wrapped(), group.rank() == 1
     patch = mp.Replace(donor(model))
     calls: list[int] = []
@@ -208,23 +206,6 @@ def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     found["at once"] = caught(lambda: sweep(metric=at_once))
     found["last"] = seen(sweep())
     return found
-
-
-def killed(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
-    """Rank 1 dies in the middle of a sweep."""
-    _ranks.HEARTBEAT = 0.0
-    calls: list[int] = []
-
-    def deadly(logits: mx.array) -> mx.array:
-        calls.append(1)
-        if group.rank() == 1 and len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return logits[:, -1, 3]
-
-    model = wrapped()
-    patch = mp.Replace(donor(model))
-    return {"raised": caught(lambda: mp.sweep(model, TOKENS, patch, "resid_post", ("layer", "pos"), deadly,
-                                              memory=1, group=group))}  # fmt: skip
 
 
 def sharded(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
@@ -293,12 +274,13 @@ def widen() -> None:
     cast("dict[str, Any]", ZOO)["llama-wide"] = (module, {**config, "intermediate_size": 128})
 
 
-def main(scenario: str, folder: Path) -> None:
+def main(scenarios: dict[str, Any], scenario: str, folder: str) -> None:
+    """Run one of some scenarios, and write what it found."""
     widen()
     group = mx.distributed.init(strict=True, backend="ring")
-    found = globals()[scenario](group, folder)
-    (folder / f"rank{group.rank()}.json").write_text(json.dumps(found))
+    found = scenarios[scenario](group, Path(folder))
+    (Path(folder) / f"rank{group.rank()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(globals(), *sys.argv[1:])
