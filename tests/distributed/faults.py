@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, cast
@@ -159,10 +160,29 @@ def outlived(group: mx.distributed.Group, folder: Path) -> Found:
     found["room again"] = resumed("full")
     found |= differing(group, model)
     found["uneven"] = uneven(group, folder)
+    with without_numbers_on_disk(is_second):
+        found["first pass"] = caught(lambda: swept(model, group=group, checkpoint=folder / "first.npz"))
+    found["more memory"] = seen(swept(model, group=group, checkpoint=folder / "first.npz", memory=10**9))
     found["in a pass"] = napping(lambda: swept(model, group=group, metric=counted([], nap if is_second else awake)))
     found["at a meeting"] = napping(lambda: (nap() if is_second else None, swept(model, group=group))[1])
     found["alone"] = [seen(swept(model, metric=metric))["values"] for metric in (counted([], awake), RIGHT_MINUS_WRONG)]
     return found
+
+
+@contextmanager
+def without_numbers_on_disk(is_lost: bool) -> Iterator[None]:
+    """Let a rank be lost before a checkpoint of it has any number: its first pass cannot be written."""
+    checkpoint = execution.progress._checkpoint
+    write = checkpoint.write_members
+
+    def write_plan(path: Path, members: dict[str, bytes]) -> None:
+        if is_lost and np.load(BytesIO(members["done.npy"])).any():
+            raise OSError("lost")
+        write(path, members)
+
+    checkpoint.write_members = write_plan
+    yield
+    checkpoint.write_members = write
 
 
 def uneven(group: mx.distributed.Group, folder: Path) -> list[bool]:

@@ -30,6 +30,13 @@ def test_after_a_rank_was_killed_both_go_on_to_the_same_bits(faulty):
     assert [rank["killed"] for rank in faulty] == [[True, True]] * 2
 
 
+def test_ranks_go_on_with_the_plan_that_they_had(faulty):
+    """Though one was lost in its first pass, and there is more memory than before, which would be another plan."""
+    for rank in faulty:
+        assert rank["first pass"][0] in ("OSError", "RankError")
+        assert rank["more memory"] == rank["whole"]
+
+
 def test_ranks_of_a_sharded_model_go_on_from_the_same_pass(faulty):
     """Where one of them was killed before it had written what another had."""
     assert [rank["uneven"] for rank in faulty] == [[True, True]] * 2
