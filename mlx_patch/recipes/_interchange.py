@@ -152,8 +152,6 @@ def _map_behind(model: HookedModel, at: str, layer: int) -> np.ndarray:
         )
     width = flat.shape[-1]
     unit_vectors_and_zero = mx.eye(width + 1, width, dtype=flat.dtype)[None]
-    outputs = np.array(
-        place.module(own_input(place.point, unit_vectors_and_zero))[0].astype(mx.float32), dtype=np.float64
-    )
-    table = np.array(outputs.astype(mx.float32), dtype=np.float64)
-    return table[:-1] - table[-1]  # less a bias
+    outputs = place.module(own_input(place.point, unit_vectors_and_zero))[0]
+    matrix = np.array(outputs.astype(mx.float32), dtype=np.float64)
+    return matrix[:-1] - matrix[-1]  # less a bias

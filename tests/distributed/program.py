@@ -225,7 +225,8 @@ def sharded(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
         for site in sites:
             if site.layer == 0:
                 continue
-            for number, edit in enumerate(edits_at(patch, site)):
+            edits = edits_at(patch, site)
+            for number, edit in enumerate(edits if name == "llama" else edits[1:]):
                 apart[f"{site} edit {number}"] = distance(split.run(TOKENS, [edit]), whole.run(TOKENS, [edit]))
         heads = [edits_at(patch, site)[-1] for site in sites if "head" in site.axes]
         edited = split.run(TOKENS, heads)
@@ -262,14 +263,13 @@ def sharded_sweeps(whole: mp.HookedModel) -> dict[str, Callable[[mp.HookedModel]
         return lambda model: mp.attribute(model, TOKENS, patch, site, over, RIGHT_MINUS_WRONG).values
 
     return {
-        "resid_post": swept("resid_post", "layer", "pos"),
-        "attn_out": swept("attn_out", "layer", "pos"),
-        "mlp_out": swept("mlp_out", "layer", "pos"),
+        "resid_post": swept("resid_post", "layer", "pos", positions=(2, 5)),
+        "attn_out": swept("attn_out", "layer", "pos", positions=(2, 5)),
+        "mlp_out": swept("mlp_out", "layer", "pos", positions=(2, 5)),
         "z": swept("z", "layer", "head"),
-        "z reference": swept("z", "layer", "head", executor="reference"),
+        "z reference": swept("z", "layer", "head", executor="reference", layers=(0, 2)),
         "z rows": swept("z", "layer", "head", executor="rows"),
         "z positions": swept("z", "layer", "pos", "head", positions=(2, 5)),
-        "z mean": swept("z", "layer", "head", intervention=mp.Ablate("mean")),
         "z noise": swept("z", "layer", "head", "seed", intervention=mp.Ablate("noise"), seeds=range(2)),
         "z standing": swept("z", "layer", "head", edits=[second]),
         "z path": swept("z", "layer", "head", layers=range(2), via=mp.Receiver("q", layer=2, head=1)),
@@ -288,7 +288,7 @@ def sharded_sweeps(whole: mp.HookedModel) -> dict[str, Callable[[mp.HookedModel]
 
 
 def jacobian(model: mp.HookedModel) -> Any:
-    return mp.lens.fit_jacobian_lens(model, [SHORT, OTHER[0].tolist()], rows=32)
+    return mp.lens.fit_jacobian_lens(model, [SHORT, SHORT[:3]], rows=64)
 
 
 def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:

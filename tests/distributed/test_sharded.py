@@ -27,7 +27,7 @@ def test_heads_are_counted_over_ranks(two_ranks, model: str):
 
 
 SWEEPS = (
-    "resid_post", "attn_out", "mlp_out", "z", "z reference", "z rows", "z positions", "z mean", "z noise",
+    "resid_post", "attn_out", "mlp_out", "z", "z reference", "z rows", "z positions", "z noise",
     "z standing", "z path", "q", "v", "pattern", "neurons", "pairs", "attribute z", "attribute q", "attribute mlp_out",
     "edges", "jacobian", "direct",
 )  # fmt: skip
