@@ -19,6 +19,8 @@ import pytest
 PROGRAM = Path(__file__).with_name("program.py")
 FAULTS = Path(__file__).with_name("faults.py")
 LAUNCH = "import sys; from mlx._distributed_utils.launch import main; sys.exit(main())"
+collect_ignore = [FAULTS.name]
+"""It imports `program`, as a script can that lies beside it."""
 SECONDS = 120
 """Nothing here takes so long. What does hangs."""
 
