@@ -21,7 +21,7 @@ FAULTS = Path(__file__).with_name("faults.py")
 LAUNCH = "import sys; from mlx._distributed_utils.launch import main; sys.exit(main())"
 collect_ignore = [FAULTS.name]
 """It imports `program`, as a script can that lies beside it."""
-SECONDS = 120
+SECONDS = 180
 """Nothing here takes so long. What does hangs."""
 
 
@@ -87,40 +87,53 @@ class Survivor:
     folder: Path
 
 
+def two_processes(command: Sequence[str], folder: Path, **given: Any) -> list[Popen]:
+    """A command on two ranks, over which nothing but MLX watches: `mlx.launch` ends all when one fails."""
+    first = free_ports(2)
+    hosts = folder / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{first}"], [f"127.0.0.1:{first + 1}"]]))
+    env = {**environment(), "MLX_HOSTFILE": str(hosts)}
+    return [Popen(command, env={**env, "MLX_RANK": str(rank)}, stdin=DEVNULL, **given) for rank in (0, 1)]
+
+
+def end(ranks: Sequence[Popen]) -> None:
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+
+
 @pytest.fixture(scope="session")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Survivor]:
-    """Runs a scenario of `faults.py` on two ranks, once. Nothing but MLX watches over them."""
+    """Runs a scenario of `faults.py` on two ranks, once."""
 
     @cache
     def run(scenario: str) -> Survivor:
         folder = tmp_path_factory.mktemp(scenario)
-        first = free_ports(2)
-        hosts = folder / "hosts.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{first}"], [f"127.0.0.1:{first + 1}"]]))
-        env = {**environment(), "MLX_HOSTFILE": str(hosts)}
-        command = program(scenario, folder, FAULTS)
         began = monotonic()
-        ranks = [Popen(command, env={**env, "MLX_RANK": str(n)}, stdin=DEVNULL) for n in (0, 1)]
+        ranks = two_processes(program(scenario, folder, FAULTS), folder)
         try:
             assert ranks[0].wait(SECONDS) == 0
             seconds, ended = monotonic() - began, ranks[1].poll()
         finally:
-            for rank in ranks:
-                rank.kill()
-                rank.wait()
+            end(ranks)
         return Survivor(json.loads((folder / "rank0.json").read_text()), seconds, ended, folder)
 
     return run
 
 
 @pytest.fixture
-def launched() -> Callable[[Path], tuple[int, str]]:
-    """Runs a script on two ranks from the project's root; returns its exit status, and what the ranks print."""
+def printed(tmp_path: Path) -> Callable[[Path], str]:
+    """Runs a script on two ranks from the project's root; returns what the first prints."""
 
-    def run(script: Path) -> tuple[int, str]:
-        port = str(free_ports(2))
-        command = [sys.executable, "-c", LAUNCH, "-n", "2", "--backend", "ring", "--starting-port", port, "--cwd"]
-        return finished([*command, str(PROGRAM.parents[2]), "--", sys.executable, str(script)], environment())
+    def run(script: Path) -> str:
+        command = [sys.executable, str(script)]
+        ranks = two_processes(command, tmp_path, cwd=PROGRAM.parents[2], stdout=PIPE, stderr=STDOUT, text=True)
+        try:
+            text, _ = ranks[0].communicate(timeout=SECONDS)
+        finally:
+            end(ranks)
+            ranks[1].communicate()
+        return text
 
     return run
 

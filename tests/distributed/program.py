@@ -236,7 +236,7 @@ def sharded(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
             "bits": bits(np.array(split_logits)) + bits(np.array(edited)),
             "heads": [split.n_heads, split.n_kv_heads, split.d_head] == [whole.n_heads, whole.n_kv_heads, whole.d_head],
         }
-    return found | sharded_llama(group)
+    return found
 
 
 def edits_at(patch: mp.Intervention, site: mp.Site) -> list[mp.Edit]:
@@ -291,7 +291,7 @@ def jacobian(model: mp.HookedModel) -> Any:
     return mp.lens.fit_jacobian_lens(model, [SHORT, SHORT[:3]], rows=64)
 
 
-def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:
+def sharded_llama(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """Sweeps of a sharded llama, and what is refused of it."""
     whole, split = wrapped(), wrapped()
     split.model.shard(group)

@@ -137,13 +137,12 @@ CODE_AND_MESSAGE = re.compile(r"^```python\n(.*?)^```$.*?^```text\n(.*?)^```$", 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_page_of_errors_says_what_two_ranks_say(launched, tmp_path, number: int):
+def test_the_page_of_errors_says_what_two_ranks_say(printed, tmp_path, number: int):
     """Its code, on two ranks; line breaks aside."""
     code, message = CODE_AND_MESSAGE.findall(PAGE.read_text(encoding="utf-8"))[number]
     script = tmp_path / "ranks.py"
     script.write_text(code, encoding="utf-8")
-    _, printed = launched(script)
-    assert " ".join(message.split()) in " ".join(printed.split())
+    assert " ".join(message.split()) in " ".join(printed(script).split())
 
 
 def test_the_page_of_errors_says_what_is_said_of_lost_ranks(survivor):

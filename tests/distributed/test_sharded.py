@@ -36,7 +36,7 @@ SWEEPS = (
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_sweep_of_a_sharded_model_is_that_of_the_whole_one(two_ranks, sweep: str):
     """And so are attributions, edges of a circuit, a fitted lens, and what heads write to logits."""
-    first, second = (rank[f"sweep {sweep}"] for rank in two_ranks("sharded"))
+    first, second = (rank[f"sweep {sweep}"] for rank in two_ranks("sharded_llama"))
     assert first["size"] > 0.1
     assert max(first["apart"], second["apart"]) < TOLERANCE
     assert first["bits"] == second["bits"]
@@ -44,7 +44,7 @@ def test_a_sweep_of_a_sharded_model_is_that_of_the_whole_one(two_ranks, sweep: s
 
 def test_a_plan_on_a_sharded_model_finds_what_single_runs_find(two_ranks):
     """With a donor of the sharded model itself."""
-    assert max(rank["own donor"] for rank in two_ranks("sharded")) < TOLERANCE
+    assert max(rank["own donor"] for rank in two_ranks("sharded_llama")) < TOLERANCE
 
 
 PARTS = (
@@ -56,7 +56,7 @@ PARTS = (
 @pytest.mark.parametrize("what", PARTS)
 def test_places_of_which_a_rank_has_a_part_are_refused(two_ranks, what: str):
     """Raw paths: no table says how they are split."""
-    for number, rank in enumerate(two_ranks("sharded")):
+    for number, rank in enumerate(two_ranks("sharded_llama")):
         kind, message = rank["refused"][what]
         assert kind == "MissingSiteError"
         assert f"so rank {number} of 2 may hold only a part. There are: embed, resid_pre, q, k, v," in message
@@ -66,7 +66,7 @@ def test_places_of_which_a_rank_has_a_part_are_refused(two_ranks, what: str):
 @pytest.mark.parametrize("site", ["k", "v", "rot_k"])
 def test_heads_that_two_ranks_have_are_refused(two_ranks, site: str):
     """Where there are fewer KV heads than ranks, a model repeats them: an edit of one would have to be made on both."""
-    for number, rank in enumerate(two_ranks("sharded")):
+    for number, rank in enumerate(two_ranks("sharded_llama")):
         kind, message = rank["repeated"][site]
         assert kind == "MissingSiteError"
         assert f"so rank {number} of 2 may hold only a part." in message
@@ -74,29 +74,29 @@ def test_heads_that_two_ranks_have_are_refused(two_ranks, site: str):
 
 
 def test_gradients_that_are_not_summed_over_ranks_are_refused(two_ranks):
-    for rank in two_ranks("sharded"):
+    for rank in two_ranks("sharded_llama"):
         kind, message = rank["gradients"]
         assert kind == "ArchitectureError"
         assert message.startswith("`model` must sum its gradients over ranks. Got deepseek_v3, split over 2 ranks, ")
 
 
 def test_passes_of_a_sharded_model_are_not_divided(two_ranks):
-    for rank in two_ranks("sharded"):
+    for rank in two_ranks("sharded_llama"):
         kind, message = rank["refused"]["group"]
         assert kind == "ArchitectureError"
         assert "`group` must be None if the model is sharded: every rank takes part in every pass." in message
 
 
 def test_what_is_refused_is_refused_before_the_model_runs(two_ranks):
-    assert [rank["runs"] for rank in two_ranks("sharded")] == [0, 0]
+    assert [rank["runs"] for rank in two_ranks("sharded_llama")] == [0, 0]
 
 
 def test_raw_paths_of_whole_sites_work(two_ranks):
-    assert max(rank["raw apart"] for rank in two_ranks("sharded")) < TOLERANCE
+    assert max(rank["raw apart"] for rank in two_ranks("sharded_llama")) < TOLERANCE
 
 
 def test_a_model_that_is_split_by_layers_is_refused(two_ranks):
-    for rank in two_ranks("sharded"):
+    for rank in two_ranks("sharded_llama"):
         kind, message = rank["pipeline"]
         assert kind == "ArchitectureError"
         assert "Got one that `pipeline` split by layers over 2 ranks." in message
