@@ -8,6 +8,7 @@ from mlx_patch.architectures._family import HasModule as HasModule
 from mlx_patch.architectures._family import Heads as Heads
 from mlx_patch.architectures._family import Point as Point
 from mlx_patch.architectures._family import Stream as Stream
+from mlx_patch.architectures._gathered import own_input as own_input
 from mlx_patch.architectures._layout import Layout as Layout
 from mlx_patch.architectures._layout import Place as Place
 from mlx_patch.architectures._layout import can_be_split as can_be_split
@@ -16,9 +17,11 @@ from mlx_patch.architectures._layout import more_than_stream as more_than_stream
 from mlx_patch.architectures._registry import family_of as family_of
 from mlx_patch.architectures._registry import registered_family as registered_family
 from mlx_patch.architectures._sharded import WHOLE as WHOLE
+from mlx_patch.architectures._sharded import refuse_gradients as refuse_gradients
 from mlx_patch.architectures._sharded import refuse_missing_blocks as refuse_missing_blocks
 from mlx_patch.architectures._sharded import refuse_parts as refuse_parts
 from mlx_patch.architectures._sharded import sharding as sharding
+from mlx_patch.architectures._sharded import summed_back as summed_back
 from mlx_patch.architectures._unknown import UNKNOWN as UNKNOWN
 from mlx_patch.architectures._unknown import guessed as guessed
 from mlx_patch.architectures._unknown import without_table as without_table

@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_patch.architectures._family import Family, Point, Side
+from mlx_patch.architectures._gathered import gathered
 from mlx_patch.architectures._registry import family_of
 from mlx_patch.architectures._views import attribute_at
 from mlx_patch.errors import (
@@ -193,6 +194,7 @@ class Layout:
         if self.times > 1:
             walk = layer // self._walk_length
             point = replace(point, call=walk * point.calls + (point.call or 0))
+        point = gathered(self.model, site, point, block, self.points[layer])
         return Place(site, attribute_at(block, point.path), point, block)
 
     def _embed(self, site: Site) -> Place:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
+from mlx_patch.architectures import summed_back
 from mlx_patch.attribution import PromptRun, noting, putting
 from mlx_patch.sites import Site
 
@@ -84,7 +85,8 @@ class HostRun:
 
         def forward(run_segments: SegmentFunction, values: list[mx.array], changes: list[mx.array]) -> list[mx.array]:
             def way_back(*slopes: mx.array) -> list[mx.array]:
-                _, gradients = mx.vjp(run_segments, values, list(slopes))
+                model = self.prompt_run.layout.model
+                _, gradients = mx.vjp(run_segments, values, [summed_back(model, slope) for slope in slopes])
                 return gradients
 
             # The way back is linear in the slope, and its own way back is the way forward.

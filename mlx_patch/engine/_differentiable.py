@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_patch.architectures import Place, Point
+from mlx_patch.architectures import Place, Point, refuse_gradients
 from mlx_patch.engine._fitness import names_in, own_names, parts_of, refuse_random
 from mlx_patch.engine._frame import Frame
 from mlx_patch.engine._hook import ForwardPass, Hook, Phase
@@ -52,8 +52,9 @@ def differentiable(model: nn.Module) -> Iterator[None]:
         model: The raw model.
     Raises:
         KindError: The model draws random numbers, because it is in training mode.
-        ArchitectureError: It runs something that has no gradient.
+        ArchitectureError: It runs something that has no gradient, or is split and does not sum gradients over ranks.
     """
+    refuse_gradients(model)
     modules = _modules_of(model)
     refuse_random(model)
     _refuse_kernels(model, modules)

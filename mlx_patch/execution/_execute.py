@@ -37,6 +37,7 @@ from mlx_patch.execution.progress import (
     packed,
     refuse_unwritable,
     sweep_identity,
+    take_fewest,
 )
 from mlx_patch.execution.ranks import Ranks, ranks_of
 from mlx_patch.results import SweepResult
@@ -57,6 +58,7 @@ def run_experiment(
     """The result of an experiment, and whether Ctrl-C ended it."""
     start_time = perf_counter()
     ranks = ranks_of(group, layout)
+    ranks.refuse_other_versions()
     with ranks.together():
         path = None
         if checkpoint is not None:
@@ -68,11 +70,15 @@ def run_experiment(
     bounds = replace(bounds, memory=ranks.least(bounds.memory))
     with ranks.together():
         plan, numbers, save = _prepare(experiment, executor, bounds, path)
+    if ranks.size > 1:
+        ranks.refuse_others(described(experiment, plan, is_whole=ranks.divided))
+        if not ranks.divided:
+            take_fewest(numbers, ranks.exchange(packed(numbers)))
+    with ranks.together():
         cells_done = int(numbers.done.sum())
         if ranks.rank != 0 and not callable(progress):
             progress = False
         display = Progress(progress, plan.n_cells, cells_done)
-    ranks.refuse_others(described(experiment, plan))
     with display:
         if cells_done:
             display.add(0)
@@ -131,6 +137,9 @@ def _compute_numbers(
         return rank_of_pass[number] == ranks.rank
 
     def run(report: Callable[[int], None]) -> None:
+        if ranks.size > 1 and not numbers.done.any():
+            save(numbers)  # the plan: a rank that is killed in its first pass resumes with that of the others
+
         def on_finished(cells: int) -> None:
             save(numbers)
             report(cells)

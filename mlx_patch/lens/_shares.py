@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from mlx_patch.architectures import Layout
+from mlx_patch.architectures import Layout, own_input
 from mlx_patch.cache import ActivationCache
 from mlx_patch.errors import ArchitectureError
 from mlx_patch.lens._frozen_norm import FrozenNorm, frozen_norm, relative_distance
@@ -121,12 +120,12 @@ class Projection:
     """The linear map from an activation to what its layer adds, in one run.
 
     Attributes:
-        module: The first step: the projection, and maybe its bias.
+        module: The first step: the projection, and maybe its bias. Of a sharded model, all ranks' together.
         raw: What the run gave it. Shape `(batch, pos, width)`.
         behind: What follows: a number, or a norm with the scale of the run.
     """
 
-    module: nn.Module
+    module: Callable[[mx.array], mx.array]
     raw: mx.array
     behind: Factor | FrozenNorm
 
@@ -147,12 +146,17 @@ def projection_of(layout: Layout, cache: ActivationCache, site: Site, added: Sit
         raise _no_map(layout, site, "no module's input holds it alone")
     activation = cache[site]
     raw = activation.reshape(*activation.shape[:2], -1)
-    if relative_distance(place.point.view.read(raw, place.block), activation) > 0:
+    read_back = place.point.view.read(own_input(place.point, raw), place.block)
+    if relative_distance(read_back, activation) > 0:
         raise _no_map(layout, site, "the module that reads it reads more")
-    behind = _behind_projection(layout, added, place.module(raw), cache[added])
+
+    def module(raw_input: mx.array) -> mx.array:
+        return place.module(own_input(place.point, raw_input))
+
+    behind = _behind_projection(layout, added, module(raw), cache[added])
     if behind is None:
         raise _no_map(layout, site, f"{added.name} is neither that projection, nor it times a number, nor its norm")
-    return Projection(place.module, raw, behind)
+    return Projection(module, raw, behind)
 
 
 def _back(layout: Layout, cache: ActivationCache, site: Site, added: Site, direction: mx.array) -> mx.array:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_patch import arguments
+from mlx_patch.architectures import own_input
 from mlx_patch.errors import ArchitectureError, KindError, SelectionError, ShapeError, listed
 from mlx_patch.interventions import PositionChoice, Replace
 from mlx_patch.model import HookedModel, require_hooked
@@ -144,11 +145,13 @@ def _map_behind(model: HookedModel, at: str, layer: int) -> np.ndarray:
     activation = model.run_with_cache([[0]], site, logits_at=-1)[1][site]
     flat = activation.reshape(1, 1, -1)
     is_whole_input = place.point.side == "input" and len(signature(type(place.module).__call__).parameters) == 2
-    if not is_whole_input or mx.any(place.point.view.read(flat, place.block) != activation).item():
+    read_back = place.point.view.read(own_input(place.point, flat), place.block)
+    if not is_whole_input or mx.any(read_back != activation).item():
         raise ArchitectureError(
             f"`at` must be the input of a module. Got {site}, which its module reads together with something else."
         )
     width = flat.shape[-1]
     unit_vectors_and_zero = mx.eye(width + 1, width, dtype=flat.dtype)[None]
-    outputs = np.array(place.module(unit_vectors_and_zero)[0].astype(mx.float32), dtype=np.float64)
-    return outputs[:-1] - outputs[-1]  # less a bias
+    outputs = place.module(own_input(place.point, unit_vectors_and_zero))[0]
+    matrix = np.array(outputs.astype(mx.float32), dtype=np.float64)
+    return matrix[:-1] - matrix[-1]  # less a bias

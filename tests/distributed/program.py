@@ -1,8 +1,6 @@
 """What each rank runs: `program.py SCENARIO FOLDER` does one thing and writes what it saw to `FOLDER/rank0.json`."""
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 import mlx_patch as mp
-from mlx_patch.architectures import WHOLE
-from mlx_patch.execution.ranks import _ranks
+from mlx_patch.execution import ranks
 from mlx_patch.testing import ZOO, tiny_model
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
@@ -167,7 +164,7 @@ def answers(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
 
 def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """What goes wrong on one rank goes wrong on both, which afterwards can do something else together."""
-    _ranks.HEARTBEAT = 0.0
+    ranks._heartbeats.HEARTBEAT = 0.0
     model, mine = wrapped(), group.rank() == 1
     patch = mp.Replace(donor(model))
     calls: list[int] = []
@@ -210,50 +207,103 @@ def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     return found
 
 
-def killed(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
-    """Rank 1 dies in the middle of a sweep."""
-    _ranks.HEARTBEAT = 0.0
-    calls: list[int] = []
-
-    def deadly(logits: mx.array) -> mx.array:
-        calls.append(1)
-        if group.rank() == 1 and len(calls) == 4:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return logits[:, -1, 3]
-
-    model = wrapped()
-    patch = mp.Replace(donor(model))
-    return {"raised": caught(lambda: mp.sweep(model, TOKENS, patch, "resid_post", ("layer", "pos"), deadly,
-                                              memory=1, group=group))}  # fmt: skip
+SPLIT = (("llama", "float32"), ("qwen3", "float32"), ("gpt_oss", "float32"), ("llama-wide", "4bit"))
 
 
 def sharded(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
-    """Models split by heads and neurons, against the same ones whole."""
+    """Models split by heads and neurons, against the same ones whole: sites of the first block, edits of the last."""
     found: dict[str, Any] = {}
-    for name, precision in (("llama", "float32"), ("gpt_oss", "float32"), ("llama-wide", "4bit")):
+    for name, precision in SPLIT:
         whole, split = wrapped(name, precision), wrapped(name, precision)
         split.model.shard(group)
-        sites = [site for site in whole.sites if site.name in WHOLE]
+        sites = [site for site in whole.sites if site.layer in (None, 0, whole.n_layers - 1)]
         logits, own = whole.run_with_cache(TOKENS, sites=sites)
         split_logits, split_own = split.run_with_cache(TOKENS, sites=sites)
         patch = mp.Replace(whole.run_with_cache(OTHER, sites=sites)[1])
-        apart = [distance(split_logits, logits), *(distance(split_own[site], own[site]) for site in sites)]
-        patched = [(patch.at(site), patch.at(site, pos=3)) for site in sites]
-        apart += [distance(split.run(TOKENS, e), whole.run(TOKENS, e)) for edits in patched for e in edits]
-        found[f"{name} {precision}"] = {"apart": max(apart), "bits": bits(np.array(split_logits))}
-    return found | sharded_llama(group)
+        apart = {"logits": distance(split_logits, logits)}
+        apart |= {f"{site} read": distance(split_own[site], own[site]) for site in sites}
+        for site in sites:
+            if site.layer == 0:
+                continue
+            edits = edits_at(patch, site)
+            for number, edit in enumerate(edits if name == "llama" else edits[1:]):
+                apart[f"{site} edit {number}"] = distance(split.run(TOKENS, [edit]), whole.run(TOKENS, [edit]))
+        heads = [edits_at(patch, site)[-1] for site in sites if "head" in site.axes]
+        edited = split.run(TOKENS, heads)
+        apart["all heads"] = distance(edited, whole.run(TOKENS, heads))
+        found[f"{name} {precision}"] = {
+            "apart": apart,
+            "bits": bits(np.array(split_logits)) + bits(np.array(edited)),
+            "heads": [split.n_heads, split.n_kv_heads, split.d_head] == [whole.n_heads, whole.n_kv_heads, whole.d_head],
+        }
+    return found
 
 
-def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:
+def edits_at(patch: mp.Intervention, site: mp.Site) -> list[mp.Edit]:
+    """A patch of a whole site, and of a part of it: of the second rank's heads or neurons, where a rank has some."""
+    if "head" in site.axes:
+        return [patch.at(site), patch.at(site, head=-1)]
+    if site.name == "mlp_post":
+        return [patch.at(site), patch.at(site, neuron=[0, -1])]
+    return [patch.at(site), patch.at(site, pos=3)]
+
+
+def sharded_sweeps(whole: mp.HookedModel) -> dict[str, Callable[[mp.HookedModel], np.ndarray]]:
+    """What sweeps and attributions find of a model."""
+    patch = mp.Replace(donor(whole, "z", "q", "v", "mlp_post", "resid_post", "attn_out", "mlp_out"))
+    others = whole.run_with_cache(OTHER, "all")[1]
+    zero, second = mp.Ablate("zero"), mp.Scale(2.0).at("z", layer=0, head=1)
+    pairs = [[zero.at("z", layer=1, head=head), patch.at("z", layer=2, head=3 - head)] for head in range(4)]
+
+    def swept(site: str, *over: str, **more: Any) -> Callable[[mp.HookedModel], np.ndarray]:
+        given = {"intervention": patch} | more
+        return lambda model: mp.sweep(model, TOKENS, at=site, over=over, metric=RIGHT_MINUS_WRONG, **given).values
+
+    def estimated(site: str, *over: str) -> Callable[[mp.HookedModel], np.ndarray]:
+        return lambda model: mp.attribute(model, TOKENS, patch, site, over, RIGHT_MINUS_WRONG).values
+
+    return {
+        "resid_post": swept("resid_post", "layer", "pos", positions=(2, 5)),
+        "attn_out": swept("attn_out", "layer", "pos", positions=(2, 5)),
+        "mlp_out": swept("mlp_out", "layer", "pos", positions=(2, 5)),
+        "z": swept("z", "layer", "head"),
+        "z reference": swept("z", "layer", "head", executor="reference", layers=(0, 2)),
+        "z rows": swept("z", "layer", "head", executor="rows"),
+        "z positions": swept("z", "layer", "pos", "head", positions=(2, 5)),
+        "z noise": swept("z", "layer", "head", "seed", intervention=mp.Ablate("noise"), seeds=range(2)),
+        "z standing": swept("z", "layer", "head", edits=[second]),
+        "z path": swept("z", "layer", "head", layers=range(2), via=mp.Receiver("q", layer=2, head=1)),
+        "q": swept("q", "layer", "head"),
+        "v": swept("v", "layer", "head"),
+        "pattern": swept("pattern", "layer", "head", intervention=mp.Scale(0.5)),
+        "neurons": swept("mlp_post", "layer", "neuron", neurons=(0, 20, 47)),
+        "pairs": lambda model: mp.sweep(model, TOKENS, over=pairs, metric=RIGHT_MINUS_WRONG).values,
+        "attribute z": estimated("z", "layer", "head"),
+        "attribute q": estimated("q", "layer", "head"),
+        "attribute mlp_out": estimated("mlp_out", "layer", "pos"),
+        "edges": lambda model: mp.circuits.edges(model, TOKENS, others, RIGHT_MINUS_WRONG).node_scores(),
+        "jacobian": lambda model: np.stack([np.array(matrix) for matrix in jacobian(model).matrices.values()]),
+        "direct": lambda model: np.array(mp.lens.direct_logits(model, TOKENS, 3, 5, by="head").values),
+    }
+
+
+def jacobian(model: mp.HookedModel) -> Any:
+    return mp.lens.fit_jacobian_lens(model, [SHORT, SHORT[:3]], rows=64)
+
+
+def sharded_llama(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     """Sweeps of a sharded llama, and what is refused of it."""
     whole, split = wrapped(), wrapped()
     split.model.shard(group)
     found: dict[str, Any] = {}
-    for site in ("resid_post", "attn_out", "mlp_out"):
-        patch = mp.Replace(donor(whole, site))
-        one, two = (mp.sweep(m, TOKENS, patch, site, ("layer", "pos"), RIGHT_MINUS_WRONG) for m in (whole, split))
-        far = distance(mx.array(two.values), mx.array(one.values))
-        found[f"sweep {site}"] = {"apart": far, "bits": seen(two), "size": float(np.ptp(one.values))}
+    for name, sweep in sharded_sweeps(whole).items():
+        one, two = sweep(whole), sweep(split)
+        far = distance(mx.array(two), mx.array(one))
+        found[f"sweep {name}"] = {"apart": far, "bits": bits(two), "size": float(np.ptp(one))}
+    own = mp.Replace(donor(split, "z"))
+    same = [mp.sweep(split, TOKENS, own, "z", ("layer", "head"), RIGHT_MINUS_WRONG, executor=name).values
+            for name in ("auto", "reference")]  # fmt: skip
+    found["own donor"] = distance(mx.array(same[0]), mx.array(same[1]))
     runs: list[int] = []
     counted = type("Counted", (type(split.model),), {"__call__": lambda *given, **named: runs.append(1)})
     patch, plain = mp.Replace(donor(whole)), type(split.model)
@@ -262,13 +312,10 @@ def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:
     raw = ("self_attn.o_proj:input", "self_attn.q_proj:output", "mlp.down_proj:input", "self_attn:output", ":output")
     zero = mp.Ablate("zero")
     refused = {
-        "head": lambda: split.run(TOKENS, [zero.at("z", layer=1, head=0)]),
-        "neuron": lambda: split.run(TOKENS, [zero.at("mlp_post", layer=1, neuron=0)]),
-        "captured": lambda: split.run_with_cache(TOKENS, sites=["pattern"]),
-        "editing": lambda: split.editing(zero.at("q", layer=0)).__enter__(),
-        "sweep": lambda: mp.sweep(split, TOKENS, zero, "z", ("layer", "head"), RIGHT_MINUS_WRONG),
         "group": lambda: mp.sweep(split, TOKENS, patch, "resid_post", ("layer",), RIGHT_MINUS_WRONG, group=group),
         "raw sweep": lambda: mp.sweep(split, TOKENS, over=[zero.at(f"{block}.{raw[0]}")], metric=RIGHT_MINUS_WRONG),
+        "captured": lambda: split.run_with_cache(TOKENS, sites=[f"{block}.{raw[1]}"]),
+        "editing": lambda: split.editing(zero.at(f"{block}.{raw[2]}")).__enter__(),
         **{side: partial(split.run, TOKENS, [zero.at(f"{block}.{side}".replace(".:", ":"))]) for side in raw[:3]},
     }
     found["refused"] = {what: caught(call) for what, call in refused.items()}
@@ -276,14 +323,34 @@ def sharded_llama(group: mx.distributed.Group) -> dict[str, Any]:
     split.model.__class__ = plain
     ends = [zero.at(f"{block}.{side}".replace(".:", ":")) for side in raw[3:]]
     found["raw apart"] = max(distance(split.run(TOKENS, [edit]), whole.run(TOKENS, [edit])) for edit in ends)
+    return found | sharded_otherwise(group)
+
+
+def sharded_otherwise(group: mx.distributed.Group) -> dict[str, Any]:
+    """Models that are split in another way, or whose gradients are not summed."""
     piped = tiny_model("qwen2")
     piped.model.pipeline(group)
-    found["pipeline"] = caught(lambda: mp.HookedModel(piped))
+    found: dict[str, Any] = {"pipeline": caught(lambda: mp.HookedModel(piped))}
+    latent = wrapped("deepseek_v3")
+    latent.model.shard(group)
+    zero = mp.Ablate("zero")
+    found["gradients"] = caught(lambda: mp.attribute(latent, TOKENS, zero, "mlp_out", "layer", RIGHT_MINUS_WRONG))
+    module, config = ZOO["qwen3_5"]
+    text = {**config["text_config"], "num_key_value_heads": 1}
+    cast("dict[str, Any]", ZOO)["qwen3_5-one"] = (module, {**config, "text_config": text})
+    whole, repeated = wrapped("qwen3_5-one"), wrapped("qwen3_5-one")
+    repeated.model.shard(group)
+    layer = next(site.layer for site in whole.sites if site.name == "k")
+    found["repeated"] = {name: caught(lambda name=name: repeated.run(TOKENS, [zero.at(name, layer=layer, head=0)]))
+                         for name in ("k", "v", "rot_k")}  # fmt: skip
+    edit = zero.at("z", layer=layer, head=-1)
+    found["repeated apart"] = distance(repeated.run(TOKENS, [edit]), whole.run(TOKENS, [edit]))
     return found
 
 
 def distance(one: mx.array, other: mx.array) -> float:
-    """The largest difference of two arrays, relative to the largest number."""
+    """The largest difference of two arrays, relative to the largest number; without masked scores."""
+    one, other = (mx.where(mx.abs(array) > 1e30, 0.0, array) for array in (one, other))
     return (mx.abs(one - other).max() / mx.abs(other).max()).item()
 
 
@@ -293,12 +360,13 @@ def widen() -> None:
     cast("dict[str, Any]", ZOO)["llama-wide"] = (module, {**config, "intermediate_size": 128})
 
 
-def main(scenario: str, folder: Path) -> None:
+def main(scenarios: dict[str, Any], scenario: str, folder: str) -> None:
+    """Run one of some scenarios, and write what it found."""
     widen()
     group = mx.distributed.init(strict=True, backend="ring")
-    found = globals()[scenario](group, folder)
-    (folder / f"rank{group.rank()}.json").write_text(json.dumps(found))
+    found = scenarios[scenario](group, Path(folder))
+    (Path(folder) / f"rank{group.rank()}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(globals(), *sys.argv[1:])

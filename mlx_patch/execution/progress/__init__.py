@@ -12,3 +12,4 @@ from mlx_patch.execution.progress._numbers import Numbers as Numbers
 from mlx_patch.execution.progress._numbers import merge as merge
 from mlx_patch.execution.progress._numbers import no_numbers as no_numbers
 from mlx_patch.execution.progress._numbers import packed as packed
+from mlx_patch.execution.progress._numbers import take_fewest as take_fewest

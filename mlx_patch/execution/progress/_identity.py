@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_patch.execution._experiment import Experiment
@@ -16,7 +17,7 @@ from mlx_patch.execution.cells import Cell
 from mlx_patch.execution.plan import Plan
 from mlx_patch.fingerprints import Fingerprints
 from mlx_patch.interventions import Edit, Transformation
-from mlx_patch.provenance import checksum, versions, without_addresses
+from mlx_patch.provenance import checksum, digest_of, versions, without_addresses
 
 _SELECTIONS = ("site", "layer", "pos", "head", "neuron", "batch", "key")
 """The fields of an edit that say where it acts."""
@@ -133,19 +134,41 @@ def _label_metrics(experiment: Experiment, fingerprints: Fingerprints) -> list[l
     return [[without_addresses(metrics[0].name), fingerprints.of(metrics, "metric")] for metrics in metrics_of_groups]
 
 
-def described(experiment: Experiment, plan: Plan) -> Mapping[str, str]:
-    """A digest of each part of a sweep: the same on all ranks that run the same sweep."""
+def described(experiment: Experiment, plan: Plan, is_whole: bool) -> Mapping[str, str]:
+    """A digest of each part of a sweep, by what a rank has where it differs. Ranks of the same sweep have the same.
+
+    Args:
+        experiment: The sweep.
+        plan: Its plan.
+        is_whole: Whether each rank has the whole model, and not a part of it.
+    """
     tokens = [np.array(batch.tokens).tolist() for batch in experiment.batches]
     edits = [[cell.edits for cell in group_cells] for group_cells in experiment.cells]
+    model = experiment.model.model
+    weights = digest_of(_replicated(model))
+    if is_whole:
+        weights = checksum(model)
     contents = {
-        "model": experiment.model.identity | {"name": ""},  # a folder may lie elsewhere on another machine
-        "tokens": tokens,
-        "cells": edits,
-        "standing edits": experiment.standing,
-        "metric": experiment.metrics,
-        "plan": plan.as_dict(),
+        "another model": [experiment.model.identity | {"name": ""}, weights],  # a folder may lie elsewhere
+        "another prompt": tokens,
+        "other cells": edits,
+        "other standing edits": experiment.standing,
+        "another metric": experiment.metrics,
+        "another plan": plan.as_dict(),
     }
-    return {name: _digest(value) for name, value in contents.items()}
+    return {difference: _digest(value) for difference, value in contents.items()}
+
+
+_REPLICATED = (nn.Embedding, nn.QuantizedEmbedding, nn.RMSNorm, nn.LayerNorm)
+
+
+def _replicated(model: nn.Module) -> dict[str, mx.array]:
+    """The weights that every rank of a sharded model has whole: those of embeddings and norms."""
+    arrays: dict[str, mx.array] = {}
+    for path, module in model.named_modules():
+        if type(module) in _REPLICATED:
+            arrays |= {f"{path}.{name}": value for name, value in module.items() if isinstance(value, mx.array)}
+    return arrays
 
 
 def _digest(value: object) -> str:

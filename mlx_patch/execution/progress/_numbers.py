@@ -84,6 +84,23 @@ def merge(numbers: Numbers, messages: Sequence[bytes], examples: Sequence[Sequen
     numbers.baseline[:] = baseline
 
 
+def take_fewest(numbers: Numbers, messages: Sequence[bytes]) -> None:
+    """Go back to the numbers of the rank that has the fewest cells, where all ranks run every pass, in one order.
+
+    A rank that was killed may have written one pass less than another.
+
+    Args:
+        numbers: The numbers of this rank; afterwards, the same on every rank.
+        messages: What `packed` returned on each rank, by rank.
+    """
+    by_rank = [_unpacked(message, numbers) for message in messages]
+    fewest = min(by_rank, key=lambda rank_numbers: int(rank_numbers.done.sum()))
+    numbers.values[:] = fewest.values
+    numbers.done[:] = fewest.done
+    numbers.baseline[:] = fewest.baseline
+    numbers.token_layers, numbers.skipped = fewest.token_layers, fewest.skipped
+
+
 def _unpacked(message: bytes, like: Numbers) -> Numbers:
     """The numbers in a message, in the shapes of `like`."""
     arrays = []

@@ -17,8 +17,13 @@ from mlx_patch.execution.ranks._interrupts import interrupts_held
 
 RankGroup = mx.distributed.Group
 
-_SIGN = 0x6D705F72
-"""What every message begins with: where a rank is gone, what comes in its place may be anything."""
+_SIGN = 0x6D705F73
+"""What every message begins with: where a rank is gone, what comes in its place may be anything.
+
+Change it with what ranks send each other, so that those of another version are refused.
+"""
+
+_NOT_SENT = "MLX returned numbers that no rank of this version of mlx_patch sent"
 
 
 class State(IntEnum):
@@ -49,7 +54,7 @@ def meet(group: RankGroup | None, state: State, message: bytes = b"") -> Reports
     with interrupts_held():
         headers = _gather(group, np.array([[_SIGN, state, len(message), crc32(message, _SIGN)]], np.int64))
         if (headers[:, 0] != _SIGN).any():
-            raise _connection_lost(group, "MLX returned numbers that no rank sent")
+            raise connection_lost(group, _NOT_SENT)
         # All ranks must send arrays of one shape, which is not empty.
         padded_length = int(headers[:, 2].max()) + 1
         padded_message = message.ljust(padded_length, b"\0")
@@ -58,7 +63,7 @@ def meet(group: RankGroup | None, state: State, message: bytes = b"") -> Reports
     messages = [bytes(body[:length]) for body, length in zip(bodies, lengths, strict=True)]
     checksums = [crc32(rank_message, _SIGN) for rank_message in messages]
     if checksums != headers[:, 3].tolist():
-        raise _connection_lost(group, "MLX returned numbers that no rank sent")
+        raise connection_lost(group, _NOT_SENT)
     states = tuple(State(number) for number in headers[:, 1].tolist())
     _refuse_failures(states, messages)
     return Reports(states, messages)
@@ -70,7 +75,7 @@ def _gather(group: RankGroup, row: np.ndarray) -> np.ndarray:
     try:
         mx.eval(rows)  # without this, a rank that is gone leaves unwritten memory in the array, and no error
     except RuntimeError as error:
-        raise _connection_lost(group, str(error)) from error
+        raise connection_lost(group, str(error)) from error
     return np.array(rows)
 
 
@@ -81,7 +86,8 @@ def _refuse_failures(states: tuple[State, ...], messages: list[bytes]) -> None:
         raise RankError(f"Rank {rank} of {len(states)} failed: {_restart(reason)}")
 
 
-def _connection_lost(group: RankGroup, reason: str) -> RankError:
+def connection_lost(group: RankGroup, reason: str) -> RankError:
+    """The error of a rank that lost the others."""
     return RankError(f"Rank {group.rank()} of {group.size()} lost the others: {_restart(reason)}")
 
 

@@ -1,26 +1,26 @@
 """`Ranks`: the processes of `mlx.launch`, which divide the passes of a sweep and exchange their numbers."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
+
+import mlx.core as mx
 
 from mlx_patch.architectures import Layout, sharding
 from mlx_patch.errors import ArchitectureError, KindError, RankError
+from mlx_patch.execution.ranks._heartbeats import SILENCE, Heartbeats, PassRunner
 from mlx_patch.execution.ranks._interrupts import interrupts_held
-from mlx_patch.execution.ranks._meeting import RankGroup, Reports, State, meet
+from mlx_patch.execution.ranks._meeting import RankGroup, Reports, State, connection_lost, meet
+from mlx_patch.execution.ranks._waiting import Silence, wait_for
+from mlx_patch.provenance import versions
 
-HEARTBEAT = 5.0
-"""Seconds between two meetings while passes run, at least. A pass is not interrupted for one."""
-
-PassRunner = Callable[[Callable[[int], None]], None]
-"""Runs the passes of a rank. It calls its argument after each pass, with the number of the pass's cells."""
-
-
-class _StoppedError(Exception):
-    """Another rank was interrupted, so this rank stops too."""
+_BACKEND_MESSAGE = re.compile(r"\[(ring|jaccl|mpi|nccl)\]")
+"""How messages of MLX about its ranks begin."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,56 @@ class Ranks:
         except BaseException as error:
             self._announce(error)
             raise
-        if State.INTERRUPTED in meet(self.group, State.READY).states:
+        if State.INTERRUPTED in self._meet(State.READY).states:
             raise KeyboardInterrupt
 
     def least(self, number: int | None) -> int | None:
         """The smallest number of all ranks. None stands for a rank without one, and is returned if all are."""
-        reports = meet(self.group, State.READY, json.dumps(number).encode())
-        numbers = [json.loads(message) for message in reports.messages]
+        numbers = [json.loads(message) for message in self.exchange(json.dumps(number).encode())]
         return min((rank_number for rank_number in numbers if rank_number is not None), default=None)
+
+    def refuse_other_versions(self) -> None:
+        """Refuse ranks whose libraries or devices would round, draw or meet otherwise.
+
+        Raises:
+            RankError: On every rank; the message names a library, a rank and both versions.
+        """
+        if self.size == 1:
+            return
+        own_versions = {**versions(), "numpy": version("numpy"), "device": mx.default_device().type.name}
+        by_rank = self._by_rank(own_versions)
+        for rank, rank_versions in enumerate(by_rank):
+            for name, first in by_rank[0].items():
+                if rank_versions[name] != first:
+                    raise RankError(
+                        f"Every rank must have the same versions. Got {name} {rank_versions[name]} on rank {rank}, and "
+                        f"{first} on rank 0. Install the same versions on every machine."
+                    )
 
     def refuse_others(self, sweep: Mapping[str, str]) -> None:
         """Refuse ranks that do not all run the same sweep.
 
         Args:
-            sweep: A digest of each part of the sweep, by the part's name.
+            sweep: A digest of each part of the sweep, by what a rank has if it differs: "another model".
         Raises:
             RankError: On every rank; the message names a part and a rank.
         """
-        reports = meet(self.group, State.READY, json.dumps(dict(sweep)).encode())
-        sweeps = [json.loads(message) for message in reports.messages]
-        for rank, rank_sweep in enumerate(sweeps):
-            for name, digest in sweeps[0].items():
-                if rank_sweep[name] != digest:
+        by_rank = self._by_rank(sweep)
+        for rank, rank_sweep in enumerate(by_rank):
+            for difference, digest in by_rank[0].items():
+                if rank_sweep[difference] != digest:
                     raise RankError(
-                        f"`group` must run the same sweep on every rank. Got a different {name} on rank {rank} than on "
-                        "rank 0. Pass the same arguments on every rank."
+                        f"Every rank must run the same sweep. Got {difference} on rank {rank} than on rank 0. "
+                        "Use the same model, arguments and checkpoints on every rank."
                     )
+
+    def _by_rank(self, digests: Mapping[str, str]) -> list[dict[str, str]]:
+        """What each rank sends, by rank."""
+        return [json.loads(message) for message in self.exchange(json.dumps(dict(digests)).encode())]
+
+    def exchange(self, message: bytes) -> list[bytes]:
+        """Send a message to all ranks, and receive theirs, by rank."""
+        return self._meet(State.READY, message).messages
 
     def work(self, run: PassRunner, pack: Callable[[], bytes], show: Callable[[int], None]) -> tuple[bool, list[bytes]]:
         """Run the passes of this rank while the others run theirs.
@@ -103,34 +127,59 @@ class Ranks:
         Raises:
             RankError: A pass raised on another rank, or another rank is gone.
         """
-        if self.size == 1 or not self.divided:
+        if self.group is None or self.size == 1 or not self.divided:
             return self._run_all(run, show), []
-        heartbeats = _Heartbeats(self.group, show)
+        heartbeats = Heartbeats(self.group, show)
         try:
-            interrupted = heartbeats.run_passes(run)
-            with interrupts_held() as signals:
-                interrupted = interrupted or heartbeats.wait_for_all()
-                reports = meet(self.group, State.READY, pack())
-                signals.clear()  # Ctrl-C would end a sweep, and this one has just ended
-        except RankError:
-            raise
+            heartbeats.run_passes(run)
+            interrupted = heartbeats.wait_for_all()
+            own_numbers = pack()
         except BaseException as error:
-            self._announce(error)
+            if heartbeats.end_early(error):
+                self._announce(error)
             raise
+        with interrupts_held() as signals:
+            reports = self._meet(State.READY, own_numbers, SILENCE)
+            signals.clear()  # Ctrl-C would end a sweep, and this one has just ended
         if State.INTERRUPTED in reports.states:  # a rank gave up before it sent what it found
             raise KeyboardInterrupt
         return interrupted, reports.messages
 
     def _run_all(self, run: PassRunner, show: Callable[[int], None]) -> bool:
-        """Run every pass on this rank; whether Ctrl-C ended it."""
+        """Run every pass on this rank; whether Ctrl-C ended it.
+
+        Raises:
+            RankError: The model is sharded, and another rank is gone.
+        """
         try:
             run(show)
         except KeyboardInterrupt:
             if self.size > 1:  # the others may be in the middle of a pass, which cannot go on without this rank
                 raise
             return True
-        meet(self.group, State.READY)  # where the model is sharded: that no rank was lost on the way
+        except RuntimeError as error:
+            if self.group is None or self.divided or not _BACKEND_MESSAGE.match(str(error)):
+                raise
+            raise connection_lost(self.group, str(error)) from error
+        self._meet(State.READY)  # where the model is sharded: that no rank was lost on the way
         return False
+
+    def _meet(self, state: State, message: bytes = b"", limit: float | None = None) -> Reports:
+        """Meet all ranks.
+
+        The ranks of a sharded model meet where its passes run, so that the two never mix.
+
+        Args:
+            state: The state of this rank.
+            message: What it sends.
+            limit: The seconds until ranks that do not come are given up; None waits as long as it takes.
+        Raises:
+            RankError: A rank failed, is gone or does not come.
+        """
+        if self.group is None or self.size == 1 or not self.divided:
+            return meet(self.group, state, message)
+        silence = Silence(self.rank, self.size)
+        return wait_for(partial(meet, self.group, state, message), silence, limit)
 
     def _announce(self, error: BaseException) -> None:
         """Tell the other ranks that this one has raised. No error of the meeting replaces the one that was raised."""
@@ -138,62 +187,9 @@ class Ranks:
             return  # the others may be in the middle of a forward pass, which would take this for a part of a sum
         with suppress(RankError, KeyboardInterrupt):
             if isinstance(error, KeyboardInterrupt):
-                meet(self.group, State.INTERRUPTED)
+                self._meet(State.INTERRUPTED)
             else:
-                meet(self.group, State.FAILED, f"{type(error).__name__}: {error}".encode())
-
-
-class _Heartbeats:
-    """The meetings of a rank every few seconds while passes run, at which all learn how many cells are finished."""
-
-    def __init__(self, group: RankGroup | None, show: Callable[[int], None]):
-        self.group = group
-        self.show = show
-        self.n_cells = 0  # that this rank has finished
-        self.n_shown = 0  # of all ranks
-        self.last_meeting_at = monotonic()
-
-    def run_passes(self, run: PassRunner) -> bool:
-        """Run the passes of this rank; whether Ctrl-C ended it, here or on another rank."""
-        try:
-            run(self._finish_pass)
-        except _StoppedError:
-            return True
-        except KeyboardInterrupt:
-            self._meet(State.INTERRUPTED)
-            return True
-        return False
-
-    def wait_for_all(self) -> bool:
-        """Meet until every rank has run its passes; whether Ctrl-C ended it."""
-        while True:
-            states = self._meet(State.READY).states
-            if State.INTERRUPTED in states:
-                return True
-            if State.WORKING not in states:
-                return False
-
-    def _finish_pass(self, cells: int) -> None:
-        """Count the cells of a finished pass, and meet if it is time.
-
-        Raises:
-            _StoppedError: Another rank received Ctrl-C.
-        """
-        self.n_cells += cells
-        if monotonic() - self.last_meeting_at < HEARTBEAT:
-            return
-        if State.INTERRUPTED in self._meet(State.WORKING).states:
-            raise _StoppedError
-
-    def _meet(self, state: State) -> Reports:
-        """Meet once, and show the cells that all ranks have finished since the last meeting."""
-        reports = meet(self.group, state, str(self.n_cells).encode())
-        n_done = sum(map(int, reports.messages))
-        if n_done > self.n_shown:
-            self.show(n_done - self.n_shown)
-        self.n_shown = n_done
-        self.last_meeting_at = monotonic()
-        return reports
+                self._meet(State.FAILED, f"{type(error).__name__}: {error}".encode())
 
 
 def ranks_of(group: RankGroup | None, layout: Layout) -> Ranks:
