@@ -1,5 +1,7 @@
 """What holds of every intervention: it is pure, lazy and differentiable, keeps the dtype, and composes."""
 
+from dataclasses import FrozenInstanceError, fields
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -51,6 +53,17 @@ def test_an_edit_changes_neither_the_activation_nor_the_source(intervention, cho
     mx.eval(edited)
     np.testing.assert_array_equal(np.array(alias), before)
     np.testing.assert_array_equal(np.array(Y), source)
+
+
+@pytest.mark.parametrize("intervention", EACH, ids=repr)
+def test_an_intervention_and_its_edit_cannot_be_changed(intervention):
+    """A plan, a checkpoint and a provenance hold it, and say what it is."""
+    for value in (intervention, intervention.at("resid_post", layer=1)):
+        names = [field.name for field in fields(value)]
+        assert names
+        for name in names:
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, name, None)
 
 
 @pytest.mark.parametrize("choices", [{}, {"pos": 1}], ids=str)
