@@ -27,8 +27,11 @@ ROOT = Path(__file__).parents[2]
 MAPPED = ("tests/unit", "tests/laws", "tests/properties", "tests/golden", *(f"mlx_patch/{name}" for name in PACKAGES))
 """What is measured, and what mutants are tried against."""
 
-STAGES = (10, 90)
+STAGES = (10, 60, 240)
 """Seconds of tests, as the map measured them, that a mutant meets first, and those it meets if it survives."""
+
+CONTROL_STAGES = 2
+"""Of these, how many a control runs."""
 
 
 def copy_tree(to: Path) -> None:
@@ -125,7 +128,7 @@ class Campaign:
                 continue
             del self.running[pid]
             self.slots.append(run.slot)
-            if outcome["outcome"] == SURVIVED and stage + 1 < len(STAGES):
+            if outcome["outcome"] == SURVIVED and stage + 1 < (CONTROL_STAGES if control else len(STAGES)):
                 self.queue.append((mutant, stage + 1, control))
             else:
                 self._record(mutant, stage, control, outcome, time.monotonic() - run.deadline + run.seconds)
@@ -201,7 +204,7 @@ def main() -> None:
     verb = verbs.add_parser("map", help="draw, and measure which tests execute which lines")
     verb.add_argument("--seed", type=int, default=1)
     verb.add_argument("--count", type=int, default=220)
-    verb.add_argument("--parameters", type=int, default=2, help="sets of parameters of each test, at most; 0 is all")
+    verb.add_argument("--parameters", type=int, default=8, help="sets of parameters of each test, at most; 0 is all")
     verb.add_argument("--workers", type=int, default=2)
     verb.add_argument("tests", nargs="*")
     verb.set_defaults(does=make_map)
