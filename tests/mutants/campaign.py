@@ -116,7 +116,7 @@ class Campaign:
         if not tests:
             self._record(mutant, stage, control, {"outcome": SURVIVED if stage else NO_TESTS}, 0.0)
             return
-        seconds = 40 + 4 * sum(self.map.seconds[test] for test in tests)
+        seconds = 150 + 6 * sum(self.map.seconds[test] for test in tests)
         run = Run(None if control else mutant, tests, self.slots.pop(), seconds)
         run.start()
         self.running[run.pid] = run, mutant, stage, control

@@ -36,7 +36,7 @@ def import_ahead(names: Iterable[str]) -> None:
             if not name.startswith(left_out):
                 try:
                     importlib.import_module(name)
-                except Exception:
+                except (Exception, SystemExit):
                     continue
     if not _mlx_evaluates_in_a_fork():
         raise RuntimeError("MLX hangs in a forked process. Leave out the module that evaluates as it is imported.")
@@ -182,8 +182,7 @@ def _run_tests(slot: Slot, tests: list[str]) -> None:
     os.dup2(output, 2)
     os.chdir(slot.tree)
     sys.path.insert(0, str(slot.tree))
-    sys.dont_write_bytecode = True
-    os.environ |= {"PYTHONPATH": str(slot.tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ |= {"PYTHONPATH": str(slot.tree), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     selected = Selected(tests)
     files = list(dict.fromkeys(test.split("::")[0] for test in tests))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]

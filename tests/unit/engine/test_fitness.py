@@ -1,5 +1,7 @@
 """Models whose runs mean nothing, or in which an edit would stay: active dropout, compiled parts, traced calls."""
 
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -96,6 +98,23 @@ class Made(Block):
         return self._step(x)
 
 
+class Namesake(nn.Module):
+    """A block that compiles a pattern of text."""
+
+    def __call__(self, x):
+        return x if re.compile("x").match("x") else 0 * x
+
+
+class Within(nn.Module):
+    """A block that compiles in a function inside its call, beside one that compiles nothing."""
+
+    def __call__(self, x):
+        def compiled():
+            return mx.compile(mx.abs)
+
+        return (lambda function: function(x))(compiled())
+
+
 class LM(nn.Module):
     def __init__(self, kind):
         super().__init__()
@@ -145,6 +164,15 @@ def test_a_model_that_compiles_nothing_itself_runs_compiled(tiny):
     with model.editing(ZERO):
         model.model(TOKENS)
         assert is_compiling()
+
+
+@pytest.mark.parametrize(("kind", "is_kept"), [(Namesake, True), (Within, False)])
+def test_only_blocks_that_compile_run_uncompiled(kind, is_kept):
+    could_compile = is_compiling()
+    model = HookedModel(LM(kind))
+    with model.editing(Scale(2.0).at("layers.0:output")):
+        model.model(TOKENS)
+        assert is_compiling() == (is_kept and could_compile)
 
 
 @pytest.mark.parametrize("transformed", [mx.compile, mx.vmap])
