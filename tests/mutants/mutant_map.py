@@ -54,7 +54,7 @@ class TestMap:
         self._lines: dict[str, dict[int, set[str]]] = {}
 
     def reaching(self, mutant: Mutant) -> list[str]:
-        """Passing tests that execute the mutant's lines: near ones first, the laws last, and quick ones before slow ones.
+        """Passing tests that execute the mutant's lines: near ones first, the laws last, quick ones before slow ones.
 
         Where only an import executes them (a default, a field, a table), these are the tests that execute anything
         else of the file, or failing these the unit tests of the package.

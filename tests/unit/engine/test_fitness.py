@@ -112,7 +112,10 @@ class Within(nn.Module):
         def compiled():
             return mx.compile(mx.abs)
 
-        return (lambda function: function(x))(compiled())
+        def called(function):
+            return function(x)
+
+        return called(compiled())
 
 
 class LM(nn.Module):
