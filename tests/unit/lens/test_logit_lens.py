@@ -96,6 +96,13 @@ def test_of_equal_logits_the_smaller_token_comes_first(k, levels):
     np.testing.assert_allclose(found.probs[-1], expected, rtol=1e-5)
 
 
+def test_a_picture_is_of_a_prompt_that_is_there(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    for plot in (lens.plot, lens.plot_kl):
+        with pytest.raises(SelectionError, match=r"`example` must lie in -2 to 1"):
+            plot(example=2)
+
+
 def test_the_most_likely_tokens_are_the_same_on_a_gpu(tiny, monkeypatch):
     """There MLX finds them, and numpy on a CPU."""
     lens = mp.lens.logit_lens(tiny(), BATCH)
