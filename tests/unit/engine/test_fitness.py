@@ -110,7 +110,10 @@ class Given(nn.Module):
 
 
 def closed_over(module):
-    return lambda x: module(x)
+    def called(x):
+        return module(x)
+
+    return called
 
 
 GIVEN = {
