@@ -175,6 +175,17 @@ class Run:
         self.slot.restore(self.mutant)
 
 
+def _hypothesis_options() -> list[str]:
+    """The plugin of hypothesis, of all that would be loaded; a machine at work on mutants keeps no deadline of it."""
+    try:
+        from hypothesis import settings
+    except ImportError:
+        return []
+    settings.register_profile("mutants", deadline=None)
+    settings.load_profile("mutants")
+    return ["-p", "_hypothesis_pytestplugin"]
+
+
 def _run_tests(slot: Slot, tests: list[str]) -> None:
     """In the child: pytest in the copy, up to the first failure."""
     output = os.open(slot.tree.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -186,7 +197,7 @@ def _run_tests(slot: Slot, tests: list[str]) -> None:
     selected = Selected(tests)
     files = list(dict.fromkeys(test.split("::")[0] for test in tests))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    options += [f"--basetemp={slot.tree.with_suffix('.tmp')}"]
+    options += [f"--basetemp={slot.tree.with_suffix('.tmp')}", *_hypothesis_options()]
     code = pytest.main([*options, *files], plugins=[selected])
     test, message = selected.failure or ("", "")
     if code == pytest.ExitCode.OK:

@@ -66,6 +66,24 @@ def test_an_intervention_and_its_edit_cannot_be_changed(intervention):
                 setattr(value, name, None)
 
 
+MAKERS = {
+    "Add": lambda: Add(VECTOR * 1),
+    "Interpolate": lambda: Interpolate(Y * 1, 0.3),
+    "Project": lambda: Project(VECTOR * 1),
+    "Replace": lambda: Replace(Y * 1),
+    "Swap": lambda: Swap(VECTOR * 1, VECTOR[::-1]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_has_arrays_is_equal_to_itself_alone(name):
+    """Arrays are not compared by value: that would compute."""
+    first, second = MAKERS[name](), MAKERS[name]()
+    assert first == first  # noqa: PLR0124
+    assert first != second
+    assert len({first, second}) == 2
+
+
 @pytest.mark.parametrize("choices", [{}, {"pos": 1}], ids=str)
 def test_a_function_that_writes_in_place_changes_nothing_else(choices):
     def blot(activation, site):
