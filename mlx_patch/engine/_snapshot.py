@@ -87,6 +87,7 @@ class RestoredPast:
     def __init__(self, snapshot: Snapshot):
         self.snapshot = snapshot
         self.caches = [_map_arrays(entry, mx.array) for entry in snapshot.entries]
+        note_offset(self.caches, snapshot.length)
         self._entries = snapshot.entries
         self._untouched = [list(_contents(cache)) for cache in self.caches]
 

@@ -60,7 +60,7 @@ class FitRecord:
         """Layers, or sites where there are several kinds."""
         if len({site.name for site in self.before}) == 1:
             return [site.layer for site in self.before]
-        return [f"{site.name} {site.layer}" for site in self.before]
+        return [f"{site.name}.{site.layer}" for site in self.before]
 
     @override
     def __str__(self) -> str:

@@ -30,6 +30,11 @@ BANNED = frozenset(
 ALLOWED_TWICE = {"capture", "hand_over", "main", "run", "select", "steps"}
 """Public names that several files define. Take a name out when one file is left; never add one."""
 
+FILLED_IN_PLACE = frozenset(
+    """CellRows Hook Notes Numbers Outcome PassRun UnpatchedRun Watch _Means _Stack _Training _Walk _WayBack""".split()
+)
+"""Dataclasses that collect what a run or a fit gives. All others are values."""
+
 LONGEST_TEST_NAME = 60
 """Characters, with `test_`. What does not fit is for the docstring."""
 
@@ -52,6 +57,18 @@ def public_definitions(tree):
             continue
         if not name.startswith("_"):
             yield name
+
+
+def is_thawed(decorator):
+    """Whether it makes a dataclass whose fields can be assigned."""
+    return re.match(r"dataclass\b", ast.unparse(decorator)) and "frozen=True" not in ast.unparse(decorator)
+
+
+def test_dataclasses_are_frozen():
+    """A value that could be changed would change every plan, edit and provenance that holds it."""
+    nodes = [node for tree in house.trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    thawed = {node.name for node in nodes if any(map(is_thawed, node.decorator_list))}
+    assert thawed == FILLED_IN_PLACE
 
 
 def test_no_module_imports_itself_in_a_circle():

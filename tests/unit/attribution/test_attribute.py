@@ -151,6 +151,17 @@ def test_cells_together_are_what_they_are_one_by_one(model, source, name, monkey
     np.testing.assert_allclose(fast.values, slow.values, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "llama-sliding", "mamba", "qwen3_next"])
+def test_late_cells_alone_are_as_beside_early_ones(tiny, name):
+    """Alone, they run over a prompt cache of what comes before; here of each kind."""
+    cells = {"at": "resid_post", "over": ("layer", "pos"), "metric": mp.metrics.LogitDiff(3, 5)}
+    every = mp.attribute(tiny(name), TOKENS, mp.Scale(0.5), **cells)
+    n = TOKENS.shape[1]
+    late = mp.attribute(tiny(name), TOKENS, mp.Scale(0.5), positions=range(n - 2, n), **cells)
+    assert np.abs(every.values - every.baseline)[:, n - 2].max() > 1e-3
+    np.testing.assert_allclose(late.values, every.values[:, n - 2 :], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["4bit", "bfloat16", "float16"])
 def test_in_coarser_precision(tiny, precision):
     """The estimate of coarse activations is near that of the float32 model's, within their rounding."""

@@ -161,6 +161,16 @@ def test_a_gradient_along_the_skip_connection_turns_it_red(tiny, monkeypatch):
         test_a_score_is_the_slope_of_the_metric(tiny, "llama")
 
 
+@pytest.mark.parametrize("name", ["nemotron_h", "nemotron-nas"])
+def test_blocks_of_one_part_have_edges(tiny, name):
+    """Some are a mixer alone, and some an MLP."""
+    model = tiny(name)
+    _, source = model.run_with_cache(OTHER, sites=mp.circuits.writer_sites(model))
+    edges = mp.circuits.edges(model, TOKENS, source, METRIC)
+    assert np.isfinite(edges.values[edges.graph.has_edge]).all()
+    assert {writer.kind for writer in edges.graph.writers} >= {"mlp", "input"}
+
+
 def test_writers_that_are_mixed_up_turn_it_red(tiny, monkeypatch):
     name = "mlx_patch.circuits._writing.one_at_a_time"
     monkeypatch.setattr(name, lambda changes: mx.roll(_host_run.one_at_a_time(changes), 1, axis=0))

@@ -46,6 +46,13 @@ def test_edges_lead_forward():
     assert graph_of(n_layers=1, parallel=True).n_read == (1, 1, 1, 1, 1, 4)
 
 
+def test_a_block_may_be_a_mixer_or_an_mlp_alone():
+    graph = Graph((BlockParts(0, False, True, 0, 0, False), BlockParts(1, True, False, 0, 0, False)), 8)
+    assert list(map(str, graph.writers)) == ["input", "m0", "mixer1"]
+    assert list(map(str, graph.readers)) == ["m0", "mixer1", "logits"]
+    assert graph.n_read == (1, 2, 3)
+
+
 @pytest.mark.parametrize(("tiled", "kv_head"), [(False, [0, 0, 1, 1]), (True, [0, 1, 0, 1])])
 def test_a_query_head_reads_its_kv_head(tiled, kv_head):
     graph = graph_of(n_heads=4, n_kv_heads=2, tiled=tiled)
@@ -211,6 +218,11 @@ def test_what_is_no_circuit_of_the_graph_is_refused(tmp_path):
         Circuit(graph, graph.has_edge.astype(int))
     with pytest.raises(ShapeError, match="`circuit` must be of the same graph"):
         scores_of(graph).to_json(tmp_path / "graph.json", scores_of(graph_of()).top(1))
+
+
+def test_a_circuit_of_nodes_needs_a_graph():
+    with pytest.raises(KindError, match="`graph` must be a Graph"):
+        Circuit.of_nodes("gpt2", ["m0"])
 
 
 def test_scores_that_do_not_fit_the_graph_are_refused():

@@ -85,6 +85,8 @@ def test_the_picture_has_a_point_for_each_head(tiny):
     np.testing.assert_allclose(circles[:, 1], found.total.mean(axis=-1).ravel())
     layer, head = found.strongest(1)[0]
     assert f"{layer}.{head}" in [text.get_text() for text in axes.texts]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["equal", "direct, exact", "attributed"]
 
 
 def test_what_means_nothing_is_refused(tiny):

@@ -29,6 +29,16 @@ def sae(tmp_path, arrays):
     return mp.dictionaries.load(saelens_folder(tmp_path / "sae", arrays))
 
 
+def test_columns_are_read_some_rows_at_a_time(sae, tmp_path, arrays, monkeypatch):
+    """Six rows, of which the last two make no whole group."""
+    activation = mx.random.normal((1, 3, 6), key=mx.random.key(0))
+    expected = sae.encode(activation)
+    assert mx.any(expected != 0).item()
+    monkeypatch.setattr("mlx_patch.dictionaries._stored._MAPPED_ROWS", 4)
+    again = mp.dictionaries.load(saelens_folder(tmp_path / "again", arrays))
+    assert mx.array_equal(again.encode(activation), expected)
+
+
 def test_unknown_keys_are_refused(tmp_path, arrays):
     folder = saelens_folder(tmp_path, arrays, {"use_my_trick": True})
     with pytest.raises(FileError, match=r"must have known keys only.*Got 'use_my_trick'\. If they change nothing"):

@@ -1,5 +1,7 @@
 """Models whose runs mean nothing, or in which an edit would stay: active dropout, compiled parts, traced calls."""
 
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -96,6 +98,51 @@ class Made(Block):
         return self._step(x)
 
 
+class Given(nn.Module):
+    """A block that compiles nothing, and is given its body from outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self._step = nn.Linear(16, 16), None
+
+    def __call__(self, x):
+        return self._step(x)
+
+
+def closed_over(module):
+    def called(x):
+        return module(x)
+
+    return called
+
+
+GIVEN = {
+    "a default": (lambda module: lambda x, module=module: module(x), False),
+    "a closure": (closed_over, False),
+    "no module": (lambda module: lambda x: 2 * x, True),
+}
+
+
+class Namesake(nn.Module):
+    """A block that compiles a pattern of text."""
+
+    def __call__(self, x):
+        return x if re.compile("x").match("x") else 0 * x
+
+
+class Within(nn.Module):
+    """A block that compiles in a function inside its call, beside one that compiles nothing."""
+
+    def __call__(self, x):
+        def compiled():
+            return mx.compile(mx.abs)
+
+        def called(function):
+            return function(x)
+
+        return called(compiled())
+
+
 class LM(nn.Module):
     def __init__(self, kind):
         super().__init__()
@@ -145,6 +192,27 @@ def test_a_model_that_compiles_nothing_itself_runs_compiled(tiny):
     with model.editing(ZERO):
         model.model(TOKENS)
         assert is_compiling()
+
+
+@pytest.mark.parametrize(("kind", "is_kept"), [(Namesake, True), (Within, False)])
+def test_only_blocks_that_compile_run_uncompiled(kind, is_kept):
+    could_compile = is_compiling()
+    model = HookedModel(LM(kind))
+    with model.editing(Scale(2.0).at("layers.0:output")):
+        model.model(TOKENS)
+        assert is_compiling() == (is_kept and could_compile)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_compiled_functions_that_reach_modules_run_uncompiled(kind):
+    could_compile = is_compiling()
+    lm, (made_of, is_kept) = LM(Given), GIVEN[kind]
+    for block in lm.layers:
+        block._step = mx.compile(made_of(block.up))
+    model = HookedModel(lm)
+    with model.editing(Scale(2.0).at("layers.0:output")):
+        model.model(TOKENS)
+        assert is_compiling() == (is_kept and could_compile)
 
 
 @pytest.mark.parametrize("transformed", [mx.compile, mx.vmap])

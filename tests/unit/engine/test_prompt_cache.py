@@ -82,6 +82,14 @@ def test_an_edit_reaches_later_runs_through_the_cache(model, tokens):
     assert close(model.run(tokens[:, 5:], prompt_cache=caches), model.run(tokens, [edit])[:, 5:])
 
 
+def test_editing_finds_a_cache_given_by_position(model, tokens, held):
+    """In the model's own signature it comes second."""
+    edit = Scale(0.5).at("z", pos=6)
+    with model.editing(edit):
+        got = model.model(tokens[:, 5:], held)
+    assert close(got, model.run(tokens, [edit])[:, 5:])
+
+
 @pytest.mark.parametrize("pos", [0, 4])
 def test_positions_that_the_cache_holds_are_refused(model, tokens, held, pos):
     message = r"`pos` must be 5 or more: the prompt cache already holds the positions before.* Run the prompt without"

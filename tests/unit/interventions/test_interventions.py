@@ -116,6 +116,18 @@ def test_applying_calls_with_the_picked_part_and_the_site():
     close(got[:, [0, 2, 4]], X[:, [0, 2, 4]])
 
 
+def test_a_function_with_further_arguments_is_given_the_site():
+    """A `hook` that cannot be passed by its name is none of TransformerLens's."""
+    arguments = []
+
+    def noted(value, *hook):
+        arguments.extend(hook)
+        return value
+
+    done(Apply(noted))
+    assert arguments == [SITE]
+
+
 def test_a_chain_goes_from_left_to_right():
     close(done(Scale(2.0) | Add(VECTOR)), 2 * X + VECTOR)
     close(done(Add(VECTOR) | Scale(2.0)), 2 * (X + VECTOR))

@@ -1,5 +1,7 @@
 """What holds of every intervention: it is pure, lazy and differentiable, keeps the dtype, and composes."""
 
+from dataclasses import FrozenInstanceError, fields
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -51,6 +53,35 @@ def test_an_edit_changes_neither_the_activation_nor_the_source(intervention, cho
     mx.eval(edited)
     np.testing.assert_array_equal(np.array(alias), before)
     np.testing.assert_array_equal(np.array(Y), source)
+
+
+@pytest.mark.parametrize("intervention", EACH, ids=repr)
+def test_an_intervention_and_its_edit_cannot_be_changed(intervention):
+    """A plan, a checkpoint and a provenance hold it, and say what it is."""
+    for value in (intervention, intervention.at("resid_post", layer=1)):
+        names = [field.name for field in fields(value)]
+        assert names
+        for name in names:
+            with pytest.raises(FrozenInstanceError):
+                setattr(value, name, None)
+
+
+MAKERS = {
+    "Add": lambda: Add(VECTOR * 1),
+    "Interpolate": lambda: Interpolate(Y * 1, 0.3),
+    "Project": lambda: Project(VECTOR * 1),
+    "Replace": lambda: Replace(Y * 1),
+    "Swap": lambda: Swap(VECTOR * 1, VECTOR[::-1]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_has_arrays_is_equal_to_itself_alone(name):
+    """Arrays are not compared by value: that would compute."""
+    first, second = MAKERS[name](), MAKERS[name]()
+    assert first == first  # noqa: PLR0124
+    assert first != second
+    assert len({first, second}) == 2
 
 
 @pytest.mark.parametrize("choices", [{}, {"pos": 1}], ids=str)

@@ -149,6 +149,15 @@ def test_a_pattern_over_other_keys_is_refused():
         done(cache, x=mx.zeros((1, 3, 2, 2)), site=PATTERN, span=Span(0, 2, 4, pieces=True))
 
 
+def test_a_pattern_of_other_heads_is_refused():
+    """One head does not serve all."""
+    cache = Cache(mx.zeros((1, 1, 2, 2)), positions=(0, 1), n_positions=2, site=PATTERN)
+    with pytest.raises(
+        ShapeError, match=r"Got \(1, 1, 2, 2\)\. The source must come from a model of the same width and"
+    ):
+        done(cache, x=mx.ones((1, 3, 2, 2)), site=PATTERN, span=Span(0, 2, 2))
+
+
 def test_a_batch_of_another_size_is_refused():
     with pytest.raises(ShapeError, match=r"`source` must have a batch of 1 or 2\. Got 3\. Capture it with as many"):
         done(Cache(mx.zeros((3, 6, 3, 5))))

@@ -1,11 +1,13 @@
 """Direct logit attribution against sums written out in numpy, from a model's own weights."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import ArchitectureError, KindError, MissingSiteError, ShapeError, UnknownNameError
+from mlx_patch.lens._frozen_norm import frozen_norm
 
 KINDS = ("part", "head", "neuron")
 BATCH = mx.array([[11, 48, 85, 26, 63, 4], [5, 9, 2, 77, 31, 60]])
@@ -59,6 +61,22 @@ def test_heads_neurons_and_sources_are_those_of_the_formula(tiny):
         np.testing.assert_allclose(found.total, found.logit, atol=1e-5)
         beside = [np.abs(array).max() for name, array in found.remainder.items() if "beside" in name]
         assert max(beside) < 1e-5
+
+
+def test_tiled_values_are_read_by_every_so_many_heads(tiny):
+    """plamo: query head i reads the KV head i modulo their number."""
+    found = mp.lens.direct_logits(tiny("plamo"), BATCH, 7, 30, by="source")
+    np.testing.assert_allclose(found.total, found.logit, atol=1e-5)
+    assert np.abs(found.values).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_parts_through_a_frozen_norm_add_up(kind):
+    norm, parts = kind(8), mx.random.normal((3, 2, 5, 8), key=mx.random.key(0))
+    norm.weight = mx.arange(1.0, 9.0)
+    frozen = frozen_norm(norm, parts.sum(axis=0), norm(parts.sum(axis=0)))
+    through = sum(frozen.through(part) for part in parts)
+    np.testing.assert_allclose(np.array(through), np.array(norm(parts.sum(axis=0))), atol=1e-4)
 
 
 def test_one_logit_and_a_token_for_each_prompt(tiny):

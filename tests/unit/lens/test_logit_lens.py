@@ -96,6 +96,30 @@ def test_of_equal_logits_the_smaller_token_comes_first(k, levels):
     np.testing.assert_allclose(found.probs[-1], expected, rtol=1e-5)
 
 
+def test_sites_may_come_behind_the_last_stream(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH, ("resid_post", "resid_pre"))
+    alone = mp.lens.logit_lens(tiny(), BATCH, "resid_pre")
+    places = [lens.sites.index(site) for site in alone.sites]
+    np.testing.assert_array_equal(lens.rank(7)[places], alone.rank(7))
+
+
+def test_a_picture_is_of_a_prompt_that_is_there(tiny):
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    for plot in (lens.plot, lens.plot_kl):
+        with pytest.raises(SelectionError, match=r"`example` must lie in -2 to 1"):
+            plot(example=2)
+
+
+def test_the_most_likely_tokens_are_the_same_on_a_gpu(tiny, monkeypatch):
+    """There MLX finds them, and numpy on a CPU."""
+    lens = mp.lens.logit_lens(tiny(), BATCH)
+    expected = lens.top(4)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
+    found = lens.top(4)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.probs, expected.probs, rtol=1e-5)
+
+
 @cache
 def wide_vocabulary():
     """A model of 1,000 tokens, which is no multiple of a group's 64."""

@@ -1,5 +1,7 @@
 """The tuned lens against gradients of a loss that is written out on the model's own modules."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -199,6 +201,20 @@ def test_the_record_is_read_at_a_glance_and_drawn(tiny):
     assert lines[3].split() == ["resid_post.0", *(f"{kl[mp.Site('resid_post', 0)]:.3f}" for kl in scores(record))]
     drawn = [line.get_ydata() for line in record.plot().lines[:2]]
     np.testing.assert_allclose(drawn, [list(kl.values()) for kl in scores(record)])
+    assert record.plot().get_ylabel() == "KL from the final distribution (nats)"
+
+
+def test_the_picture_names_sites_of_several_kinds(tiny):
+    mpl.use("Agg")
+    axes = fit(tiny(), ("resid_pre", "resid_post"), steps=0).fit.plot()
+    assert {"resid_pre.0", "resid_post.1"} <= {text.get_text() for text in axes.get_xticklabels()}
+
+
+def test_a_divergence_that_overflowed_is_read_back(tiny, tmp_path):
+    tuned, path = fit(tiny(), steps=0), tmp_path / "lens.safetensors"
+    overflowed = replace(tuned.fit, after=dict.fromkeys(tuned.fit.after, float("inf")))
+    replace(tuned, fit=overflowed).save(path)
+    assert mp.lens.TunedLens.load(path, tiny()).fit == overflowed
 
 
 def scores(record):

@@ -30,7 +30,10 @@ def test_a_receiver_before_its_sender_is_refused(tiny):
     head = ZERO.at("z", layer=1, head=0)
     for receiver in (mp.Receiver("q", layer=0), mp.Receiver("q", layer=1), mp.Receiver("mixer", layer=1)):
         refuses(model, SelectionError, "reads the stream before its sender has written", head.via(receiver))
-    refuses(model, SelectionError, "to mlp of layer 0", ZERO.at("mlp_out", layer=0).via("mlp", layer=0))
+    itself = "to mlp of layer 0, which reads the stream before its sender has written. No such sender is before it."
+    refuses(model, SelectionError, itself, ZERO.at("mlp_out", layer=0).via("mlp", layer=0))
+    earlier = "Choose senders of earlier layers: layers=range(2), say."
+    refuses(model, SelectionError, earlier, ZERO.at("mlp_out", layer=2).via(mp.Receiver("q", layer=2)))
     mp.paths.edits_of(model, TOKENS, head.via("mlp", layer=1))
     every_layer = {"at": "z", "over": ("layer", "head"), "via": mp.Receiver("q", layer=1)}
     with pytest.raises(SelectionError, match=r"Choose senders of earlier layers: layers=range\(1\), say\."):

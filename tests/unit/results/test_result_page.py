@@ -46,6 +46,12 @@ def test_a_page_has_every_number(axes, metrics):
     assert data["examples"] == 3
 
 
+def test_a_result_without_axes_is_called_the_only_cell():
+    name = ">the only cell<"
+    assert name in result_of().to_html()
+    assert name not in result_of("layer").to_html()
+
+
 @pytest.mark.parametrize(
     ("axes", "shown"),
     [

@@ -169,3 +169,21 @@ def test_a_sign_of_zero_is_a_difference(model):
     assert not mx.any(zeros["resid_post", 0]).item()
     negative = mp.sweep(model, [CORRUPTED], over=[mp.Replace(own).at("resid_post", layer=1)], metric=METRICS[0])
     assert negative.provenance["skipped"] == 1
+
+
+def test_a_function_beside_another_edit_is_not_called_to_compare(model):
+    """It is called as often as one that has a cell to itself: its cell always runs."""
+    calls = []
+
+    def noted(activation, site):
+        calls.append(site)
+        return activation
+
+    edit = mp.Apply(noted).at("mlp_out", layer=1)
+    counts = []
+    for cell in ([edit], [mp.Scale(1.0).at("mlp_out", layer=0), edit]):
+        calls.clear()
+        result = mp.sweep(model, [CLEAN], over=[cell], metric=METRICS, progress=False)
+        counts.append((len(calls), result.provenance["skipped"]))
+    assert counts[0] == counts[1]
+    assert counts[0][1] == 0
