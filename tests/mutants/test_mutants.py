@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from mutant_draw import FLOOR, draw, quotas
 from mutations import mutants_of, sources
 
@@ -86,7 +85,6 @@ def test_a_draw_is_the_same_again_and_has_its_floor():
     assert len({(mutant.path, mutant.line) for mutant in drawn}) == len(drawn)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runner forks")
 def test_a_run_tells_killed_from_survived(tmp_path):
     """The source itself survives, and so does a fault that no test notices."""
     tree = tmp_path / "tree"

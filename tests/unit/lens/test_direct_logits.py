@@ -7,7 +7,6 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import ArchitectureError, KindError, MissingSiteError, ShapeError, UnknownNameError
-from mlx_patch.lens._frozen_norm import frozen_norm
 
 KINDS = ("part", "head", "neuron")
 BATCH = mx.array([[11, 48, 85, 26, 63, 4], [5, 9, 2, 77, 31, 60]])
@@ -74,7 +73,7 @@ def test_tiled_values_are_read_by_every_so_many_heads(tiny):
 def test_parts_through_a_frozen_norm_add_up(kind):
     norm, parts = kind(8), mx.random.normal((3, 2, 5, 8), key=mx.random.key(0))
     norm.weight = mx.arange(1.0, 9.0)
-    frozen = frozen_norm(norm, parts.sum(axis=0), norm(parts.sum(axis=0)))
+    frozen = mp.lens._direct_logits.frozen_norm(norm, parts.sum(axis=0), norm(parts.sum(axis=0)))
     through = sum(frozen.through(part) for part in parts)
     np.testing.assert_allclose(np.array(through), np.array(norm(parts.sum(axis=0))), atol=1e-4)
 
