@@ -165,7 +165,7 @@ class Campaign:
             return "left a tap behind"
         if self.world.sums_of_weights() != self.world.weights:
             return "altered the weights"
-        if not np.array_equal(np.array(self.world.model([A])), self.world.logits):
+        if not np.array_equal(np.array(self.world.model([A]).astype(mx.float32)), self.world.logits):
             return "altered the logits"
         return None
 

@@ -1,5 +1,7 @@
 """What valid calls need: a tiny model with a tokenizer, its runs, results and files. Made once."""
 
+from contextlib import suppress
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -21,19 +23,43 @@ A, B = [11, 48, 85, 26, 63, 4], [11, 12, 85, 26, 7, 4]
 HELD_OUT = ([[1, 5, 9]], [[2, 6, 8]])
 
 
-class World:
-    """Valid values, by what they are."""
+def word_tokenizer() -> TokenizerWrapper:
+    """A tokenizer of the tiny models' vocabulary, with a chat template."""
+    words = Tokenizer(WordLevel({f"w{i:02}": i for i in range(96)}, unk_token="w00"))
+    words.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w01", eos_token="w02", chat_template=TEMPLATE)
+    return TokenizerWrapper(fast)
 
-    def __init__(self, folder: Path):
+
+class World:
+    """Valid values, by what they are.
+
+    Args:
+        folder: For files.
+        model: A tiny model with a tokenizer; None is a llama.
+    """
+
+    def __init__(self, folder: Path, model: mp.HookedModel | None = None):
         self.folder = folder
-        words = Tokenizer(WordLevel({f"w{i:02}": i for i in range(96)}, unk_token="w00"))
-        words.pre_tokenizer = WhitespaceSplit()
-        fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="w01", eos_token="w02", chat_template=TEMPLATE)
-        self.tokenizer = TokenizerWrapper(fast)
-        self.model = mp.HookedModel(tiny_model("llama"), self.tokenizer, name="tiny")
+        self.model = model or mp.HookedModel(tiny_model("llama"), word_tokenizer(), name="tiny")
+        self.tokenizer = self.model.tokenizer
         self.metric = mp.metrics.LogitDiff(7, 30)
         self.replace = mp.Replace(self.cache)
         self.edit = mp.Scale(2.0).at("resid_post", layer=1, pos=2)
+
+    def with_folder(self, folder: Path) -> "World":
+        """The same values, with another folder for files."""
+        other = copy(self)
+        other.__dict__.pop("store_folder", None)
+        other.folder = folder
+        return other
+
+    def make_everything(self) -> None:
+        """Compute every value now that the model has, each of which is computed when it is first used."""
+        for name, value in vars(World).items():
+            if isinstance(value, cached_property):
+                with suppress(mp.PatchError):
+                    getattr(self, name)
 
     @cached_property
     def cache(self) -> mp.ActivationCache:
@@ -56,7 +82,7 @@ class World:
 
     @cached_property
     def circuit(self) -> mp.circuits.Circuit:
-        return self.edges.top(40)
+        return self.edges.top(min(40, self.edges.graph.n_edges))
 
     @cached_property
     def curve(self) -> mp.circuits.FaithfulnessCurve:
@@ -159,7 +185,9 @@ class World:
 
     @cached_property
     def vector(self) -> mx.array:
-        return mx.arange(self.model.d_model) / self.model.d_model + 1.0
+        vector = mx.arange(self.model.d_model) / self.model.d_model + 1.0
+        mx.eval(vector)  # for every thread
+        return vector
 
     @cached_property
     def mean_z(self):
@@ -199,4 +227,4 @@ class World:
 
     @cached_property
     def logits(self) -> np.ndarray:
-        return np.array(self.model([A]))
+        return np.array(self.model([A]).astype(mx.float32))

@@ -1,0 +1,437 @@
+"""Works through jobs for some time, in threads and in tasks, and compares each number with the one computed alone.
+
+A few workers share the models. A thread does one job after another, with up to two others suspended in between. In the
+loop of asyncio a few actors do jobs in the loop's own thread, suspended at each step, or hand them to other threads.
+From time to time all rest, and what the process holds is measured.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import random
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx_patch as mp
+from hostile.world import World
+from soaking.contents import digest_of_model, first_difference, text_of
+from soaking.meters import LEAST_SAMPLES, Growth, Sample, growths, measured, settings
+
+PATIENCE = 300
+"""Seconds after which workers that do not come to rest hang."""
+
+MOST_SUSPENDED = 2
+
+
+class Planned(Exception):
+    """Raised on purpose, by jobs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to do, whose value has the same bits each time.
+
+    Attributes:
+        name: The model it is of, and what it does.
+        do: From a place to a value; or a generator, which is suspended at each `yield` and returns the value.
+        model: The name of the model.
+        in_steps: Whether `do` is a generator.
+        by_itself: Whether it uses what there is once in a process, as figures are, so that no other such job may run.
+        rarely: Whether it takes long, and so is drawn a tenth as often.
+    """
+
+    name: str
+    do: Callable[["Place"], Any]
+    model: str
+    in_steps: bool = False
+    by_itself: bool = False
+    rarely: bool = False
+
+
+class Place:
+    """Where jobs are done, one at a time: a folder, and the values that all places share.
+
+    Args:
+        folder: For files; a new one.
+        models: The shared models, by name.
+        shared: A world for each model, whose values are used in every place at once; None for values of its own.
+    """
+
+    def __init__(self, folder: Path, models: dict[str, mp.HookedModel], shared: dict[str, World] | None = None):
+        self.folder, self.models, self.shared = folder, models, shared
+        self.worlds: dict[str, World] = {}
+        self.name = ""
+        (folder / "work").mkdir(parents=True)
+
+    @property
+    def model(self) -> mp.HookedModel:
+        """The model of the job that is done now."""
+        return self.models[self.name]
+
+    @property
+    def world(self) -> World:
+        """Valid values for it."""
+        if self.name not in self.worlds:
+            folder = self.folder / f"world {len(list(self.folder.iterdir()))}"
+            (folder / "out").mkdir(parents=True)
+            if self.shared is None:
+                self.worlds[self.name] = World(folder, self.model)
+            else:
+                self.worlds[self.name] = self.shared[self.name].with_folder(folder)
+        return self.worlds[self.name]
+
+    @property
+    def work(self) -> Path:
+        """A folder that jobs leave empty."""
+        return self.folder / "work"
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A job whose value was not as it is alone.
+
+    Attributes:
+        job: Its name.
+        number: How many jobs were done before.
+        worker: Who did it.
+        difference: The first line that differs.
+    """
+
+    job: str
+    number: int
+    worker: str
+    difference: str
+
+
+@dataclass
+class Record:
+    """What a soak was, and what it found."""
+
+    seconds: float = 0.0
+    n_jobs: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    wrong: list[Wrong] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    hung: bool = False
+
+    def growths(self) -> dict[str, Growth]:
+        """How what the process holds went; nothing where there are too few samples to tell."""
+        if len(self.samples) < LEAST_SAMPLES:
+            return {}
+        return growths(self.samples)
+
+    @property
+    def verdicts(self) -> dict[str, bool]:
+        """Each promise, and whether it held."""
+        return {
+            f"{LEAST_SAMPLES} measurements or more": len(self.samples) >= LEAST_SAMPLES,
+            "no wrong number": not self.wrong,
+            "no altered model or setting": not self.altered,
+            "nothing hung": not self.hung,
+            **{f"no growth of {name}": growth.ok for name, growth in self.growths().items()},
+        }
+
+
+class Gate:
+    """Closed while the process is measured. A worker that finds it closed rests before it."""
+
+    def __init__(self) -> None:
+        self.closed = self.over = False
+        self.resting: set[str] = set()
+        self.ended: set[str] = set()
+
+    def rest(self, name: str) -> None:
+        """Wait until it is open."""
+        while self.closed:
+            self.resting.add(name)
+            time.sleep(0.005)
+        self.resting.discard(name)
+
+    async def rest_in_loop(self, name: str) -> None:
+        """Wait until it is open, in the loop."""
+        while self.closed:
+            self.resting.add(name)
+            await asyncio.sleep(0.005)
+        self.resting.discard(name)
+
+    @contextlib.contextmanager
+    def all_resting(self, names: list[str]) -> Iterator[bool]:
+        """A block in which all workers rest; whether they came to."""
+        self.closed = True
+        until = time.monotonic() + PATIENCE
+        while not self.resting | self.ended >= set(names) and time.monotonic() < until:
+            time.sleep(0.005)
+        yield self.resting | self.ended >= set(names)
+        self.closed = False
+        while self.resting - self.ended and time.monotonic() < until + PATIENCE:
+            time.sleep(0.005)
+
+
+class Soak:
+    """Jobs, the models that they share, and what they give alone.
+
+    Args:
+        jobs: What to do.
+        models: The models, by name, which all workers share.
+        folder: For files.
+        seed: Decides who does which job next.
+        n_threads: How many threads do jobs.
+        n_actors: How many tasks do jobs in a loop.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        models: dict[str, mp.HookedModel],
+        folder: Path,
+        *,
+        seed: int = 0,
+        n_threads: int = 2,
+        n_actors: int = 3,
+    ):
+        self.jobs, self.models, self.folder, self.seed = jobs, models, folder, seed
+        self.drawn = [job for job in jobs for _ in range(1 if job.rarely else 10)]
+        self.record, self.gate = Record(), Gate()
+        self.lock, self.counting, self.ended = threading.Lock(), threading.Lock(), threading.Event()
+        self.threads = [f"thread {number}" for number in range(n_threads)]
+        self.actors = [f"task {number}" for number in range(n_actors)]
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        self.alone: dict[str, str] = {}
+        self.shared: dict[str, World] | None = None
+        self.unsettled: list[str] = []
+        self.before = self.state()
+
+    def state(self) -> dict[str, str]:
+        """The weights and classes of each model, and the settings of the process."""
+        state = settings()
+        for name, model in self.models.items():
+            state[f"weights of {name}"] = digest_of_model(model.model)
+            modules = [module for _, module in model.model.named_modules()]
+            state[f"classes of {name}"] = repr([(id(type(module)), module.training) for module in modules])
+        return state
+
+    def compute_alone(self, announce: Callable[[str], None] = lambda text: None) -> None:
+        """What each job gives while nothing else runs: twice, in places of their own.
+
+        Raises:
+            RuntimeError: A job gives something else the second time, or fails otherwise than it may.
+        """
+        first, second = (Place(self.folder / name, self.models) for name in ("alone", "alone again"))
+        for job in self.jobs:
+            began = time.monotonic()
+            self.alone[job.name] = self.result(job, first)
+            if (again := self.result(job, second)) != self.alone[job.name]:
+                self.unsettled.append(f"{job.name}: {first_difference(again, self.alone[job.name])}")
+            announce(f"{time.monotonic() - began:.2f} s  {job.name}")
+        if self.unsettled:
+            raise RuntimeError("\n".join(["jobs that differ from one time to the next:", *self.unsettled]))
+        for name in self.models:
+            first.name = name
+            first.world.make_everything()
+        self.shared = first.worlds
+
+    def place(self, name: str) -> Place:
+        return Place(self.folder / name, self.models, self.shared)
+
+    def run(self, seconds: float, every: float, tell: Callable[[Sample], None] = lambda sample: None) -> Record:
+        """Soak for so long, and rest so often, in seconds: longer where there are too few measurements by then."""
+        names = [*self.threads, *self.actors]
+        workers = [threading.Thread(target=self.work, args=(name,), name=name, daemon=True) for name in self.threads]
+        if self.actors:
+            workers.append(threading.Thread(target=self.loop, name="loop", daemon=True))
+        began = time.monotonic()
+        for worker in workers:
+            worker.start()
+        while time.monotonic() - began < seconds or len(self.record.samples) < LEAST_SAMPLES:
+            time.sleep(every)
+            with self.gate.all_resting(names) as do_rest:
+                if not do_rest:
+                    self.record.hung = True
+                    faulthandler.dump_traceback(all_threads=True)
+                    break
+                self.record.samples.append(measured(began, self.record.n_jobs, self.temporary))
+                self.look(self.record.samples[-1])
+                tell(self.record.samples[-1])
+        self.gate.over = True
+        for worker in workers:
+            worker.join(PATIENCE)
+        self.record.seconds = time.monotonic() - began
+        return self.record
+
+    def look(self, sample: Sample) -> None:
+        """Note what is not as it was before."""
+        for name, value in self.state().items():
+            if value != self.before[name] and len(self.record.altered) < 50:
+                difference = value if len(value) < 200 else f"{len(value)} characters"
+                self.record.altered.append(f"{name} after {sample.jobs} jobs: {difference}")
+
+    # What a worker does
+
+    def work(self, name: str) -> None:
+        """Do jobs one after the other, some of them suspended while others are done."""
+        with self.noted_if_it_ends(name):
+            chance, places = random.Random(f"{self.seed} {name}"), [self.place(f"{name} {n}") for n in range(3)]
+            suspended: list[tuple[Job, Place, Generator]] = []
+            while not self.gate.over:
+                job = chance.choice(self.drawn)
+                if self.gate.closed:
+                    while suspended:
+                        self.finished(*suspended.pop(), name)
+                    self.gate.rest(name)
+                elif suspended and (job.in_steps or chance.random() < 0.5):
+                    self.stepped(suspended, chance.randrange(len(suspended)), name)
+                elif job.in_steps and len(suspended) < MOST_SUSPENDED:
+                    used = [place for _, place, _ in suspended]
+                    place = next(place for place in places[1:] if place not in used)
+                    place.name = job.model
+                    suspended.append((job, place, job.do(place)))
+                else:
+                    self.check(job, self.result(job, places[0]), name)
+
+    def stepped(self, suspended: list[tuple[Job, Place, Generator]], index: int, name: str) -> None:
+        """One more step of a job that is suspended."""
+        job, place, steps = suspended[index]
+        try:
+            place.name = job.model
+            next(steps)
+        except StopIteration as stopped:
+            del suspended[index]
+            self.check(job, text_of(stopped.value, place.folder), name)
+        except Exception as error:
+            del suspended[index]
+            self.check(job, text_of(error, place.folder), name)
+
+    def finished(self, job: Job, place: Place, steps: Generator, name: str) -> None:
+        """All further steps of a job."""
+        self.check(job, self.drained(place, job, steps), name)
+
+    def loop(self) -> None:
+        """The loop that tasks run in."""
+        with self.noted_if_it_ends("loop"):
+            asyncio.run(self.tasks())
+
+    async def tasks(self) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "handed over"))
+        await asyncio.gather(*map(self.act, self.actors))
+
+    async def act(self, name: str) -> None:
+        """Do jobs in the loop and in other threads, with edits of its own in force meanwhile or not."""
+        with self.noted_if_it_ends(name):
+            chance, place = random.Random(f"{self.seed} {name}"), self.place(name)
+            while not self.gate.over:
+                await self.gate.rest_in_loop(name)
+                await asyncio.sleep(0)
+                job = chance.choice(self.drawn)
+                if job.in_steps:
+                    self.check(job, await self.awaited(job, place, chance.random() < 0.5), name)
+                elif chance.random() < 0.5:
+                    async with self.around(place, chance):
+                        self.check(job, await asyncio.to_thread(self.result, job, place), f"{name}, handed over")
+                else:
+                    self.check(job, self.result(job, place), name)
+
+    @contextlib.asynccontextmanager
+    async def around(self, place: Place, chance: random.Random) -> AsyncIterator[None]:
+        """Sometimes a block of edits, which must not reach what is handed to another thread, nor any other task."""
+        model = self.models[chance.choice([*self.models])]
+        if chance.random() < 0.5:
+            yield
+            return
+        edit = mp.Ablate("zero").at("resid_post", layer=0)
+        with model.editing(edit):
+            model.model(as_tokens([[1, 2]]))  # or the edit has never acted
+            yield
+
+    async def awaited(self, job: Job, place: Place, to_the_end: bool) -> str:
+        """A job in steps, with other tasks in between; or all steps at once."""
+        place.name = job.model
+        steps = job.do(place)
+        if to_the_end:
+            return self.drained(place, job, steps)
+        while True:
+            try:
+                place.name = job.model
+                next(steps)
+            except StopIteration as stopped:
+                return text_of(stopped.value, place.folder)
+            except Exception as error:
+                return text_of(error, place.folder)
+            await asyncio.sleep(0)
+
+    def result(self, job: Job, place: Place) -> str:
+        """The contents of what a job gives, or of the error that it ends in."""
+        place.name = job.model
+        with self.lock if job.by_itself else contextlib.nullcontext():
+            if job.in_steps:
+                return self.drained(place, job, job.do(place))
+            try:
+                return text_of(job.do(place), place.folder)
+            except (mp.PatchError, Planned) as error:
+                return text_of(error, place.folder)
+            except Exception as error:
+                if not self.alone.get(job.name):
+                    error.add_note(f"in {job.name}")
+                    raise
+                return text_of(error, place.folder)
+
+    def drained(self, place: Place, job: Job, steps: Generator) -> str:
+        try:
+            while True:
+                place.name = job.model
+                next(steps)
+        except StopIteration as stopped:
+            return text_of(stopped.value, place.folder)
+        except Exception as error:
+            return text_of(error, place.folder)
+
+    def check(self, job: Job, text: str, worker: str) -> None:
+        """Compare a job's contents with those that it has alone."""
+        with self.counting:
+            if text != self.alone[job.name] and len(self.record.wrong) < 50:
+                difference = first_difference(text, self.alone[job.name])
+                self.record.wrong.append(Wrong(job.name, self.record.n_jobs, worker, difference))
+            self.record.done[job.name] += 1
+            self.record.n_jobs += 1
+
+    @contextlib.contextmanager
+    def noted_if_it_ends(self, name: str) -> Iterator[None]:
+        """A block whose errors are of the soak itself: it must not seem that a worker had nothing to say."""
+        try:
+            yield
+        except BaseException as error:
+            self.record.wrong.append(Wrong("a worker", self.record.n_jobs, name, f"ended with {error!r}"))
+            traceback.print_exc()
+            raise
+        finally:
+            self.gate.ended.add(name)
+
+
+def as_tokens(rows: list[list[int]]) -> Any:
+    """Token ids as an array."""
+    import mlx.core as mx
+
+    return mx.array(rows)
+
+
+def named(prefix: str, model: str, jobs: dict[str, Callable], **how: bool) -> list[Job]:
+    """Jobs of one model, of functions by name."""
+    return [Job(f"{model}: {prefix} {name}", do, model, **how) for name, do in jobs.items()]
+
+
+def of(function: Callable, *args: Any) -> Callable[[Place], Any]:
+    """A job's function, with further arguments bound."""
+    return partial(_with_place, function, args)
+
+
+def _with_place(function: Callable, args: tuple, place: Place) -> Any:
+    return function(place, *args)

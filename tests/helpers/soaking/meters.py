@@ -1,0 +1,178 @@
+"""What a process holds, measured while its workers rest, and whether that has grown."""
+
+import ctypes
+import gc
+import os
+import random
+import signal
+import statistics
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+LEAST_SAMPLES = 6
+
+LIMITS = {
+    "rss_kb": 16_384,
+    "active_bytes": 65_536,
+    "objects": 1_000,
+    "threads": 0,
+    "system_threads": 0,
+    "files": 0,
+    "temporary": 0,
+}
+"""By how much the median of the last sixth may lie above that of the second sixth.
+
+Threads, open files and temporary files are counted while nothing runs, so one more is one too many. MLX's own count of
+bytes and Python's of objects move by what a job left in a cache of the interpreter, never by what a leak of once a job
+makes of tens of thousands of jobs. The kernel's count of memory has the allocator's holes in it: measured, it moves by a
+few megabytes from one rest to the next, and settles in the first sixth, which is why that is not compared.
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What there was at one rest.
+
+    Attributes:
+        seconds: Since the beginning.
+        jobs: How many jobs were done.
+        rss_kb: Resident memory, after a garbage collection, `mx.clear_cache()` and `malloc_trim`.
+        active_bytes: Of arrays, as MLX counts them.
+        objects: That Python's garbage collector tracks.
+        threads: Of Python.
+        system_threads: Of the process, those of MLX among them.
+        files: Open file descriptors.
+        temporary: Files below the folder for temporary ones.
+        kinds: The most frequent kinds of objects.
+        open_files: What the file descriptors are of.
+    """
+
+    seconds: float
+    jobs: int
+    rss_kb: int
+    active_bytes: int
+    objects: int
+    threads: int
+    system_threads: int
+    files: int
+    temporary: int
+    kinds: dict[str, int] = field(default_factory=dict)
+    open_files: tuple[str, ...] = ()
+
+
+def measured(began: float, jobs: int, temporary: Path) -> Sample:
+    """A sample of now; what is no longer used is given back before."""
+    for _ in range(3):
+        gc.collect()
+    mx.synchronize()
+    mx.clear_cache()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    rss = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE // 1024
+    tracked = gc.get_objects()
+    kinds = Counter(f"{type(tracked_object).__module__}.{type(tracked_object).__qualname__}" for tracked_object in tracked)
+    count = len(tracked)
+    del tracked
+    return Sample(
+        seconds=round(time.monotonic() - began, 2),
+        jobs=jobs,
+        rss_kb=rss,
+        active_bytes=mx.get_active_memory(),
+        objects=count,
+        threads=threading.active_count(),
+        system_threads=len(os.listdir("/proc/self/task")),
+        files=len(open_files()),
+        temporary=sum(1 for path in temporary.rglob("*") if path.is_file()),
+        kinds=dict(kinds.most_common(60)),
+        open_files=open_files(),
+    )
+
+
+def open_files() -> tuple[str, ...]:
+    """What each file descriptor is of; without fonts, which matplotlib keeps open for each thread that draws."""
+    names = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the one that lists them
+            names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return tuple(sorted(name for name in names if "/mpl-data/fonts/" not in name))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one number went.
+
+    Attributes:
+        early: The median of the second sixth of the samples.
+        late: The median of the last sixth.
+        limit: By how much it may grow.
+        jobs: How many jobs were done from the one to the other.
+    """
+
+    early: float
+    late: float
+    limit: float
+    jobs: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did not grow."""
+        return self.late - self.early <= self.limit
+
+    @property
+    def seen_from(self) -> float:
+        """The least leak a job that would be seen."""
+        return self.limit / max(1.0, self.jobs)
+
+
+def growths(samples: list[Sample]) -> dict[str, Growth]:
+    """How each number went, from `LEAST_SAMPLES` or more."""
+    n = len(samples)
+    second, last = samples[n // 6 : n // 3], samples[-(n // 6) :]
+    jobs = statistics.median(sample.jobs for sample in last) - statistics.median(sample.jobs for sample in second)
+    return {name: _growth(name, limit, second, last, jobs) for name, limit in LIMITS.items()}
+
+
+def _growth(name: str, limit: float, second: list[Sample], last: list[Sample], jobs: float) -> Growth:
+    early, late = (statistics.median(getattr(sample, name) for sample in part) for part in (second, last))
+    return Growth(early, late, limit, jobs)
+
+
+def kinds_that_grew(samples: list[Sample]) -> dict[str, int]:
+    """Kinds of objects of which there are more at the end than after the first third."""
+    early, late = samples[len(samples) // 3].kinds, samples[-1].kinds
+    grown = {kind: count - early[kind] for kind, count in late.items() if count > early.get(kind, count)}
+    return dict(sorted(grown.items(), key=lambda entry: -entry[1])[:12])
+
+
+def settings() -> dict[str, str]:
+    """What is one for the whole process, and not a library's to alter."""
+    return {
+        "filters of warnings": repr(warnings.filters),
+        "showwarning": repr(warnings.showwarning),
+        "folder": os.getcwd(),
+        "environment": repr(sorted(os.environ.items())),
+        "numpy's errors": repr(np.geterr()),
+        "numpy's printing": repr(np.get_printoptions()),
+        "random state of Python": str(hash(random.getstate())),
+        "random state of numpy": str(hash(np.random.get_state()[1].tobytes())),
+        "Ctrl-C": repr(signal.getsignal(signal.SIGINT)),
+        "recursion": str(sys.getrecursionlimit()),
+        "standard output": repr((sys.stdout, sys.stderr)),
+        "device": repr(mx.default_device()),
+    }
+
+
+def as_json(samples: list[Sample]) -> list[dict]:
+    """Samples without what is for who looks for a leak."""
+    left_out = ("kinds", "open_files")
+    return [{name: value for name, value in asdict(sample).items() if name not in left_out} for sample in samples]

@@ -1,0 +1,184 @@
+"""A soak of a second or two: it holds on what is sound, and each of its verdicts can fail."""
+
+import os
+import threading
+import warnings
+from tempfile import NamedTemporaryFile
+
+import mlx.core as mx
+import pytest
+from soaking import engine
+from soaking.edits import jobs_of_runs
+from soaking.engine import Job, Soak
+from soaking.every_job import jobs_on, shared_models
+from soaking.meters import LIMITS
+from soaking.mistakes import jobs_of_mistakes
+
+NAME = "llama"
+KEPT: list = []
+"""What a seeded leak holds on to."""
+
+
+@pytest.fixture
+def soaked(tmp_path):
+    """Runs a soak of some jobs, and returns its record."""
+
+    def soaked(jobs, seconds=1.2, every=0.1):
+        soak = Soak(jobs, shared_models([NAME]), tmp_path)
+        soak.compute_alone()
+        KEPT.clear()
+        KEPT.append(soak)
+        return soak.run(seconds, every)
+
+    yield soaked
+    KEPT.clear()
+
+
+def broken(record):
+    return {promise for promise, held in record.verdicts.items() if not held}
+
+
+def test_a_soak_of_sound_work_holds(soaked):
+    quick = ("plain", "hooks", "Scale", "a block", "a run", "a stack", "a stream", "a capture")
+    jobs = [job for job in [*jobs_of_runs(NAME), *jobs_of_mistakes(NAME)] if job.name.endswith(quick)]
+    record = soaked(jobs, seconds=4, every=0.4)
+    assert record.wrong == []
+    assert record.altered == []
+    assert broken(record) <= {"no growth of objects", "no growth of rss_kb"}  # not settled within seconds
+    assert len(record.done) == len(jobs)
+    assert record.n_jobs > 50
+
+
+def test_every_job_has_a_name_of_its_own():
+    names = [job.name for job in jobs_on(["llama", "jamba"])]
+    assert len(names) == len(set(names)) > 500
+
+
+def one_job(fault):
+    """A sound job, with a fault once it is no longer alone."""
+
+    def do(place):
+        logits = place.model.run([[1, 2, 3]], logits_at=-1)
+        if KEPT:
+            return fault(place, logits)
+        return logits
+
+    return [Job(f"{NAME}: seeded", do, NAME)]
+
+
+def off_by_a_bit(place, logits):
+    bits = logits.view(mx.uint32)
+    return mx.where(mx.arange(bits.shape[-1]) == 5, bits + 1, bits).view(mx.float32)
+
+
+def an_error(place, logits):
+    raise ZeroDivisionError("seeded")
+
+
+@pytest.mark.parametrize("fault", [off_by_a_bit, an_error, lambda place, logits: None])
+def test_a_wrong_number_is_found(soaked, fault):
+    record = soaked(one_job(fault))
+    assert "no wrong number" in broken(record)
+    assert record.wrong[0].job == f"{NAME}: seeded"
+
+
+def keeping(make):
+    def fault(place, logits):
+        KEPT.append(make(place))
+        return logits
+
+    return fault
+
+
+def an_array(place):
+    array = mx.zeros(8192) + 1
+    mx.eval(array)
+    return array
+
+
+def a_waiting_thread(place):
+    thread = threading.Thread(target=KEPT[0].ended.wait, daemon=True)
+    thread.start()
+    return thread
+
+
+LEAKS = {
+    "active_bytes": an_array,
+    "rss_kb": lambda place: bytearray(os.urandom(1) * 2**20),
+    "objects": lambda place: [[] for _ in range(100)],
+    "files": lambda place: open(os.devnull),
+    "temporary": lambda place: NamedTemporaryFile(dir=place.folder.parent / "temporary"),
+    "threads": a_waiting_thread,
+    "system_threads": a_waiting_thread,
+}
+
+
+@pytest.mark.parametrize("number", LIMITS)
+def test_a_leak_is_found(soaked, number):
+    made = []
+
+    def make(place):
+        if len(made) < 400:
+            made.append(LEAKS[number](place))
+        return made[-1]
+
+    try:
+        assert f"no growth of {number}" in broken(soaked(one_job(keeping(make)), seconds=1.6))
+    finally:
+        KEPT[0].ended.set()
+        for leaked in made:
+            getattr(leaked, "close", lambda: None)()
+
+
+def altered_weight(place, logits):
+    norm = place.model.model.model.norm
+    norm.weight = norm.weight + 1e-3
+    return logits
+
+
+def exchanged_class(place, logits):
+    norm = place.model.model.model.norm
+    norm.__class__ = type("RMSNorm", (type(norm),), {})
+    return logits
+
+
+def silenced(place, logits):
+    warnings.simplefilter("ignore", RuntimeWarning)
+    return logits
+
+
+def moved(place, logits):
+    mx.random.normal((2,))
+    os.environ["SOAKED"] = "1"
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (altered_weight, "weights of llama"),
+        (exchanged_class, "classes of llama"),
+        (silenced, "filters of warnings"),
+        (moved, "environment"),
+    ],
+)
+def test_what_is_altered_is_found(soaked, fault, what, monkeypatch):
+    monkeypatch.setenv("SOAKED", "0")
+    with warnings.catch_warnings():
+        record = soaked(one_job(fault))
+    assert "no altered model or setting" in broken(record)
+    assert record.altered[0].startswith(what)
+
+
+def test_a_job_that_hangs_is_found(soaked, monkeypatch):
+    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+    ended = threading.Event()
+
+    def hang(place, logits):
+        ended.wait(20)
+        return logits
+
+    record = soaked(one_job(hang))
+    ended.set()
+    assert "nothing hung" in broken(record)
+    assert "6 measurements or more" in broken(record)
