@@ -29,4 +29,6 @@ from mlx_patch.engine._snapshot import can_truncate as can_truncate
 from mlx_patch.engine._snapshot import keeps_all_keys as keeps_all_keys
 from mlx_patch.engine._snapshot import repeated as repeated
 from mlx_patch.engine._snapshot import snapshot as snapshot
+from mlx_patch.engine._tap import classes_since as classes_since
+from mlx_patch.engine._tap import moment as moment
 from mlx_patch.engine._tapped_classes import plain_class as plain_class

@@ -18,7 +18,7 @@ nothing to set back:
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from itertools import count
@@ -93,7 +93,29 @@ def take_out(frame: HookState | ref[HookState]) -> None:
             _registry.uncompiled = False
 
 
-_guard.codes = (put_in.__code__, take_out.__code__)
+def moment() -> int:
+    """A number that every frame exceeds that is put in force from now on."""
+    return next(_numbers)
+
+
+def classes_since(moment: int, modules: Iterable[nn.Module]) -> tuple[type, ...]:
+    """The class of each module, as what this thread has done since a moment left it.
+
+    It is the plain one where the module is tapped for another thread's frame, or for one from before.
+    """
+    with _guard:
+        others = [frame for frame in _frames_in() if not frame.owner.is_this_thread or frame.number < moment]
+        tapped = {key for frame in others for key in frame.modules}
+        return tuple(_class_without(tapped, module) for module in modules)
+
+
+def _class_without(tapped: set[int], module: nn.Module) -> type:
+    if id(module) in tapped:
+        return plain_class(module)
+    return type(module)
+
+
+_guard.codes = (put_in.__code__, take_out.__code__, classes_since.__code__)
 
 
 def unseen(function: Callable[..., Any], *args: Any) -> Any:

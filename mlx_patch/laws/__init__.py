@@ -3,13 +3,13 @@
 A table can lie, a law cannot: `HookedModel.verify()` runs them on a user's own model, the tests on every architecture.
 """
 
-import warnings
 from typing import Any
 
 import mlx.core as mx
 
 from mlx_patch import arguments
-from mlx_patch.errors import KindError, OutlierPositionWarning, ShapeError
+from mlx_patch.errors import KindError, ShapeError
+from mlx_patch.interventions.sources import outliers_unreported
 from mlx_patch.laws._attention import heads as heads
 from mlx_patch.laws._bench import REWRITTEN as REWRITTEN
 from mlx_patch.laws._bench import Bench as Bench
@@ -56,8 +56,7 @@ def check_laws(model: Any, prompt: Any = None, laws: tuple[Law, ...] = ALL) -> R
     """
     checked = tuple(arguments.function("laws", law) for law in arguments.entries("laws", laws, "a tuple of laws"))
     bench = bench_of(model, prompt)
-    with warnings.catch_warnings():  # the laws hold whether or not a mean is a sensible ablation
-        warnings.simplefilter("ignore", OutlierPositionWarning)
+    with outliers_unreported():  # the laws hold whether or not a mean is a sensible ablation
         findings = tuple(finding for finding in grounds(bench) if not finding.held)
         if not findings:
             findings = tuple(finding for law in checked for finding in law(bench))

@@ -11,6 +11,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_patch.architectures import Heads, Stream
 from mlx_patch.cache import ActivationCache
+from mlx_patch.engine import classes_since, moment
 from mlx_patch.interventions import Ablate, Edit, Replace
 from mlx_patch.laws._report import ErrorScale, Finding, largest_deviation
 from mlx_patch.provenance import parameters
@@ -46,13 +47,18 @@ class Bench:
         _ = self.classes  # cached here, before the first run
 
     @cached_property
+    def began(self) -> int:
+        """The moment before any run."""
+        return moment()
+
+    @cached_property
     def classes(self) -> tuple[type, ...]:
         """The classes of the model's modules, before any run."""
-        return tuple(type(module) for module in self.model.model.modules())
+        return classes_since(self.began, self.model.model.modules())
 
     def n_changed(self) -> int:
-        """How many modules have another class than before the first run."""
-        classes = (type(module) for module in self.model.model.modules())
+        """How many modules have another class than before the first run, but for blocks and threads around it."""
+        classes = classes_since(self.began, self.model.model.modules())
         pairs = zip(self.classes, classes, strict=True)
         return len([before for before, after in pairs if before is not after])
 

@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).p
 
 from soaking.engine import Record, Soak  # noqa: E402
 from soaking.every_job import MODELS, jobs_on, shared_models  # noqa: E402
-from soaking.meters import Sample, as_json, kinds_that_grew  # noqa: E402
+from soaking.meters import Sample, as_json, kinds_that_grew, left_behind  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,8 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         soak.compute_alone(lambda text: None)
         print(f"alone: {time.monotonic() - began:.0f} s", flush=True)
         record = soak.run(60 * options.minutes, options.every, tell)
+        files = left_behind(Path(folder))
         os.chdir("/")
     print(report(record))
+    print("left behind:", *files[:20])
     if record_path is not None:
         about = {"arguments": {name: str(value) for name, value in vars(options).items()}, **described(record)}
         record_path.write_text(json.dumps(about, indent=1), encoding="utf-8")

@@ -6,6 +6,7 @@ import warnings
 from tempfile import NamedTemporaryFile
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from soaking import engine
 from soaking.edits import jobs_of_runs
@@ -131,14 +132,17 @@ def test_a_leak_is_found(soaked, number):
 
 
 def altered_weight(place, logits):
-    norm = place.model.model.model.norm
-    norm.weight = norm.weight + 1e-3
+    weight = mx.ones(64)
+    mx.eval(weight)  # for the other threads
+    place.model.model.model.norm.weight = weight
     return logits
 
 
+Exchanged = type("RMSNorm", (nn.RMSNorm,), {})
+
+
 def exchanged_class(place, logits):
-    norm = place.model.model.model.norm
-    norm.__class__ = type("RMSNorm", (type(norm),), {})
+    place.model.model.model.norm.__class__ = Exchanged
     return logits
 
 

@@ -15,6 +15,7 @@ from mlx_patch.interventions.sources._outliers import Notes as Notes
 from mlx_patch.interventions.sources._outliers import norms_noted as norms_noted
 from mlx_patch.interventions.sources._outliers import norms_of as norms_of
 from mlx_patch.interventions.sources._outliers import note as note
+from mlx_patch.interventions.sources._outliers import outliers_unreported as outliers_unreported
 from mlx_patch.interventions.sources._outliers import warn_of as warn_of
 from mlx_patch.interventions.sources._outliers import warn_once as warn_once
 from mlx_patch.interventions.sources._source import ActivationSource as ActivationSource

@@ -62,6 +62,17 @@ class Notes:
 
 
 _notes: ContextVar[Notes | None] = ContextVar("notes", default=None)
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
+
+@contextmanager
+def outliers_unreported() -> Iterator[None]:
+    """A context without warnings of outliers. `warnings.catch_warnings` would alter those of other threads."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
 
 
 @contextmanager
@@ -119,7 +130,7 @@ def warn_of(by_site: Iterable[tuple[str, Sequence[int], np.ndarray]]) -> bool:
     """
     outliers = [_outlier(site, positions, norms) for site, positions, norms in by_site]
     outliers = [outlier for outlier in outliers if outlier is not None]
-    if not outliers:
+    if not outliers or _is_silent.get():
         return False
     _, text = max(outliers)
     warnings.warn(text, OutlierPositionWarning, stacklevel=2)

@@ -6,11 +6,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
+from hostile.world import A, B
 from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
-from hostile.world import A, B
 from soaking.engine import Job, Place, named, of
 
 NOUNS: dict[str, Callable[[Place], mp.Intervention]] = {
@@ -74,7 +74,9 @@ def behind_a_prompt_cache(place: Place) -> Any:
         place.model.run([A[3:]], [mp.Scale(2.0).at("resid_post", layer=1, pos=0)], prompt_cache=cache)
     except mp.PatchError as error:
         refused = error
-    second = place.model.run_with_cache([A[3:]], "resid_post", [mp.Scale(2.0).at("resid_post", layer=1, pos=4)], prompt_cache=cache)
+    second = place.model.run_with_cache(
+        [A[3:]], "resid_post", [mp.Scale(2.0).at("resid_post", layer=1, pos=4)], prompt_cache=cache
+    )
     states = [entry.state for entry in cache]
     return first, refused, second, states
 

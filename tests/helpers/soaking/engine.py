@@ -20,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlx_patch as mp
 from hostile.world import World
+
+import mlx_patch as mp
 from soaking.contents import digest_of_model, first_difference, text_of
 from soaking.meters import LEAST_SAMPLES, Growth, Sample, growths, measured, settings
 
@@ -259,7 +260,7 @@ class Soak:
                     self.record.hung = True
                     faulthandler.dump_traceback(all_threads=True)
                     break
-                self.record.samples.append(measured(began, self.record.n_jobs, self.temporary))
+                self.record.samples.append(measured(began, self.record.n_jobs, self.folder))
                 self.look(self.record.samples[-1])
                 tell(self.record.samples[-1])
         self.gate.over = True

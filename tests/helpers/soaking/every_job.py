@@ -1,7 +1,8 @@
 """The models that a soak shares, and all jobs on them."""
 
-import mlx_patch as mp
 from hostile.world import word_tokenizer
+
+import mlx_patch as mp
 from mlx_patch.testing import tiny_model
 from soaking.edits import jobs_of_runs
 from soaking.engine import Job

@@ -32,10 +32,10 @@ LIMITS = {
 }
 """By how much the median of the last sixth may lie above that of the second sixth.
 
-Threads, open files and temporary files are counted while nothing runs, so one more is one too many. MLX's own count of
-bytes and Python's of objects move by what a job left in a cache of the interpreter, never by what a leak of once a job
-makes of tens of thousands of jobs. The kernel's count of memory has the allocator's holes in it: measured, it moves by a
-few megabytes from one rest to the next, and settles in the first sixth, which is why that is not compared.
+Threads, open files and temporary files are counted while nothing runs, so one more is one too many. What MLX counts in
+bytes, and Python in objects, moves by what is in a cache of the interpreter, and not by what a leak makes of tens of
+thousands of jobs. The kernel's count of memory has the allocator's holes in it, which fill within the first sixth; that
+one is not compared.
 """
 
 
@@ -52,7 +52,7 @@ class Sample:
         threads: Of Python.
         system_threads: Of the process, those of MLX among them.
         files: Open file descriptors.
-        temporary: Files below the folder for temporary ones.
+        temporary: Files that jobs have left in the folder for temporary ones, in theirs, or anywhere with a dot.
         kinds: The most frequent kinds of objects.
         open_files: What the file descriptors are of.
     """
@@ -70,7 +70,7 @@ class Sample:
     open_files: tuple[str, ...] = ()
 
 
-def measured(began: float, jobs: int, temporary: Path) -> Sample:
+def measured(began: float, jobs: int, folder: Path) -> Sample:
     """A sample of now; what is no longer used is given back before."""
     for _ in range(3):
         gc.collect()
@@ -80,9 +80,10 @@ def measured(began: float, jobs: int, temporary: Path) -> Sample:
         ctypes.CDLL(None).malloc_trim(0)
     rss = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE // 1024
     tracked = gc.get_objects()
-    kinds = Counter(f"{type(tracked_object).__module__}.{type(tracked_object).__qualname__}" for tracked_object in tracked)
-    count = len(tracked)
+    classes, count = Counter(map(type, tracked)), len(tracked)
     del tracked
+    kinds = {f"{cls.__module__}.{cls.__qualname__}": n for cls, n in classes.most_common(60)}
+    del classes
     return Sample(
         seconds=round(time.monotonic() - began, 2),
         jobs=jobs,
@@ -92,10 +93,21 @@ def measured(began: float, jobs: int, temporary: Path) -> Sample:
         threads=threading.active_count(),
         system_threads=len(os.listdir("/proc/self/task")),
         files=len(open_files()),
-        temporary=sum(1 for path in temporary.rglob("*") if path.is_file()),
-        kinds=dict(kinds.most_common(60)),
+        temporary=len(left_behind(folder)),
+        kinds=kinds,
         open_files=open_files(),
     )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Files below a folder that are not those of a world, which it writes again and again under the same names.
+
+    Nor are they the kernels that MLX compiles, once each.
+    """
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "mlx" not in path.parts]
+    is_hidden = [any(part.startswith(".") for part in path.parts) for path in paths]
+    in_world = [any(part.startswith("world") for part in path.parts) for path in paths]
+    return [str(path) for path, hidden, kept in zip(paths, is_hidden, in_world, strict=True) if hidden or not kept]
 
 
 def open_files() -> tuple[str, ...]:

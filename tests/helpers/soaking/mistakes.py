@@ -1,13 +1,14 @@
 """Jobs in which something fails in the middle of a run, and jobs that are suspended with edits of theirs in force."""
 
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from typing import Any
 
 import mlx.core as mx
+from hostile.world import A, B
 
 import mlx_patch as mp
-from hostile.world import A, B
 from soaking.engine import Job, Place, Planned, named, of
 
 ZERO = mp.Ablate("zero").at("resid_post", layer=0)
@@ -81,7 +82,10 @@ def in_gradient(place: Place) -> Any:
 
 def in_store(place: Place) -> Any:
     prompts = [A, B, [1, 2]]
-    return mp.ActivationStore.capture(place.model, prompts, place.work / "never", edits=[failing_at(0)])
+    try:
+        return mp.ActivationStore.capture(place.model, prompts, place.work / "never", edits=[failing_at(0)])
+    finally:
+        shutil.rmtree(place.work / "never", ignore_errors=True)
 
 
 def in_run_of_an_edit(place: Place) -> Any:

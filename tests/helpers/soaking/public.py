@@ -5,10 +5,11 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any
 
-import mlx_patch as mp
 from hostile.campaign import Slots, close_figures, follow_up
 from hostile.examples import EXAMPLES, REFUSED
 from hostile.values import HOSTILE, Hostile, values_near
+
+import mlx_patch as mp
 from soaking.engine import Job, Place, named, of
 
 FIGURES = ("*plot*", "lens.pattern_page")
@@ -64,7 +65,9 @@ def hostile_call(place: Place, name: str, choice: int) -> Any:
     """What a call with one hostile value gives or raises."""
     draw, world = random.Random(choice), place.world
     slots = Slots(name, EXAMPLES[name](world))
-    open_to_choice = [slot for slot in slots.names if slot not in (*FILES, *ENDLESS) and not slot.startswith("argument")]
+    open_to_choice = [
+        slot for slot in slots.names if slot not in (*FILES, *ENDLESS) and not slot.startswith("argument")
+    ]
     if not open_to_choice:
         return None
     slot = draw.choice(open_to_choice)

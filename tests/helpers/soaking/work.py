@@ -10,9 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from hostile.world import A, B, World
 
 import mlx_patch as mp
-from hostile.world import A, B, World
 from mlx_patch.testing import tiny_model
 from soaking.engine import Job, Place, Planned, named
 
