@@ -63,6 +63,8 @@ def test_hostile_values_are_refused_or_understood(world, monkeypatch, part):
     monkeypatch.chdir(world.folder)
     campaign = Campaign(world, SEED * PARTS + part)
     leaks = list(campaign.leaks(CALLS // PARTS))
+    print(dict(campaign.outcomes))
     assert leaks == [], "\n".join(map(str, leaks))
-    assert campaign.n_refused > 0.5 * CALLS // PARTS
-    assert campaign.n_taken > 0.05 * CALLS // PARTS
+    assert campaign.outcomes.total() == CALLS // PARTS
+    assert campaign.outcomes["refused"] > 0.5 * CALLS // PARTS
+    assert campaign.outcomes["taken"] > 0.05 * CALLS // PARTS

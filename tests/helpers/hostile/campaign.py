@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -76,6 +77,10 @@ class Campaign:
     Args:
         world: Valid values.
         seed: Decides all draws.
+
+    Attributes:
+        outcomes: How many calls ended in each way: "refused", "taken", "the caller's own error" of a function that the
+            caller wrote, "without end" where that was asked for, "another error".
     """
 
     def __init__(self, world: World, seed: int):
@@ -87,8 +92,7 @@ class Campaign:
             (slow if is_slow else quick).append(name)
         self.names = [*quick * 10, *slow]
         self.results: dict[str, Any] = {}
-        self.n_refused = 0
-        self.n_taken = 0
+        self.outcomes: Counter[str] = Counter()
 
     def leaks(self, n: int) -> Iterator[Leak]:
         """Make `n` calls, and yield what is wrong."""
@@ -129,17 +133,20 @@ class Campaign:
                 followed = follow_up(self.world, result)
                 brought = (contents(result), followed)
         except mp.PatchError as error:
-            self.n_refused += 1
+            self.outcomes["refused"] += 1
             return None if str(error).strip() else f"{type(error).__name__} without a message"
         except Hangs:
+            self.outcomes["without end"] += 1
             return "hangs"
         except Exception as error:
-            if "<lambda>" in str(error):  # raised by a function that the caller wrote
+            if "<lambda>" in str(error):
+                self.outcomes["the caller's own error"] += 1
                 return None
+            self.outcomes["another error"] += 1
             return f"{type(error).__name__}: {str(error)[:150]} [{where(error)}]"
         finally:
             close_figures()
-        self.n_taken += 1
+        self.outcomes["taken"] += 1
         if self.world.module_classes() != self.world.classes:
             return "left a tap behind"
         return self.misread(name, given, brought)
