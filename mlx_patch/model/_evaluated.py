@@ -14,8 +14,12 @@ from mlx_patch.provenance import parameters
 
 
 def evaluate(model: nn.Module) -> None:
-    """Compute every array that the model holds, including its parameters."""
-    mx.eval(list(_arrays(model, set())))
+    """Compute every array that the model holds, including its parameters; and MLX's random state.
+
+    A new model has drawn weights. Where those of a file take their place they are never computed, and the state leads
+    to every draw until it is computed itself: each load would leave some memory behind.
+    """
+    mx.eval(list(_arrays(model, set())), mx.random.state)
 
 
 def evaluate_buffers(model: nn.Module) -> None:

@@ -72,7 +72,8 @@ def prepared(folder: Path, options: argparse.Namespace) -> Soak:
 def tell(sample: Sample) -> None:
     print(
         f"{sample.seconds / 60:6.1f} min {sample.jobs:8,} jobs {sample.rss_kb / 1024:8.1f} MB resident"
-        f" {sample.active_bytes / 1e6:8.2f} MB of arrays {sample.objects:9,} objects {sample.system_threads:3} threads"
+        f" {sample.heap_bytes / 1e6:8.2f} MB of heap {sample.active_bytes / 1e6:8.2f} MB of arrays"
+        f" {sample.blocks:9,} blocks {sample.objects:9,} objects {sample.system_threads:3} threads"
         f" {sample.files:3} files {sample.temporary:3} temporary",
         flush=True,
     )

@@ -106,6 +106,8 @@ def a_waiting_thread(place):
 LEAKS = {
     "active_bytes": an_array,
     "rss_kb": lambda place: bytearray(os.urandom(1) * 2**20),
+    "heap_bytes": lambda place: bytearray(os.urandom(1) * 2**18),
+    "blocks": lambda place: [str(number) for number in range(3000)],
     "objects": lambda place: [[] for _ in range(100)],
     "files": lambda place: open(os.devnull),
     "temporary": lambda place: NamedTemporaryFile(dir=place.folder.parent / "temporary"),

@@ -94,7 +94,7 @@ def built(
     else:
         model.set_dtype(getattr(mx, precision))
     model.eval()
-    mx.eval(model.parameters())
+    mx.eval(model.parameters(), mx.random.state)  # which leads to the draws of weights that are replaced
     return model
 
 

@@ -230,7 +230,7 @@ EXAMPLES: dict[str, Callable[[World], Call]] = {
     "ActivationStore": lambda w: call(mp.ActivationStore, w.store_folder),
     "ActivationStore.capture": lambda w: call(
         mp.ActivationStore.capture,
-        w.model, [A, B, [1, 2, 3]], w.store_folder, sites=("resid_post",), batch_size=8, shard_mb=256,
+        w.model, [A, B, [1, 2, 3]], w.store_folder, sites=("resid_post",), batch_size=8, shard_mb=256.0,
     ),
     "ActivationStore.__getitem__": lambda w: call(w.store.__getitem__, 1),
     "ActivationStore.array": lambda w: call(w.store.array, ("resid_post", 1)),

@@ -23,7 +23,9 @@ LEAST_SAMPLES = 6
 
 LIMITS = {
     "rss_kb": 16_384,
-    "active_bytes": 65_536,
+    "heap_bytes": 2**22,
+    "active_bytes": 2**16,
+    "blocks": 20_000,
     "objects": 1_000,
     "threads": 0,
     "system_threads": 0,
@@ -32,10 +34,10 @@ LIMITS = {
 }
 """By how much the median of the last sixth may lie above that of the second sixth.
 
-Threads, open files and temporary files are counted while nothing runs, so one more is one too many. What MLX counts in
-bytes, and Python in objects, moves by what is in a cache of the interpreter, and not by what a leak makes of tens of
-thousands of jobs. The kernel's count of memory has the allocator's holes in it, which fill within the first sixth; that
-one is not compared.
+Threads, open files and temporary files are counted while nothing runs, so one more is one too many. What MLX, `malloc`
+and Python count moves by what is in caches of the interpreter and of matplotlib, and by the measurements themselves:
+the limits are a few times that, and a few hundred bytes a job in an hour. Resident memory has the holes of the
+allocator in it, and so is the bluntest of all. What fills within the first sixth is not compared.
 """
 
 
@@ -47,7 +49,9 @@ class Sample:
         seconds: Since the beginning.
         jobs: How many jobs were done.
         rss_kb: Resident memory, after a garbage collection, `mx.clear_cache()` and `malloc_trim`.
+        heap_bytes: That `malloc` has given out, arrays among them; 0 where the C library does not tell.
         active_bytes: Of arrays, as MLX counts them.
+        blocks: Small pieces of memory that Python has given out.
         objects: That Python's garbage collector tracks.
         threads: Of Python.
         system_threads: Of the process, those of MLX among them.
@@ -60,7 +64,9 @@ class Sample:
     seconds: float
     jobs: int
     rss_kb: int
+    heap_bytes: int
     active_bytes: int
+    blocks: int
     objects: int
     threads: int
     system_threads: int
@@ -82,13 +88,15 @@ def measured(began: float, jobs: int, folder: Path) -> Sample:
     tracked = gc.get_objects()
     classes, count = Counter(map(type, tracked)), len(tracked)
     del tracked
-    kinds = {f"{cls.__module__}.{cls.__qualname__}": n for cls, n in classes.most_common(60)}
+    kinds = {sys.intern(f"{cls.__module__}.{cls.__qualname__}"): n for cls, n in classes.most_common(60)}
     del classes
     return Sample(
         seconds=round(time.monotonic() - began, 2),
         jobs=jobs,
         rss_kb=rss,
+        heap_bytes=heap_bytes(),
         active_bytes=mx.get_active_memory(),
+        blocks=sys.getallocatedblocks(),
         objects=count,
         threads=threading.active_count(),
         system_threads=len(os.listdir("/proc/self/task")),
@@ -97,6 +105,26 @@ def measured(began: float, jobs: int, folder: Path) -> Sample:
         kinds=kinds,
         open_files=open_files(),
     )
+
+
+class _MallInfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns, over all arenas."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def heap_bytes() -> int:
+    """The bytes that `malloc` has given out, which has none of the holes that resident memory has."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo2.restype = _MallInfo
+    info = mallinfo2()
+    return info.uordblks + info.hblkhd
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +7,7 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models import llama
 
 from mlx_patch import HookedModel
 from mlx_patch.errors import FileError
@@ -34,6 +36,36 @@ def test_a_folder_is_loaded_with_its_tokenizer(folder, tiny, tokens):
     assert model.name == str(folder)
     assert model.tokenize("w11 w48").tolist() == [[11, 48]]
     assert mx.array_equal(model.run(tokens), tiny().run(tokens)).item()
+
+
+def pending_draws():
+    """How many arrays MLX's random state leads to that have not been computed."""
+    graph = io.StringIO()
+    mx.export_to_dot(graph, mx.random.state[0])
+    return graph.getvalue().count("->")
+
+
+def test_a_load_leaves_no_draws_of_weights_behind(folder, adapter):
+    """Weights that a new model draws are replaced by those of the file, and would hang on the random state for ever."""
+    mx.eval(mx.random.state)
+    llama.Model(llama.ModelArgs.from_dict(json.loads((folder / "config.json").read_text())))
+    assert pending_draws() > 10
+    loaded = HookedModel.load(folder)
+    assert pending_draws() == 0
+    loaded.with_adapter(adapter)
+    assert pending_draws() == 0
+    tiny_model("gpt2")
+    assert pending_draws() == 0
+
+
+def test_a_load_leaves_the_random_numbers_as_they_are(folder):
+    """Those of the draws that mlx_lm makes, and no others."""
+    mx.random.seed(7)
+    mlx_lm.load(str(folder))
+    expected = mx.random.normal((3,))
+    mx.random.seed(7)
+    HookedModel.load(folder)
+    assert mx.array_equal(mx.random.normal((3,)), expected).item()
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such", "~/no-such", "a/b/c"])
