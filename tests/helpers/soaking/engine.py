@@ -244,8 +244,17 @@ class Soak:
     def place(self, name: str) -> Place:
         return Place(self.folder / name, self.models, self.shared)
 
-    def run(self, seconds: float, every: float, tell: Callable[[Sample], None] = lambda sample: None) -> Record:
-        """Soak for so long, and rest so often, in seconds: longer where there are too few measurements by then."""
+    def run(
+        self, seconds: float, every: float, tell: Callable[[Sample], None] = lambda sample: None, least_jobs: int = 0
+    ) -> Record:
+        """Soak for so long, and rest so often, in seconds; longer where too few measurements or jobs are done by then.
+
+        Args:
+            seconds: How long.
+            every: From one rest to the next.
+            tell: Called with each sample.
+            least_jobs: How many jobs there are from one rest to the next, at the least.
+        """
         names = [*self.threads, *self.actors]
         workers = [threading.Thread(target=self.work, args=(name,), name=name, daemon=True) for name in self.threads]
         if self.actors:
@@ -254,7 +263,7 @@ class Soak:
         for worker in workers:
             worker.start()
         while time.monotonic() - began < seconds or len(self.record.samples) < LEAST_SAMPLES:
-            time.sleep(every)
+            self.wait(every, least_jobs)
             with self.gate.all_resting(names) as do_rest:
                 if not do_rest:
                     self.record.hung = True
@@ -268,6 +277,13 @@ class Soak:
             worker.join(PATIENCE)
         self.record.seconds = time.monotonic() - began
         return self.record
+
+    def wait(self, seconds: float, least_jobs: int) -> None:
+        """Wait so long, and until so many jobs are done, unless they hang."""
+        until, enough = time.monotonic() + seconds + PATIENCE, self.record.n_jobs + least_jobs
+        time.sleep(seconds)
+        while self.record.n_jobs < enough and time.monotonic() < until:
+            time.sleep(0.01)
 
     def look(self, sample: Sample) -> None:
         """Note what is not as it was before."""
