@@ -9,7 +9,8 @@ from faults import Fault
 from mlx_patch.architectures import Fused, HeadsFirst, Interleaved, Times, attribute_at
 from mlx_patch.engine import Hook, _attention, _hook_state, _prompt_cache, _recipes, _recipes_experts, _tap, _visit
 from mlx_patch.errors import EditNotUsedError
-from mlx_patch.interventions import Span, Where, _edit, index_of
+from mlx_patch.interventions import Scale, Span, Where, _edit, index_of
+from mlx_patch.laws import check_laws, watching
 from mlx_patch.model import _hooks, _running
 
 resolve_indices, local = _edit._resolve_indices, Span.local
@@ -198,3 +199,21 @@ def seeded(monkeypatch):
 def test_a_fault_in_the_engine_is_seen(broken, seeded, fault):
     seeded(fault)
     assert fault.seen in broken(fault.model, precision=fault.precision)
+
+
+def test_a_class_that_a_run_leaves_is_told_beside_others(tiny, tokens, monkeypatch):
+    """Of a run that this thread has made since, even while another module is tapped for a block around."""
+    model, edit = tiny(), Scale(2.0).at("mlp_out", layer=0)
+    take_out, left = _tap.take_out, []
+
+    def faulty(bench):
+        monkeypatch.setattr(_tap, "take_out", left.append)
+        yield from watching(bench)
+        monkeypatch.setattr(_tap, "take_out", take_out)
+
+    with model.editing(edit):
+        model.model(tokens)
+        report = check_laws(model, tokens, (faulty,))
+    assert [finding.what for finding in report.broken] == ["classes of modules"]
+    for frame in left:
+        take_out(frame)

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mlx_patch import Ablate, Scale
-from mlx_patch.engine import _tap
 from mlx_patch.errors import OutlierPositionWarning
 from mlx_patch.laws import check_laws, restored, watching
 
@@ -78,24 +77,6 @@ def test_laws_hold_while_a_generator_is_suspended_in_a_block(tiny, tokens):
     next(steps)
     assert check_laws(model, tokens, LAWS).ok
     steps.close()
-
-
-def test_a_class_that_a_run_leaves_is_told_beside_others(tiny, tokens, monkeypatch):
-    """Of a run that this thread has made since, even while another module is tapped for a block around."""
-    model = tiny()
-    take_out, left = _tap.take_out, []
-
-    def faulty(bench):
-        monkeypatch.setattr(_tap, "take_out", left.append)
-        yield from watching(bench)
-        monkeypatch.setattr(_tap, "take_out", take_out)
-
-    with model.editing(EDIT):
-        model.model(tokens)
-        report = check_laws(model, tokens, (faulty,))
-    assert [finding.what for finding in report.broken] == ["classes of modules"]
-    for frame in left:
-        take_out(frame)
 
 
 def test_the_filters_of_warnings_are_not_touched(tiny, tokens):
