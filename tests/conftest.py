@@ -124,6 +124,14 @@ def _seeded():
     np.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _closes_figures():
+    """A figure stays with pyplot until it is closed, and pyplot warns of many. A test leaves none to the next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out the further parameters of each test where `PARAMETERS` says so."""
     if not PARAMETERS:
