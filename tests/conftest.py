@@ -124,9 +124,9 @@ def _seeded():
     np.random.seed(0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _closes_figures():
-    """A figure stays with pyplot until it is closed, and pyplot warns of many. A test leaves none to the next."""
+    """A figure stays with pyplot until it is closed, and pyplot warns of many. No file of tests leaves any."""
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
