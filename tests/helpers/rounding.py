@@ -9,7 +9,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from mlx_patch.laws import bench_of
+from mlx_patch.laws import bench_of, largest_deviation
 
 TOKENS = mx.array([[11, 48, 85, 26, 63, 4, 41, 78]])
 OTHER = mx.array([[7, 2, 31, 90, 15, 66, 58, 23]])
@@ -57,11 +57,9 @@ _measured = {}
 
 def _largest_move(raw):
     prompts = [tokens[:, :length] for tokens in (TOKENS, OTHER) for length in LENGTHS]
-    return max(_move(raw(prompt), raw(mx.concatenate([prompt] * n))[:1]) for prompt in prompts for n in COPIES)
-
-
-def _move(alone, in_batch):
-    return (mx.max(mx.abs(in_batch - alone)) / mx.max(mx.abs(alone))).item()
+    return max(
+        largest_deviation(raw(mx.concatenate([prompt] * n))[:1], raw(prompt)) for prompt in prompts for n in COPIES
+    )
 
 
 def same(found, expected, model, largest=None):

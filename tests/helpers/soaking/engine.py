@@ -375,15 +375,9 @@ class Soak:
         steps = job.do(place)
         if to_the_end:
             return self.drained(place, job, steps)
-        while True:
-            try:
-                place.name = job.model
-                next(steps)
-            except StopIteration as stopped:
-                return text_of(stopped.value, place.folder)
-            except Exception as error:
-                return text_of(error, place.folder)
+        while (text := self.step(place, job, steps)) is None:
             await asyncio.sleep(0)
+        return text
 
     def result(self, job: Job, place: Place) -> str:
         """The contents of what a job gives, or of the error that it ends in."""
@@ -402,14 +396,20 @@ class Soak:
                 return text_of(error, place.folder)
 
     def drained(self, place: Place, job: Job, steps: Generator) -> str:
+        while (text := self.step(place, job, steps)) is None:
+            pass
+        return text
+
+    def step(self, place: Place, job: Job, steps: Generator) -> str | None:
+        """Go on by a step: the contents of what the job gives or raises where it ends, and None before."""
         try:
-            while True:
-                place.name = job.model
-                next(steps)
+            place.name = job.model
+            next(steps)
         except StopIteration as stopped:
             return text_of(stopped.value, place.folder)
         except Exception as error:
             return text_of(error, place.folder)
+        return None
 
     def check(self, job: Job, text: str, worker: str) -> None:
         """Compare a job's contents with those that it has alone."""
