@@ -81,14 +81,11 @@ class Ranks:
         if self.size == 1:
             return
         own_versions = {**versions(), "numpy": version("numpy"), "device": mx.default_device().type.name}
-        by_rank = self._by_rank(own_versions)
-        for rank, rank_versions in enumerate(by_rank):
-            for name, first in by_rank[0].items():
-                if rank_versions[name] != first:
-                    raise RankError(
-                        f"Every rank must have the same versions. Got {name} {rank_versions[name]} on rank {rank}, and "
-                        f"{first} on rank 0. Install the same versions on every machine."
-                    )
+        for rank, name, own, first in self._differences(own_versions):
+            raise RankError(
+                f"Every rank must have the same versions. Got {name} {own} on rank {rank}, and {first} on rank 0. "
+                "Install the same versions on every machine."
+            )
 
     def refuse_others(self, sweep: Mapping[str, str]) -> None:
         """Refuse ranks that do not all run the same sweep.
@@ -98,18 +95,19 @@ class Ranks:
         Raises:
             RankError: On every rank; the message names a part and a rank.
         """
-        by_rank = self._by_rank(sweep)
-        for rank, rank_sweep in enumerate(by_rank):
-            for difference, digest in by_rank[0].items():
-                if rank_sweep[difference] != digest:
-                    raise RankError(
-                        f"Every rank must run the same sweep. Got {difference} on rank {rank} than on rank 0. "
-                        "Use the same model, arguments and checkpoints on every rank."
-                    )
+        for rank, difference, _, _ in self._differences(sweep):
+            raise RankError(
+                f"Every rank must run the same sweep. Got {difference} on rank {rank} than on rank 0. "
+                "Use the same model, arguments and checkpoints on every rank."
+            )
 
-    def _by_rank(self, digests: Mapping[str, str]) -> list[dict[str, str]]:
-        """What each rank sends, by rank."""
-        return [json.loads(message) for message in self.exchange(json.dumps(dict(digests)).encode())]
+    def _differences(self, own_entries: Mapping[str, str]) -> Iterator[tuple[int, str, str, str]]:
+        """Meet, and compare what all ranks send: a rank, a name, the rank's entry of that name and rank 0's."""
+        by_rank = [json.loads(message) for message in self.exchange(json.dumps(dict(own_entries)).encode())]
+        for rank, entries in enumerate(by_rank):
+            for name, first in by_rank[0].items():
+                if entries[name] != first:
+                    yield rank, name, entries[name], first
 
     def exchange(self, message: bytes) -> list[bytes]:
         """Send a message to all ranks, and receive theirs, by rank."""
