@@ -114,6 +114,19 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names)
 
 
+def shape_words(sizes: Iterable[int | None]) -> str:
+    """A shape for a message; None is any length.
+
+    Example:
+        >>> shape_words((None, 6)), shape_words((6,))
+        ('(any, 6)', '(6,)')
+    """
+    words = ["any" if size is None else str(size) for size in sizes]
+    if len(words) == 1:
+        return f"({words[0]},)"
+    return f"({', '.join(words)})"
+
+
 def brief(value: object, at_most: int = 80) -> str:
     """The repr of a value, with its middle cut out if it is long.
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import mlx.core as mx
 
-from mlx_patch.errors import SelectionError, ShapeError
+from mlx_patch.errors import SelectionError, ShapeError, shape_words
 from mlx_patch.interventions._span import Span
 from mlx_patch.sites import Site
 
@@ -225,6 +225,6 @@ def _as_slice(pick: Pick) -> slice | None:
     return None
 
 
-def refuse_shape(name: str, expected: tuple[object, ...], shape: tuple[int, ...], hint: str = "") -> NoReturn:
-    """Raise a `ShapeError` in the library's words."""
-    raise ShapeError(f"`{name}` must have the activation's shape {expected}. Got {shape}. {hint}".rstrip())
+def refuse_shape(name: str, expected: tuple[int | None, ...], shape: tuple[int, ...], hint: str = "") -> NoReturn:
+    """Raise a `ShapeError` in the library's words. Where `expected` has None, any length would do."""
+    raise ShapeError(f"`{name}` must have the activation's shape {shape_words(expected)}. Got {shape}. {hint}".rstrip())

@@ -81,6 +81,7 @@ class HookedModel:
         Every array is read before this returns, with `lazy=True` as well: what is still on the disk can be read in
         the thread that loaded it and in no other. To read only what a run uses, for a model larger than memory, load
         it with `mlx_lm.load(path, lazy=True)`, wrap it with `HookedModel(model, tokenizer)`, and stay in that thread.
+        A thread that loads and ends before the process should end with `mx.clear_streams()`, as MLX asks for.
 
         Raises:
             FileError: It cannot be found, fetched or read.

@@ -143,7 +143,7 @@ def find_head(layout: Layout) -> Head:
     The gradient is taken where the stream is 0, at which soft-caps are straight lines.
 
     Raises:
-        ArchitectureError: No weights of the model are these rows: an adapter is on them, say.
+        ArchitectureError: No weights of the model are these rows: an adapter is on them, say, or ranks share them.
     """
     zero = mx.zeros_like(_normed_token(layout))
     for number in range(_TRIED):
@@ -157,7 +157,8 @@ def find_head(layout: Layout) -> Head:
         break
     raise ArchitectureError(
         f"`model` must unembed with rows of weights that it holds. Got {layout.family.name}, of whose weights none are "
-        "the gradients of its logits. If an adapter is on its head, fuse it first, with mlx_lm.fuse."
+        "the gradients of its logits. If an adapter is on its head, fuse it first, with mlx_lm.fuse; if ranks share "
+        "its vocabulary, load it whole on each."
     )
 
 

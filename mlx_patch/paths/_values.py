@@ -42,7 +42,7 @@ class ReceivedValues:
     def __getitem__(self, key: Any, /) -> mx.array:
         """The values with the axes of the site: zeros at heads that do not receive, which no edit reads."""
         if site_of(key, None) != self.site:
-            raise MissingSiteError(f"The path's receiver is {self.site}. It holds nothing at {key}.")
+            raise MissingSiteError(f"`site` must be {self.site}, where this path ends. Got {key}. Ask for it there.")
         if self.head is None:
             return self.values
         batch, length, _, d_head = self.values.shape

@@ -15,7 +15,7 @@ from mlx_patch.dictionaries._normalisation import ByFactor, Normalisation, Uncha
 from mlx_patch.dictionaries._places import site_of_hook
 from mlx_patch.dictionaries._stored import FeatureRows, Stored, read_whole
 from mlx_patch.dictionaries._tensors import identity_of, read_tensors
-from mlx_patch.errors import FileError, listed
+from mlx_patch.errors import FileError, listed, shape_words
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,8 @@ class Tensors:
             raise FileError(f"{self.path} must hold {name!r}. It has: {listed(self._stored)}. Fetch it again.")
         stored = self._stored[name]
         if not _fits(stored.shape, shape) or stored.dtype.kind == "i":
-            expected_shape = tuple(size or "any" for size in shape)
             raise FileError(
-                f"{self.path} must hold {name!r} as real numbers of shape {expected_shape}. Got {stored.dtype}, "
+                f"{self.path} must hold {name!r} as real numbers of shape {shape_words(shape)}. Got {stored.dtype}, "
                 f"{stored.shape}. Fetch it again."
             )
         return stored

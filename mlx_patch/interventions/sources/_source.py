@@ -171,7 +171,7 @@ def source_rows(name: str, source: Source, where: Where) -> mx.array:
     if prompt is not None and source.shape[1:] == _with_length(shape, where, prompt)[1:]:
         return _at_positions(name, source, tuple(range(prompt)), where)
     hint = _length_hint(source.shape, where, _OF_THIS_LENGTH)
-    refuse_shape(name, ("any", *shape[1:]), source.shape, hint)
+    refuse_shape(name, (None, *shape[1:]), source.shape, hint)
 
 
 def whole_of(name: str, source: Source, where: Where) -> mx.array:

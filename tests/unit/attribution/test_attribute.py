@@ -224,6 +224,13 @@ def test_other_arguments_are_refused(model):
         mp.attribute(model, TOKENS, method="integrated", **ask)
 
 
+def test_one_way_leads_to_one_source(model, source):
+    ask = {"metric": METRICS[0], "method": "integrated"}
+    others = mp.Replace(model.run_with_cache(OTHER, sites="z")[1])
+    with pytest.raises(KindError, match=r"`intervention` must have one source where method='integrated'\. Got 2"):
+        mp.attribute(model, TOKENS, over=[mp.Replace(source).at("z", layer=0), others.at("z", layer=1)], **ask)
+
+
 @pytest.mark.slow
 def test_increments_sum_to_the_metric_s_difference_at_every_cut(model, source):
     cells = {"at": ("resid_pre", "resid_post"), "over": ("site", "layer"), "metric": METRICS}

@@ -6,6 +6,7 @@ import pytest
 from mlx_lm.models.cache import (
     ArraysCache,
     BatchKVCache,
+    CacheList,
     KVCache,
     QuantizedKVCache,
     RotatingKVCache,
@@ -216,6 +217,11 @@ MISFITS = {
         lambda m, o: [ArraysCache(2) for _ in range(3)],
         KindError,
         r"Got ArraysCache instead of KVCache in entry 0",
+    ),
+    "two caches in an entry": (
+        lambda m, o: [CacheList(KVCache(), KVCache()), KVCache(), KVCache()],
+        KindError,
+        r"must have the same kinds of entries as this model's own\. Got others\. Make",
     ),
     "one cache thrice": (
         lambda m, o: [KVCache()] * 3,

@@ -103,6 +103,7 @@ JSON_FILES = [
     ("graph", ("edges", "input->m0", "score"), '"3"', "input->m0 has the score '3', and is in the graph: True"),
     ("graph", ("edges", "input->m0", "in_graph"), "1", r"input->m0 has the score .*, and is in the graph: 1"),
     ("graph", ("edges", "input->m0"), "3", "input->m0 has no score"),
+    ("graph", (), "[]", "it is no mapping"),
     ("graph", ("edges", "input->m0", "score"), "9" * 400, "it has a number of 400 digits"),
     ("show SweepResult", ("axes",), "3", "which is inconsistent: its axes are no names"),
     ("show SweepResult", ("provenance", "selected"), '{"a": null}', "its selection has no labels"),
@@ -118,6 +119,17 @@ def test_json_that_does_not_hold_together_is_named(tmp_path, name, place, text, 
     fields = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(replaced(fields, place, text), encoding="utf-8")
     with pytest.raises(FileError, match=rf"{path}.*{message}"):
+        kind.read(path)
+
+
+def test_a_checkpoint_counts_from_nothing(tmp_path):
+    kind = KINDS["checkpoint"]
+    path = kind.write(tmp_path)
+    members = {member.name: member for member in members_of(path.read_bytes())}
+    member = members[b"skipped.npy"]
+    members[member.name] = Member(member.name, member.data[:-8] + (-1).to_bytes(8, "little", signed=True))
+    path.write_bytes(zip_of(list(members.values())))
+    with pytest.raises(FileError, match=rf"Got {path}.*it counts less than nothing"):
         kind.read(path)
 
 

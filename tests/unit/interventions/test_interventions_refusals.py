@@ -13,6 +13,7 @@ from mlx_patch.interventions import (
     Apply,
     Clamp,
     Interpolate,
+    Knockout,
     Project,
     Replace,
     Scale,
@@ -161,6 +162,12 @@ def test_an_edit_of_the_scores_that_keeps_the_mask_is_allowed(intervention):
     masked = mx.full((2, 5, 8), -mx.inf)
     edited = intervention.at("resid_post").apply(masked, SITE, SPAN)
     assert isinstance(intervention, Interpolate) or mx.array_equal(edited, masked)
+
+
+def test_a_knockout_is_at_the_scores():
+    Knockout().check(SCORES)
+    with pytest.raises(ValueRefusedError, match=r"`site` must be 'attn_scores' for Knockout.*use Ablate\('zero'\)"):
+        Knockout().check([Site("pattern", 0)])
 
 
 def test_a_direction_is_an_array_and_no_cache(tiny, tokens):

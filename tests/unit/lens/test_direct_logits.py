@@ -209,7 +209,9 @@ def test_the_strongest_parts_are_read_at_a_glance(tiny):
         ("nanbeige", {}, ArchitectureError, "between the walks"),
         ("gemma3n", {}, ArchitectureError, "norm its stream before it unembeds"),
         ("qwen3_next", {"by": "source"}, ArchitectureError, "gated"),
-        ("hunyuan", {"by": "source"}, ArchitectureError, "another layer's"),
+        ("hunyuan", {"by": "source"}, ArchitectureError, "its values are another layer's"),
+        ("afmoe", {"by": "source"}, ArchitectureError, "z is not `pattern` times `v`: it is gated, normed or mixed"),
+        ("iquestloopcoder", {"by": "head"}, ArchitectureError, "no module's input holds it alone"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_refused(tiny, name, choices, error, message):

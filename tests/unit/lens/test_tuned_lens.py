@@ -271,6 +271,12 @@ def test_a_lens_reads_only_what_it_was_fitted_at(tiny, tmp_path):
         mp.lens.fit_tuned_lens(tiny(), store)
 
 
+def test_a_store_has_positions_to_fit_at(tiny, tmp_path):
+    store = mp.ActivationStore.capture(tiny(), PROMPTS, tmp_path / "store")
+    with pytest.raises(ValueRefusedError, match=r"must hold positions behind the first 50\. Got none\. Choose a sm"):
+        mp.lens.fit_tuned_lens(tiny(), store, skip=50)
+
+
 def test_logits_that_read_more_than_the_stream_are_refused(tiny):
     for fit_lens in (mp.lens.fit_tuned_lens, mp.lens.fit_jacobian_lens):
         with pytest.raises(MissingSiteError, match="read its logits off the stream"):

@@ -7,6 +7,7 @@ import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import (
+    ArchitectureError,
     KindError,
     MissingSiteError,
     SelectionError,
@@ -48,6 +49,26 @@ def test_attention_does_not_feed_the_mlp_beside_it(tiny):
 def test_a_stream_is_no_sender(tiny):
     for edit in (ZERO.at("resid_pre", layer=0), ZERO.at("final_norm"), ZERO.at("model.layers.0.mlp:output")):
         refuses(tiny("llama"), ValueRefusedError, "`at` must be a site inside what writes", edit.via("logits"))
+
+
+def test_a_sender_that_other_blocks_read_too_is_refused(tiny):
+    for name, site in (("hunyuan", "v"), ("afm7", "k")):
+        message = f"`at` must not be '{site}' of {name}, if there is a `via`: other blocks read it besides the stream."
+        refuses(tiny(name), ArchitectureError, message, ZERO.at(site, layer=0).via("logits"))
+
+
+def test_a_path_begins_at_an_edit():
+    with pytest.raises(KindError, match=r"`sender` must be an Edit or a Path\. Got 5\. Write `edit\.via"):
+        mp.Path(5, (mp.Receiver("logits"),))
+
+
+def test_what_reaches_a_receiver_is_of_its_site_alone(tiny):
+    path = ZERO.at("z", layer=0).via("mlp", layer=1)
+    [edit] = mp.paths.edits_of(tiny("llama"), TOKENS, path)
+    values = edit.intervention.source
+    assert values["mlp_out", 1].shape == (1, 8, tiny("llama").d_model)
+    with pytest.raises(MissingSiteError, match=r"`site` must be blocks\.1\.hook_mlp_out, .* Got \('resid_pre', 0\)"):
+        values["resid_pre", 0]
 
 
 def test_a_receiver_that_the_model_lacks_is_refused(tiny):

@@ -104,6 +104,7 @@ def test_axes_that_are_unknown_or_out_of_order_are_refused(axes, error, message)
         ({"layer": (3, 3)}, ValueRefusedError, r"`coords` must be different along 'layer'. Got \(3, 3\)"),
         ({"head": (1,)}, UnknownNameError, r"belong to the axes layer, pos, example, .* Got head. Leave them out."),
         ({"token": ("a",)}, ShapeError, r"along 'token', 3. Got 1."),
+        ({"layer": (0, None)}, KindError, r"`coords` must be numbers, texts or groups along 'layer'\. Got None"),
     ],
 )
 def test_coordinates_that_do_not_fit_are_refused(coords, error, message):
