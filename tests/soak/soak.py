@@ -18,9 +18,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]
 
-from soaking.engine import Record, Soak  # noqa: E402
+from soaking.engine import Soak  # noqa: E402
 from soaking.every_job import MODELS, jobs_on, shared_models  # noqa: E402
 from soaking.meters import Sample, as_json, kinds_that_grew, left_behind  # noqa: E402
+from soaking.record import Record  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,10 +9,10 @@ from tempfile import NamedTemporaryFile
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from soaking import engine
 from soaking.edits import jobs_of_runs
-from soaking.engine import Job, Soak
+from soaking.engine import Soak
 from soaking.every_job import jobs_on, shared_models
+from soaking.jobs import Job
 from soaking.meters import LIMITS
 from soaking.mistakes import jobs_of_mistakes
 
@@ -28,8 +28,8 @@ KEPT: list = []
 def soaked(tmp_path):
     """Runs a soak of some jobs, and returns its record."""
 
-    def soaked(jobs, least_jobs=12):
-        soak = Soak(jobs, shared_models([NAME]), tmp_path)
+    def soaked(jobs, least_jobs=12, **how):
+        soak = Soak(jobs, shared_models([NAME]), tmp_path, **how)
         soak.compute_alone()
         KEPT.clear()
         KEPT.append(soak)
@@ -182,15 +182,14 @@ def test_what_is_altered_is_found(soaked, fault, what, monkeypatch):
     assert record.altered[0].startswith(what)
 
 
-def test_a_job_that_hangs_is_found(soaked, monkeypatch):
-    monkeypatch.setattr(engine, "PATIENCE", 0.3)
+def test_a_job_that_hangs_is_found(soaked):
     ended = threading.Event()
 
     def hang(place, logits):
         ended.wait(20)
         return logits
 
-    record = soaked(one_job(hang))
+    record = soaked(one_job(hang), patience=0.3)
     ended.set()
     assert "nothing hung" in broken(record)
     assert "6 measurements or more" in broken(record)

@@ -11,7 +11,7 @@ from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
 import mlx_patch as mp
-from soaking.engine import Job, Place, named, of
+from soaking.jobs import Job, Place, named, of
 
 NOUNS: dict[str, Callable[[Place], mp.Intervention]] = {
     "Replace": lambda place: mp.Replace(place.world.cache),

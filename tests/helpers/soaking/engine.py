@@ -12,169 +12,21 @@ import random
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
+import mlx.core as mx
 from hostile.world import World
 
 import mlx_patch as mp
 from soaking.contents import digest_of_model, first_difference, text_of
-from soaking.meters import LEAST_SAMPLES, Growth, Sample, growths, measured, settings
-
-PATIENCE = 300
-"""Seconds after which workers that do not come to rest hang."""
+from soaking.gate import Gate
+from soaking.jobs import Job, Place, Planned
+from soaking.meters import LEAST_SAMPLES, Sample, measured, settings
+from soaking.record import Record, Wrong
 
 MOST_SUSPENDED = 2
-
-
-class Planned(Exception):
-    """Raised on purpose, by jobs."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Something to do, whose value has the same bits each time.
-
-    Attributes:
-        name: The model it is of, and what it does.
-        do: From a place to a value; or a generator, which is suspended at each `yield` and returns the value.
-        model: The name of the model.
-        in_steps: Whether `do` is a generator.
-        by_itself: Whether it uses what there is once in a process, as figures are, so that no other such job may run.
-        rarely: Whether it takes long, and so is drawn a tenth as often.
-    """
-
-    name: str
-    do: Callable[["Place"], Any]
-    model: str
-    in_steps: bool = False
-    by_itself: bool = False
-    rarely: bool = False
-
-
-class Place:
-    """Where jobs are done, one at a time: a folder, and the values that all places share.
-
-    Args:
-        folder: For files; a new one.
-        models: The shared models, by name.
-        shared: A world for each model, whose values are used in every place at once; None for values of its own.
-    """
-
-    def __init__(self, folder: Path, models: dict[str, mp.HookedModel], shared: dict[str, World] | None = None):
-        self.folder, self.models, self.shared = folder, models, shared
-        self.worlds: dict[str, World] = {}
-        self.name = ""
-        (folder / "work").mkdir(parents=True)
-
-    @property
-    def model(self) -> mp.HookedModel:
-        """The model of the job that is done now."""
-        return self.models[self.name]
-
-    @property
-    def world(self) -> World:
-        """Valid values for it."""
-        if self.name not in self.worlds:
-            folder = self.folder / f"world {len(list(self.folder.iterdir()))}"
-            (folder / "out").mkdir(parents=True)
-            if self.shared is None:
-                self.worlds[self.name] = World(folder, self.model)
-            else:
-                self.worlds[self.name] = self.shared[self.name].with_folder(folder)
-        return self.worlds[self.name]
-
-    @property
-    def work(self) -> Path:
-        """A folder that jobs leave empty."""
-        return self.folder / "work"
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """A job whose value was not as it is alone.
-
-    Attributes:
-        job: Its name.
-        number: How many jobs were done before.
-        worker: Who did it.
-        difference: The first line that differs.
-    """
-
-    job: str
-    number: int
-    worker: str
-    difference: str
-
-
-@dataclass
-class Record:
-    """What a soak was, and what it found."""
-
-    seconds: float = 0.0
-    n_jobs: int = 0
-    done: Counter[str] = field(default_factory=Counter)
-    samples: list[Sample] = field(default_factory=list)
-    wrong: list[Wrong] = field(default_factory=list)
-    altered: list[str] = field(default_factory=list)
-    hung: bool = False
-
-    def growths(self) -> dict[str, Growth]:
-        """How what the process holds went; nothing where there are too few samples to tell."""
-        if len(self.samples) < LEAST_SAMPLES:
-            return {}
-        return growths(self.samples)
-
-    @property
-    def verdicts(self) -> dict[str, bool]:
-        """Each promise, and whether it held."""
-        return {
-            f"{LEAST_SAMPLES} measurements or more": len(self.samples) >= LEAST_SAMPLES,
-            "no wrong number": not self.wrong,
-            "no altered model or setting": not self.altered,
-            "nothing hung": not self.hung,
-            **{f"no growth of {name}": growth.ok for name, growth in self.growths().items()},
-        }
-
-
-class Gate:
-    """Closed while the process is measured. A worker that finds it closed rests before it."""
-
-    def __init__(self) -> None:
-        self.closed = self.over = False
-        self.resting: set[str] = set()
-        self.ended: set[str] = set()
-
-    def rest(self, name: str) -> None:
-        """Wait until it is open."""
-        while self.closed:
-            self.resting.add(name)
-            time.sleep(0.005)
-        self.resting.discard(name)
-
-    async def rest_in_loop(self, name: str) -> None:
-        """Wait until it is open, in the loop."""
-        while self.closed:
-            self.resting.add(name)
-            await asyncio.sleep(0.005)
-        self.resting.discard(name)
-
-    @contextlib.contextmanager
-    def all_resting(self, names: list[str]) -> Iterator[bool]:
-        """A block in which all workers rest; whether they came to."""
-        self.closed = True
-        until = time.monotonic() + PATIENCE
-        while not self.resting | self.ended >= set(names) and time.monotonic() < until:
-            time.sleep(0.005)
-        yield self.resting | self.ended >= set(names)
-        self.closed = False
-        while self.resting - self.ended and time.monotonic() < until + PATIENCE:
-            time.sleep(0.005)
 
 
 class Soak:
@@ -187,6 +39,7 @@ class Soak:
         seed: Decides who does which job next.
         n_threads: How many threads do jobs.
         n_actors: How many tasks do jobs in a loop.
+        patience: Seconds after which workers that do not come to rest hang.
     """
 
     def __init__(
@@ -198,10 +51,11 @@ class Soak:
         seed: int = 0,
         n_threads: int = 2,
         n_actors: int = 3,
+        patience: float = 300.0,
     ):
         self.jobs, self.models, self.folder, self.seed = jobs, models, folder, seed
         self.drawn = [job for job in jobs for _ in range(1 if job.rarely else 10)]
-        self.record, self.gate = Record(), Gate()
+        self.record, self.gate = Record(), Gate(patience)
         self.lock, self.counting, self.ended = threading.Lock(), threading.Lock(), threading.Event()
         self.threads = [f"thread {number}" for number in range(n_threads)]
         self.actors = [f"task {number}" for number in range(n_actors)]
@@ -274,13 +128,13 @@ class Soak:
                 tell(self.record.samples[-1])
         self.gate.over = True
         for worker in workers:
-            worker.join(PATIENCE)
+            worker.join(self.gate.patience)
         self.record.seconds = time.monotonic() - began
         return self.record
 
     def wait(self, seconds: float, least_jobs: int) -> None:
         """Wait so long, and until so many jobs are done, unless they hang."""
-        until, enough = time.monotonic() + seconds + PATIENCE, self.record.n_jobs + least_jobs
+        until, enough = time.monotonic() + seconds + self.gate.patience, self.record.n_jobs + least_jobs
         time.sleep(seconds)
         while self.record.n_jobs < enough and time.monotonic() < until:
             time.sleep(0.01)
@@ -366,7 +220,7 @@ class Soak:
             return
         edit = mp.Ablate("zero").at("resid_post", layer=0)
         with model.editing(edit):
-            model.model(as_tokens([[1, 2]]))  # or the edit has never acted
+            model.model(mx.array([[1, 2]]))  # or the edit has never acted
             yield
 
     async def awaited(self, job: Job, place: Place, to_the_end: bool) -> str:
@@ -431,24 +285,3 @@ class Soak:
             raise
         finally:
             self.gate.ended.add(name)
-
-
-def as_tokens(rows: list[list[int]]) -> Any:
-    """Token ids as an array."""
-    import mlx.core as mx
-
-    return mx.array(rows)
-
-
-def named(prefix: str, model: str, jobs: dict[str, Callable], **how: bool) -> list[Job]:
-    """Jobs of one model, of functions by name."""
-    return [Job(f"{model}: {prefix} {name}", do, model, **how) for name, do in jobs.items()]
-
-
-def of(function: Callable, *args: Any) -> Callable[[Place], Any]:
-    """A job's function, with further arguments bound."""
-    return partial(_with_place, function, args)
-
-
-def _with_place(function: Callable, args: tuple, place: Place) -> Any:
-    return function(place, *args)

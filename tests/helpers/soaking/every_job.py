@@ -5,7 +5,7 @@ from hostile.world import word_tokenizer
 import mlx_patch as mp
 from mlx_patch.testing import tiny_model
 from soaking.edits import jobs_of_runs
-from soaking.engine import Job
+from soaking.jobs import Job
 from soaking.mistakes import jobs_of_mistakes
 from soaking.public import jobs_of_examples, jobs_of_hostile_calls
 from soaking.work import jobs_of_work

@@ -9,7 +9,7 @@ import mlx.core as mx
 from hostile.world import A, B
 
 import mlx_patch as mp
-from soaking.engine import Job, Place, Planned, named, of
+from soaking.jobs import Job, Place, Planned, named, of
 
 ZERO = mp.Ablate("zero").at("resid_post", layer=0)
 DOUBLE = mp.Scale(2.0).at("resid_post", layer=1)

@@ -10,7 +10,7 @@ from hostile.examples import EXAMPLES, REFUSED
 from hostile.values import HOSTILE, Hostile, values_near
 
 import mlx_patch as mp
-from soaking.engine import Job, Place, named, of
+from soaking.jobs import Job, Place, named, of
 
 FIGURES = ("*plot*", "lens.pattern_page")
 RARE = ("HookedModel.verify", "sweeps.check_sweeps", "cross.fit_maps", "testing.*")

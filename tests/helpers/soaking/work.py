@@ -14,7 +14,7 @@ from hostile.world import A, B, World
 
 import mlx_patch as mp
 from mlx_patch.testing import tiny_model
-from soaking.engine import Job, Place, Planned, named
+from soaking.jobs import Job, Place, Planned, named
 
 CELLS = {"at": "resid_post", "over": ("layer", "pos"), "memory": 1}
 PROMPTS = [[(7 * n + 3 * p * p) % 95 + 1 for p in range(1 + (5 * n) % 7)] for n in range(11)]
