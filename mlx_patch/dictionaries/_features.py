@@ -183,7 +183,8 @@ def _by_position(activation: mx.array, site: Site) -> mx.array:
     Raises:
         SelectionError: The site has no vector for each position.
     """
-    if site.axes[-1:] == ("key_pos",) or activation.ndim not in (3, 4):
+    by_head = activation.ndim == 4 and not site.is_raw  # nobody knows which axis of a raw one has the heads
+    if site.axes[-1:] == ("key_pos",) or not (activation.ndim == 3 or by_head):
         raise _not_by_position(site)
     return _heads_together(activation)
 

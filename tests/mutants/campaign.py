@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mutant_draw import PACKAGES, draw, read_draw, write_draw
 from mutant_map import TestMap
-from mutant_runs import NO_TESTS, SURVIVED, Run, Slot, import_ahead
+from mutant_runs import KILLED, NO_TESTS, SURVIVED, Run, Slot, import_ahead
 from mutations import Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -95,10 +95,9 @@ class Campaign:
         self.queue: deque[tuple[Mutant, int, bool]] = deque()
         self.running: dict[int, tuple[Run, Mutant, int, bool]] = {}
 
-    def run(self, mutants: Iterable[Mutant], controls: Iterable[Mutant]) -> None:
-        """Try each mutant, and each control: the same tests on the source as it is, which must pass."""
-        self.queue.extend((mutant, 0, False) for mutant in mutants)
-        self.queue.extend((mutant, 0, True) for mutant in controls)
+    def run(self, mutants: Iterable[Mutant], controls: bool = False) -> None:
+        """Try each mutant; as a control, the same tests on the source as it is."""
+        self.queue.extend((mutant, 0, controls) for mutant in mutants)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while self.queue or self.running:
@@ -143,16 +142,24 @@ class Campaign:
 
 
 def run_campaign(work: Path, args: argparse.Namespace) -> None:
-    """Try the mutants that have no result yet."""
+    """Try the mutants that have no result yet, after a control of each package.
+
+    Raises:
+        SystemExit: Tests of a control fail without any fault, so that nothing would be told of mutants.
+    """
     modules = set().union(*(json.loads(file.read_text(encoding="utf-8")) for file in work.glob("modules*.json")))
     import_ahead(sorted(modules))
     done = results_of(work)
     mutants = read_draw(work / "draw.jsonl")
     chosen = [mutant for mutant in mutants if mutant.name in args.only or not args.only]
     firsts = {mutant.name.split("-")[0]: mutant for mutant in reversed(mutants)}
-    controls = [] if args.only else [mutant for mutant in firsts.values() if f"{mutant.name} control" not in done]
-    left = [mutant for mutant in chosen if mutant.name not in done or args.only]
-    Campaign(work, args.workers).run(left, controls)
+    campaign = Campaign(work, args.workers)
+    if not args.only:
+        campaign.run([mutant for mutant in firsts.values() if f"{mutant.name} control" not in done], controls=True)
+        results = results_of(work)
+        if red := [mutant.name for mutant in firsts.values() if results[f"{mutant.name} control"]["outcome"] == KILLED]:
+            sys.exit(f"These tests fail on the source as it is: {', '.join(red)} control. {work} has the logs.")
+    campaign.run([mutant for mutant in chosen if mutant.name not in done or args.only])
 
 
 def results_of(work: Path) -> dict[str, dict]:

@@ -13,7 +13,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -175,15 +177,18 @@ class Run:
         self.slot.restore(self.mutant)
 
 
-def _hypothesis_options() -> list[str]:
-    """The plugin of hypothesis, of all that would be loaded; a machine at work on mutants keeps no deadline of it."""
-    try:
+def _plugin_options() -> list[str]:
+    """The plugins that the project's settings and tests need, of all that would be loaded, without their deadlines."""
+    options: list[str] = []
+    with suppress(ImportError):
         from hypothesis import settings
-    except ImportError:
-        return []
-    settings.register_profile("mutants", deadline=None)
-    settings.load_profile("mutants")
-    return ["-p", "_hypothesis_pytestplugin"]
+
+        settings.register_profile("mutants", deadline=None)
+        settings.load_profile("mutants")
+        options += ["-p", "_hypothesis_pytestplugin"]
+    if find_spec("pytest_timeout"):
+        options += ["-p", "pytest_timeout", "--timeout=0"]
+    return options
 
 
 def _run_tests(slot: Slot, tests: list[str]) -> None:
@@ -197,7 +202,7 @@ def _run_tests(slot: Slot, tests: list[str]) -> None:
     selected = Selected(tests)
     files = list(dict.fromkeys(test.split("::")[0] for test in tests))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    options += [f"--basetemp={slot.tree.with_suffix('.tmp')}", *_hypothesis_options()]
+    options += [f"--basetemp={slot.tree.with_suffix('.tmp')}", *_plugin_options()]
     code = pytest.main([*options, *files], plugins=[selected])
     test, message = selected.failure or ("", "")
     if code == pytest.ExitCode.OK:

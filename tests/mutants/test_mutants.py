@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -91,6 +92,7 @@ def test_a_run_tells_killed_from_survived(tmp_path):
     tree.mkdir()
     (tree / "total.py").write_text(SOURCE)
     (tree / "test_total.py").write_text(TESTS)
+    shutil.copy(ROOT / "pyproject.toml", tree)  # whose settings name plugins
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "mutants"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-c", RUNS, str(tree)]
     ran = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

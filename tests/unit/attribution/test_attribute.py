@@ -256,6 +256,17 @@ def test_increments_of_lists_and_selectors_are_of_their_places(model):
         np.testing.assert_allclose(other.values, batch.values, rtol=1e-4, atol=1e-5)
 
 
+def test_increments_of_each_prompt_are_those_of_its_own_places(model, source):
+    """A selector that finds another position in each row."""
+    chosen = [mp.pos.where(lambda position, token, text: token in (85, 2))]
+    cells = {"at": "resid_post", "over": ("layer", "pos"), "metric": METRICS[0], "method": "integrated", "steps": 4}
+    batch = mp.attribute(model, TOKENS, mp.Replace(source), positions=chosen, **cells)
+    for row in range(2):
+        own = mp.Replace(model.run_with_cache(OTHER[row : row + 1], sites="resid_post")[1])
+        alone = mp.attribute(model, TOKENS[row : row + 1], own, positions=chosen, **cells)
+        np.testing.assert_allclose(batch.values[..., row], alone.values[..., 0], rtol=1e-4, atol=1e-5)
+
+
 def test_increments_of_two_edits_in_a_cell_are_those_of_both(model, source):
     edits = [mp.Replace(source).at("z", layer=1, head=head) for head in (0, 2)]
     cells = {"metric": METRICS[0], "method": "integrated", "steps": 4}
@@ -286,6 +297,7 @@ def test_confirmed_cells_are_exact_and_the_others_are_not(model, source):
     strengths = np.abs(estimate.estimated[..., 0, :].mean(axis=-1) - estimate.baseline[0].mean())
     strongest = estimate.exact & ~estimate.sampled
     assert strengths[strongest].min() >= strengths[~strongest].max()
+    assert estimate.plan.n_cells == 12
     again = mp.attribute(model, TOKENS, mp.Replace(source), confirm=5, sample=7, seed=3, progress=False, **cells)
     np.testing.assert_array_equal(again.sampled, estimate.sampled)
 

@@ -117,6 +117,19 @@ def test_increments_are_complete_at_both_ends(tiny):
     assert 8 <= edges.provenance["steps"] <= 64
 
 
+def test_the_residual_is_the_largest_that_is_left_out(tiny):
+    """Of two prompts, at both ends; of a way so far that no number of steps is enough, the most are taken."""
+    model = tiny("llama")
+    _, source = model.run_with_cache(OTHER, sites=mp.circuits.writer_sites(model))
+    edges = mp.circuits.edges(model, TOKENS, source, METRIC, method="integrated")
+    difference = np.array(METRIC(model.run(OTHER)) - METRIC(model.run(TOKENS)))
+    ends = (edges.by_example[:, -1], edges.by_example[0])
+    left_out = [np.abs(np.nansum(scores, axis=0) - difference) for scores in ends]
+    np.testing.assert_allclose(edges.provenance["residual"], np.max(left_out), rtol=1e-3)
+    assert np.min(left_out) < 0.9 * np.max(left_out)
+    assert edges.provenance["steps"] == 64
+
+
 def test_copies_in_pieces_give_the_same(tiny, monkeypatch):
     model = tiny("gemma2")
     _, whole = scored(model)

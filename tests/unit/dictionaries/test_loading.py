@@ -253,6 +253,19 @@ def test_a_copy_has_the_same_fingerprint(tmp_path, arrays, sae):
     other = mp.dictionaries.load(saelens_folder(tmp_path / "other", {**arrays, "b_dec": arrays["b_dec"] + 1}))
     assert fingerprint(sae) != fingerprint(other)
     assert fingerprint(sae) != fingerprint(mp.dictionaries.load(saelens_folder(tmp_path / "b", arrays, {"dtype": "a"})))
+    assert len(sae.identity) == 32
+
+
+def test_a_name_of_a_folder_is_no_part_of_a_fingerprint(tmp_path, arrays):
+    """sparsify's configuration names no place: the folder does."""
+    tensors = {"encoder.weight": arrays["W_enc"].T, "encoder.bias": arrays["b_enc"]}
+    tensors |= {name: arrays[name] for name in ("W_dec", "b_dec")}
+    copies = []
+    for name in ("a", "b"):
+        write_tensors(tmp_path / name / "sae.safetensors", tensors)
+        write_json(tmp_path / name / "cfg.json", {"d_in": 6, "k": 3, "num_latents": 10})
+        copies.append(mp.dictionaries.load(tmp_path / name))
+    assert fingerprint(copies[0]) == fingerprint(copies[1])
 
 
 LARGE = """

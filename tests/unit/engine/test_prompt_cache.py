@@ -331,3 +331,20 @@ def test_what_a_model_has_written_fits_it(name):
 
 def test_the_offset_of_no_cache_is_0():
     assert offset_of(None) == offset_of([]) == 0
+
+
+@pytest.mark.parametrize("name", ["gemma3n", "gemma4_text"])
+def test_layers_that_borrow_a_window_s_keys_show_them_in_their_order(tiny, name):
+    """The cache of the lending layer is full, so that the last token's keys take the place of the oldest."""
+    model = tiny(name)
+    tokens = mx.array([[(11 + 37 * i) % 96 for i in range(24)]])
+    caches = make_prompt_cache(model.model)
+    windows = [cache.max_size for cache in caches if isinstance(cache, RotatingKVCache)]
+    assert windows
+    assert max(windows) < 20
+    assert len(caches) < model.n_layers
+    model.run(tokens[:, :23], prompt_cache=caches)
+    _, last = model.run_with_cache(tokens[:, 23:], "pattern", prompt_cache=caches)
+    _, whole = model.run_with_cache(tokens, "pattern")
+    for site, pattern in last.items():
+        assert close(pattern[:, :, 0], whole[site][:, :, -1])

@@ -1,5 +1,7 @@
 """Summaries and pictures of attention, on patterns that are written out."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import mlx.core as mx
 import numpy as np
@@ -45,6 +47,12 @@ def test_without_a_token_that_comes_again_there_is_no_induction():
     summary = mp.lens.attention_summary(cache_of(looking(0, 0, 1, 2, 3), tokens=mx.array([[1, 2, 3, 4, 5]])))
     assert np.isnan(summary.induction).all()
     assert summary.strongest("to_previous")[0][:2] == (0, 0)
+
+
+def test_a_head_without_a_number_comes_behind_all_others():
+    summary = mp.lens.attention_summary(cache_of(looking(0, 0, 1, 2, 3)))
+    numbers = np.array([[np.nan, 0.0, 0.5]], np.float32)
+    assert replace(summary, induction=numbers).strongest("induction", 2) == [(0, 2, 0.5), (0, 1, 0.0)]
 
 
 def test_a_run_of_a_model_has_a_summary(tiny):

@@ -73,6 +73,13 @@ def test_the_most_likely_tokens_read_as_a_table(tiny):
     assert len(lines) == 1 + 4 * 4
 
 
+def test_a_table_of_one_token_a_site_has_two_columns(tiny):
+    top = mp.lens.logit_lens(tiny(), BATCH[:1], pos=-1).top(1)
+    ordinal, heading, row, *_ = repr(top).splitlines()
+    assert (ordinal.split(), heading) == (["1st"], "position 5")
+    assert row.split() == ["resid_post", "0", str(top.ids[0, 0, 0, 0]), f"{top.probs[0, 0, 0, 0]:.2f}"]
+
+
 def test_a_long_table_of_tokens_is_cut(tiny):
     top = mp.lens.logit_lens(tiny(), list(range(1, 40))).top(3)
     lines = repr(top).splitlines()
@@ -157,7 +164,8 @@ def test_two_models_are_compared_site_by_site(tiny):
     np.testing.assert_allclose(np.array(drawn.images[0].get_array()), apart[:, 1], rtol=1e-6)
     assert drawn.get_title() == "KL from the other lens"
     other.name = "folder/base"
-    assert lens.plot_kl(edited).get_title() == "KL from base"
+    assert lens.plot_kl(edited, ax=drawn) is drawn
+    assert drawn.get_title() == "KL from base"
     np.testing.assert_allclose(np.array(lens.plot_kl().images[0].get_array()), lens.kl()[:, 0], rtol=1e-6)
     with pytest.raises(ShapeError, match="must have the sites"):
         lens.kl(mp.lens.logit_lens(tiny(), BATCH, pos=-1))

@@ -271,6 +271,16 @@ def test_a_lens_reads_only_what_it_was_fitted_at(tiny, tmp_path):
         mp.lens.fit_tuned_lens(tiny(), store)
 
 
+def test_logits_far_apart_are_learnt_from(tiny):
+    """As those of a sharp model: their exponentials overflow, unless the largest is taken off."""
+    raw = tiny_model("llama")
+    raw.model.norm.weight = 3000 * raw.model.norm.weight
+    sharp = mp.HookedModel(raw)
+    assert mx.max(mx.abs(sharp.run([PROMPTS[0]]))).item() > 200
+    tuned = mp.lens.fit_tuned_lens(sharp, PROMPTS, steps=2, held_out=0.5)
+    assert all(mx.all(mx.isfinite(matrix)).item() for matrix in tuned.matrices.values())
+
+
 def test_a_store_has_positions_to_fit_at(tiny, tmp_path):
     store = mp.ActivationStore.capture(tiny(), PROMPTS, tmp_path / "store")
     with pytest.raises(ValueRefusedError, match=r"must hold positions behind the first 50\. Got none\. Choose a sm"):
