@@ -1,10 +1,14 @@
 """What each rank runs: `program.py SCENARIO FOLDER` does one thing and writes what it saw to `FOLDER/rank0.json`."""
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any, cast
 
 import mlx.core as mx
@@ -184,6 +188,14 @@ def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     def at_once(logits: mx.array) -> mx.array:
         raise KeyboardInterrupt
 
+    def slow_elsewhere(logits: mx.array) -> mx.array:
+        calls.append(1)
+        if not mine:
+            sleep(1.5)
+        elif len(calls) == 1:
+            threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT)).start()  # when this rank has long been done
+        return logits[:, -1, 3]
+
     def told(done: int, total: int) -> None:
         if mine:
             raise ValueError("no screen")
@@ -202,6 +214,8 @@ def failing(group: mx.distributed.Group, folder: Path) -> dict[str, Any]:
     found["least memory"] = seen(sweep(memory=1 if mine else 10**9))
     partial = sweep(metric=interrupted)
     found["interrupted"] = [seen(partial), partial.complete, int(np.isfinite(partial.values).sum())]
+    partial = sweep(metric=slow_elsewhere)
+    found["while it waits"] = [seen(partial), partial.complete, int(np.isfinite(partial.values).sum())]
     found["at once"] = caught(lambda: sweep(metric=at_once))
     found["last"] = seen(sweep())
     return found

@@ -129,6 +129,14 @@ def test_ctrl_c_on_one_rank_returns_what_all_have_done(two_ranks):
     assert 0 < n_cells
 
 
+def test_ctrl_c_on_a_rank_that_waits_stops_the_others(two_ranks):
+    first, second = two_ranks("failing")
+    assert first["while it waits"] == second["while it waits"]
+    _, complete, n_cells = first["while it waits"]
+    assert not complete
+    assert n_cells >= 3  # all of the rank that waits
+
+
 def test_ctrl_c_before_anything_is_done_interrupts_all_ranks(two_ranks):
     assert [rank["at once"][0] for rank in two_ranks("failing")] == ["KeyboardInterrupt"] * 2
 

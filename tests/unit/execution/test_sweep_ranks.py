@@ -2,12 +2,14 @@
 
 import signal
 import threading
+import time
 
 import mlx.core as mx
 import pytest
 
 import mlx_patch as mp
 from mlx_patch.errors import KindError
+from mlx_patch.execution import ranks
 from mlx_patch.execution.ranks import interrupts_held
 
 METRIC = mp.metrics.LogitDiff(3, 5)
@@ -45,6 +47,18 @@ def test_ctrl_c_that_is_cleared_never_comes():
     with interrupts_held() as came:
         signal.raise_signal(signal.SIGINT)
         came.clear()
+
+
+def test_a_call_that_takes_longer_than_ctrl_c_is_waited_for(monkeypatch):
+    """Nobody has pressed it."""
+    monkeypatch.setattr("mlx_patch.execution.ranks._waiting.GRACE", 0.05)
+    monkeypatch.setattr("mlx_patch.execution.ranks._waiting.POLL", 0.02)
+
+    def slow() -> str:
+        time.sleep(0.3)
+        return "the value"
+
+    assert ranks._waiting.wait_for(slow, ranks._waiting.Silence(0, 2)) == "the value"
 
 
 def test_other_threads_may_hold_what_never_comes_to_them():
