@@ -334,7 +334,7 @@ def test_the_offset_of_no_cache_is_0():
 
 
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4_text"])
-def test_layers_that_borrow_a_window_s_keys_show_them_in_their_order(tiny, name):
+def test_keys_borrowed_of_a_full_window_are_in_order(tiny, name):
     """The cache of the lending layer is full, so that the last token's keys take the place of the oldest."""
     model = tiny(name)
     tokens = mx.array([[(11 + 37 * i) % 96 for i in range(24)]])
