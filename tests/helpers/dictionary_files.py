@@ -5,6 +5,17 @@ import json
 import mlx.core as mx
 import numpy as np
 
+LLAMA_SCOPE = {
+    "hook_point_in": "blocks.19.hook_resid_post",
+    "hook_point_out": "blocks.19.hook_resid_post",
+    "d_model": 6,
+    "d_sae": 10,
+    "act_fn": "jumprelu",
+    "jump_relu_threshold": 0.25,
+    "norm_activation": "dataset-wise",
+}
+"""What its configurations say of a dictionary of these sizes, without the mean length of activations."""
+
 
 def arrays_of(draw, d_in=6, n_features=10, d_out=None):
     """Arrays of a dictionary, float32, under SAELens's names. Thresholds are above 0."""

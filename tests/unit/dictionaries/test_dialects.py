@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from dictionary_files import arrays_of, saelens_folder, without, write_json, write_tensors
+from dictionary_files import LLAMA_SCOPE, arrays_of, saelens_folder, without, write_json, write_tensors
 
 import mlx_patch as mp
 
@@ -192,13 +192,7 @@ def test_llama_scope(tmp_path, draw, x):
     }
     write_tensors(tmp_path / "checkpoints" / "final.safetensors", tensors)
     config = {
-        "hook_point_in": "blocks.19.hook_resid_post",
-        "hook_point_out": "blocks.19.hook_resid_post",
-        "d_model": 6,
-        "d_sae": 10,
-        "act_fn": "jumprelu",
-        "jump_relu_threshold": 0.25,
-        "norm_activation": "dataset-wise",
+        **LLAMA_SCOPE,
         "dataset_average_activation_norm": {"in": 4.0, "out": 4.0},
         "use_decoder_bias": True,
         "apply_decoder_bias_to_pre_encoder": False,

@@ -6,21 +6,12 @@ from io import BytesIO
 import mlx.core as mx
 import numpy as np
 import pytest
-from dictionary_files import arrays_of, saelens_folder, without, write_json, write_tensors
+from dictionary_files import LLAMA_SCOPE, arrays_of, saelens_folder, without, write_json, write_tensors
 
 import mlx_patch as mp
 from mlx_patch.errors import FileError, ShapeError
 
 GEMMA_SCOPE_2 = {"hf_hook_point_in": "model.layers.5.post_feedforward_layernorm.output", "architecture": "jump_relu"}
-LLAMA_SCOPE = {
-    "hook_point_in": "blocks.19.hook_resid_post",
-    "hook_point_out": "blocks.19.hook_resid_post",
-    "d_model": 6,
-    "d_sae": 10,
-    "act_fn": "jumprelu",
-    "jump_relu_threshold": 0.25,
-    "norm_activation": "dataset-wise",
-}
 
 
 @pytest.fixture
